@@ -1,0 +1,49 @@
+# make demo   a server with the small demo model on port 8000
+# make test   every test, those on the real engine included
+# make lint   what CI checks before the tests
+
+PYTHON ?= python3.11
+PORT ?= 8000
+VENV := .venv
+UV := $(VENV)/bin/uv
+UV_VERSION := 0.13.8
+
+.PHONY: demo test lint docs lock clean
+
+demo: $(VENV)/.installed
+	@echo "==> serving the demo model on http://localhost:$(PORT) (about a minute until it is ready)"
+	exec $(VENV)/bin/python serve_hathora.py --demo --port $(PORT)
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+docs: $(VENV)/.installed
+	$(VENV)/bin/python serve_hathora.py settings --markdown > docs/settings.md
+
+# Pin the whole tree anew.
+lock: $(UV)
+	$(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate requirements.in -o requirements.txt
+	$(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate requirements-dev.in -o requirements-dev.txt
+
+$(UV):
+	@echo "==> making $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/.installed: requirements.txt $(UV)
+	@echo "==> installing requirements.txt (10 GB of SGLang, PyTorch and CUDA; half a minute with a warm cache)"
+	$(UV) pip install --python $(VENV)/bin/python -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	@echo "==> installing requirements-dev.txt"
+	$(UV) pip install --python $(VENV)/bin/python -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,97 @@
+"""The composition root: command line and environment -> Settings -> one of the program's modes.
+
+serve_hathora.py [serve]   the server (the default)
+serve_hathora.py settings  what is in force, and where each value came from
+serve_hathora.py check     ask a running server, print what was seen
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from app import __version__, settings
+from app.errors import StartError
+from app.settings import Loaded
+
+_MODES = ("serve", "settings", "check")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    mode = arguments.pop(0) if arguments[:1] and arguments[0] in _MODES else "serve"
+    if mode == "check":
+        from app.check import main as check
+
+        sys.exit(check(arguments))
+    parser = _parser(mode)
+    given = vars(parser.parse_args(arguments))
+    try:
+        if mode == "settings":
+            sys.exit(_show_settings(given))
+        _serve(settings.load(given))
+    except StartError as error:
+        print(f"serve_hathora: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _parser(mode: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="serve_hathora.py",
+        description="Serve a language model with SGLang behind OpenAI's API. "
+        f"Modes: {', '.join(_MODES)} (default: serve).",
+        epilog="Every flag is also an environment variable, in brackets; see docs/settings.md.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    if mode == "settings":
+        parser.add_argument("--markdown", action="store_true", help="docs/settings.md")
+    settings.add_arguments(parser)
+    return parser
+
+
+def _serve(loaded: Loaded) -> NoReturn:
+    from app import logs
+    from app.engine import environment
+
+    logs.configure(loaded.settings)
+    for warning in loaded.warnings:
+        logs.log.warning(warning)
+    runtime = environment.prepare(loaded.settings)
+    try:
+        code = _run(loaded, runtime)
+    except StartError as error:
+        logs.log.error("cannot start", reason=str(error))
+        code = error.exit_code
+    runtime.remove()
+    logs.flush()
+    sys.stdout.flush()
+    # SGLang registers its own shutdown with atexit, and torch's threads may outlive main().
+    os._exit(code)
+
+
+def _run(loaded: Loaded, runtime: Any) -> int:
+    from app.web import server
+
+    listener = server.bind(loaded.settings)
+
+    async def launch(loading: Any) -> Any:
+        from app.engine.sglang import launch
+
+        return await launch(loaded.settings, runtime, loading)
+
+    return server.run(loaded.settings, listener, launch, runtime.remove)
+
+
+def _show_settings(given: dict[str, Any]) -> int:
+    if given.pop("markdown"):
+        print(settings.markdown(), end="")
+        return 0
+    rows = list(settings.describe(settings.load(given)))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, origin in rows:
+        print(f"{name:<{widths[0]}}  {value:<{min(widths[1], 60)}}  {origin}")
+    return 0

@@ -1,0 +1,114 @@
+"""Brings the model up, keeps watch over it, takes it down; the lifecycle's phases are its doing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+from app.core.model import ServedModel
+from app.engine.base import Engine, EngineLost
+from app.errors import StartError
+from app.lifecycle import Gate, Lifecycle, Phase
+from app.logs import log
+from app.settings import Settings
+
+Launch: TypeAlias = Callable[[Callable[[], None]], Awaitable[Engine]]
+"""Starts an engine; the argument is called when its processes begin to load the model."""
+
+_PROGRESS_S = 5.0
+
+
+class ModelHost:
+    """Owns the engine. `start` returns at once; `lifecycle` tells how far it is."""
+
+    def __init__(
+        self, settings: Settings, lifecycle: Lifecycle, gate: Gate, launch: Launch
+    ) -> None:
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._gate = gate
+        self._launch = launch
+        self._task: asyncio.Task[None] | None = None
+        self.engine: Engine | None = None
+        self.model: ServedModel | None = None
+        self.start_error: StartError | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._live(), name="model-host")
+
+    async def close(self) -> None:
+        """End the engine. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self.model is not None:
+            self.model.close()
+        if self.engine is not None:
+            await self.engine.close()
+
+    async def _live(self) -> None:
+        progress = asyncio.create_task(self._report_progress())
+        try:
+            self.engine = await self._launch(lambda: self._enter(Phase.LOADING))
+            self._enter(Phase.WARMING)
+            await self._unless_lost(self.engine.warm_up())
+            self.model = ServedModel(
+                self.engine,
+                self._gate,
+                names=self._settings.names,
+                max_total_tokens=self._settings.max_total_tokens,
+            )
+            self._enter(Phase.READY)
+            progress.cancel()
+            raise EngineLost(await self.engine.lost)
+        except EngineLost as lost:
+            self._lifecycle.enter(Phase.DEAD, f"the engine is gone: {lost}")
+        except StartError as error:
+            self.start_error = error
+            self._lifecycle.enter(Phase.FAILED, str(error))
+        except Exception as error:  # nobody awaits this task: what it meets, the server must learn
+            log.exception("the start failed unexpectedly")
+            self.start_error = StartError(f"{type(error).__name__}: {error}".splitlines()[0][:400])
+            self._lifecycle.enter(Phase.FAILED, str(self.start_error))
+        finally:
+            progress.cancel()
+
+    async def _unless_lost(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self.engine is not None
+        working = asyncio.create_task(work)
+        either: set[asyncio.Future[Any]] = {working, self.engine.lost}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+            raise EngineLost(self.engine.lost.result())
+        working.result()
+
+    def _enter(self, phase: Phase) -> None:
+        if self._lifecycle.enter(phase):
+            log.info("phase", phase=str(phase), elapsed_s=round(self._lifecycle.uptime_s, 1))
+
+    async def _report_progress(self) -> None:
+        what = {
+            Phase.STARTING: "importing SGLang",
+            Phase.LOADING: "loading the model",
+            Phase.WARMING: "generating the first token",
+        }
+        while (doing := what.get(self._lifecycle.phase)) is not None:
+            await asyncio.sleep(_PROGRESS_S)
+            log.info(
+                f"still {doing}",
+                phase=str(self._lifecycle.phase),
+                elapsed_s=round(self._lifecycle.uptime_s),
+            )
+
+
+def exit_code(lifecycle: Lifecycle, host: ModelHost) -> int:
+    """0 clean, 70 the engine was lost, 71 the start failed, 78 a setting is wrong."""
+    if lifecycle.phase is Phase.DEAD:
+        return 70
+    if lifecycle.phase is Phase.FAILED:
+        return host.start_error.exit_code if host.start_error else StartError.exit_code
+    return 0

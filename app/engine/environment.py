@@ -1,0 +1,83 @@
+"""The process environment that the engine needs, set before SGLang is imported.
+
+SGLang and prometheus_client read some switches only from `os.environ`, partly at import; this is
+the one place that writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import orjson
+
+from app import logs
+from app.settings import Settings
+
+_STAND_IN = Path(__file__).parent / "cpu"
+
+
+class RuntimeDir:
+    """A private folder (0700) for what lives as long as the process: the engine's sockets, metric
+    files, logging config. SGLang speaks pickle over those sockets, so nobody else may reach them.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="serve-"))
+        self.error_note = self.path / "engine-errors.log"
+
+    def last_error(self) -> str | None:
+        """The last line that an engine process logged as an error: of a traceback, the cause."""
+        with contextlib.suppress(OSError):
+            lines = [line.strip() for line in self.error_note.read_text().splitlines()]
+            lines = [line for line in lines if line and not set(line) <= set("^~- ")]
+            return lines[-1][:400] if lines else None
+        return None
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def prepare(settings: Settings) -> RuntimeDir:
+    """Set what every mode of the server needs. Before prometheus_client or SGLang is imported."""
+    # Compiled kernels must outlive the process; their default place is below TMPDIR.
+    os.environ.setdefault(
+        "TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"
+    )
+    runtime = RuntimeDir()
+    metrics = runtime.path / "metrics"
+    metrics.mkdir()
+    logging_config = runtime.path / "logging.json"
+    logging_config.write_bytes(orjson.dumps(logs.engine_config(settings, runtime.error_note)))
+    os.environ |= {
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+        "SGLANG_LOGGING_CONFIG_PATH": str(logging_config),
+        "TMPDIR": str(runtime.path),
+        # On a crash SGLang would wait a minute for py-spy and CUDA core dumps before it ends.
+        "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
+        "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    tempfile.tempdir = None  # forget the folder that was cached before TMPDIR changed
+    return runtime
+
+
+def use_cpu() -> None:
+    """Make SGLang run without a GPU, in this process and in the engine's.
+
+    The CUDA build of `sgl_kernel` cannot be loaded without libcuda, and SGLang's CPU path imports
+    names from it. If no real one can be imported, ours stands in (`cpu/sgl_kernel`).
+    """
+    os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+    try:
+        import sgl_kernel  # noqa: F401
+    except (ImportError, OSError):
+        for name in [name for name in sys.modules if name.split(".")[0] == "sgl_kernel"]:
+            del sys.modules[name]
+        sys.path.insert(0, str(_STAND_IN))
+        path = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = f"{_STAND_IN}{os.pathsep}{path}" if path else str(_STAND_IN)

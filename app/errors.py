@@ -1,0 +1,150 @@
+"""What can go wrong while serving, without any web framework in it.
+
+    ServeError
+    ├── InvalidRequest                 400  the client's mistake; `param` names the field
+    │   ├── UnsupportedParameter       400  a known field that this server cannot honour
+    │   └── ContextLengthExceeded      400
+    ├── AuthenticationFailed           401
+    ├── ModelNotFound                  404
+    ├── RouteNotFound                  404
+    ├── MethodNotAllowed               405
+    ├── BodyTimeout                    408
+    ├── BodyTooLarge                   413
+    ├── UnsupportedEncoding            415
+    ├── ClientGone                     499  nobody reads the answer; only logs and metrics see it
+    ├── InternalError                  500
+    └── Unavailable                    503  try again, here or elsewhere, after `retry_after_s`
+        ├── NotReady                        the model is not loaded yet
+        ├── Overloaded                      every place in the server is taken
+        ├── Draining                        the server is shutting down
+        └── EngineDied                      the engine's processes are gone
+
+`type` and `code` are OpenAI's words (https://platform.openai.com/docs/guides/error-codes, read
+2026-11); the other dialects translate from them.
+"""
+
+from __future__ import annotations
+
+
+class ServeError(Exception):
+    """An answer that is an error.
+
+    `message` is shown to the client: it never holds the client's input at length, paths or stack
+    traces. `param` is the dotted name of the offending field, such as `messages[0].content`.
+    """
+
+    status = 500
+    type = "server_error"
+    code: str | None = "server_error"
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(ServeError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class AuthenticationFailed(ServeError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class ModelNotFound(ServeError):
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class RouteNotFound(ServeError):
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_url"
+
+
+class MethodNotAllowed(ServeError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class BodyTimeout(ServeError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class BodyTooLarge(ServeError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UnsupportedEncoding(ServeError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+
+
+class ClientGone(ServeError):
+    status = 499
+    type = "invalid_request_error"
+    code = "client_closed_request"
+
+
+class InternalError(ServeError):
+    """Something that should not happen did. The cause is in the log under the request's id."""
+
+
+class Unavailable(ServeError):
+    status = 503
+    type = "service_unavailable_error"
+    code = "service_unavailable"
+    retry_after_s = 5
+
+
+class NotReady(Unavailable):
+    code = "model_not_ready"
+
+
+class Overloaded(Unavailable):
+    code = "server_is_overloaded"
+    retry_after_s = 1
+
+
+class Draining(Unavailable):
+    code = "server_shutting_down"
+    retry_after_s = 2
+
+
+class EngineDied(Unavailable):
+    code = "engine_dead"
+    retry_after_s = 15
+
+
+class StartError(Exception):
+    """The server cannot start. `str()` is the one line that the operator reads."""
+
+    exit_code = 71
+
+
+class ConfigError(StartError):
+    """A setting is wrong; the message names it, its value's source and what is accepted."""
+
+    exit_code = 78

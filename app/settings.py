@@ -1,0 +1,596 @@
+"""Every setting of the server: one frozen class, the only reader of the environment.
+
+Precedence: command line > environment > DEPLOYMENT_CONFIG_JSON > default. A setting is one field;
+each further name that people know it by is one more string in its declaration. All names work in
+all three places: `TP_SIZE=2`, `--tp-size 2`, `{"tp_size": 2}`. An empty value means "not set",
+except where the field says otherwise.
+
+docs/settings.md is generated from this file (`make docs`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app.errors import ConfigError
+
+DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
+
+
+def _listed(value: object) -> object:
+    """`a, b` and `["a", "b"]` are both lists; so is a lone value."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _decoded(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Secrets: TypeAlias = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
+Options: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_decoded)]
+LogLevel: TypeAlias = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+]
+
+
+def setting(
+    default: Any,
+    *names: str,
+    help: str,
+    section: str,
+    engine: str | None = None,
+    empty: bool = False,
+    **bounds: Any,
+) -> Any:
+    """Declare a setting.
+
+    `names`: what it is called, the preferred one first. `engine`: the SGLang option it is passed
+    on as, if it is set. `empty`: an empty string is a value.
+    """
+    about: dict[str, Any] = {
+        "names": list(names),
+        "section": section,
+        "engine": engine,
+        "empty": empty,
+    }
+    return Field(default, description=help, json_schema_extra=about, **bounds)
+
+
+class Settings(BaseSettings):
+    """The effective configuration. `origin(field)` says where a value came from."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=()
+    )
+
+    # -- the model ---------------------------------------------------------------------------
+    model_path: str = setting(
+        "meta-llama/Meta-Llama-3.1-8B-Instruct", "MODEL_PATH", "MODEL_NAME", "MODEL_ID",
+        section="Model", engine="model_path",
+        help="Local folder or Hugging Face repository of the model.",
+    )  # fmt: skip
+    demo: bool = setting(
+        False, "DEMO", section="Model",
+        help="Serve the small demo model (SmolLM2-135M-Instruct), fetched on first use.",
+    )  # fmt: skip
+    served_model_name: Names = setting(
+        (), "SERVED_MODEL_NAME", section="Model",
+        help="Name of the model in the API; further names, separated by commas, are aliases. "
+        "Default: MODEL_PATH.",
+    )  # fmt: skip
+    revision: str | None = setting(
+        None, "MODEL_REVISION", "REVISION", section="Model", engine="revision",
+        help="Branch, tag or commit of the model's repository.",
+    )  # fmt: skip
+    tokenizer_path: str | None = setting(
+        None, "TOKENIZER_PATH", section="Model", engine="tokenizer_path",
+        help="Tokenizer, if it is not beside the model.",
+    )  # fmt: skip
+    tokenizer_mode: Literal["auto", "slow"] | None = setting(
+        None, "TOKENIZER_MODE", section="Model", engine="tokenizer_mode",
+        help="`auto` takes the fast tokenizer if there is one.",
+    )  # fmt: skip
+    chat_template: str | None = setting(
+        None, "CHAT_TEMPLATE", section="Model", engine="chat_template",
+        help="Name of one of SGLang's templates, or a path. Default: the model's own.",
+    )  # fmt: skip
+    trust_remote_code: bool = setting(
+        False, "TRUST_REMOTE_CODE", section="Model", engine="trust_remote_code",
+        help="Run Python code that comes with the model's files.",
+    )  # fmt: skip
+    load_format: str | None = setting(
+        None, "LOAD_FORMAT", section="Model", engine="load_format",
+        help="Format of the weights (`auto`, `safetensors`, `pt`, `dummy`, ...).",
+    )  # fmt: skip
+    dtype: str | None = setting(
+        None, "DTYPE", section="Model", engine="dtype",
+        help="Data type of weights and activations (`auto`, `bfloat16`, `half`, ...).",
+    )  # fmt: skip
+    quantization: str | None = setting(
+        None, "QUANTIZATION", section="Model", engine="quantization",
+        help="Quantization method of the weights (`fp8`, `awq`, `gptq`, ...).",
+    )  # fmt: skip
+    kv_cache_dtype: str | None = setting(
+        None, "KV_CACHE_DTYPE", section="Model", engine="kv_cache_dtype",
+        help="Data type of the KV cache.",
+    )  # fmt: skip
+    context_length: int | None = setting(
+        None, "CONTEXT_LENGTH", section="Model", engine="context_length", ge=1,
+        help="The model's context in tokens. Default: what its config says.",
+    )  # fmt: skip
+
+    # -- the engine --------------------------------------------------------------------------
+    device: str | None = setting(
+        None, "DEVICE", section="Engine",
+        help="`cuda`, `cpu`, ... A device that is asked for and missing stops the start. Default: "
+        "the GPU if there is one, else the CPU.",
+    )  # fmt: skip
+    tp_size: int | None = setting(
+        None, "TP_SIZE", "TENSOR_PARALLEL_SIZE", section="Engine", engine="tp_size", ge=1,
+        help="GPUs that one model is split over.",
+    )  # fmt: skip
+    dp_size: int | None = setting(
+        None, "DATA_PARALLEL_SIZE", "DP_SIZE", section="Engine", engine="dp_size", ge=1,
+        help="Replicas of the model in this engine.",
+    )  # fmt: skip
+    load_balance_method: str | None = setting(
+        None, "LOAD_BALANCE_METHOD", section="Engine", engine="load_balance_method",
+        help="How requests are spread over replicas.",
+    )  # fmt: skip
+    mem_fraction_static: float | None = setting(
+        None, "MEM_FRACTION_STATIC", section="Engine", engine="mem_fraction_static", gt=0, lt=1,
+        help="Part of the memory for weights and KV cache.",
+    )  # fmt: skip
+    kv_pool_tokens: int | None = setting(
+        None, "KV_POOL_TOKENS", section="Engine", engine="max_total_tokens", ge=1,
+        help="Size of the KV cache in tokens (SGLang's `max_total_tokens`).",
+    )  # fmt: skip
+    max_running_requests: int | None = setting(
+        None, "MAX_RUNNING_REQUESTS", section="Engine", engine="max_running_requests", ge=1,
+        help="Requests in one batch of the engine.",
+    )  # fmt: skip
+    chunked_prefill_size: int | None = setting(
+        None, "CHUNKED_PREFILL_SIZE", section="Engine", engine="chunked_prefill_size", ge=-1,
+        help="Tokens in one chunk of a prefill; -1 switches chunking off.",
+    )  # fmt: skip
+    max_prefill_tokens: int | None = setting(
+        None, "MAX_PREFILL_TOKENS", section="Engine", engine="max_prefill_tokens", ge=1,
+        help="Tokens in one prefill batch.",
+    )  # fmt: skip
+    schedule_policy: str | None = setting(
+        None, "SCHEDULE_POLICY", section="Engine", engine="schedule_policy",
+        help="Order of the engine's queue (`fcfs`, `lpm`, ...).",
+    )  # fmt: skip
+    schedule_conservativeness: float | None = setting(
+        None, "SCHEDULE_CONSERVATIVENESS", section="Engine", engine="schedule_conservativeness",
+        gt=0, help="Higher: fewer requests are retracted under memory pressure.",
+    )  # fmt: skip
+    stream_interval: int | None = setting(
+        None, "STREAM_INTERVAL", section="Engine", engine="stream_interval", ge=1,
+        help="Tokens between two pieces of a stream.",
+    )  # fmt: skip
+    random_seed: int | None = setting(
+        None, "RANDOM_SEED", section="Engine", engine="random_seed",
+        help="Seed of the engine.",
+    )  # fmt: skip
+    attention_backend: str | None = setting(
+        None, "ATTENTION_BACKEND", section="Engine", engine="attention_backend",
+        help="Attention kernels.",
+    )  # fmt: skip
+    sampling_backend: str | None = setting(
+        None, "SAMPLING_BACKEND", section="Engine", engine="sampling_backend",
+        help="Sampling kernels.",
+    )  # fmt: skip
+    disable_radix_cache: bool = setting(
+        False, "DISABLE_RADIX_CACHE", section="Engine", engine="disable_radix_cache",
+        help="No reuse of the KV cache between requests.",
+    )  # fmt: skip
+    disable_cuda_graph: bool = setting(
+        False, "DISABLE_CUDA_GRAPH", section="Engine", engine="disable_cuda_graph",
+        help="No CUDA graphs.",
+    )  # fmt: skip
+    disable_outlines_disk_cache: bool = setting(
+        False, "DISABLE_OUTLINES_DISK_CACHE", section="Engine",
+        engine="disable_outlines_disk_cache", help="No disk cache of the outlines grammar backend.",
+    )  # fmt: skip
+    enable_torch_compile: bool = setting(
+        False, "ENABLE_TORCH_COMPILE", section="Engine", engine="enable_torch_compile",
+        help="Compile the model with torch.compile.",
+    )  # fmt: skip
+    enable_p2p_check: bool = setting(
+        False, "ENABLE_P2P_CHECK", section="Engine", engine="enable_p2p_check",
+        help="Check peer-to-peer access between GPUs.",
+    )  # fmt: skip
+    enable_flashinfer_mla: bool = setting(
+        False, "ENABLE_FLASHINFER_MLA", section="Engine",
+        help="Obsolete: taken as ATTENTION_BACKEND=flashinfer.",
+    )  # fmt: skip
+    triton_attention_reduce_in_fp32: bool = setting(
+        False, "TRITON_ATTENTION_REDUCE_IN_FP32", section="Engine",
+        engine="triton_attention_reduce_in_fp32", help="Accumulate Triton attention in fp32.",
+    )  # fmt: skip
+    skip_tokenizer_init: bool = setting(
+        False, "SKIP_TOKENIZER_INIT", section="Engine",
+        help="Refused if true: this server tokenises every prompt.",
+    )  # fmt: skip
+    file_storage_path: str | None = setting(
+        None, "FILE_STORAGE_PATH", section="Engine", engine="file_storage_path",
+        help="Folder for SGLang's file storage.",
+    )  # fmt: skip
+    show_time_cost: bool = setting(
+        False, "SHOW_TIME_COST", section="Engine", engine="show_time_cost",
+        help="SGLang prints the time of its custom marks.",
+    )  # fmt: skip
+    engine_args: Options = setting(
+        {}, "ENGINE_ARGS", section="Engine",
+        help="Any other option of SGLang, as a JSON object; on the command line also "
+        "`--engine-arg name=value`, repeated. Wins over the settings above.",
+    )  # fmt: skip
+
+    # -- the server --------------------------------------------------------------------------
+    host: str = setting("0.0.0.0", "HOST", section="Server", help="Address to listen on.")
+    port: int = setting(
+        8000, "PORT", section="Server", ge=0, le=65535,
+        help="Port to listen on; 0 takes a free one.",
+    )  # fmt: skip
+    api_key: Secrets = setting(
+        (), "API_KEY", section="Server",
+        help="One or several keys, separated by commas. None: the API is open.",
+    )  # fmt: skip
+    cors_origins: Names = setting(
+        (), "CORS_ORIGINS", section="Server",
+        help="Origins that browsers may call from, separated by commas; `*` for all. None: CORS is "
+        "off.",
+    )  # fmt: skip
+    forwarded_allow_ips: str = setting(
+        "127.0.0.1", "FORWARDED_ALLOW_IPS", section="Server",
+        help="Proxies whose X-Forwarded-For is believed, separated by commas; `*` for all.",
+    )  # fmt: skip
+    drain_timeout_s: float = setting(
+        30.0, "DRAIN_TIMEOUT", section="Server", ge=0,
+        help="Seconds that requests may take to finish after SIGTERM.",
+    )  # fmt: skip
+    heartbeat_s: float = setting(
+        15.0, "HEARTBEAT_INTERVAL", section="Server", gt=0,
+        help="Seconds of silence after which a stream is sent an SSE comment.",
+    )  # fmt: skip
+
+    # -- bounds ------------------------------------------------------------------------------
+    max_concurrency: int = setting(
+        512, "MAX_CONCURRENCY", section="Bounds", ge=1,
+        help="Requests in the engine at a time.",
+    )  # fmt: skip
+    max_queue: int = setting(
+        1024, "MAX_QUEUE", section="Bounds", ge=0,
+        help="Requests that wait for their turn; past it 503 with Retry-After.",
+    )  # fmt: skip
+    max_total_tokens: int | None = setting(
+        None, "MAX_TOTAL_TOKENS", section="Bounds", ge=1,
+        help="Tokens of one request, prompt and answer together. Not the size of the KV cache: "
+        "that is KV_POOL_TOKENS (SGLang and worker-sglang mean the latter by this name). "
+        "Default: the model's context.",
+    )  # fmt: skip
+    max_body_bytes: int = setting(
+        4 * 1024 * 1024, "MAX_BODY_BYTES", section="Bounds", ge=1024,
+        help="Size of a request's body; past it 413.",
+    )  # fmt: skip
+    body_timeout_s: float = setting(
+        30.0, "BODY_TIMEOUT", section="Bounds", gt=0,
+        help="Seconds that a client may take to send its body; past it 408.",
+    )  # fmt: skip
+    write_timeout_s: float = setting(
+        60.0, "WRITE_TIMEOUT", section="Bounds", gt=0,
+        help="Seconds that a client may leave its stream unread before it is cut off.",
+    )  # fmt: skip
+    max_choices: int = setting(
+        16, "MAX_CHOICES", section="Bounds", ge=1, le=128,
+        help="Largest `n` of a request.",
+    )  # fmt: skip
+    max_prompts: int = setting(
+        64, "MAX_PROMPTS", section="Bounds", ge=1, le=4096,
+        help="Prompts in one completion request.",
+    )  # fmt: skip
+    max_messages: int = setting(
+        2048, "MAX_MESSAGES", section="Bounds", ge=1,
+        help="Messages in one conversation.",
+    )  # fmt: skip
+
+    # -- logs and metrics --------------------------------------------------------------------
+    log_level: LogLevel = setting(
+        "info", "LOG_LEVEL", section="Logs and metrics",
+        help="`debug` shows the content of prompts and answers; nothing above it does.",
+    )  # fmt: skip
+    log_level_http: LogLevel | None = setting(
+        None, "LOG_LEVEL_HTTP", section="Logs and metrics",
+        help="Level of the HTTP server's own messages. Default: LOG_LEVEL.",
+    )  # fmt: skip
+    log_format: Literal["auto", "console", "json"] = setting(
+        "auto", "LOG_FORMAT", section="Logs and metrics",
+        help="`auto`: console on a terminal, else JSON.",
+    )  # fmt: skip
+    log_file: str = setting(
+        "serve_hathora.log", "LOG_FILE", section="Logs and metrics", empty=True,
+        help="Also log to this file, rotated at 10 MB, five kept. Empty: no file.",
+    )  # fmt: skip
+    log_requests: bool = setting(
+        False, "LOG_REQUESTS", section="Logs and metrics",
+        help="SGLang logs each request as well; with LOG_LEVEL=debug its content too.",
+    )  # fmt: skip
+    enable_metrics: bool = setting(
+        True, "ENABLE_METRICS", section="Logs and metrics",
+        help="Serve /metrics, SGLang's own series included.",
+    )  # fmt: skip
+
+    # -- Hathora -----------------------------------------------------------------------------
+    hathora_region: str = setting(
+        "unknown", "HATHORA_REGION", section="Hathora",
+        help="Region, shown in headers and /health.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _possible(self) -> Settings:
+        if self.skip_tokenizer_init:
+            raise ValueError(
+                "SKIP_TOKENIZER_INIT=true cannot be honoured: this server tokenises every prompt; "
+                "remove it"
+            )
+        if self.quantization == "squeezellm":
+            raise ValueError(
+                "QUANTIZATION=squeezellm is gone from SGLang; take a checkpoint in another format "
+                "(awq, gptq, fp8)"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The layers are merged in load(), where each value's origin is kept.
+        return (init_settings,)
+
+    # -- what the rest of the program asks ---------------------------------------------------
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names that the model is served under, the first one being shown."""
+        return self.served_model_name or (self.model_path,)
+
+    def engine_options(self) -> dict[str, Any]:
+        """SGLang's options, as far as they are set; False switches are left to its defaults."""
+        options = {
+            _about(field)["engine"]: value
+            for name, field in type(self).model_fields.items()
+            if _about(field)["engine"] and (value := getattr(self, name)) not in (None, False)
+        }
+        if self.log_requests:
+            options |= {
+                "log_requests": True,
+                "log_requests_level": 3 if self.log_level == "debug" else 1,
+            }
+        return options | self.engine_args
+
+
+# Values that used to mean something, and what they mean now.
+_OBSOLETE: dict[tuple[str, object], tuple[str, object]] = {
+    ("load_balance_method", "shortest_queue"): ("load_balance_method", "total_requests"),
+    ("quantization", "marlin"): ("quantization", "gptq_marlin"),
+    ("enable_flashinfer_mla", True): ("attention_backend", "flashinfer"),
+}
+
+
+class Loaded:
+    """Settings and how they came about."""
+
+    def __init__(self, settings: Settings, origins: Mapping[str, str], warnings: Sequence[str]):
+        self.settings = settings
+        self.origins = origins
+        """Field name -> `--flag`, an environment variable, or `DEPLOYMENT_CONFIG_JSON key`."""
+        self.warnings = warnings
+
+
+def load(argv: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Merge the layers and validate.
+
+    `argv`: what `add_arguments` parsed; `environ`: os.environ by default. Raises ConfigError with
+    one line that names the setting, its origin and what is accepted.
+    """
+    environ = os.environ if environ is None else environ
+    layers = (
+        _read_layer(_deployment_config(environ), "{}", lower=True, where=DEPLOYMENT_CONFIG + " "),
+        _read_layer(environ, "{}", lower=False),
+        _read_layer(argv or {}, "--{}", lower=True),
+    )
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        for field, (value, origin) in layer.items():
+            if field == "engine_args" and field in values:
+                value = _merge_options(values[field], value)
+            values[field], origins[field] = value, origin
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins)) from None
+    except ValueError as error:  # a JSON that cannot be read, met in a BeforeValidator
+        raise ConfigError(f"settings: {error}") from None
+    return _modernise(settings, origins)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One flag for every name of every setting, plus `--engine-arg name=value`."""
+    groups: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        about = _about(field)
+        group = groups.setdefault(about["section"], parser.add_argument_group(about["section"]))
+        flags = list(dict.fromkeys(_flag(n) for n in (*about["names"], name)))
+        text = f"{field.description} [{about['names'][0]}]".replace("%", "%%")
+        common: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
+        for flag in flags:
+            # Each spelling has a slot of its own, so that two that contradict are noticed.
+            extra: dict[str, Any] = (
+                {"nargs": "?", "const": "true", "metavar": "BOOL"}
+                if field.annotation is bool
+                else {"metavar": name.upper()}
+            )
+            shown = common if flag == flags[0] else common | {"help": argparse.SUPPRESS}
+            group.add_argument(f"--{flag}", dest=flag, **shown, **extra)
+    groups["Engine"].add_argument(
+        "--engine-arg", dest="engine-arg", action=_EngineArg, metavar="NAME=VALUE",
+        default=argparse.SUPPRESS, help="Any option of SGLang; may be repeated.",
+    )  # fmt: skip
+
+
+class _EngineArg(argparse.Action):
+    """Collects `--engine-arg name=value`; the value is JSON if it reads as such, else text."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option: object = None
+    ) -> None:
+        name, found, text = str(values).partition("=")
+        if not found or not name:
+            raise argparse.ArgumentError(self, f"expected NAME=VALUE, got {values!r}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        before = _decoded(getattr(namespace, "engine-args", {}))
+        options = {**cast("dict[str, Any]", before), name.replace("-", "_"): value}
+        setattr(namespace, "engine-args", options)
+
+
+def describe(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
+    """(name, effective value with secrets redacted, origin) of every setting."""
+    for name, field in Settings.model_fields.items():
+        value = getattr(loaded.settings, name)
+        yield _about(field)["names"][0], _shown(value), loaded.origins.get(name, "default")
+
+
+def markdown() -> str:
+    """docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "Generated by `python serve_hathora.py settings --markdown`; do not edit.",
+        "",
+        "Command line over environment over `DEPLOYMENT_CONFIG_JSON` over default. Every name works"
+        ' in all three: `TP_SIZE=2`, `--tp-size 2`, `{"tp_size": 2}`. Two names of one setting '
+        "with different values stop the start. `python serve_hathora.py settings` prints what is "
+        "in force and where it came from.",
+    ]
+    section = None
+    for field in Settings.model_fields.values():
+        about = _about(field)
+        if about["section"] != section:
+            section = about["section"]
+            lines += [
+                "",
+                f"## {section}",
+                "",
+                "| name | default | meaning |",
+                "| --- | --- | --- |",
+            ]
+        names = ", ".join(f"`{name}`" for name in about["names"])
+        default = _shown(field.default)
+        default = f"`{default}`" if default else ""
+        lines.append(f"| {names} | {default} | {field.description} |".replace("|  |", "| |"))
+    return "\n".join(lines) + "\n"
+
+
+def _about(field: FieldInfo) -> dict[str, Any]:
+    return cast("dict[str, Any]", field.json_schema_extra)
+
+
+def _flag(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
+    text = environ.get(DEPLOYMENT_CONFIG, "").strip()
+    if not text:
+        return {}
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{DEPLOYMENT_CONFIG} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{DEPLOYMENT_CONFIG} must be a JSON object")
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _read_layer(
+    given: Mapping[str, Any], shape: str, *, lower: bool, where: str = ""
+) -> dict[str, tuple[Any, str]]:
+    """Field -> (value, origin), for every field that the layer gives under any of its names."""
+    found: dict[str, tuple[Any, str]] = {}
+    for field_name, field in Settings.model_fields.items():
+        about = _about(field)
+        for name in dict.fromkeys((*about["names"], field_name.upper())):
+            spellings = (name.lower(), _flag(name)) if lower else (name,)
+            for key in dict.fromkeys(spellings):
+                value = given.get(key)
+                if value is None or (value == "" and not about["empty"]):
+                    continue
+                origin = where + shape.format(key)
+                if field_name in found and str(found[field_name][0]) != str(value):
+                    raise ConfigError(
+                        f"{found[field_name][1]} and {origin} are the same setting with different "
+                        "values; keep one"
+                    )
+                found.setdefault(field_name, (value, origin))
+    return found
+
+
+def _merge_options(below: object, above: object) -> object:
+    merged = [_decoded(options) for options in (below, above)]
+    return {k: v for options in merged if isinstance(options, dict) for k, v in options.items()}
+
+
+def _modernise(settings: Settings, origins: dict[str, str]) -> Loaded:
+    warnings = []
+    for (field, old), (target, new) in _OBSOLETE.items():
+        if getattr(settings, field) != old:
+            continue
+        warnings.append(f"{origins[field]}={old} is obsolete: taken as {target}={new}")
+        settings = settings.model_copy(update={field: False if old is True else old, target: new})
+    return Loaded(settings, origins, warnings)
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    field = str(first["loc"][0])
+    return f"{origins.get(field, field)}: {message[0].lower()}{message[1:]}"
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case tuple():
+            return ",".join(str(part) for part in value)
+        case bool():
+            return str(value).lower()
+        case dict():
+            return json.dumps(value) if value else ""
+        case _:
+            return str(value)

@@ -1,0 +1,118 @@
+"""The application: a table of contents."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from app import __version__
+from app.dialects.base import Dialect
+from app.dialects.chat import CHAT
+from app.dialects.completions import COMPLETIONS
+from app.dialects.fields import error_json
+from app.errors import InvalidRequest, MethodNotAllowed, RouteNotFound, ServeError
+from app.settings import Settings
+from app.types import Json
+from app.web import ops
+from app.web.middleware import Authentication, RequestScope
+from app.web.replies import Generation, error_response
+from app.web.state import Serving
+
+DIALECTS: tuple[Dialect[Any], ...] = (CHAT, COMPLETIONS)
+_EXPOSED = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]
+
+
+def create_app(serving: Serving) -> FastAPI:
+    """Routes and middleware around a `Serving`; its engine is started by the lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        serving.host.start()
+        yield
+        await serving.host.close()
+
+    app = FastAPI(
+        title="SGLang Hathora Server",
+        version=__version__,
+        lifespan=lifespan,
+        middleware=_middleware(serving.settings),
+        exception_handlers={HTTPException: _http_error},
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.state.serving = serving
+    app.include_router(ops.router)
+    for dialect in DIALECTS:
+        _add(app, dialect, serving)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    stack = [Middleware(RequestScope, settings=settings)]
+    if settings.cors_origins:
+        stack.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=_EXPOSED,
+            )
+        )
+    if settings.api_key:
+        stack.append(Middleware(Authentication, settings=settings))
+    return stack
+
+
+def _add(app: FastAPI, dialect: Dialect[Any], serving: Serving) -> None:
+    async def generate() -> Response:
+        return Generation(dialect, serving)
+
+    app.add_api_route(
+        dialect.path, generate, methods=["POST"], summary=dialect.summary,
+        name=dialect.body.__name__, response_class=Response, openapi_extra=_request_body(dialect),
+    )  # fmt: skip
+
+
+def _request_body(dialect: Dialect[Any]) -> Json:
+    ref = {"$ref": f"#/components/schemas/{dialect.body.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": ref}}}}
+
+
+def _openapi(app: FastAPI) -> Json:
+    """FastAPI's document, with the bodies that the dialects read themselves."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for dialect in DIALECTS:
+            schema = dialect.body.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {})
+            schemas[dialect.body.__name__] = schema
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals (no such path, wrong method) in the API's form."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:100]
+    translated: ServeError
+    match error.status_code:
+        case 404:
+            translated = RouteNotFound(f"There is no {request.method} {path} here.")
+        case 405:
+            translated = MethodNotAllowed(f"{path} does not answer {request.method}.")
+        case _:
+            translated = InvalidRequest(str(error.detail)[:200])
+    response = error_response(translated, error_json)
+    response.headers.update(error.headers or {})
+    return response

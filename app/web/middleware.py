@@ -1,0 +1,153 @@
+"""Pure ASGI middleware: what every request gets, whatever answers it.
+
+RequestScope ─ (CORS) ─ Authentication ─ routes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import logs, metrics
+from app.dialects.fields import error_json
+from app.errors import AuthenticationFailed, InternalError
+from app.logs import log
+from app.metrics import RequestStats
+from app.settings import Settings
+from app.web.replies import error_response
+
+_SANE_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+_PROBES = frozenset({"/health", "/livez", "/readyz", "/ping", "/metrics"})
+
+
+class RequestScope:
+    """Gives a request its id, its headers, its two log lines and its metrics.
+
+    `scope["state"]` carries: `engine_id`, the id inside the engine; `stats`; `about`, what a dialect
+    adds to the end line; `route`, `status`, `ended_by`, `error`, set on the way.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._region = settings.hathora_region
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        arrived = time.perf_counter()
+        scope["path"] = path = _tidy(scope["path"])
+        engine_id = uuid.uuid4().hex
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _SANE_ID.match(given) else engine_id
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state |= {"engine_id": engine_id, "stats": RequestStats(), "about": {}, "status": 0}
+        client = scope["client"][0] if scope.get("client") else None
+        say = log.debug if path in _PROBES else log.info
+        token = logs.request_id.set(request_id)
+
+        async def tagged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                state["status"] = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["x-hathora-region"] = self._region
+                headers["x-process-time"] = f"{(time.perf_counter() - arrived) * 1e3:.1f}"
+            await send(message)
+
+        say("request started", client=client, method=scope["method"], path=path)
+        try:
+            await self._app(scope, receive, tagged)
+        except Exception:  # nothing outside would answer the client in our form
+            log.exception("request failed")
+            if not state["status"]:
+                error = InternalError("The server failed on this request.")
+                await error_response(error, error_json)(scope, receive, tagged)
+        finally:
+            self._finish(scope, arrived, client, say)
+            logs.request_id.reset(token)
+
+    def _finish(self, scope: Scope, arrived: float, client: str | None, say: Any) -> None:
+        state = scope["state"]
+        duration_s = time.perf_counter() - arrived
+        stats: RequestStats = state["stats"]
+        route = getattr(scope.get("route"), "path", "unmatched")
+        metrics.REQUESTS.labels(route, scope["method"], str(state["status"])).inc()
+        if route not in _PROBES:
+            metrics.DURATION.labels(route).observe(duration_s)
+        stats.record()
+        facts = {
+            "prompt_tokens": stats.prompt_tokens, "completion_tokens": stats.completion_tokens,
+            "cached_tokens": stats.cached_tokens, "ttft_ms": _ms(stats.ttft_s),
+            "finish_reason": stats.finish_reason, "ended_by": state.get("ended_by"),
+            "error": state.get("error"),
+        }  # fmt: skip
+        say(
+            "request finished",
+            client=client,
+            method=scope["method"],
+            path=scope["path"],
+            status=state["status"],
+            duration_ms=_ms(duration_s),
+            **state["about"],
+            **{name: value for name, value in facts.items() if value is not None},
+        )
+
+
+class Authentication:
+    """`Authorization: Bearer KEY` or `x-api-key: KEY`, one of the server's; either header will do.
+
+    Probes, `/` and the documentation stay open.
+    """
+
+    OPEN = frozenset({"/", "/health", "/livez", "/readyz", "/ping", "/docs", "/openapi.json"})
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        # Digests are of one length, so the comparison's time says nothing about a key's.
+        self._digests = [_digest(key.get_secret_value().encode()) for key in settings.api_key]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self.OPEN or self._known(scope):
+            await self._app(scope, receive, send)
+            return
+        error = AuthenticationFailed("A valid API key is needed: Authorization: Bearer <key>.")
+        response = error_response(error, error_json)
+        response.headers["www-authenticate"] = "Bearer"
+        await response(scope, receive, send)
+
+    def _known(self, scope: Scope) -> bool:
+        given = []
+        for name, value in scope["headers"]:
+            if name == b"authorization" and value[:7].lower() == b"bearer ":
+                given.append(value[7:].strip())
+            elif name == b"x-api-key":
+                given.append(value.strip())
+        matches = [
+            hmac.compare_digest(_digest(key), known) for key in given for known in self._digests
+        ]
+        return any(matches)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _tidy(path: str) -> str:
+    """`//v1/models`, `/v1/models/` and `/v1/v1/models` (a base URL that ends in /v1, to which the
+    client adds its own) all mean `/v1/models`."""
+    path = re.sub(r"/{2,}", "/", path)
+    while path.startswith("/v1/v1/"):
+        path = path[3:]
+    return path if path == "/" else path.rstrip("/")
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e3, 1)

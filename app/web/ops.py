@@ -1,0 +1,150 @@
+"""What operators and platforms ask: is it alive, is it ready, what is it, what does it do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app import __version__
+from app.dialects.fields import error_json
+from app.errors import ModelNotFound, NotReady, RouteNotFound, ServeError
+from app.lifecycle import Phase
+from app.metrics import Metrics
+from app.types import Json
+from app.web.replies import error_response, json_response
+from app.web.state import Serving
+
+router = APIRouter()
+_GET = ["GET", "HEAD"]
+_STALLED_AFTER_S = 300.0
+"""Work in the engine and not a word from it for this long: it hangs."""
+
+
+@router.api_route("/", methods=_GET, summary="What this server is")
+async def root(request: Request) -> Response:
+    serving = _serving(request)
+    return json_response(
+        {
+            "service": "serve_hathora",
+            "version": __version__,
+            "model": serving.settings.names[0],
+            "hathora_region": serving.settings.hathora_region,
+            "phase": str(serving.lifecycle.phase),
+            "endpoints": sorted({route.path for route in request.app.routes}),
+        }
+    )
+
+
+@router.api_route("/health", methods=_GET, summary="State of server and engine")
+async def health(request: Request) -> Response:
+    """200 when ready, else 503. Never runs a generation."""
+    serving = _serving(request)
+    phase = serving.lifecycle.phase
+    ready = phase is Phase.READY and not _stalled(serving)
+    rising = phase in (Phase.STARTING, Phase.LOADING, Phase.WARMING)
+    engine = serving.host.engine
+    body: Json = {
+        "status": "ok" if ready else "starting" if rising else str(phase),
+        "engine_status": "ready" if ready else "not_initialized" if rising else "unavailable",
+        "hathora_region": serving.settings.hathora_region,
+        "model_path": serving.settings.model_path,
+        "timestamp": time.time(),
+        "phase": str(phase),
+        "uptime_s": round(serving.lifecycle.uptime_s, 1),
+        "in_flight": serving.gate.in_flight,
+        "engine_silent_s": round(engine.silent_s(), 1) if engine else None,
+        "event_loop_lag_s": round(serving.lag.last_s, 4),
+    }
+    if serving.lifecycle.reason:
+        body["reason"] = serving.lifecycle.reason
+    if _stalled(serving):
+        body |= {"status": "stalled", "engine_status": "stalled"}
+    return json_response(body, 200 if ready else 503, {} if ready else {"retry-after": "5"})
+
+
+@router.api_route("/livez", methods=_GET, summary="Shall this process be left running?")
+async def livez(request: Request) -> Response:
+    """200 from the first second on; 503 once the engine is lost or hangs."""
+    serving = _serving(request)
+    lost = serving.lifecycle.phase in (Phase.DEAD, Phase.FAILED) or _stalled(serving)
+    return json_response(
+        {"status": "dead" if lost else "ok", "phase": str(serving.lifecycle.phase)},
+        503 if lost else 200,
+    )
+
+
+@router.api_route("/readyz", methods=_GET, summary="Shall this server be sent requests?")
+async def readyz(request: Request) -> Response:
+    phase = _serving(request).lifecycle.phase
+    ready = phase is Phase.READY
+    return json_response(
+        {"status": "ok" if ready else "not ready", "phase": str(phase)},
+        200 if ready else 503,
+        {} if ready else {"retry-after": "5"},
+    )
+
+
+@router.api_route("/ping", methods=_GET, summary="RunPod's load balancer: 204 loading, 200 ready")
+async def ping(request: Request) -> Response:
+    phase = _serving(request).lifecycle.phase
+    if phase in (Phase.STARTING, Phase.LOADING, Phase.WARMING):
+        return Response(status_code=204)
+    ready = phase is Phase.READY
+    return json_response({"status": "healthy" if ready else str(phase)}, 200 if ready else 503)
+
+
+@router.api_route("/metrics", methods=_GET, summary="Prometheus metrics")
+async def metrics(request: Request) -> Response:
+    found = _serving(request).metrics
+    if found is None:
+        error = RouteNotFound("Metrics are switched off (ENABLE_METRICS=false).")
+        return error_response(error, error_json)
+    return Response(await asyncio.to_thread(found.scrape), media_type=Metrics.CONTENT_TYPE)
+
+
+@router.api_route("/v1/models", methods=_GET, summary="The model's names")
+async def models(request: Request) -> Response:
+    try:
+        cards = _cards(_serving(request))
+    except ServeError as error:
+        return error_response(error, error_json)
+    return json_response({"object": "list", "data": cards})
+
+
+@router.api_route("/v1/models/{model:path}", methods=_GET, summary="One model")
+async def model(request: Request, model: str) -> Response:
+    try:
+        for card in _cards(_serving(request)):
+            if card["id"] == model:
+                return json_response(card)
+        raise ModelNotFound(f"The model `{model[:100]}` does not exist here.", param="model")
+    except ServeError as error:
+        return error_response(error, error_json)
+
+
+def _cards(serving: Serving) -> list[Json]:
+    """Not before the model is ready: routers and benchmarks take a 200 here for readiness."""
+    model = serving.host.model
+    if model is None or serving.lifecycle.phase is not Phase.READY:
+        raise serving.lifecycle.refusal() or NotReady("The model is not ready yet.")
+    created = int(time.time() - serving.lifecycle.uptime_s)
+    return [
+        {
+            "id": name, "object": "model", "created": created, "owned_by": "sglang",
+            "root": model.names[0], "parent": None, "max_model_len": model.limit,
+        }
+        for name in model.names
+    ]  # fmt: skip
+
+
+def _stalled(serving: Serving) -> bool:
+    engine = serving.host.engine
+    return engine is not None and engine.silent_s() > _STALLED_AFTER_S
+
+
+def _serving(request: Request) -> Serving:
+    serving: Serving = request.app.state.serving
+    return serving

@@ -1,0 +1,279 @@
+"""One generation request over ASGI: admission, body, answer, and a client who may leave at any time.
+
+    admit ── read body ── answer ──┬── whole: one JSON
+      │ 503, body unread           └── stream: the status line leaves with the first frame
+      └ from here on the ticket is held, and `_Companion` listens to the client
+
+One response class for everything that generates: an early failure has its real status even if a
+stream was asked for; a late one becomes the dialect's error frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import Any, Self, TypeAlias, assert_never
+
+import orjson
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from app import metrics
+from app.dialects.base import Call, Dialect, Stream, Whole, read
+from app.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    ClientGone,
+    Draining,
+    InternalError,
+    NotReady,
+    ServeError,
+    Unavailable,
+    UnsupportedEncoding,
+)  # fmt: skip
+from app.lifecycle import Ticket
+from app.logs import log
+from app.types import Json
+from app.web.state import Serving
+
+_HEARTBEAT = b": keep-alive\n\n"
+_FAREWELL_TIMEOUT_S = 2.0
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+Encode: TypeAlias = Callable[[ServeError], Json]
+
+
+def json_response(
+    content: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(orjson.dumps(content), status, headers=headers, media_type="application/json")
+
+
+def error_response(error: ServeError, encode: Encode) -> Response:
+    return json_response(encode(error), error.status, _error_headers(error))
+
+
+class Generation(Response):
+    """The answer of a dialect; everything happens when it is sent."""
+
+    def __init__(self, dialect: Dialect[Any], serving: Serving) -> None:
+        self._dialect = dialect
+        self._serving = serving
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writer = _Writer(send, self._dialect.error)
+        try:
+            async with self._serving.gate.admit() as ticket:
+                await self._answer(scope, receive, writer, ticket)
+        except ClientGone as gone:
+            phase = "streaming" if writer.streaming else "waiting"
+            metrics.DISCONNECTS.labels(phase).inc()
+            scope["state"]["ended_by"] = gone.code
+            scope["state"]["status"] = gone.status
+        except ServeError as error:
+            if isinstance(error, Unavailable):
+                metrics.REFUSED.labels(error.code or "").inc()
+            await writer.fail(error, scope)
+        except Exception:  # the outermost writer: whatever it was, the client gets its answer
+            log.exception("request failed")
+            await writer.fail(InternalError("The server failed on this request."), scope)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, writer: _Writer, ticket: Ticket
+    ) -> None:
+        state, settings = scope["state"], self._serving.settings
+        raw = await _read_body(
+            Headers(scope=scope), receive, settings.max_body_bytes, settings.body_timeout_s
+        )
+        async with _Companion(receive, ticket, writer, self._serving):
+            model = self._serving.host.model
+            if model is None:
+                raise NotReady("The model is not ready yet.")
+            body = read(self._dialect.body, raw)
+            if settings.log_level == "debug":
+                log.debug("request body", body=raw.decode(errors="replace"))
+            call = Call(
+                id=state["engine_id"],
+                model=model,
+                bounds=self._serving.bounds,
+                stats=state["stats"],
+                about=state["about"],
+            )
+            reply = await self._dialect.answer(body, call)
+            match reply:
+                case Whole(content):
+                    await writer.whole(content)
+                case Stream(frames, fail):
+                    writer.begin_stream(fail)
+                    async with aclosing(frames):
+                        async for frame in frames:
+                            await writer.frame(frame)
+                    await writer.end()
+                case _:
+                    assert_never(reply)
+
+
+class _Writer:
+    """Sends one answer, and remembers how far it got."""
+
+    def __init__(self, send: Send, encode: Encode) -> None:
+        self._send = send
+        self._encode = encode
+        self._fail: Callable[[ServeError], bytes] | None = None
+        self._started = False
+        self.ended = False
+        self.last_write = time.monotonic()
+        self.sending_since: float | None = None
+        """Since when a write has been waiting for the client to read; None if none is."""
+
+    @property
+    def streaming(self) -> bool:
+        return self._started and self._fail is not None
+
+    def begin_stream(self, fail: Callable[[ServeError], bytes]) -> None:
+        """From now on heartbeats may go out, and failures are frames once the first one has."""
+        self._fail = fail
+        self.last_write = time.monotonic()
+
+    async def frame(self, data: bytes) -> None:
+        if not self._started:
+            self._started = True
+            await self._send(
+                {"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS}
+            )
+        self.sending_since = time.monotonic()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self.last_write = time.monotonic()
+        self.sending_since = None
+
+    async def heartbeat(self) -> None:
+        if self._fail is not None and not self.ended and self.sending_since is None:
+            await self.frame(_HEARTBEAT)
+
+    async def end(self) -> None:
+        self.ended = True
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def whole(self, content: bytes, status: int = 200, headers: Any = ()) -> None:
+        self._started = self.ended = True
+        base = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+        ]
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": [*base, *headers]}
+        )
+        await self._send({"type": "http.response.body", "body": content})
+
+    async def fail(self, error: ServeError, scope: Scope) -> None:
+        """End the answer with an error: its real status if nothing has left, else a frame."""
+        scope["state"]["ended_by"] = error.code
+        scope["state"]["error"] = error.message
+        if self.ended:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_TIMEOUT_S):
+                if not self._started:
+                    headers = [(k.encode(), v.encode()) for k, v in _error_headers(error).items()]
+                    await self.whole(orjson.dumps(self._encode(error)), error.status, headers)
+                elif self._fail is not None:
+                    await self.frame(self._fail(error))
+                    await self.end()
+
+
+class _Companion:
+    """Listens to the client while its answer is made: the one task beside the request's own.
+
+    It notices that the client has left, in whatever phase; it keeps a silent stream alive; it gives
+    up a client that does not read.
+    """
+
+    def __init__(self, receive: Receive, ticket: Ticket, writer: _Writer, serving: Serving) -> None:
+        self._receive, self._ticket, self._writer = receive, ticket, writer
+        self._heartbeat_s = serving.settings.heartbeat_s
+        self._write_timeout_s = serving.settings.write_timeout_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._listen())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        if not self._task.cancelled() and (failure := self._task.exception()) is not None:
+            log.warning("the client could not be listened to", error=repr(failure))
+
+    async def _listen(self) -> None:
+        while True:
+            silent_s = time.monotonic() - self._writer.last_write
+            try:
+                message = await asyncio.wait_for(
+                    self._receive(), max(0.01, self._heartbeat_s - silent_s)
+                )
+            except TimeoutError:
+                since = self._writer.sending_since
+                if since is not None and time.monotonic() - since > self._write_timeout_s:
+                    self._ticket.end(ClientGone("The client does not read its stream."))
+                    return
+                if time.monotonic() - self._writer.last_write >= self._heartbeat_s:
+                    await self._writer.heartbeat()
+                    self._writer.last_write = time.monotonic()
+                continue
+            if message["type"] == "http.disconnect":
+                if not self._writer.ended:
+                    self._ticket.end(ClientGone("The client has left."))
+                return
+
+
+async def _read_body(headers: Headers, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
+    """The whole body, within the bounds. Raises BodyTooLarge, BodyTimeout, ClientGone."""
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedEncoding(
+            "Compressed bodies are not supported; send content-encoding: identity."
+        )
+    too_large = BodyTooLarge(f"The request's body is over {max_bytes} bytes (MAX_BODY_BYTES).")
+    declared = headers.get("content-length")
+    if declared is not None and declared.isdecimal() and int(declared) > max_bytes:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message: Message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone("The client left before its request was complete.")
+                part = message.get("body", b"")
+                size += len(part)
+                if size > max_bytes:
+                    raise too_large
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        raise BodyTimeout(
+            f"The request's body did not arrive within {timeout_s:g} s (BODY_TIMEOUT)."
+        ) from None
+
+
+def _error_headers(error: ServeError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, Draining):
+        headers["connection"] = "close"
+    return headers

@@ -1,0 +1,205 @@
+"""The serving process: its port, its signals, the way it ends.
+
+SIGTERM, SIGINT ─> draining: no new requests, those inside may finish ─> engine down ─> exit 0
+a second one    ─> out now (128 + signal)
+engine lost     ─> those inside get an error ─> exit 70
+start failed    ─> exit 71, or 78 for a wrong setting
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import psutil
+import uvicorn
+import uvloop
+
+from app import logs
+from app.core.host import Launch, ModelHost, exit_code
+from app.errors import ConfigError, Draining, EngineDied
+from app.lifecycle import Gate, Lifecycle, Phase
+from app.logs import log
+from app.metrics import LoopLag, Metrics
+from app.settings import Settings
+from app.web.app import create_app
+from app.web.state import Serving
+
+_ANSWER_THE_LOST_S = 1.5
+_CUT_OFF_S = 3.0
+_CONNECTIONS_CLOSE_S = 2
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Take the port, before anything slow begins. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"PORT: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from None
+    return listener
+
+
+def run(
+    settings: Settings, listener: socket.socket, launch: Launch, cleanup: Callable[[], None]
+) -> int:
+    """Serve until the end; returns the exit code. `cleanup` runs before a forced exit, too."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(settings, listener, launch, cleanup).serve())
+
+
+class Server:
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        launch: Launch,
+        cleanup: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._cleanup = cleanup
+        self._lifecycle = Lifecycle()
+        self._gate = Gate(
+            self._lifecycle, max_running=settings.max_concurrency, max_waiting=settings.max_queue
+        )
+        self._lag = LoopLag()
+        self._host = ModelHost(settings, self._lifecycle, self._gate, launch)
+        self._asked = asyncio.Event()
+        self._signals = 0
+
+    async def serve(self) -> int:
+        metrics = None
+        if self._settings.enable_metrics:
+            metrics = Metrics(self._lifecycle, self._gate, self._lag)
+        serving = Serving(
+            self._settings, self._lifecycle, self._gate, self._host, self._lag, metrics
+        )
+        http = self._http(serving)
+        self._take_signals()
+        host, port = self._listener.getsockname()[:2]
+        log.info("listening", host=host, port=port, model=self._settings.names[0])
+        answering = asyncio.create_task(http._serve([self._listener]), name="http")
+        measuring = asyncio.create_task(self._measure_lag())
+        await _first_of(answering, self._asked.wait(), self._lifecycle.over.wait())
+        if not answering.done():
+            await self._empty()
+            http.should_exit = True
+        if self._lifecycle.ended:
+            # The engine cannot be asked to end any more, and a start that hangs in another
+            # library cannot be waited for.
+            code = exit_code(self._lifecycle, self._host)
+            log.error("exiting", reason=self._lifecycle.reason, code=code)
+            self._exit_now(code)
+        if self._host.engine is None:
+            log.info("stopped before the model was loaded")
+            self._exit_now(0)
+        await answering
+        measuring.cancel()
+        self._lifecycle.enter(Phase.STOPPED)
+        log.info("stopped", uptime_s=round(self._lifecycle.uptime_s, 1))
+        return 0
+
+    def _http(self, serving: Serving) -> uvicorn.Server:
+        config = uvicorn.Config(
+            create_app(serving),
+            loop="uvloop",
+            http="httptools",  # by name: "auto" falls back to the slow parser without a word
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=True,
+            forwarded_allow_ips=self._settings.forwarded_allow_ips,
+            timeout_graceful_shutdown=_CONNECTIONS_CLOSE_S,
+            backlog=2048,
+        )
+        return uvicorn.Server(config)
+
+    # -- signals -----------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_end, number)
+        # SGLang's children send it when they fail; left to itself it means a core dump. That they
+        # have ended is seen directly (engine/sglang.py: Watch).
+        loop.add_signal_handler(signal.SIGQUIT, log.error, "an engine process reports a failure")
+
+    def _asked_to_end(self, number: signal.Signals) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            log.warning("second signal: exiting at once", signal=number.name)
+            self._exit_now(128 + number)
+        log.info(
+            "draining", signal=number.name, in_flight=self._gate.in_flight,
+            timeout_s=self._settings.drain_timeout_s,
+        )  # fmt: skip
+        self._lifecycle.enter(Phase.DRAINING)
+        self._asked.set()
+
+    async def _empty(self) -> None:
+        """See everybody out: those inside finish or are told why not."""
+        if not self._lifecycle.ended:
+            idle = self._gate.wait_idle(self._settings.drain_timeout_s)
+            await _first_of(idle, self._lifecycle.over.wait())
+        if self._lifecycle.ended:
+            self._gate.end_all(lambda: EngineDied("The engine has ended; please try again."))
+            await self._gate.wait_idle(_ANSWER_THE_LOST_S)
+        elif self._gate.in_flight:
+            cut = self._gate.end_all(
+                lambda: Draining("This server is shutting down and could not wait any longer.")
+            )
+            log.warning("drain timeout: the rest is cut off", requests=cut)
+            await self._gate.wait_idle(_CUT_OFF_S)
+        await asyncio.sleep(0.05)  # the last frames leave the sockets
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LoopLag.INTERVAL_S
+            await asyncio.sleep(LoopLag.INTERVAL_S)
+            self._lag.noted(loop.time() - due)
+
+    # -- the hard way out --------------------------------------------------------------------
+
+    def _exit_now(self, code: int) -> None:
+        """Leave no process behind, and go. The interpreter's own way out would wait for threads
+        that are inside other libraries."""
+        kill_children()
+        self._cleanup()
+        logs.flush()
+        logging.shutdown()
+        os._exit(code)
+
+
+async def _first_of(*awaited: Awaitable[object]) -> None:
+    """Wait until one is done; those that were only coroutines are cancelled, tasks go on."""
+    tasks = {asyncio.ensure_future(each) for each in awaited}
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks.difference(each for each in awaited if isinstance(each, asyncio.Future)):
+        task.cancel()
+
+
+def kill_children() -> None:
+    """SIGKILL to every descendant, reaped."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(children, timeout=1.0)
+    for process in multiprocessing.active_children():
+        process.join(timeout=0.1)
