@@ -83,6 +83,10 @@ class Settings(BaseSettings):
         section="Model", engine="model_path",
         help="Local folder or Hugging Face repository of the model.",
     )  # fmt: skip
+    cache_dir: str = setting(
+        "~/.cache/serve-hathora", "CACHE_DIR", section="Model",
+        help="Where the demo model is kept.",
+    )  # fmt: skip
     demo: bool = setting(
         False, "DEMO", section="Model",
         help="Serve the small demo model (SmolLM2-135M-Instruct), fetched on first use.",

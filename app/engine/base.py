@@ -1,4 +1,4 @@
-"""What the server asks of an engine: one real adapter (`sglang.py`), a scripted one in the tests."""
+"""What the server asks of an engine: one real adapter, `sglang.py`, and a scripted one in tests."""
 
 from __future__ import annotations
 

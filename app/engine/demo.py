@@ -171,7 +171,8 @@ def _download(url: str, partial: Path, *, say: Say) -> None:
     with httpx.Client(verify=_tls(), headers=plain, follow_redirects=True, timeout=30) as client:
         while True:
             try:
-                return _download_rest(client, url, partial, say=say)
+                _download_rest(client, url, partial, say=say)
+            return
             except httpx.HTTPError as error:
                 wait_s = next(waits_s, None) if _transient(error) else None
                 if wait_s is None:
@@ -201,7 +202,8 @@ def _download_rest(client: httpx.Client, url: str, partial: Path, *, say: Say) -
     with client.stream("GET", url, headers={"range": f"bytes={have}-"} if have else {}) as answer:
         if have and answer.status_code == 416:  # as long as the whole, but not the whole
             partial.unlink()
-            return _download_rest(client, url, partial, say=say)
+            _download_rest(client, url, partial, say=say)
+            return
         answer.raise_for_status()
         mode, done = ("ab", have) if answer.status_code == 206 else ("wb", 0)
         total = done + int(answer.headers.get("content-length", 0))

@@ -107,7 +107,11 @@ async def launch(
 def _build(settings: Settings, loading: Callable[[], None]) -> Any:
     """Everything that blocks, in the engine thread: demo model, imports, children, weights."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    model_path = _fetch_demo() if settings.demo else _check_model_path(settings.model_path)
+    model_path = (
+        _fetch_demo(Path(settings.cache_dir).expanduser())
+        if settings.demo
+        else _check_model_path(settings.model_path)
+    )
     import torch
 
     on_cpu = _choose_cpu(settings.device, torch)
@@ -137,8 +141,7 @@ def _build(settings: Settings, loading: Callable[[], None]) -> Any:
     return Engine(**options)
 
 
-def _fetch_demo() -> Path:
-    cache = demo.default_cache()
+def _fetch_demo(cache: Path) -> Path:
     if (found := demo.find(cache)) is not None:
         return found
     # In a process of its own: the conversion loads the model through another library.
@@ -398,8 +401,8 @@ class SGLangEngine:
             return
         self._manager._dispatch_to_scheduler(ShutdownReq())
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
-        while any(p.is_alive() for p in schedulers) and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 (there is no event: they are processes)
+        while any(p.is_alive() for p in schedulers) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
     def _own_tokenizer(self) -> Any:
         on_loop = threading.get_ident() == self._loop_thread

@@ -30,8 +30,8 @@ _PROBES = frozenset({"/health", "/livez", "/readyz", "/ping", "/metrics"})
 class RequestScope:
     """Gives a request its id, its headers, its two log lines and its metrics.
 
-    `scope["state"]` carries: `engine_id`, the id inside the engine; `stats`; `about`, what a dialect
-    adds to the end line; `route`, `status`, `ended_by`, `error`, set on the way.
+    `scope["state"]` carries: `engine_id`, the id inside the engine; `stats`; `about`, what a
+    dialect adds to the end line; `status`, `ended_by`, `error`, set on the way.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:

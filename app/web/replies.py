@@ -1,4 +1,4 @@
-"""One generation request over ASGI: admission, body, answer, and a client who may leave at any time.
+"""One generation request over ASGI: admission, body, answer, and a client who may leave any time.
 
     admit ── read body ── answer ──┬── whole: one JSON
       │ 503, body unread           └── stream: the status line leaves with the first frame
