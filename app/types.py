@@ -1,5 +1,4 @@
-"""The vocabulary: a dialect lowers its body to a `GenerationRequest`, the model
-answers with events.
+"""The vocabulary: a dialect lowers its body to a `GenerationRequest`, events are what comes back.
 
 Events travel in *beats*: a list of everything that became known at the same moment, usually one
 engine chunk's worth. A beat is written to the client at once, so a finish, its usage and the end of

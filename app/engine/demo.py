@@ -172,7 +172,7 @@ def _download(url: str, partial: Path, *, say: Say) -> None:
         while True:
             try:
                 _download_rest(client, url, partial, say=say)
-            return
+                return
             except httpx.HTTPError as error:
                 wait_s = next(waits_s, None) if _transient(error) else None
                 if wait_s is None:
