@@ -130,6 +130,9 @@ def _build(settings: Settings, loading: Callable[[], None]) -> Any:
             "device": "cpu",
             "attention_backend": "torch_native",
             "max_total_tokens": _CPU_KV_POOL_TOKENS,
+            # An idle scheduler polls without a pause; on a GPU machine that costs a core of many,
+            # here it would be one of those that compute.
+            "sleep_on_idle": True,
         }
     elif settings.device is not None:
         options["device"] = settings.device

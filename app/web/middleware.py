@@ -43,7 +43,10 @@ class RequestScope:
             await self._app(scope, receive, send)
             return
         arrived = time.perf_counter()
-        scope["path"] = path = _tidy(scope["path"])
+        # HEAD is answered as GET; the server below leaves the body out.
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        path = _tidy(scope["path"])
+        scope = {**scope, "method": method, "path": path}
         engine_id = uuid.uuid4().hex
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _SANE_ID.match(given) else engine_id

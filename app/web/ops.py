@@ -18,12 +18,11 @@ from app.web.replies import error_response, json_response
 from app.web.state import Serving
 
 router = APIRouter()
-_GET = ["GET", "HEAD"]
 _STALLED_AFTER_S = 300.0
 """Work in the engine and not a word from it for this long: it hangs."""
 
 
-@router.api_route("/", methods=_GET, summary="What this server is")
+@router.get("/", summary="What this server is")
 async def root(request: Request) -> Response:
     serving = _serving(request)
     return json_response(
@@ -33,12 +32,12 @@ async def root(request: Request) -> Response:
             "model": serving.settings.names[0],
             "hathora_region": serving.settings.hathora_region,
             "phase": str(serving.lifecycle.phase),
-            "endpoints": sorted({route.path for route in request.app.routes}),
+            "endpoints": sorted(request.app.openapi()["paths"]),
         }
     )
 
 
-@router.api_route("/health", methods=_GET, summary="State of server and engine")
+@router.get("/health", summary="State of server and engine")
 async def health(request: Request) -> Response:
     """200 when ready, else 503. Never runs a generation."""
     serving = _serving(request)
@@ -65,7 +64,7 @@ async def health(request: Request) -> Response:
     return json_response(body, 200 if ready else 503, {} if ready else {"retry-after": "5"})
 
 
-@router.api_route("/livez", methods=_GET, summary="Shall this process be left running?")
+@router.get("/livez", summary="Shall this process be left running?")
 async def livez(request: Request) -> Response:
     """200 from the first second on; 503 once the engine is lost or hangs."""
     serving = _serving(request)
@@ -76,7 +75,7 @@ async def livez(request: Request) -> Response:
     )
 
 
-@router.api_route("/readyz", methods=_GET, summary="Shall this server be sent requests?")
+@router.get("/readyz", summary="Shall this server be sent requests?")
 async def readyz(request: Request) -> Response:
     phase = _serving(request).lifecycle.phase
     ready = phase is Phase.READY
@@ -87,7 +86,7 @@ async def readyz(request: Request) -> Response:
     )
 
 
-@router.api_route("/ping", methods=_GET, summary="RunPod's load balancer: 204 loading, 200 ready")
+@router.get("/ping", summary="RunPod's load balancer: 204 loading, 200 ready")
 async def ping(request: Request) -> Response:
     phase = _serving(request).lifecycle.phase
     if phase in (Phase.STARTING, Phase.LOADING, Phase.WARMING):
@@ -96,7 +95,7 @@ async def ping(request: Request) -> Response:
     return json_response({"status": "healthy" if ready else str(phase)}, 200 if ready else 503)
 
 
-@router.api_route("/metrics", methods=_GET, summary="Prometheus metrics")
+@router.get("/metrics", summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
     found = _serving(request).metrics
     if found is None:
@@ -105,7 +104,7 @@ async def metrics(request: Request) -> Response:
     return Response(await asyncio.to_thread(found.scrape), media_type=Metrics.CONTENT_TYPE)
 
 
-@router.api_route("/v1/models", methods=_GET, summary="The model's names")
+@router.get("/v1/models", summary="The model's names")
 async def models(request: Request) -> Response:
     try:
         cards = _cards(_serving(request))
@@ -114,7 +113,7 @@ async def models(request: Request) -> Response:
     return json_response({"object": "list", "data": cards})
 
 
-@router.api_route("/v1/models/{model:path}", methods=_GET, summary="One model")
+@router.get("/v1/models/{model:path}", summary="One model")
 async def model(request: Request, model: str) -> Response:
     try:
         for card in _cards(_serving(request)):

@@ -1,0 +1,156 @@
+"""Requests that make no sense get a 4xx in the error's shape, and harm nobody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import LiveServer
+
+pytestmark = pytest.mark.live
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+HI = [{"role": "user", "content": "hi"}]
+
+BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
+    (CHAT, b"", 400, None),
+    (CHAT, b"not json", 400, None),
+    (CHAT, b'{"messages": NaN}', 400, None),
+    (CHAT, b'{"messages":' + b"[" * 5000, 400, None),
+    (CHAT, b"[]", 400, None),
+    (CHAT, b'"text"', 400, None),
+    (CHAT, {}, 400, "messages"),
+    (CHAT, {"messages": []}, 400, "messages"),
+    (CHAT, {"messages": "hi"}, 400, "messages"),
+    (CHAT, {"messages": [{}]}, 400, "messages[0].role"),
+    (CHAT, {"messages": [{"role": "wizard", "content": "hi"}]}, 400, "messages[0].role"),
+    (CHAT, {"messages": [{"role": "user"}]}, 400, "messages[0].content"),
+    (CHAT, {"messages": [{"role": "user", "content": 5}]}, 400, "messages[0].content"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "messages[0].content[0].text"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content[0]"),
+    (CHAT, {"messages": HI, "model": "gpt-4"}, 404, "model"),
+    (CHAT, {"messages": HI, "model": 5}, 400, "model"),
+    (CHAT, {"messages": HI, "n": 1_000_000}, 400, "n"),
+    (CHAT, {"messages": HI, "n": 0}, 400, "n"),
+    (CHAT, {"messages": HI, "n": True}, 400, "n"),
+    (CHAT, {"messages": HI, "n": "2"}, 400, "n"),
+    (CHAT, {"messages": HI, "n": 1.0}, 400, "n"),
+    (CHAT, {"messages": HI, "temperature": 1e308}, 400, "temperature"),
+    (CHAT, b'{"messages":[{"role":"user","content":"hi"}],"temperature":NaN}', 400, None),
+    (CHAT, b'{"messages":[{"role":"user","content":"hi"}],"temperature":1e999}', 400, None),
+    (CHAT, {"messages": HI, "temperature": -1}, 400, "temperature"),
+    (CHAT, {"messages": HI, "temperature": "hot"}, 400, "temperature"),
+    (CHAT, {"messages": HI, "top_p": 1.5}, 400, "top_p"),
+    (CHAT, {"messages": HI, "top_k": 2147483648}, 400, "top_k"),
+    (CHAT, {"messages": HI, "top_k": 2**70}, 400, "top_k"),
+    (CHAT, {"messages": HI, "top_k": 49153}, 400, "top_k"),
+    (CHAT, {"messages": HI, "min_p": 2}, 400, "min_p"),
+    (CHAT, {"messages": HI, "repetition_penalty": 1e-46}, 400, "repetition_penalty"),
+    (CHAT, {"messages": HI, "frequency_penalty": 3}, 400, "frequency_penalty"),
+    (CHAT, {"messages": HI, "logit_bias": {"1": 1e39}}, 400, "logit_bias.1"),
+    (CHAT, {"messages": HI, "logit_bias": {"49152": 1}}, 400, "logit_bias"),
+    (CHAT, {"messages": HI, "logit_bias": {"-1": 1}}, 400, "logit_bias.-1.[key]"),
+    (CHAT, {"messages": HI, "logit_bias": {"word": 1}}, 400, "logit_bias.word.[key]"),
+    (CHAT, {"messages": HI, "stop": ""}, 400, "stop[0]"),
+    (CHAT, {"messages": HI, "stop": ["a"] * 17}, 400, "stop"),
+    (CHAT, {"messages": HI, "stop_token_ids": [999999999], "min_tokens": 1}, 400, "stop_token_ids"),
+    (CHAT, {"messages": HI, "stop_token_ids": [-1]}, 400, "stop_token_ids[0]"),
+    (CHAT, {"messages": HI, "max_tokens": 0}, 400, "max_tokens"),
+    (CHAT, {"messages": HI, "max_tokens": 100000}, 400, "messages"),
+    (CHAT, {"messages": HI, "min_tokens": 9, "max_tokens": 3}, 400, "min_tokens"),
+    (CHAT, {"messages": HI, "seed": 2**63}, 400, "seed"),
+    (CHAT, {"messages": HI, "stream": "yes"}, 400, "stream"),
+    (CHAT, {"messages": HI, "stream_options": {"include_usage": True}}, 400, "stream_options"),
+    (CHAT, {"messages": HI, "tools": [{"type": "function"}]}, 400, "tools"),
+    (CHAT, {"messages": HI, "tool_choice": "auto"}, 400, "tool_choice"),
+    (CHAT, {"messages": HI, "response_format": {"type": "json_object"}}, 400, "response_format"),
+    (CHAT, {"messages": HI, "logprobs": True}, 400, "logprobs"),
+    (CHAT, {"messages": HI, "top_logprobs": 1_000_000}, 400, "top_logprobs"),
+    (CHAT, {"messages": HI, "regex": "(a+)+$"}, 400, "regex"),
+    (CHAT, {"messages": HI, "stop_regex": "(a+)+$"}, 400, "stop_regex"),
+    (CHAT, {"messages": HI, "custom_logit_processor": "gASV"}, 400, "custom_logit_processor"),
+    (CHAT, {"messages": HI, "lora_path": "/etc"}, 400, "lora_path"),
+    (CHAT, {"messages": [{"role": "user", "content": "word " * 9000}]}, 400, "messages"),
+    (COMPLETION, {}, 400, "prompt"),
+    (COMPLETION, {"prompt": ""}, 400, "prompt"),
+    (COMPLETION, {"prompt": []}, 400, "prompt"),
+    (COMPLETION, {"prompt": [[]]}, 400, "prompt[0]"),
+    (COMPLETION, {"prompt": None}, 400, "prompt"),
+    (COMPLETION, {"prompt": 5}, 400, "prompt"),
+    (COMPLETION, {"prompt": [-1]}, 400, "prompt"),
+    (COMPLETION, {"prompt": [999999]}, 400, "prompt"),
+    (COMPLETION, {"prompt": [49152]}, 400, "prompt"),
+    (COMPLETION, {"prompt": [[1], [999999]]}, 400, "prompt[1]"),
+    (COMPLETION, {"prompt": [True]}, 400, "prompt"),
+    (COMPLETION, {"prompt": [1.0]}, 400, "prompt"),
+    (COMPLETION, {"prompt": [2**70]}, 400, "prompt"),
+    (COMPLETION, {"prompt": ["a", 1]}, 400, "prompt"),
+    (COMPLETION, {"prompt": ["a"] * 65}, 400, "prompt"),
+    (COMPLETION, {"prompt": "hi", "max_tokens": 0}, 400, "max_tokens"),
+    (COMPLETION, {"prompt": "hi", "echo": True}, 400, "echo"),
+    (COMPLETION, {"prompt": "hi", "best_of": 5}, 400, "best_of"),
+    (COMPLETION, {"prompt": "hi", "suffix": "there"}, 400, "suffix"),
+    (COMPLETION, {"prompt": "hi", "logprobs": 1_000_000}, 400, "logprobs"),
+    (COMPLETION, {"prompt": [1] * 9000}, 400, "prompt"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def canary(live: LiveServer) -> Any:
+    """An ordinary answer from before, and the engine's processes that gave it."""
+    return _ask(live), {p.pid for p in live.children()}
+
+
+def _ask(live: LiveServer) -> str:
+    body = {"messages": [{"role": "user", "content": "What is 2+2?"}], "temperature": 0}
+    answer = live.http.post(CHAT, json=body | {"max_tokens": 8}).raise_for_status().json()
+    return str(answer["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize(("path", "body", "status", "param"), BODIES, ids=range(len(BODIES)))
+def test_bad_input_is_refused_by_name(
+    live: LiveServer, canary: Any, path: str, body: Any, status: int, param: str | None
+) -> None:
+    for streamed in (False, True):
+        if isinstance(body, dict):
+            body = {**body, "stream": True} if streamed and "stream" not in body else body
+            if "stream_options" in body:
+                body.pop("stream", None)
+            answer = live.http.post(path, json=body)
+        else:
+            answer = live.http.post(path, content=body)
+        assert answer.status_code == status, answer.text
+        assert answer.headers["content-type"] == "application/json"
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["param"] == param, error
+        assert error["type"] == "invalid_request_error"
+        assert isinstance(error["code"], str)
+        assert len(answer.content) < 4096
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", CHAT, 405), ("PUT", COMPLETION, 405), ("POST", "/v1/models", 405),
+     ("GET", "/v1/nothing", 404), ("POST", "/", 405), ("GET", "/v1/models/nothing", 404)],
+)  # fmt: skip
+def test_wrong_ways_are_told_so(live: LiveServer, method: str, path: str, status: int) -> None:
+    answer = live.http.request(method, path)
+    assert answer.status_code == status
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_body_that_is_too_large_is_refused(live: LiveServer) -> None:
+    answer = live.http.post(CHAT, content=b" " * (5 * 1024 * 1024))
+    assert answer.status_code == 413
+
+
+def test_a_compressed_body_is_refused(live: LiveServer) -> None:
+    answer = live.http.post(CHAT, content=b"x", headers={"content-encoding": "gzip"})
+    assert answer.status_code == 415
+
+
+def test_afterwards_all_is_as_before(live: LiveServer, canary: Any) -> None:
+    text, pids = canary
+    assert _ask(live) == text
+    assert {p.pid for p in live.children()} == pids

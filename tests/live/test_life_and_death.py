@@ -1,0 +1,333 @@
+"""How the server starts, drains and dies, with the real engine and its processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.live.conftest import LiveServer
+from tests.support import sse
+
+pytestmark = pytest.mark.live
+Start = Callable[..., LiveServer]
+
+
+def story(tokens: int, *, stream: bool = True) -> dict[str, Any]:
+    return {
+        "model": "sglang", "temperature": 0, "ignore_eos": True, "max_tokens": tokens,
+        "messages": [{"role": "user", "content": "Tell a long story."}], "stream": stream,
+    }  # fmt: skip
+
+
+class Streams:
+    """Clients in threads: each posts, and keeps what came and when it ended."""
+
+    def __init__(self, server: LiveServer, bodies: list[dict[str, Any]]) -> None:
+        self.results: list[dict[str, Any]] = [{} for _ in bodies]
+        self._begun = threading.Semaphore(0)
+        self._threads = [
+            threading.Thread(target=self._run, args=(server, body, result))
+            for body, result in zip(bodies, self.results, strict=True)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, server: LiveServer, body: dict[str, Any], result: dict[str, Any]) -> None:
+        text = ""
+        try:
+            with (
+                httpx.Client(base_url=server.url, timeout=120) as client,
+                client.stream("POST", "/v1/chat/completions", json=body) as answer,
+            ):
+                result["status"] = answer.status_code
+                self._begun.release()
+                for piece in answer.iter_text():
+                    text += piece
+        except httpx.TransportError as error:
+            result["error"] = repr(error)
+            self._begun.release()
+        result |= {"text": text, "ended": time.monotonic()}
+
+    def wait_begun(self, count: int) -> None:
+        for _ in range(count):
+            assert self._begun.acquire(timeout=60)
+
+    def join(self) -> list[dict[str, Any]]:
+        for thread in self._threads:
+            thread.join(120)
+        return self.results
+
+
+def _gone(pids: list[int]) -> bool:
+    return not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def _nothing_left(pids: list[int], within_s: float = 2.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not _gone(pids):
+        assert time.monotonic() < deadline, "processes of the engine are left"
+        time.sleep(0.02)
+
+
+def test_a_drain_loses_nobody(start: Start) -> None:
+    server = start(MAX_CONCURRENCY="32").ready()
+    pids = [p.pid for p in server.children()]
+    streams = Streams(server, [story(150)] * 20)
+    streams.wait_begun(20)
+    asked = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    while server.get("/readyz").status_code != 503:
+        pass
+    unready = time.monotonic() - asked
+    refused = server.http.post("/v1/chat/completions", json=story(1))
+    code = server.exit_code(within_s=60)
+    took = time.monotonic() - asked
+    print(f"readyz 503 after {unready * 1e3:.0f} ms, out after {took:.1f} s")
+    assert unready < 0.1
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["error"]["code"] == "server_shutting_down"
+    for result in streams.join():
+        found = sse.frames(result["text"])
+        assert found[-1] == "[DONE]"
+        assert found[-2]["choices"][0]["finish_reason"] == "length"
+    assert code == 0
+    _nothing_left(pids)
+
+
+def test_the_rest_is_told_when_the_drain_takes_too_long(start: Start) -> None:
+    server = start(DRAIN_TIMEOUT="1").ready()
+    streams = Streams(server, [story(4000), story(4000, stream=False)])
+    streams.wait_begun(1)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.exit_code(within_s=15) == 0
+    streamed, whole = streams.join()
+    *_, error, done = sse.frames(streamed["text"])
+    assert done == "[DONE]"
+    assert error["error"]["code"] == "server_shutting_down"
+    assert whole["status"] == 503
+    assert json.loads(whole["text"])["error"]["code"] == "server_shutting_down"
+
+
+def test_a_second_sigterm_ends_it_at_once(start: Start) -> None:
+    server = start().ready()
+    pids = [p.pid for p in server.children()]
+    streams = Streams(server, [story(4000)] * 4)
+    streams.wait_begun(4)
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_for("/readyz", 503)
+    asked = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.exit_code(within_s=5) == 128 + signal.SIGTERM
+    took = time.monotonic() - asked
+    print(f"out {took:.2f} s after the second SIGTERM")
+    assert took < 2
+    _nothing_left(pids)
+    streams.join()
+
+
+def test_ctrl_c_in_a_terminal_drains_as_cleanly(start: Start) -> None:
+    server = start().ready()
+    pids = [p.pid for p in server.children()]
+    streams = Streams(server, [story(100)] * 8)
+    streams.wait_begun(8)
+    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does: the engine's processes too
+    assert server.exit_code(within_s=60) == 0
+    for result in streams.join():
+        assert sse.frames(result["text"])[-1] == "[DONE]"
+        assert '"error"' not in result["text"]
+    _nothing_left(pids)
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("victim", ["sglang::scheduler", "sglang::detokenizer"])
+def test_a_killed_engine_is_admitted_to_everyone(start: Start, victim: str) -> None:
+    server = start().ready()
+    pids = [p.pid for p in server.children()]
+    streams = Streams(server, [story(4000)] * 8 + [story(4000, stream=False)] * 4)
+    streams.wait_begun(8)
+    time.sleep(0.5)  # let the whole ones be inside, too: nothing tells when
+    killed = time.monotonic()
+    server.child(victim).kill()
+    code = server.exit_code(within_s=10)
+    out = time.monotonic() - killed
+    results = streams.join()
+    slowest = max(result["ended"] for result in results) - killed
+    print(f"{victim}: last client told after {slowest:.2f} s, exit {code} after {out:.2f} s")
+    for streamed in results[:8]:
+        *_, error, done = sse.frames(streamed["text"])
+        assert done == "[DONE]"
+        assert error["error"]["code"] == "engine_dead"
+    for whole in results[8:]:
+        assert whole["status"] == 503
+        assert json.loads(whole["text"])["error"]["code"] == "engine_dead"
+    assert slowest < 2
+    assert code == 70
+    assert out < 5
+    _nothing_left(pids)
+
+
+def test_an_engine_that_is_killed_while_it_loads_ends_the_start(start: Start) -> None:
+    server = start()
+    deadline = time.monotonic() + 200
+    while True:
+        assert time.monotonic() < deadline
+        try:
+            scheduler = server.child("sglang::scheduler")
+            break
+        except (StopIteration, psutil.Error):
+            time.sleep(0.05)
+    pids = [p.pid for p in server.children()]
+    killed = time.monotonic()
+    scheduler.kill()
+    assert server.exit_code(within_s=10) == 70
+    assert time.monotonic() - killed < 5
+    _nothing_left(pids)
+
+
+def test_sigterm_while_it_loads_ends_it_cleanly(start: Start) -> None:
+    server = start()
+    server.wait_for("/livez", 200)
+    while not server.children():
+        time.sleep(0.05)
+    pids = [p.pid for p in server.children()]
+    server.process.send_signal(signal.SIGTERM)
+    assert server.exit_code(within_s=5) == 0
+    _nothing_left(pids)
+
+
+def test_the_port_answers_at_once_and_while_the_engine_loads(start: Start) -> None:
+    server = start()
+    first = server.wait_for("/livez", 200)
+    health = server.get("/health")
+    assert health.status_code == 503
+    assert health.json()["status"] == "starting"
+    assert int(health.headers["retry-after"]) >= 1
+    assert server.get("/ping").status_code == 204
+    refused = server.http.post("/v1/chat/completions", json=story(1))
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "model_not_ready"
+    slowest = 0.0
+    while server.get("/readyz").status_code != 200:
+        asked = time.monotonic()
+        assert server.get("/livez").status_code == 200
+        slowest = max(slowest, time.monotonic() - asked)
+        time.sleep(0.1)
+    ready = time.monotonic() - server.started
+    print(f"livez after {first:.2f} s, slowest {slowest * 1e3:.0f} ms, ready after {ready:.1f} s")
+    assert first < 1.5
+    assert server.get("/health").json()["status"] == "ok"
+    assert server.get("/ping").status_code == 200
+
+
+def test_more_than_fits_is_refused_and_nobody_is_lost(start: Start) -> None:
+    server = start(MAX_CONCURRENCY="16", MAX_QUEUE="16").ready()
+
+    async def overload() -> tuple[list[httpx.Response], list[float]]:
+        limits = httpx.Limits(max_connections=300)
+        probes: list[float] = []
+        async with (
+            httpx.AsyncClient(base_url=server.url, timeout=180, limits=limits) as client,
+            httpx.AsyncClient(base_url=server.url, timeout=10) as prober,
+        ):
+
+            async def probe() -> None:
+                while True:
+                    asked = time.perf_counter()
+                    assert (await prober.get("/livez")).status_code == 200
+                    probes.append(time.perf_counter() - asked)
+                    await asyncio.sleep(0.02)
+
+            probing = asyncio.create_task(probe())
+            requests = [
+                client.post("/v1/chat/completions", json=story(40, stream=no % 2 == 0))
+                for no in range(200)
+            ]
+            answers = await asyncio.gather(*requests)
+            probing.cancel()
+            return answers, probes
+
+    answers, probes = asyncio.run(overload())
+    served = [answer for answer in answers if answer.status_code == 200]
+    refused = [answer for answer in answers if answer.status_code == 503]
+    p99 = sorted(probes)[int(len(probes) * 0.99)]
+    print(
+        f"{len(served)} served, {len(refused)} refused; livez p99 {p99 * 1e3:.1f} ms of "
+        f"{len(probes)} probes, max {max(probes) * 1e3:.0f} ms"
+    )
+    assert len(served) + len(refused) == 200
+    assert len(served) >= 32
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert {answer.json()["error"]["code"] for answer in refused} == {"server_is_overloaded"}
+    for answer in served:
+        if answer.headers["content-type"].startswith("text/event-stream"):
+            assert sse.frames(answer.text)[-1] == "[DONE]"
+    assert p99 < 0.05
+
+
+def _failed_start(server: LiveServer, within_s: float) -> tuple[int, str]:
+    """(exit code, the last line)"""
+    code = server.exit_code(within_s)
+    lines = [line for line in server.log.splitlines() if line.strip()]
+    return code, lines[-1]
+
+
+def test_a_model_that_is_not_there_stops_the_start(start: Start, tmp_path: Path) -> None:
+    code, line = _failed_start(
+        start("--model-path", str(tmp_path / "nowhere"), demo=False), within_s=30
+    )
+    assert code == 78
+    assert "MODEL_PATH: there is nothing at" in line
+
+
+def test_a_broken_config_stops_the_start(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": [')
+    code, line = _failed_start(start("--model-path", str(tmp_path), demo=False), within_s=30)
+    assert code == 78
+    assert "config.json is not JSON" in line
+
+
+def test_a_config_that_sglang_refuses_stops_the_start(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"]}')
+    code, line = _failed_start(start("--model-path", str(tmp_path), demo=False), within_s=120)
+    assert code == 71
+    assert "the engine could not be started: " in line
+
+
+def test_a_taken_port_stops_the_start(start: Start, live: LiveServer) -> None:
+    code, line = _failed_start(start("--port", str(live.port), PORT=""), within_s=10)
+    assert code == 78
+    assert f"cannot listen on 127.0.0.1:{live.port}" in line
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU")
+def test_a_device_that_is_missing_stops_the_start(start: Start) -> None:
+    code, line = _failed_start(start(DEVICE="cuda"), within_s=60)
+    assert code == 78
+    assert "DEVICE=cuda, but no usable CUDA GPU was found" in line
+
+
+def test_a_wrong_setting_stops_the_start(start: Start) -> None:
+    code, line = _failed_start(start(MAX_QUEUE="many"), within_s=10)
+    assert code == 78
+    assert line == (
+        "serve_hathora: MAX_QUEUE: input should be a valid integer, unable to parse string as an "
+        "integer"
+    )
+
+
+def test_an_unknown_engine_option_stops_the_start(start: Start) -> None:
+    code, line = _failed_start(start("--engine-arg", "chunked_prefil_size=1"), within_s=90)
+    assert code == 78
+    assert "SGLang has no option 'chunked_prefil_size'; did you mean chunked_prefill_size?" in line

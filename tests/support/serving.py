@@ -1,0 +1,101 @@
+"""The real application on a real uvicorn on loopback, over whatever engine a test brings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+
+from app.core.host import ModelHost
+from app.engine.base import Engine
+from app.lifecycle import Gate, Lifecycle, Phase
+from app.metrics import LoopLag, Metrics
+from app.settings import Settings, load
+from app.web.app import create_app
+from app.web.server import bind
+from app.web.state import Serving
+
+
+@dataclass
+class Running:
+    client: httpx.AsyncClient
+    serving: Serving
+    engine: Any
+    port: int
+
+    @property
+    def gate(self) -> Gate:
+        return self.serving.gate
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        return self.serving.lifecycle
+
+    async def chat(self, content: str = "hi", **fields: Any) -> httpx.Response:
+        body = {"model": "default", "messages": [{"role": "user", "content": content}], **fields}
+        return await self.client.post("/v1/chat/completions", json=body)
+
+
+def settings(**given: str) -> Settings:
+    """Settings from environment-like names, nothing else having a say."""
+    return load({}, {"LOG_FILE": "", "PORT": "0", "HOST": "127.0.0.1", **given}).settings
+
+
+@asynccontextmanager
+async def serve(
+    engine: Engine | None, *, ready: bool = True, **given: str
+) -> AsyncIterator[Running]:
+    """`engine` None: it never gets ready."""
+    configured = settings(**given)
+    lifecycle = Lifecycle()
+    gate = Gate(
+        lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue
+    )
+
+    async def launch(loading: Callable[[], None]) -> Engine:
+        if engine is None:
+            await asyncio.Event().wait()
+        loading()
+        assert engine is not None
+        return engine
+
+    host = ModelHost(configured, lifecycle, gate, launch)
+    lag = LoopLag()
+    serving = Serving(configured, lifecycle, gate, host, lag, Metrics(lifecycle, gate, lag))
+    listener = bind(configured)
+    port = listener.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(serving), http="httptools", ws="none", log_config=None, access_log=False,
+            timeout_graceful_shutdown=2,
+        )
+    )  # fmt: skip
+    task = asyncio.create_task(server._serve([listener]))
+    try:
+        await eventually(lambda: server.started)
+        if ready and engine is not None:
+            await eventually(lambda: lifecycle.phase is Phase.READY)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            yield Running(client, serving, engine, port)
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def eventually(
+    holds: Callable[[], bool | Awaitable[bool]], *, timeout_s: float = 5.0
+) -> None:
+    """Wait until something that nobody announces has become true."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            result = holds()
+            if isinstance(result, Awaitable):
+                result = await result
+            if result:
+                return
+            await asyncio.sleep(0.005)

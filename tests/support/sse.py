@@ -1,0 +1,33 @@
+"""Reading server-sent events as strictly as a strict client does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def frames(text: str) -> list[Any]:
+    """The data of every event, in order; "[DONE]" stays text. Comments are dropped."""
+    assert text.endswith("\n\n")
+    found = []
+    for block in text.split("\n\n")[:-1]:
+        if block.startswith(":"):
+            continue
+        assert block.startswith("data: "), block
+        assert "\n" not in block, block
+        data = block.removeprefix("data: ")
+        found.append(data if data == "[DONE]" else json.loads(data))
+    return found
+
+
+def text_of(found: list[Any], index: int = 0) -> str:
+    """The text of one choice, chat or plain."""
+    pieces = []
+    for chunk in found:
+        if chunk == "[DONE]":
+            continue
+        for choice in chunk.get("choices", []):
+            if choice["index"] == index:
+                piece = choice["delta"].get("content") if "delta" in choice else choice["text"]
+                pieces.append(piece or "")
+    return "".join(pieces)

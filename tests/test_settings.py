@@ -1,0 +1,156 @@
+"""Where a setting comes from, what it may be called, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from app import settings
+from app.errors import ConfigError
+from app.settings import describe, load, markdown
+
+
+def flags(*argv: str) -> dict[str, object]:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    settings.add_arguments(parser)
+    return vars(parser.parse_args(argv))
+
+
+def origin(loaded: settings.Loaded, name: str) -> tuple[str, str]:
+    return next((value, where) for each, value, where in describe(loaded) if each == name)
+
+
+def test_the_command_line_wins_over_the_environment_over_the_deployment_over_the_default() -> None:
+    environ = {"DEPLOYMENT_CONFIG_JSON": '{"port": 1, "tp_size": 2, "max_queue": 3}', "PORT": "4"}
+    loaded = load(flags("--port", "5"), environ)
+    assert origin(loaded, "PORT") == ("5", "--port")
+    assert origin(load({}, environ), "PORT") == ("4", "PORT")
+    assert origin(loaded, "TP_SIZE") == ("2", "DEPLOYMENT_CONFIG_JSON tp_size")
+    assert origin(loaded, "MAX_CONCURRENCY") == ("512", "default")
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("TP_SIZE", "tp_size"), ("TENSOR_PARALLEL_SIZE", "tp_size")]
+)
+def test_every_name_works_everywhere(name: str, field: str) -> None:
+    flag = "--" + name.lower().replace("_", "-")
+    assert getattr(load({}, {name: "2"}).settings, field) == 2
+    assert getattr(load(flags(flag, "2"), {}).settings, field) == 2
+    deployed = {"DEPLOYMENT_CONFIG_JSON": f'{{"{name.lower()}": 2}}'}
+    assert getattr(load({}, deployed).settings, field) == 2
+
+
+def test_two_names_with_one_value_are_fine_and_with_two_are_not() -> None:
+    assert load({}, {"TP_SIZE": "2", "TENSOR_PARALLEL_SIZE": "2"}).settings.tp_size == 2
+    with pytest.raises(ConfigError, match="TP_SIZE and TENSOR_PARALLEL_SIZE are the same setting"):
+        load({}, {"TP_SIZE": "2", "TENSOR_PARALLEL_SIZE": "4"})
+    with pytest.raises(ConfigError, match="--tp-size and --tensor-parallel-size"):
+        load(flags("--tp-size", "1", "--tensor-parallel-size", "2"), {})
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"PORT": "http"}, "PORT: input should be a valid integer"),
+        ({"PORT": "70000"}, "PORT: input should be less than or equal to 65535"),
+        ({"MAX_CONCURRENCY": "0"}, "MAX_CONCURRENCY: input should be greater than or equal to 1"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: input should be 'debug', 'info', 'warning' or 'error'"),
+        ({"LOG_FORMAT": "xml"}, "LOG_FORMAT: input should be"),
+        ({"TRUST_REMOTE_CODE": "maybe"}, "TRUST_REMOTE_CODE: input should be a valid boolean"),
+        ({"DEPLOYMENT_CONFIG_JSON": "["}, "DEPLOYMENT_CONFIG_JSON is not JSON"),
+        ({"DEPLOYMENT_CONFIG_JSON": "[]"}, "DEPLOYMENT_CONFIG_JSON must be a JSON object"),
+        ({"ENGINE_ARGS": "{"}, "ENGINE_ARGS: "),
+        ({"SKIP_TOKENIZER_INIT": "true"}, "SKIP_TOKENIZER_INIT=true cannot be honoured"),
+        ({"QUANTIZATION": "squeezellm"}, "QUANTIZATION=squeezellm is gone"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_setting(
+    environ: dict[str, str], says: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load({}, environ)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_empty_means_not_set_but_an_empty_log_file_means_none() -> None:
+    loaded = load({}, {"PORT": "", "LOG_FILE": ""})
+    assert loaded.settings.port == 8000
+    assert loaded.settings.log_file == ""
+
+
+def test_lists_are_separated_by_commas_or_json() -> None:
+    assert load({}, {"CORS_ORIGINS": "a, b,"}).settings.cors_origins == ("a", "b")
+    assert load({}, {"CORS_ORIGINS": '["a", "b"]'}).settings.cors_origins == ("a", "b")
+
+
+def test_engine_options_are_what_is_set_and_nothing_else() -> None:
+    environ = {"MODEL_PATH": "m", "KV_POOL_TOKENS": "9", "MAX_TOTAL_TOKENS": "5", "DTYPE": "auto"}
+    options = load({}, environ).settings.engine_options()
+    assert options == {"model_path": "m", "max_total_tokens": 9, "dtype": "auto"}
+
+
+def test_engine_args_are_merged_over_the_layers() -> None:
+    environ = {"ENGINE_ARGS": '{"page_size": 16, "watchdog_timeout": 9}'}
+    loaded = load(flags("--engine-arg", "page-size=32", "--engine-arg", "dtype=half"), environ)
+    assert loaded.settings.engine_args == {
+        "page_size": 32, "watchdog_timeout": 9, "dtype": "half",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environ", "field", "value"),
+    [
+        ({"LOAD_BALANCE_METHOD": "shortest_queue"}, "load_balance_method", "total_requests"),
+        ({"QUANTIZATION": "marlin"}, "quantization", "gptq_marlin"),
+        ({"ENABLE_FLASHINFER_MLA": "true"}, "attention_backend", "flashinfer"),
+    ],
+)
+def test_what_is_obsolete_is_translated_with_a_warning(
+    environ: dict[str, str], field: str, value: str
+) -> None:
+    loaded = load({}, environ)
+    assert getattr(loaded.settings, field) == value
+    assert "is obsolete: taken as" in loaded.warnings[0]
+
+
+def test_requests_are_logged_with_content_only_at_debug() -> None:
+    quiet = load({}, {"LOG_REQUESTS": "true"}).settings.engine_options()
+    loud = load({}, {"LOG_REQUESTS": "true", "LOG_LEVEL": "DEBUG"}).settings.engine_options()
+    assert (quiet["log_requests_level"], loud["log_requests_level"]) == (1, 3)
+
+
+def test_secrets_are_never_shown() -> None:
+    loaded = load({}, {"API_KEY": "sk-one,sk-two"})
+    assert "sk-one" not in repr(loaded.settings)
+    assert not any("sk-" in value for _, value, _ in describe(loaded))
+    assert [key.get_secret_value() for key in loaded.settings.api_key] == ["sk-one", "sk-two"]
+
+
+def test_the_documentation_is_what_the_settings_say() -> None:
+    written = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
+    assert written == markdown(), "run `make docs`"
+
+
+WORKER_SGLANG = """
+MODEL_PATH TOKENIZER_PATH TOKENIZER_MODE LOAD_FORMAT DTYPE CONTEXT_LENGTH QUANTIZATION
+SERVED_MODEL_NAME CHAT_TEMPLATE MEM_FRACTION_STATIC MAX_RUNNING_REQUESTS MAX_TOTAL_TOKENS
+CHUNKED_PREFILL_SIZE MAX_PREFILL_TOKENS SCHEDULE_POLICY SCHEDULE_CONSERVATIVENESS
+TENSOR_PARALLEL_SIZE STREAM_INTERVAL RANDOM_SEED LOG_LEVEL LOG_LEVEL_HTTP API_KEY
+FILE_STORAGE_PATH DATA_PARALLEL_SIZE LOAD_BALANCE_METHOD SKIP_TOKENIZER_INIT TRUST_REMOTE_CODE
+LOG_REQUESTS SHOW_TIME_COST DISABLE_RADIX_CACHE DISABLE_CUDA_GRAPH DISABLE_OUTLINES_DISK_CACHE
+ENABLE_TORCH_COMPILE ENABLE_P2P_CHECK ENABLE_FLASHINFER_MLA TRITON_ATTENTION_REDUCE_IN_FP32
+""".split()
+HATHORA = "HATHORA_REGION MODEL_PATH TP_SIZE MAX_TOTAL_TOKENS LOG_LEVEL PORT".split()
+
+
+@pytest.mark.parametrize("name", [*WORKER_SGLANG, *HATHORA])
+def test_the_names_that_people_use_today_are_known(name: str) -> None:
+    known = {n for n, _, _ in describe(load({}, {}))} | {
+        alias
+        for field in settings.Settings.model_fields.values()
+        for alias in field.json_schema_extra["names"]
+    }
+    assert name in known

@@ -1,0 +1,186 @@
+"""Clients that leave, dawdle, or have no key."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.errors import Draining, EngineDied
+from app.lifecycle import Phase
+from tests.support import sse
+from tests.support.scripted import ScriptedEngine
+from tests.support.serving import Running, eventually, serve
+
+CHAT = "/v1/chat/completions"
+
+
+async def _post_raw(running: Running, body: bytes) -> asyncio.StreamWriter:
+    """A request on a connection of its own, which the caller may drop at any moment."""
+    _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+    return writer
+
+
+def _body(stream: bool) -> bytes:
+    flag = b"true" if stream else b"false"
+    return b'{"messages":[{"role":"user","content":"hi"}],"stream":%b}' % flag
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("steps", [0, 1], ids=["before the first token", "after it"])
+async def test_one_who_leaves_frees_slot_and_engine(stream: bool, steps: int) -> None:
+    engine = ScriptedEngine(*["x"] * steps, asyncio.Event())
+    async with serve(engine) as running:
+        writer = await _post_raw(running, _body(stream))
+        await eventually(lambda: engine.running == 1)
+        writer.close()
+        await eventually(lambda: engine.running == 0 and running.gate.in_flight == 0)
+        assert engine.aborted == 1
+
+
+async def test_one_who_leaves_the_queue_never_reaches_the_engine() -> None:
+    engine = ScriptedEngine(asyncio.Event())
+    async with serve(engine, MAX_CONCURRENCY="1", MAX_QUEUE="1") as running:
+        first = await _post_raw(running, _body(True))
+        await eventually(lambda: engine.running == 1)
+        second = await _post_raw(running, _body(True))
+        await eventually(lambda: running.gate.in_flight == 2)
+        second.close()
+        await eventually(lambda: running.gate.in_flight == 1)
+        first.close()
+        await eventually(lambda: running.gate.in_flight == 0)
+        assert len(engine.calls) == 1
+
+
+async def test_one_who_leaves_while_sending_its_body_frees_its_place() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{{".encode())
+        await eventually(lambda: running.gate.in_flight == 1)
+        writer.close()
+        await eventually(lambda: running.gate.in_flight == 0)
+
+
+async def test_one_who_sends_no_body_is_told_to_hurry() -> None:
+    async with serve(ScriptedEngine("x"), BODY_TIMEOUT="0.1") as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{{".encode())
+        async with asyncio.timeout(3):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        assert running.gate.in_flight == 0
+        writer.close()
+
+
+async def test_one_who_does_not_read_is_given_up() -> None:
+    engine = ScriptedEngine(*["x" * 100_000] * 400)
+    async with serve(engine, HEARTBEAT_INTERVAL="0.1", WRITE_TIMEOUT="0.3") as running:
+        writer = await _post_raw(running, _body(True))
+        await eventually(lambda: engine.running == 1)
+        await eventually(lambda: engine.running == 0 and running.gate.in_flight == 0)
+        assert engine.aborted == 1
+        writer.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("error", [EngineDied, Draining])
+async def test_ending_everyone_tells_everyone(
+    stream: bool, error: type[EngineDied] | type[Draining]
+) -> None:
+    engine = ScriptedEngine("x", asyncio.Event())
+    async with serve(engine) as running:
+        asked = [asyncio.create_task(running.chat(stream=stream)) for _ in range(5)]
+        await eventually(lambda: engine.running == 5)
+        assert running.gate.end_all(lambda: error("it is over")) == 5
+        answers = await asyncio.gather(*asked)
+        assert running.gate.in_flight == 0
+    for answer in answers:
+        if stream:
+            *_, last, done = sse.frames(answer.text)
+            assert (last["error"]["code"], done) == (error.code, "[DONE]")
+        else:
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == error.code
+            assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_nobody_comes_in_before_ready_or_while_draining() -> None:
+    async with serve(None) as running:
+        refused = await running.chat()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_ready")
+        assert (await running.client.get("/v1/models")).status_code == 503
+        assert (await running.client.get("/ping")).status_code == 204
+    async with serve(ScriptedEngine("x")) as running:
+        running.lifecycle.enter(Phase.DRAINING)
+        refused = await running.chat()
+        assert refused.json()["error"]["code"] == "server_shutting_down"
+        assert refused.headers["connection"] == "close"
+        assert (await running.client.get("/livez")).status_code == 200
+        assert (await running.client.get("/readyz")).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({"authorization": "Basic one"}, 401),
+        ({"authorization": "Bearer one"}, 200),
+        ({"authorization": "bearer two"}, 200),
+        ({"x-api-key": "two"}, 200),
+        ({"x-api-key": "two", "authorization": "Bearer wrong"}, 200),
+        ({"authorization": b"Bearer \xff\xfe"}, 401),
+    ],
+)
+async def test_a_key_opens_the_api(headers: dict[str, str], status: int) -> None:
+    async with serve(ScriptedEngine("x"), API_KEY="one,two") as running:
+        running.client.headers.update(headers)
+        answer = await running.chat()
+        assert answer.status_code == status
+        if status == 401:
+            assert answer.json()["error"]["code"] == "invalid_api_key"
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert (await running.client.get("/metrics")).status_code == 401
+        for path in ("/health", "/livez", "/readyz", "/ping", "/", "/docs"):
+            assert (await running.client.get(path)).status_code == 200
+
+
+async def test_browsers_are_let_in_only_from_where_they_may() -> None:
+    asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
+    async with serve(ScriptedEngine("x")) as running:
+        assert "access-control-allow-origin" not in (await running.chat()).headers
+    async with serve(
+        ScriptedEngine("x"), CORS_ORIGINS="https://a.example", API_KEY="k"
+    ) as running:
+        preflight = await running.client.options(CHAT, headers=asked)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "https://a.example"
+        other = await running.client.options(CHAT, headers=asked | {"origin": "https://b.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+async def test_the_metrics_count_what_happened() -> None:
+    async with serve(ScriptedEngine("x", "y")) as running:
+        before = (await running.client.get("/metrics")).text
+        await running.chat()
+        await running.chat(n=-1)
+        after = (await running.client.get("/metrics")).text
+    name = 'serve_requests_total{code="%d",method="POST",route="/v1/chat/completions"}'
+    for code in (200, 400):
+        assert _value(after, name % code) == _value(before, name % code) + 1
+    assert _value(after, "serve_completion_tokens_total") >= 2
+    assert _value(after, 'serve_phase{phase="ready"}') == 1
+    for series in (
+        "serve_in_flight_requests", "serve_refused_total", "serve_time_to_first_token_seconds",
+        "serve_inter_token_latency_seconds", "serve_client_disconnects_total",
+        "serve_event_loop_lag_seconds",
+    ):  # fmt: skip
+        assert series in after
+
+
+def _value(text: str, name: str) -> float:
+    return sum(
+        float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name + " ")
+    )
