@@ -18,6 +18,7 @@ import logging
 import logging.handlers
 import queue
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,8 +172,7 @@ def _formatted(
             foreign_pre_chain=[
                 structlog.stdlib.add_logger_name,
                 structlog.stdlib.add_log_level,
-                _take_request_id,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                _take_from_record,
                 structlog.processors.format_exc_info,
             ],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
@@ -194,8 +194,11 @@ def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
-def _take_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    record = event.get("_record")
+def _take_from_record(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """What the record knew when it was made, in the form of our own lines."""
+    record: logging.LogRecord = event["_record"]
+    made = datetime.fromtimestamp(record.created, UTC)
+    event["timestamp"] = made.isoformat(timespec="microseconds").replace("+00:00", "Z")
     if (rid := getattr(record, "request_id", None)) is not None:
         event["request_id"] = rid
     return event

@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from app.errors import ConfigError
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
+DEMO_MODEL = "SmolLM2-135M-Instruct"
 
 
 def _listed(value: object) -> object:
@@ -433,8 +434,10 @@ def load(argv: Mapping[str, Any] | None = None, environ: Mapping[str, str] | Non
         settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError(_explain(error, origins)) from None
-    except ValueError as error:  # a JSON that cannot be read, met in a BeforeValidator
-        raise ConfigError(f"settings: {error}") from None
+    if settings.demo:
+        if "model_path" in origins:
+            raise ConfigError(f"{origins['demo']} and {origins['model_path']} exclude each other")
+        settings = settings.model_copy(update={"model_path": DEMO_MODEL})
     return _modernise(settings, origins)
 
 

@@ -142,11 +142,11 @@ TENSOR_PARALLEL_SIZE STREAM_INTERVAL RANDOM_SEED LOG_LEVEL LOG_LEVEL_HTTP API_KE
 FILE_STORAGE_PATH DATA_PARALLEL_SIZE LOAD_BALANCE_METHOD SKIP_TOKENIZER_INIT TRUST_REMOTE_CODE
 LOG_REQUESTS SHOW_TIME_COST DISABLE_RADIX_CACHE DISABLE_CUDA_GRAPH DISABLE_OUTLINES_DISK_CACHE
 ENABLE_TORCH_COMPILE ENABLE_P2P_CHECK ENABLE_FLASHINFER_MLA TRITON_ATTENTION_REDUCE_IN_FP32
-""".split()
-HATHORA = "HATHORA_REGION MODEL_PATH TP_SIZE MAX_TOTAL_TOKENS LOG_LEVEL PORT".split()
+"""
+HATHORA = "HATHORA_REGION MODEL_PATH TP_SIZE MAX_TOTAL_TOKENS LOG_LEVEL PORT"
 
 
-@pytest.mark.parametrize("name", [*WORKER_SGLANG, *HATHORA])
+@pytest.mark.parametrize("name", [*WORKER_SGLANG.split(), *HATHORA.split()])
 def test_the_names_that_people_use_today_are_known(name: str) -> None:
     known = {n for n, _, _ in describe(load({}, {}))} | {
         alias
@@ -154,3 +154,9 @@ def test_the_names_that_people_use_today_are_known(name: str) -> None:
         for alias in field.json_schema_extra["names"]
     }
     assert name in known
+
+
+def test_the_demo_is_served_under_its_own_name_and_takes_no_other_model() -> None:
+    assert load({}, {"DEMO": "1"}).settings.names == ("SmolLM2-135M-Instruct",)
+    with pytest.raises(ConfigError, match="DEMO and MODEL_PATH exclude each other"):
+        load({}, {"DEMO": "1", "MODEL_PATH": "m"})

@@ -35,6 +35,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,6 +98,8 @@ async def launch(
     except (StartError, EngineLost):
         raise
     except Exception as error:
+        if (killed := watch.killed()) is not None:
+            raise EngineLost(killed) from error
         reason = runtime.last_error() or f"{type(error).__name__}: {error}".splitlines()[0][:400]
         raise StartError(f"the engine could not be started: {reason}") from error
     finally:
@@ -106,6 +109,8 @@ async def launch(
 
 def _build(settings: Settings, loading: Callable[[], None]) -> Any:
     """Everything that blocks, in the engine thread: demo model, imports, children, weights."""
+    # Children inherit what this thread blocks. The tracker first: starting it unblocks both.
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     model_path = (
         _fetch_demo(Path(settings.cache_dir).expanduser())
@@ -232,10 +237,8 @@ class Watch:
         given a moment to. One that was killed says nothing.
         """
         await asyncio.wait({built, self.lost}, return_when=asyncio.FIRST_COMPLETED)
-        if not built.done():
-            killed = any((process.exitcode or 0) < 0 for process in self.processes)
-            if not killed:
-                await asyncio.wait({built}, timeout=_FAILED_CHILD_GRACE_S)
+        if not built.done() and self.killed() is None:
+            await asyncio.wait({built}, timeout=_FAILED_CHILD_GRACE_S)
         if not built.done():
             raise EngineLost(self.lost.result())
         engine = built.result()
@@ -244,6 +247,10 @@ class Watch:
             with contextlib.suppress(psutil.Error):
                 process.name = psutil.Process(process.pid).cmdline()[0]  # sglang::scheduler, ...
         return engine
+
+    def killed(self) -> str | None:
+        """Which process was ended by a signal from outside, if one was."""
+        return next((_end_of(p) for p in self.processes if (p.exitcode or 0) < 0), None)
 
     def close(self) -> None:
         """From now on a child's end is what we want."""
@@ -261,9 +268,13 @@ class Watch:
         self._loop.remove_reader(process.sentinel)
         process.join(timeout=1)
         if not self._closing and not self.lost.done():
-            code = process.exitcode
-            how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit {code}"
-            self.lost.set_result(f"an engine process ({process.name}, pid {process.pid}): {how}")
+            self.lost.set_result(_end_of(process))
+
+
+def _end_of(process: Any) -> str:
+    code = process.exitcode
+    how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit {code}"
+    return f"an engine process ({process.name}, pid {process.pid}): {how}"
 
 
 class SGLangEngine:

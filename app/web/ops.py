@@ -117,7 +117,8 @@ async def models(request: Request) -> Response:
 async def model(request: Request, model: str) -> Response:
     try:
         for card in _cards(_serving(request)):
-            if card["id"] == model:
+            # A local folder as a name: its leading slash is lost among those of the path.
+            if card["id"].lstrip("/") == model.lstrip("/"):
                 return json_response(card)
         raise ModelNotFound(f"The model `{model[:100]}` does not exist here.", param="model")
     except ServeError as error:

@@ -73,9 +73,15 @@ CHATS: list[dict[str, Any]] = [
         ],
         "max_tokens": 16,
     },
-    {"messages": [{"role": "user", "content": "Repeat exactly: 🎉🚀 日本語 ñandú"}], "max_tokens": 40},
+    {
+        "messages": [{"role": "user", "content": "Repeat exactly: 🎉🚀 日本語 ñandú"}],
+        "max_tokens": 40,
+    },
     {"messages": [{"role": "user", "content": "Write a line of emoji: 👩‍👩‍👧‍👦"}], "max_tokens": 7},
-    {"messages": [{"role": "user", "content": "Say 你好 to everyone, in Chinese"}], "max_tokens": 9},
+    {
+        "messages": [{"role": "user", "content": "Say 你好 to everyone, in Chinese"}],
+        "max_tokens": 9,
+    },
     {"messages": [{"role": "user", "content": "x" * 2000}], "max_tokens": 8},
 ]
 COMPLETIONS: list[dict[str, Any]] = [

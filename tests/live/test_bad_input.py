@@ -12,6 +12,8 @@ pytestmark = pytest.mark.live
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "hi"}]
 
+PART = "messages[0].content[0]"
+
 BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
     (CHAT, b"", 400, None),
     (CHAT, b"not json", 400, None),
@@ -26,8 +28,8 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
     (CHAT, {"messages": [{"role": "wizard", "content": "hi"}]}, 400, "messages[0].role"),
     (CHAT, {"messages": [{"role": "user"}]}, 400, "messages[0].content"),
     (CHAT, {"messages": [{"role": "user", "content": 5}]}, 400, "messages[0].content"),
-    (CHAT, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "messages[0].content[0].text"),
-    (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content[0]"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, f"{PART}.text"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, PART),
     (CHAT, {"messages": HI, "model": "gpt-4"}, 404, "model"),
     (CHAT, {"messages": HI, "model": 5}, 400, "model"),
     (CHAT, {"messages": HI, "n": 1_000_000}, 400, "n"),

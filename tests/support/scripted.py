@@ -70,9 +70,7 @@ class ScriptedEngine:
                             raise step
                         case None:
                             open_choices.discard(choice)
-                            yield Chunk(
-                                choice, "", len(prompt), tokens[choice], 0, 0, self._finish
-                            )
+                            yield Chunk(choice, "", len(prompt), tokens[choice], 0, 0, self._finish)
             done = True
         finally:
             self.running -= 1

@@ -53,9 +53,7 @@ async def serve(
     """`engine` None: it never gets ready."""
     configured = settings(**given)
     lifecycle = Lifecycle()
-    gate = Gate(
-        lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue
-    )
+    gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue)
 
     async def launch(loading: Callable[[], None]) -> Engine:
         if engine is None:

@@ -151,9 +151,7 @@ async def test_browsers_are_let_in_only_from_where_they_may() -> None:
     asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
     async with serve(ScriptedEngine("x")) as running:
         assert "access-control-allow-origin" not in (await running.chat()).headers
-    async with serve(
-        ScriptedEngine("x"), CORS_ORIGINS="https://a.example", API_KEY="k"
-    ) as running:
+    async with serve(ScriptedEngine("x"), CORS_ORIGINS="https://a.example", API_KEY="k") as running:
         preflight = await running.client.options(CHAT, headers=asked)
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == "https://a.example"

@@ -33,7 +33,12 @@ async def test_a_whole_answer_has_every_key_that_openai_has() -> None:
     assert answer["choices"] == [
         {
             "index": 0,
-            "message": {"role": "assistant", "content": "Hello", "refusal": None, "annotations": []},
+            "message": {
+                "role": "assistant",
+                "content": "Hello",
+                "refusal": None,
+                "annotations": [],
+            },
             "logprobs": None,
             "finish_reason": "stop",
         }
@@ -357,3 +362,9 @@ async def test_the_engine_never_sees_the_clients_id() -> None:
         headers = {"x-request-id": "a", "x-override-rid": "a"}
         await running.client.post("/v1/chat/completions", json=body, headers=headers)
     assert len(engine.calls[0][2]) == 32
+
+
+async def test_a_model_named_by_its_folder_is_found() -> None:
+    async with serve(ScriptedEngine("x"), MODEL_PATH="/models/llama") as running:
+        card = await running.client.get("/v1/models/%2Fmodels%2Fllama")
+    assert card.json()["id"] == "/models/llama"

@@ -1,0 +1,57 @@
+"""The log: one form for all, ids on every line, no content above debug."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import logging, sys
+from app import logs, settings
+from app.logs import log, request_id
+configured = settings.load({}, {"LOG_FILE": sys.argv[1], "LOG_FORMAT": sys.argv[2]}).settings
+logs.configure(configured)
+request_id.set("the-id")
+log.info("ours", answer=42)
+logging.getLogger("sglang.srt").warning("theirs %d", 7)
+logging.getLogger("uvicorn.error").info("http")
+log.debug("secret prompt")
+try:
+    secret_local = "sk-hidden"
+    raise RuntimeError("broken")
+except RuntimeError:
+    log.exception("failed")
+logs.flush()
+"""
+
+
+def _run(tmp_path: Path, style: str) -> tuple[str, str]:
+    file = tmp_path / "serve.log"
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(file), style],
+        capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True,
+    )  # fmt: skip
+    return ran.stdout, file.read_text()
+
+
+def test_json_lines_are_the_same_for_ours_sglangs_and_uvicorns(tmp_path: Path) -> None:
+    out, file = _run(tmp_path, "json")
+    assert out == file
+    ours, theirs, http, failed = [json.loads(line) for line in out.splitlines()]
+    for line in (ours, theirs, http, failed):
+        assert {"event", "level", "logger", "timestamp"} <= set(line)
+        assert line["request_id"] == "the-id"
+    assert ours["answer"] == 42
+    assert theirs["event"] == "theirs 7"
+    assert "RuntimeError: broken" in failed["exception"]
+
+
+def test_the_console_shows_no_local_variables_and_nothing_below_its_level(tmp_path: Path) -> None:
+    out, file = _run(tmp_path, "console")
+    assert "RuntimeError: broken" in out
+    for text in (out, file):
+        assert "sk-hidden" not in text
+        assert "secret prompt" not in text
+    assert "\x1b[" not in file
