@@ -66,11 +66,12 @@ def _serve(loaded: Loaded) -> NoReturn:
     except StartError as error:
         logs.log.error("cannot start", reason=str(error))
         code = error.exit_code
-    runtime.remove()
-    logs.flush()
-    sys.stdout.flush()
-    # SGLang registers its own shutdown with atexit, and torch's threads may outlive main().
-    os._exit(code)
+    try:
+        runtime.remove()
+        logs.flush()
+    finally:
+        # SGLang registers its own shutdown with atexit, and torch's threads may outlive main().
+        os._exit(code)
 
 
 def _run(loaded: Loaded, runtime: Any) -> int:

@@ -18,6 +18,8 @@ import logging
 import logging.handlers
 import queue
 import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +28,11 @@ import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from app.errors import ConfigError
 from app.settings import Settings
 
 _QUEUE_SIZE = 10_000
+_FLUSH_TIMEOUT_S = 1.5
 _FILE_BYTES, _FILES_KEPT = 10_000_000, 5
 
 log = structlog.stdlib.get_logger("serve_hathora")
@@ -43,7 +47,7 @@ def configure(settings: Settings) -> None:
     global _listener
     style = _style(settings.log_format)
     handlers: list[logging.Handler] = [_formatted(logging.StreamHandler(sys.stdout), style)]
-    if settings.log_file:
+    if file_is_writable(settings):
         file = logging.handlers.RotatingFileHandler(
             settings.log_file, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, delay=True
         )
@@ -71,14 +75,40 @@ def configure(settings: Settings) -> None:
     )
 
 
+def file_is_writable(settings: Settings) -> bool:
+    """False for no file, and for the default one in a folder that cannot be written.
+
+    Raises ConfigError for one that was asked for and cannot be.
+    """
+    if not settings.log_file:
+        return False
+    try:
+        with Path(settings.log_file).open("a"):
+            return True
+    except OSError as error:
+        if settings.log_file != type(settings).model_fields["log_file"].default:
+            raise ConfigError(
+                f"LOG_FILE: cannot write {settings.log_file}: {error.strerror}"
+            ) from None
+        return False
+
+
 def flush() -> None:
     """Write what is queued; logging ends here."""
     global _listener
     listener, _listener = _listener, None
-    if listener is not None:
-        listener.stop()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    if listener is None:
+        return
+
+    def finish() -> None:
+        with suppress(Exception):  # the reader has gone, the disk is full: there is no more to say
+            listener.stop()
+            sys.stdout.flush()
+
+    # In a thread that nobody waits for long: a reader that does not read must not keep us here.
+    finishing = threading.Thread(target=finish, daemon=True)
+    finishing.start()
+    finishing.join(_FLUSH_TIMEOUT_S)
 
 
 def dropped() -> int:
@@ -92,7 +122,8 @@ def engine_config(settings: Settings, note: Path) -> dict[str, Any]:
     SGLang applies it in this process too, so the handlers are made by functions that know where
     they are.
     """
-    about = {"style": _style(settings.log_format), "file": settings.log_file, "note": str(note)}
+    file = settings.log_file if file_is_writable(settings) else ""
+    about = {"style": _style(settings.log_format), "file": file, "note": str(note)}
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
@@ -383,7 +384,9 @@ class Settings(BaseSettings):
         options = {
             _about(field)["engine"]: value
             for name, field in type(self).model_fields.items()
-            if _about(field)["engine"] and (value := getattr(self, name)) not in (None, False)
+            if _about(field)["engine"]
+            and (value := getattr(self, name)) is not None
+            and value is not False
         }
         if self.log_requests:
             options |= {
@@ -434,6 +437,10 @@ def load(argv: Mapping[str, Any] | None = None, environ: Mapping[str, str] | Non
         settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError(_explain(error, origins)) from None
+    if "api_key" in origins and not all(
+        key.get_secret_value() for key in settings.api_key or [SecretStr("")]
+    ):
+        raise ConfigError(f"{origins['api_key']}: a blank key would leave the API open")
     if settings.demo:
         if "model_path" in origins:
             raise ConfigError(f"{origins['demo']} and {origins['model_path']} exclude each other")
@@ -478,7 +485,10 @@ class _EngineArg(argparse.Action):
             value = json.loads(text)
         except ValueError:
             value = text
-        before = _decoded(getattr(namespace, "engine-args", {}))
+        try:
+            before = _decoded(getattr(namespace, "engine-args", {}))
+        except ValueError as error:
+            raise argparse.ArgumentError(self, f"--engine-args: {error}") from None
         options = {**cast("dict[str, Any]", before), name.replace("-", "_"): value}
         setattr(namespace, "engine-args", options)
 
@@ -519,6 +529,9 @@ def markdown() -> str:
         default = f"`{default}`" if default else ""
         lines.append(f"| {names} | {default} | {field.description} |".replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
+
+
+_SECRET = re.compile("key|token$|secret|password", re.IGNORECASE)
 
 
 def _about(field: FieldInfo) -> dict[str, Any]:
@@ -566,7 +579,10 @@ def _read_layer(
 
 
 def _merge_options(below: object, above: object) -> object:
-    merged = [_decoded(options) for options in (below, above)]
+    try:
+        merged = [_decoded(options) for options in (below, above)]
+    except ValueError as error:
+        raise ConfigError(f"ENGINE_ARGS: {error}") from None
     return {k: v for options in merged if isinstance(options, dict) for k, v in options.items()}
 
 
@@ -598,6 +614,7 @@ def _shown(value: object) -> str:
         case bool():
             return str(value).lower()
         case dict():
-            return json.dumps(value) if value else ""
+            shown = {k: "***" if _SECRET.search(k) else v for k, v in value.items()}
+            return json.dumps(shown) if shown else ""
         case _:
             return str(value)

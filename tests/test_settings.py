@@ -160,3 +160,32 @@ def test_the_demo_is_served_under_its_own_name_and_takes_no_other_model() -> Non
     assert load({}, {"DEMO": "1"}).settings.names == ("SmolLM2-135M-Instruct",)
     with pytest.raises(ConfigError, match="DEMO and MODEL_PATH exclude each other"):
         load({}, {"DEMO": "1", "MODEL_PATH": "m"})
+
+
+@pytest.mark.parametrize("blank", ["  ", ",", '[""]', '["a", ""]'])
+def test_a_blank_key_does_not_open_the_api(blank: str) -> None:
+    with pytest.raises(ConfigError, match="API_KEY: a blank key would leave the API open"):
+        load({}, {"API_KEY": blank})
+
+
+def test_zero_is_a_value() -> None:
+    assert load({}, {"RANDOM_SEED": "0"}).settings.engine_options()["random_seed"] == 0
+
+
+def test_engine_args_that_are_not_json_are_one_line_from_wherever_they_come() -> None:
+    with pytest.raises(ConfigError, match="ENGINE_ARGS: "):
+        load(flags("--engine-arg", "a=1"), {"ENGINE_ARGS": "foo"})
+    with pytest.raises(SystemExit):
+        flags("--engine-args", "foo", "--engine-arg", "a=1")
+
+
+def test_secrets_in_engine_args_are_not_shown() -> None:
+    loaded = load({}, {"ENGINE_ARGS": '{"ssl_keyfile_password": "hidden", "page_size": 1}'})
+    assert origin(loaded, "ENGINE_ARGS")[0] == '{"ssl_keyfile_password": "***", "page_size": 1}'
+
+
+def test_a_log_file_that_cannot_be_written_is_one_line() -> None:
+    from app import logs
+
+    with pytest.raises(ConfigError, match="LOG_FILE: cannot write /proc/nowhere/x.log"):
+        logs.file_is_writable(load({}, {"LOG_FILE": "/proc/nowhere/x.log"}).settings)

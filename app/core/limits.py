@@ -24,6 +24,12 @@ def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
             param="top_k",
             code="integer_above_max_value",
         )
+    min_p = info.default_sampling.get("min_p") if sampling.min_p is None else sampling.min_p
+    if info.honours_seed and min_p:
+        # SGLang's sampler asserts that the two do not meet, and would end with the assertion.
+        raise InvalidRequest(
+            "min_p is not supported while the engine samples deterministically.", param="min_p"
+        )
     check_ids(sampling.stop_token_ids, info, param="stop_token_ids")
     if sampling.logit_bias:
         check_ids([int(key) for key in sampling.logit_bias], info, param="logit_bias")

@@ -15,7 +15,7 @@ import msgspec
 
 from app.core import limits
 from app.core.prompt import Preparer
-from app.engine.base import Chunk, Engine, EngineInfo
+from app.engine.base import Chunk, Engine, EngineInfo, Rendered
 from app.errors import InternalError, ModelNotFound
 from app.lifecycle import Gate
 from app.types import Beat, Events, Finished, GenerationRequest, Sampling, Started, TextDelta, Usage
@@ -53,7 +53,8 @@ class ServedModel:
         the request in the engine and gives its turn to the next.
         """
         limits.check_sampling(request.sampling, self.info)
-        jobs = [await self._job(request, prompt_no) for prompt_no in range(len(request.prompts))]
+        rendered = await self._preparer.ids(request.prompts)
+        jobs = [self._job(request, no, ready) for no, ready in enumerate(rendered)]
         async with self._gate.turn, aclosing(self._chunks(request, jobs)) as batches:
             tally = _Tally(request.n, [len(ids) for ids, _ in jobs])
             async for chunks in batches:
@@ -64,13 +65,12 @@ class ServedModel:
     def close(self) -> None:
         self._preparer.close()
 
-    async def _job(self, request: GenerationRequest, prompt_no: int) -> tuple[list[int], Sampling]:
+    def _job(
+        self, request: GenerationRequest, prompt_no: int, rendered: Rendered
+    ) -> tuple[list[int], Sampling]:
         """Token ids of one prompt, and the sampling with the bounds that follow from them."""
-        prompt = request.prompts[prompt_no]
-        rendered = await self._preparer.ids(prompt)
-        sampling = limits.fit(
-            request.sampling, rendered.ids, self.info, self.limit, param=prompt.param
-        )
+        param = request.prompts[prompt_no].param
+        sampling = limits.fit(request.sampling, rendered.ids, self.info, self.limit, param=param)
         if rendered.stop:
             stop = (*rendered.stop, *sampling.stop)
             sampling = msgspec.structs.replace(sampling, stop=stop)
@@ -178,6 +178,7 @@ async def _merge(
 
     pumping = asyncio.create_task(pump_all())
     open_streams = len(streams)
+    getting: asyncio.Future[tuple[int, Chunk | None]] | None = None
     try:
         while open_streams:
             getting = asyncio.ensure_future(ready.get())
@@ -195,6 +196,8 @@ async def _merge(
     except* Exception as group:
         raise _first(group) from group
     finally:
+        if getting is not None:
+            getting.cancel()
         pumping.cancel()
         await asyncio.gather(pumping, return_exceptions=True)
 

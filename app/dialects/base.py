@@ -7,6 +7,7 @@ Whoever carries the reply (web/, runpod/) knows neither tokens nor fields.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -90,12 +91,19 @@ class Body(BaseModel):
     """Known fields that would change the answer and are not honoured (yet), with the values that
     change nothing."""
 
+    @classmethod
+    def lengths(cls, bounds: Bounds) -> dict[str, int]:
+        """Fields whose entries are counted before any of them is looked at."""
+        return {}
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, data: Any) -> Any:
         if isinstance(data, dict):
             for name in cls.unsupported.keys() & data.keys():
-                if data[name] is not None and data[name] not in cls.unsupported[name]:
+                value = data[name]
+                harmless = [v for v in cls.unsupported[name] if type(v) is type(value)]
+                if value is not None and value not in harmless:
                     raise PydanticCustomError("unsupported_parameter", "", {"field": name})
         return data
 
@@ -114,7 +122,7 @@ class Dialect(msgspec.Struct, Generic[AnyBody], frozen=True):
     """The body of an error answer."""
 
 
-def read(body: type[AnyBody], raw: bytes) -> AnyBody:
+def read(body: type[AnyBody], raw: bytes, bounds: Bounds) -> AnyBody:
     """Parse and check a body. Raises InvalidRequest that names the first field that is wrong."""
     try:
         data = orjson.loads(raw)
@@ -123,10 +131,24 @@ def read(body: type[AnyBody], raw: bytes) -> AnyBody:
         raise InvalidRequest(f"The request's body {what}.", code="invalid_json") from None
     if not isinstance(data, dict):
         raise InvalidRequest("The request's body must be a JSON object.", code="invalid_type")
+    for field, longest in body.lengths(bounds).items():
+        _check_length(field, data.get(field), longest)
     try:
         return body.model_validate(data)
     except ValidationError as error:
         raise _explained(error) from None
+
+
+def _check_length(field: str, value: object, longest: int) -> None:
+    if not isinstance(value, list | dict) or len(value) <= longest:
+        return
+    if isinstance(value, list) and type(value[0]) is int:
+        return  # token ids of one prompt: bounded by the context
+    raise InvalidRequest(
+        f"Invalid value for '{field}': must have at most {longest} entries.",
+        param=field,
+        code="array_above_max_length",
+    )
 
 
 async def present(events: Events, presenter: Presenter, *, stream: bool) -> Reply:
@@ -151,6 +173,7 @@ def now() -> int:
 
 # -- errors of validation in OpenAI's words ----------------------------------------------------
 
+_FIELD = re.compile(r"[a-z_]{1,40}")
 _EXPECTED = {
     "int": "an integer", "float": "a number", "string": "a string", "bool": "a boolean",
     "list": "an array", "tuple": "an array", "dict": "an object", "model": "an object",
@@ -221,6 +244,8 @@ def _dotted(location: tuple[int | str, ...]) -> str:
         if isinstance(step, int):
             dotted += f"[{step}]"
         elif not step.startswith("~"):
+            if not _FIELD.fullmatch(step):
+                break  # a key of the client's own making, which is not to be repeated
             dotted += f".{step}" if dotted else step
     return dotted
 

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.dialects import fields
-from app.dialects.base import Body, Call, Dialect, Reply, now, present
+from app.dialects.base import Body, Bounds, Call, Dialect, Reply, now, present
 from app.dialects.fields import DONE, SamplingFields, frame, usage_json
 from app.errors import InvalidRequest, ServeError
 from app.types import (
@@ -48,7 +48,9 @@ class TextPart(Body):
 
 Content = Annotated[
     Annotated[str, Tag("~text")]
-    | Annotated[list[TextPart], Field(min_length=1, max_length=1024), Tag("~parts")],
+    | Annotated[
+        list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True), Tag("~parts")
+    ],
     Discriminator(lambda value: "~parts" if isinstance(value, list) else "~text"),
 ]
 
@@ -80,9 +82,13 @@ class ChatMessage(Body):
 class ChatBody(SamplingFields):
     unsupported = fields.UNSUPPORTED
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+
+    @classmethod
+    def lengths(cls, bounds: Bounds) -> dict[str, int]:
+        return {**super().lengths(bounds), "messages": bounds.max_messages}
 
 
 async def answer(body: ChatBody, call: Call) -> Reply:
@@ -99,12 +105,6 @@ async def answer(body: ChatBody, call: Call) -> Reply:
 
 
 def lower(body: ChatBody, call: Call) -> GenerationRequest:
-    if len(body.messages) > call.bounds.max_messages:
-        raise InvalidRequest(
-            f"Invalid value for 'messages': must have at most {call.bounds.max_messages} entries.",
-            param="messages",
-            code="array_above_max_length",
-        )
     for no, message in enumerate(body.messages):
         if message.content is None and message.role != "assistant":
             raise InvalidRequest(

@@ -11,9 +11,9 @@ import orjson
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from app.dialects import fields
-from app.dialects.base import Call, Dialect, Reply, now, present
+from app.dialects.base import Bounds, Call, Dialect, Reply, now, present
 from app.dialects.fields import DONE, SamplingFields, frame, usage_json
-from app.errors import InvalidRequest, ServeError
+from app.errors import ServeError
 from app.types import (
     Event,
     Finished,
@@ -78,6 +78,10 @@ class CompletionBody(SamplingFields):
     prompt: Prompts
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
 
+    @classmethod
+    def lengths(cls, bounds: Bounds) -> dict[str, int]:
+        return {**super().lengths(bounds), "prompt": bounds.max_prompts}
+
 
 async def answer(body: CompletionBody, call: Call) -> Reply:
     model = fields.model_name(body, call)
@@ -98,12 +102,6 @@ async def answer(body: CompletionBody, call: Call) -> Reply:
 def lower(body: CompletionBody, call: Call) -> GenerationRequest:
     prompts: tuple[Prompt, ...] = body.prompt
     n = fields.choices(body, call)
-    if len(prompts) > call.bounds.max_prompts:
-        raise InvalidRequest(
-            f"Invalid value for 'prompt': must have at most {call.bounds.max_prompts} entries.",
-            param="prompt",
-            code="array_above_max_length",
-        )
     max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     return GenerationRequest(
         id=call.id, prompts=prompts, sampling=body.sampling(max_tokens=max_tokens), n=n

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 import orjson
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from app.dialects.base import Body, Call
+from app.dialects.base import Body, Bounds, Call
 from app.errors import InvalidRequest, ServeError
 from app.types import Json, Sampling, Usage
 
@@ -32,7 +32,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "custom_logit_processor": (), "logits_processors": (), "truncate_prompt_tokens": (),
     "stop_regex": (), "no_stop_trim": (False,), "include_stop_str_in_output": (False,),
     "bad_words": ([],), "thinking": (), "return_hidden_states": (False,), "input_embeds": (),
-    "prompt_embeds": (), "session_params": (), "verbosity": (),
+    "prompt_embeds": (), "session_params": (), "verbosity": (), "allowed_token_ids": (),
+    "length_penalty": (1.0, 1), "return_token_ids": (False,), "max_thinking_tokens": (),
+    "add_special_tokens": (True,), "extra_key": (), "cache_salt": (),
 }  # fmt: skip
 
 
@@ -90,7 +92,7 @@ class SamplingFields(Body):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
     stop: Stops | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64, fail_fast=True)] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
@@ -106,6 +108,10 @@ class SamplingFields(Body):
                 param="stream_options",
             )
         return self
+
+    @classmethod
+    def lengths(cls, bounds: Bounds) -> dict[str, int]:
+        return {"logit_bias": _MAX_BIASES, "stop": _MAX_STOPS}
 
     @property
     def include_usage(self) -> bool:

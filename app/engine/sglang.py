@@ -141,9 +141,8 @@ def _build(settings: Settings, loading: Callable[[], None]) -> Any:
         }
     elif settings.device is not None:
         options["device"] = settings.device
-    options |= settings.engine_options()
-    if settings.demo:
-        options["model_path"] = str(model_path)
+    _check_reserved(settings.engine_args)
+    options |= settings.engine_options() | {"model_path": str(model_path)}
     _check_options(options, ServerArgs)
     loading()
     return Engine(**options)
@@ -177,7 +176,7 @@ def _check_model_path(model_path: str) -> str:
             json.loads(config.read_text())
         except ValueError as error:
             raise ConfigError(f"MODEL_PATH: {config} is not JSON: {error}") from None
-    return model_path
+    return str(path)
 
 
 def _choose_cpu(device: str | None, torch: Any) -> bool:
@@ -192,6 +191,24 @@ def _choose_cpu(device: str | None, torch: Any) -> bool:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("DEVICE=cuda, but no usable CUDA GPU was found")
     return False
+
+
+_RESERVED = {
+    "model_path": "set MODEL_PATH instead",
+    "device": "set DEVICE instead",
+    "api_key": "set API_KEY instead",
+    "admin_api_key": "the engine's own HTTP server is not used",
+    "incremental_streaming_output": "this server needs it as it is",
+    "skip_tokenizer_init": "this server tokenises every prompt",
+    "is_embedding": "embeddings are not served yet",
+    "tokenizer_worker_num": "one process serves one engine",
+    "enable_metrics": "set ENABLE_METRICS instead",
+}
+
+
+def _check_reserved(engine_args: dict[str, Any]) -> None:
+    for name in engine_args.keys() & _RESERVED.keys():
+        raise ConfigError(f"ENGINE_ARGS: {name} cannot be set here: {_RESERVED[name]}")
 
 
 def _check_options(options: dict[str, Any], server_args: Any) -> None:
@@ -288,6 +305,7 @@ class SGLangEngine:
         self._watch = watch
         self._closed = False
         self._in_flight = 0
+        self._asked_since = 0.0
         self.lost = watch.lost
         self._tokenizer = self._manager.tokenizer
         # The fast tokenizers forbid use from two threads at once; prompts are prepared in one
@@ -360,6 +378,8 @@ class SGLangEngine:
         params = self._sampling_params(sampling)
         if choices > 1:
             params["n"] = choices
+        if not self._in_flight:
+            self._asked_since = time.time()
         self._in_flight += 1
         answered = False
         try:
@@ -384,7 +404,7 @@ class SGLangEngine:
         if not self._in_flight:
             return 0.0
         last_heard: float = self._manager.last_receive_tstamp
-        return max(0.0, time.time() - last_heard)
+        return max(0.0, time.time() - max(last_heard, self._asked_since))
 
     async def warm_up(self) -> None:
         prompt = self.encode("Hello") or [0]

@@ -18,7 +18,13 @@ from app.dialects.base import Dialect
 from app.dialects.chat import CHAT
 from app.dialects.completions import COMPLETIONS
 from app.dialects.fields import error_json
-from app.errors import InvalidRequest, MethodNotAllowed, RouteNotFound, ServeError
+from app.errors import (
+    InvalidRequest,
+    MethodNotAllowed,
+    RouteNotFound,
+    ServeError,
+    UnsupportedParameter,
+)  # fmt: skip
 from app.settings import Settings
 from app.types import Json
 from app.web import ops
@@ -27,6 +33,7 @@ from app.web.replies import Generation, error_response
 from app.web.state import Serving
 
 DIALECTS: tuple[Dialect[Any], ...] = (CHAT, COMPLETIONS)
+_LATER = ("/v1/embeddings", "/generate")
 _EXPOSED = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]
 
 
@@ -52,8 +59,15 @@ def create_app(serving: Serving) -> FastAPI:
     app.include_router(ops.router)
     for dialect in DIALECTS:
         _add(app, dialect, serving)
+    for path in _LATER:
+        app.add_api_route(path, _not_yet, methods=["POST"], include_in_schema=False)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+async def _not_yet(request: Request) -> Response:
+    error = UnsupportedParameter(f"{request.url.path} is not supported by this server yet.")
+    return error_response(error, error_json)
 
 
 def _middleware(settings: Settings) -> list[Middleware]:

@@ -90,7 +90,7 @@ class RequestScope:
             "prompt_tokens": stats.prompt_tokens, "completion_tokens": stats.completion_tokens,
             "cached_tokens": stats.cached_tokens, "ttft_ms": _ms(stats.ttft_s),
             "finish_reason": stats.finish_reason, "ended_by": state.get("ended_by"),
-            "error": state.get("error"),
+            "error": (state.get("error") or "")[:300] or None,
         }  # fmt: skip
         say(
             "request finished",

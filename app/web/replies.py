@@ -98,7 +98,7 @@ class Generation(Response):
             model = self._serving.host.model
             if model is None:
                 raise NotReady("The model is not ready yet.")
-            body = read(self._dialect.body, raw)
+            body = read(self._dialect.body, raw, self._serving.bounds)
             if settings.log_level == "debug":
                 log.debug("request body", body=raw.decode(errors="replace"))
             call = Call(
@@ -150,7 +150,8 @@ class _Writer:
             await self._send(
                 {"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS}
             )
-        self.sending_since = time.monotonic()
+        if self.sending_since is None:
+            self.sending_since = time.monotonic()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
         self.last_write = time.monotonic()
         self.sending_since = None
@@ -219,17 +220,21 @@ class _Companion:
     async def _listen(self) -> None:
         while True:
             silent_s = time.monotonic() - self._writer.last_write
+            wait_s = min(max(0.01, self._heartbeat_s - silent_s), self._write_timeout_s)
             try:
-                message = await asyncio.wait_for(
-                    self._receive(), max(0.01, self._heartbeat_s - silent_s)
-                )
+                message = await asyncio.wait_for(self._receive(), wait_s)
             except TimeoutError:
                 since = self._writer.sending_since
                 if since is not None and time.monotonic() - since > self._write_timeout_s:
                     self._ticket.end(ClientGone("The client does not read its stream."))
                     return
                 if time.monotonic() - self._writer.last_write >= self._heartbeat_s:
-                    await self._writer.heartbeat()
+                    try:
+                        async with asyncio.timeout(self._write_timeout_s):
+                            await self._writer.heartbeat()
+                    except TimeoutError:
+                        self._ticket.end(ClientGone("The client does not read its stream."))
+                        return
                     self._writer.last_write = time.monotonic()
                 continue
             if message["type"] == "http.disconnect":

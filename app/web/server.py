@@ -9,7 +9,6 @@ start failed    ─> exit 71, or 78 for a wrong setting
 from __future__ import annotations
 
 import asyncio
-import logging
 import multiprocessing
 import os
 import signal
@@ -23,7 +22,7 @@ import uvloop
 
 from app import logs
 from app.core.host import Launch, ModelHost, exit_code
-from app.errors import ConfigError, Draining, EngineDied
+from app.errors import ConfigError, Draining, EngineDied, StartError
 from app.lifecycle import Gate, Lifecycle, Phase
 from app.logs import log
 from app.metrics import LoopLag, Metrics
@@ -41,6 +40,11 @@ def bind(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit these: a client that vanished without a word is noticed by the kernel.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        patience_ms = int(settings.write_timeout_s * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
     try:
         listener.bind((settings.host, settings.port))
         listener.listen(2048)
@@ -103,6 +107,9 @@ class Server:
             code = exit_code(self._lifecycle, self._host)
             log.error("exiting", reason=self._lifecycle.reason, code=code)
             self._exit_now(code)
+        if answering.done() and (broken := answering.exception()) is not None:
+            log.error("the HTTP server failed", error=repr(broken))
+            self._exit_now(StartError.exit_code)
         if self._host.engine is None:
             log.info("stopped before the model was loaded")
             self._exit_now(0)
@@ -179,11 +186,12 @@ class Server:
     def _exit_now(self, code: int) -> None:
         """Leave no process behind, and go. The interpreter's own way out would wait for threads
         that are inside other libraries."""
-        kill_children()
-        self._cleanup()
-        logs.flush()
-        logging.shutdown()
-        os._exit(code)
+        try:
+            kill_children()
+            self._cleanup()
+            logs.flush()
+        finally:
+            os._exit(code)
 
 
 async def _first_of(*awaited: Awaitable[object]) -> None:

@@ -368,3 +368,50 @@ async def test_a_model_named_by_its_folder_is_found() -> None:
     async with serve(ScriptedEngine("x"), MODEL_PATH="/models/llama") as running:
         card = await running.client.get("/v1/models/%2Fmodels%2Fllama")
     assert card.json()["id"] == "/models/llama"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": [0] * 400_000}, "messages"),
+        ("/v1/chat/completions", {"messages": [0] * 2000}, "messages[0]"),
+        ("/v1/completions", {"prompt": [[]] * 400_000}, "prompt"),
+        ("/v1/completions", {"prompt": "x", "stop": [1] * 400_000}, "stop"),
+        (
+            "/v1/completions",
+            {"prompt": "x", "logit_bias": {f"k{n}": "x" for n in range(90_000)}},
+            "logit_bias",
+        ),
+        ("/v1/completions", {"prompt": "x", "logit_bias": {"9" * 140_000: 1}}, "logit_bias"),
+    ],
+)
+async def test_a_flood_of_mistakes_is_refused_at_once_and_not_repeated(
+    path: str, body: Any, param: str
+) -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        answer = await running.client.post(path, json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    assert len(answer.content) < 1000
+    assert float(answer.headers["x-process-time"]) < 500
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/generate"])
+async def test_what_comes_later_is_refused_by_name(path: str) -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        answer = await running.client.post(path, json={})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_parameter")
+
+
+async def test_a_value_of_another_type_is_not_taken_for_harmless() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        answer = await running.client.post(
+            "/v1/completions", json={"prompt": "x", "logprobs": 0}
+        )
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")
+
+
+async def test_min_p_does_not_reach_an_engine_that_samples_deterministically() -> None:
+    async with serve(ScriptedEngine("x", honours_seed=True)) as running:
+        assert (await running.chat(min_p=0.1)).status_code == 400
+        assert (await running.chat(min_p=0)).status_code == 200
