@@ -187,5 +187,5 @@ def test_secrets_in_engine_args_are_not_shown() -> None:
 def test_a_log_file_that_cannot_be_written_is_one_line() -> None:
     from app import logs
 
-    with pytest.raises(ConfigError, match="LOG_FILE: cannot write /proc/nowhere/x.log"):
+    with pytest.raises(ConfigError, match=r"LOG_FILE: cannot write /proc/nowhere/x\.log"):
         logs.file_is_writable(load({}, {"LOG_FILE": "/proc/nowhere/x.log"}).settings)

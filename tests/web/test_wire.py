@@ -373,7 +373,7 @@ async def test_a_model_named_by_its_folder_is_found() -> None:
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        ("/v1/chat/completions", {"messages": [0] * 400_000}, "messages"),
+        ("/v1/chat/completions", {"messages": [0] * 400_000}, "messages[0]"),
         ("/v1/chat/completions", {"messages": [0] * 2000}, "messages[0]"),
         ("/v1/completions", {"prompt": [[]] * 400_000}, "prompt"),
         ("/v1/completions", {"prompt": "x", "stop": [1] * 400_000}, "stop"),
@@ -405,9 +405,7 @@ async def test_what_comes_later_is_refused_by_name(path: str) -> None:
 
 async def test_a_value_of_another_type_is_not_taken_for_harmless() -> None:
     async with serve(ScriptedEngine("x")) as running:
-        answer = await running.client.post(
-            "/v1/completions", json={"prompt": "x", "logprobs": 0}
-        )
+        answer = await running.client.post("/v1/completions", json={"prompt": "x", "logprobs": 0})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")
 
 
