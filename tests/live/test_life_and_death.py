@@ -279,6 +279,7 @@ def test_more_than_fits_is_refused_and_nobody_is_lost(start: Start) -> None:
 def _failed_start(server: LiveServer, within_s: float) -> tuple[int, str]:
     """(exit code, the last line)"""
     code = server.exit_code(within_s)
+    print(f"exit {code} after {time.monotonic() - server.started:.1f} s")
     lines = [line for line in server.log.splitlines() if line.strip()]
     return code, lines[-1]
 
