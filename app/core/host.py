@@ -96,8 +96,10 @@ class ModelHost:
             Phase.LOADING: "loading the model",
             Phase.WARMING: "generating the first token",
         }
-        while (doing := what.get(self._lifecycle.phase)) is not None:
+        while True:
             await asyncio.sleep(_PROGRESS_S)
+            if (doing := what.get(self._lifecycle.phase)) is None:
+                return
             log.info(
                 f"still {doing}",
                 phase=str(self._lifecycle.phase),
