@@ -157,7 +157,9 @@ def test_a_killed_engine_is_admitted_to_everyone(start: Start, victim: str) -> N
     pids = [p.pid for p in server.children()]
     streams = Streams(server, [story(4000)] * 8 + [story(4000, stream=False)] * 4)
     streams.wait_begun(8)
-    time.sleep(0.5)  # let the whole ones be inside, too: nothing tells when
+    deadline = time.monotonic() + 30
+    while server.metric("serve_in_flight_requests") < 12:  # the whole ones are inside, too
+        assert time.monotonic() < deadline
     killed = time.monotonic()
     server.child(victim).kill()
     code = server.exit_code(within_s=10)
