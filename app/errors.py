@@ -8,11 +8,14 @@
     ├── ModelNotFound                  404
     ├── RouteNotFound                  404
     ├── MethodNotAllowed               405
+    ├── HeadTimeout                    408
     ├── BodyTimeout                    408
     ├── BodyTooLarge                   413
     ├── UnsupportedEncoding            415
+    ├── HeadersTooLarge                431
     ├── ClientGone                     499  nobody reads the answer; only logs and metrics see it
     ├── InternalError                  500
+    ├── RequestAborted                 503  the operator ended it; not to be tried again
     └── Unavailable                    503  try again, here or elsewhere, after `retry_after_s`
         ├── NotReady                        the model is not loaded yet
         ├── Overloaded                      every place in the server is taken
@@ -84,6 +87,12 @@ class MethodNotAllowed(ServeError):
     code = "method_not_allowed"
 
 
+class HeadTimeout(ServeError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
 class BodyTimeout(ServeError):
     status = 408
     type = "invalid_request_error"
@@ -102,6 +111,12 @@ class UnsupportedEncoding(ServeError):
     code = "unsupported_content_encoding"
 
 
+class HeadersTooLarge(ServeError):
+    status = 431
+    type = "invalid_request_error"
+    code = "request_header_fields_too_large"
+
+
 class ClientGone(ServeError):
     status = 499
     type = "invalid_request_error"
@@ -110,6 +125,12 @@ class ClientGone(ServeError):
 
 class InternalError(ServeError):
     """Something that should not happen did. The cause is in the log under the request's id."""
+
+
+class RequestAborted(ServeError):
+    status = 503
+    type = "service_unavailable_error"
+    code = "request_aborted"
 
 
 class Unavailable(ServeError):

@@ -114,6 +114,20 @@ class Settings(BaseSettings):
         None, "CHAT_TEMPLATE", section="Model", engine="chat_template",
         help="Name of one of SGLang's templates, or a path. Default: the model's own.",
     )  # fmt: skip
+    tool_call_parser: str | None = setting(
+        "auto", "TOOL_CALL_PARSER", section="Model", engine="tool_call_parser",
+        help="SGLang's name for the format in which the model calls tools (other servers' names "
+        "are taken, too). `auto`: by its chat template; `none`: as text, in the Hermes format.",
+    )  # fmt: skip
+    reasoning_parser: str | None = setting(
+        "auto", "REASONING_PARSER", section="Model", engine="reasoning_parser",
+        help="SGLang's name for the format in which the model thinks. `auto`: by its chat "
+        "template; `none`: thinking stays in the text.",
+    )  # fmt: skip
+    reasoning_alias: bool = setting(
+        False, "REASONING_ALIAS", section="Model",
+        help="Answers carry the thinking as `reasoning`, beside `reasoning_content`.",
+    )  # fmt: skip
     trust_remote_code: bool = setting(
         False, "TRUST_REMOTE_CODE", section="Model", engine="trust_remote_code",
         help="Run Python code that comes with the model's files.",
@@ -257,6 +271,11 @@ class Settings(BaseSettings):
         (), "API_KEY", section="Server",
         help="One or several keys, separated by commas. None: the API is open.",
     )  # fmt: skip
+    admin_api_key: Secrets = setting(
+        (), "ADMIN_API_KEY", section="Server",
+        help="One or several keys that also open the operator's routes (/flush_cache, "
+        "/abort_request, /start_profile, /stop_profile). None: there are no such routes.",
+    )  # fmt: skip
     cors_origins: Names = setting(
         (), "CORS_ORIGINS", section="Server",
         help="Origins that browsers may call from, separated by commas; `*` for all. None: CORS is "
@@ -290,6 +309,19 @@ class Settings(BaseSettings):
         "that is KV_POOL_TOKENS (SGLang and worker-sglang mean the latter by this name). "
         "Default: the model's context.",
     )  # fmt: skip
+    max_header_bytes: int = setting(
+        16 * 1024, "MAX_HEADER_BYTES", section="Bounds", ge=512,
+        help="Size of a request's line and headers together; past it 431.",
+    )  # fmt: skip
+    max_headers: int = setting(
+        100, "MAX_HEADERS", section="Bounds", ge=10,
+        help="Header fields of a request; past it 431.",
+    )  # fmt: skip
+    header_timeout_s: float = setting(
+        10.0, "HEADER_TIMEOUT", section="Bounds", gt=0,
+        help="Seconds from the first byte of a request to the end of its headers; past it 408. "
+        "A connection on which nothing is ever sent ends after as many.",
+    )  # fmt: skip
     max_body_bytes: int = setting(
         4 * 1024 * 1024, "MAX_BODY_BYTES", section="Bounds", ge=1024,
         help="Size of a request's body; past it 413.",
@@ -297,6 +329,11 @@ class Settings(BaseSettings):
     body_timeout_s: float = setting(
         30.0, "BODY_TIMEOUT", section="Bounds", gt=0,
         help="Seconds that a client may take to send its body; past it 408.",
+    )  # fmt: skip
+    min_body_rate: int = setting(
+        1024, "MIN_BODY_RATE", section="Bounds", ge=0,
+        help="Bytes a second that a body must arrive with, after five seconds; below it 408. "
+        "0: any rate will do.",
     )  # fmt: skip
     write_timeout_s: float = setting(
         60.0, "WRITE_TIMEOUT", section="Bounds", gt=0,
@@ -310,9 +347,68 @@ class Settings(BaseSettings):
         64, "MAX_PROMPTS", section="Bounds", ge=1, le=4096,
         help="Prompts in one completion request.",
     )  # fmt: skip
+    max_inputs: int = setting(
+        2048, "MAX_INPUTS", section="Bounds", ge=1,
+        help="Texts in one request for embeddings.",
+    )  # fmt: skip
     max_messages: int = setting(
         2048, "MAX_MESSAGES", section="Bounds", ge=1,
         help="Messages in one conversation.",
+    )  # fmt: skip
+    max_prompt_chars: int | None = setting(
+        None, "MAX_PROMPT_CHARS", section="Bounds", ge=1,
+        help="Characters of one prompt, checked before it is tokenised. Default: eight for each "
+        "token of the context, at most 2,000,000.",
+    )  # fmt: skip
+    max_tools: int = setting(
+        128, "MAX_TOOLS", section="Bounds", ge=1,
+        help="Tools in one request.",
+    )  # fmt: skip
+    max_schema_bytes: int = setting(
+        64 * 1024, "MAX_SCHEMA_BYTES", section="Bounds", ge=256,
+        help="Size of one JSON schema (of a tool's arguments or a response format) or grammar.",
+    )  # fmt: skip
+    max_schema_depth: int = setting(
+        32, "MAX_SCHEMA_DEPTH", section="Bounds", ge=4,
+        help="Objects and arrays inside each other in one JSON schema.",
+    )  # fmt: skip
+    max_schema_nodes: int = setting(
+        1000, "MAX_SCHEMA_NODES", section="Bounds", ge=16,
+        help="Objects, arrays and values in one JSON schema.",
+    )  # fmt: skip
+    max_schema_enum: int = setting(
+        500, "MAX_SCHEMA_ENUM", section="Bounds", ge=1,
+        help="Values of one enum in a JSON schema.",
+    )  # fmt: skip
+    max_regex_chars: int = setting(
+        1024, "MAX_REGEX_CHARS", section="Bounds", ge=1,
+        help="Characters of one regular expression.",
+    )  # fmt: skip
+    max_regex_repeat: int = setting(
+        1000, "MAX_REGEX_REPEAT", section="Bounds", ge=1,
+        help="Largest number in a `{n,m}` of a regular expression.",
+    )  # fmt: skip
+    grammar_timeout_s: float = setting(
+        20.0, "GRAMMAR_TIMEOUT", section="Bounds", gt=0,
+        help="Seconds that a new schema or grammar may take to compile; past it 400.",
+    )  # fmt: skip
+    allow_grammars: bool = setting(
+        False, "ALLOW_GRAMMARS", section="Bounds",
+        help="Take `regex`, `ebnf`, `structural_tag` and vLLM's `guided_*` from clients.",
+    )  # fmt: skip
+    template_kwargs: Names = setting(
+        ("enable_thinking", "thinking"), "ALLOWED_TEMPLATE_KWARGS", section="Bounds",
+        help="`chat_template_kwargs` that clients may set; their values are booleans or short "
+        "words.",
+    )  # fmt: skip
+    max_json_depth: int = setting(
+        64, "MAX_JSON_DEPTH", section="Bounds", ge=8, le=1000,
+        help="Objects and arrays inside each other in a request's JSON.",
+    )  # fmt: skip
+    max_json_nodes: int = setting(
+        100_000, "MAX_JSON_NODES", section="Bounds", ge=100,
+        help="Objects, arrays, strings (keys too) and literals in a request's JSON; of numbers, "
+        "such as token ids, ten count as one.",
     )  # fmt: skip
 
     # -- logs and metrics --------------------------------------------------------------------
@@ -437,15 +533,23 @@ def load(argv: Mapping[str, Any] | None = None, environ: Mapping[str, str] | Non
         settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError(_explain(error, origins)) from None
-    if "api_key" in origins and not all(
-        key.get_secret_value() for key in settings.api_key or [SecretStr("")]
-    ):
-        raise ConfigError(f"{origins['api_key']}: a blank key would leave the API open")
+    _check_keys(settings, origins)
     if settings.demo:
         if "model_path" in origins:
             raise ConfigError(f"{origins['demo']} and {origins['model_path']} exclude each other")
         settings = settings.model_copy(update={"model_path": DEMO_MODEL})
     return _modernise(settings, origins)
+
+
+def _check_keys(settings: Settings, origins: Mapping[str, str]) -> None:
+    for field in ("api_key", "admin_api_key"):
+        keys = getattr(settings, field) or [SecretStr("")]
+        if field in origins and not all(key.get_secret_value() for key in keys):
+            raise ConfigError(f"{origins[field]}: a blank key would leave the API open")
+    if set(settings.api_key) & set(settings.admin_api_key):
+        raise ConfigError(
+            f"{origins['admin_api_key']} and {origins['api_key']} must not have a key in common"
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -534,6 +638,11 @@ def markdown() -> str:
 _SECRET = re.compile("key|token$|secret|password", re.IGNORECASE)
 
 
+def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without what is secret by its name."""
+    return {name: "***" if _SECRET.search(name) else value for name, value in options.items()}
+
+
 def _about(field: FieldInfo) -> dict[str, Any]:
     return cast("dict[str, Any]", field.json_schema_extra)
 
@@ -614,7 +723,6 @@ def _shown(value: object) -> str:
         case bool():
             return str(value).lower()
         case dict():
-            shown = {k: "***" if _SECRET.search(k) else v for k, v in value.items()}
-            return json.dumps(shown) if shown else ""
+            return json.dumps(redacted(value)) if value else ""
         case _:
             return str(value)

@@ -31,17 +31,20 @@ from app.errors import (
     Draining,
     InternalError,
     NotReady,
+    RequestAborted,
     ServeError,
     Unavailable,
     UnsupportedEncoding,
 )  # fmt: skip
 from app.lifecycle import Ticket
 from app.logs import log
+from app.settings import Settings
 from app.types import Json
 from app.web.state import Serving
 
 _HEARTBEAT = b": keep-alive\n\n"
 _FAREWELL_TIMEOUT_S = 2.0
+_BODY_GRACE_S = 5.0
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -72,7 +75,7 @@ class Generation(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = _Writer(send, self._dialect.error)
         try:
-            async with self._serving.gate.admit() as ticket:
+            async with self._serving.gate.admit(*_names(scope)) as ticket:
                 await self._answer(scope, receive, writer, ticket)
         except ClientGone as gone:
             phase = "streaming" if writer.streaming else "waiting"
@@ -91,9 +94,7 @@ class Generation(Response):
         self, scope: Scope, receive: Receive, writer: _Writer, ticket: Ticket
     ) -> None:
         state, settings = scope["state"], self._serving.settings
-        raw = await _read_body(
-            Headers(scope=scope), receive, settings.max_body_bytes, settings.body_timeout_s
-        )
+        raw = await read_body(Headers(scope=scope), receive, settings)
         async with _Companion(receive, ticket, writer, self._serving):
             model = self._serving.host.model
             if model is None:
@@ -243,42 +244,58 @@ class _Companion:
                 return
 
 
-async def _read_body(headers: Headers, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
-    """The whole body, within the bounds. Raises BodyTooLarge, BodyTimeout, ClientGone."""
+async def read_body(headers: Headers, receive: Receive, settings: Settings) -> bytes:
+    """The whole body, within the bounds. Raises BodyTooLarge, BodyTimeout, ClientGone.
+
+    Every byte that arrives buys time, at MIN_BODY_RATE, up to BODY_TIMEOUT.
+    """
     encoding = headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedEncoding(
             "Compressed bodies are not supported; send content-encoding: identity."
         )
+    max_bytes, timeout_s, rate = (
+        settings.max_body_bytes, settings.body_timeout_s, settings.min_body_rate,
+    )  # fmt: skip
     too_large = BodyTooLarge(f"The request's body is over {max_bytes} bytes (MAX_BODY_BYTES).")
     declared = headers.get("content-length")
     if declared is not None and declared.isdecimal() and int(declared) > max_bytes:
         raise too_large
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()
+    began = asyncio.get_running_loop().time()
+    patience_s = min(timeout_s, _BODY_GRACE_S) if rate else timeout_s
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout_at(began + patience_s) as deadline:
             while True:
                 message: Message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone("The client left before its request was complete.")
-                part = message.get("body", b"")
-                size += len(part)
-                if size > max_bytes:
+                body += message.get("body", b"")
+                if len(body) > max_bytes:
                     raise too_large
-                parts.append(part)
                 if not message.get("more_body", False):
-                    return b"".join(parts)
+                    return bytes(body)
+                if rate:
+                    patience_s = min(timeout_s, _BODY_GRACE_S + len(body) / rate)
+                    deadline.reschedule(began + patience_s)
     except TimeoutError:
-        raise BodyTimeout(
-            f"The request's body did not arrive within {timeout_s:g} s (BODY_TIMEOUT)."
-        ) from None
+        if patience_s < timeout_s:
+            said = f"arrives with less than {rate} bytes a second (MIN_BODY_RATE)"
+        else:
+            said = f"did not arrive within {timeout_s:g} s (BODY_TIMEOUT)"
+        raise BodyTimeout(f"The request's body {said}.") from None
+
+
+def _names(scope: Scope) -> set[str]:
+    return {scope["state"]["engine_id"], scope["state"]["request_id"]}
 
 
 def _error_headers(error: ServeError) -> dict[str, str]:
     headers = {}
+    if isinstance(error, RequestAborted):
+        headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's clients look for it
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
-    if isinstance(error, Draining):
+    if isinstance(error, Draining | BodyTimeout):
         headers["connection"] = "close"
     return headers

@@ -28,6 +28,7 @@ from app.logs import log
 from app.metrics import LoopLag, Metrics
 from app.settings import Settings
 from app.web.app import create_app
+from app.web.protocol import bounded
 from app.web.state import Serving
 
 _ANSWER_THE_LOST_S = 1.5
@@ -123,7 +124,7 @@ class Server:
         config = uvicorn.Config(
             create_app(serving),
             loop="uvloop",
-            http="httptools",  # by name: "auto" falls back to the slow parser without a word
+            http=bounded(self._settings),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -143,7 +144,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_end, number)
         # SGLang's children send it when they fail; left to itself it means a core dump. That they
-        # have ended is seen directly (engine/sglang.py: Watch).
+        # have ended is seen directly (engine/launch.py: Watch).
         loop.add_signal_handler(signal.SIGQUIT, log.error, "an engine process reports a failure")
 
     def _asked_to_end(self, number: signal.Signals) -> None:
