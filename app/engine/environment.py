@@ -61,9 +61,22 @@ def prepare(settings: Settings) -> RuntimeDir:
         "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
         "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        # Log-probabilities are the model's own, as OpenAI's, not those after temperature.
+        "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",
     }
     tempfile.tempdir = None  # forget the folder that was cached before TMPDIR changed
     return runtime
+
+
+EMBEDDING_MODELS = "app.engine.models"
+
+
+def use_own_models() -> None:
+    """Make SGLang take our model classes where it has some of the same name. Before it is imported.
+
+    They pool as an embedding model asks for, where SGLang's own do as they always do.
+    """
+    os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = EMBEDDING_MODELS
 
 
 def use_cpu() -> None:

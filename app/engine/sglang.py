@@ -1,303 +1,50 @@
-"""The SGLang engine inside this process. No other file knows SGLang.
+"""The SGLang engine inside this process: `Engine` over `sglang.Engine`.
 
 Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails first when it changes.
-
-    serving process                               children
-    ┌───────────────────────────────┐   ipc   ┌──────────────┐
-    │ event loop: TokenizerManager ─┼────────>│ scheduler(s) │  the model
-    │      ^ handle_loop            │         └──────┬───────┘
-    │      └────────────────────────┼───<── detokenizer <──┘
-    │ engine thread: built Engine,  │
-    │ then waits for ever           │
-    └───────────────────────────────┘
-
-Three things that SGLang would do by itself are done here instead:
-- its read loop runs as a task of ours (`handle_loop`): left alone it takes SIGTERM and SIGQUIT for
-  itself at the first request, and kills the whole process tree if it fails;
-- its watchdog is stopped: `Watch` sees a child's end at once, not within a second, and lets the
-  requests inside be answered before the process goes;
-- the children are born with SIGINT and SIGTERM blocked, so that Ctrl-C in a terminal, or a service
-  manager that signals the whole group, does not take the engine away during a drain.
+engine/launch.py builds it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
-import difflib
-import json
-import multiprocessing
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from multiprocessing import resource_tracker
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
+import msgspec
+import numpy as np
 
-from app.engine import demo, environment
-from app.engine.base import Chunk, EngineInfo, EngineLost, Rendered
-from app.errors import ConfigError, InternalError, InvalidRequest, Overloaded, StartError
+from app.engine.base import Chunk, Embedding, EngineInfo, Load, Rendered
+from app.engine.chat import ChatRenderer
+from app.engine.pooling import Pooling
+from app.engine.tokens import Vocabulary
+from app.errors import InternalError, InvalidRequest, Overloaded, StartError
 from app.logs import log
-from app.settings import Settings
-from app.types import Message, Sampling
+from app.types import ChatPrompt, Json, Sampling, Scoring
+
+if TYPE_CHECKING:
+    from app.engine.launch import Watch
 
 _CLOSE_TIMEOUT_S = 10.0
-_CHILD_POLL_S = 0.2
-_FAILED_CHILD_GRACE_S = 8.0
-"""SGLang looks every 5 s whether a child that it waits for has ended."""
-_CPU_KV_POOL_TOKENS = 65_536
-"""SGLang would take most of the memory, and ten seconds to fill it with zeros."""
-
-
-async def launch(
-    settings: Settings, runtime: environment.RuntimeDir, loading: Callable[[], None]
-) -> SGLangEngine:
-    """Import SGLang and load the model; `loading` is called when the import is done.
-
-    Raises ConfigError or StartError with one clear line, EngineLost if a child is killed meanwhile.
-    """
-    loop = asyncio.get_running_loop()
-    built: asyncio.Future[Any] = loop.create_future()
-    watch = Watch()
-
-    def settle(engine: Any, error: BaseException | None) -> None:
-        if built.done():
-            return
-        if error is None:
-            built.set_result(engine)
-        else:
-            built.set_exception(error)
-
-    def announce() -> None:
-        loop.call_soon_threadsafe(loading)
-
-    def build() -> None:
-        try:
-            engine = _build(settings, announce)
-        except BaseException as error:  # reported to the loop; there is nobody else in this thread
-            if isinstance(error, SystemExit):
-                error = StartError(f"SGLang ended the start (exit {error.code})")
-            loop.call_soon_threadsafe(settle, None, error)
-            return
-        loop.call_soon_threadsafe(settle, engine, None)
-        # The children asked the kernel to be killed when the *thread* that made them ends.
-        threading.Event().wait()
-
-    threading.Thread(target=build, name="engine", daemon=True).start()
-    watching = loop.create_task(watch.gather(built))
-    try:
-        engine = await watch.unless_lost(built)
-    except (StartError, EngineLost):
-        raise
-    except Exception as error:
-        if (killed := watch.killed()) is not None:
-            raise EngineLost(killed) from error
-        reason = runtime.last_error() or f"{type(error).__name__}: {error}".splitlines()[0][:400]
-        raise StartError(f"the engine could not be started: {reason}") from error
-    finally:
-        watching.cancel()
-    return SGLangEngine(engine, watch)
-
-
-def _build(settings: Settings, loading: Callable[[], None]) -> Any:
-    """Everything that blocks, in the engine thread: demo model, imports, children, weights."""
-    # Children inherit what this thread blocks. The tracker first: starting it unblocks both.
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    model_path = (
-        _fetch_demo(Path(settings.cache_dir).expanduser())
-        if settings.demo
-        else _check_model_path(settings.model_path)
-    )
-    import torch
-
-    on_cpu = _choose_cpu(settings.device, torch)
-    if on_cpu:
-        environment.use_cpu()
-    from sglang.srt.entrypoints.engine import Engine
-    from sglang.srt.server_args import ServerArgs
-
-    options: dict[str, Any] = {
-        "log_level": settings.log_level,
-        "incremental_streaming_output": True,
-        "enable_metrics": settings.enable_metrics,
-    }
-    if on_cpu:
-        options |= {
-            "device": "cpu",
-            "attention_backend": "torch_native",
-            "max_total_tokens": _CPU_KV_POOL_TOKENS,
-            # An idle scheduler polls without a pause; on a GPU machine that costs a core of many,
-            # here it would be one of those that compute.
-            "sleep_on_idle": True,
-        }
-    elif settings.device is not None:
-        options["device"] = settings.device
-    _check_reserved(settings.engine_args)
-    options |= settings.engine_options() | {"model_path": str(model_path)}
-    _check_options(options, ServerArgs)
-    loading()
-    return Engine(**options)
-
-
-def _fetch_demo(cache: Path) -> Path:
-    if (found := demo.find(cache)) is not None:
-        return found
-    # In a process of its own: the conversion loads the model through another library.
-    made = subprocess.run(
-        [sys.executable, "-m", "app.engine.demo", "--cache", str(cache)],
-        stdout=subprocess.DEVNULL,
-        cwd=Path(__file__).parents[2],
-    )
-    if made.returncode != 0 or (found := demo.find(cache)) is None:
-        raise StartError("the demo model could not be fetched; the line above says why")
-    return found
-
-
-def _check_model_path(model_path: str) -> str:
-    """Find the mistakes that SGLang reports late or in fifty lines."""
-    path = Path(model_path).expanduser()
-    looks_local = model_path.startswith(("/", "./", "../", "~"))
-    if not path.exists():
-        if looks_local:
-            raise ConfigError(f"MODEL_PATH: there is nothing at {model_path}")
-        return model_path
-    config = path / "config.json"
-    if path.is_dir() and config.exists():
-        try:
-            json.loads(config.read_text())
-        except ValueError as error:
-            raise ConfigError(f"MODEL_PATH: {config} is not JSON: {error}") from None
-    return str(path)
-
-
-def _choose_cpu(device: str | None, torch: Any) -> bool:
-    """True if the engine shall run on the CPU; ConfigError if the device asked for is missing."""
-    present = torch.accelerator.current_accelerator(check_available=True)
-    if device == "cpu":
-        return True
-    if device is None:
-        if present is None:
-            log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")
-        return present is None
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("DEVICE=cuda, but no usable CUDA GPU was found")
-    return False
-
-
-_RESERVED = {
-    "model_path": "set MODEL_PATH instead",
-    "device": "set DEVICE instead",
-    "api_key": "set API_KEY instead",
-    "admin_api_key": "the engine's own HTTP server is not used",
-    "incremental_streaming_output": "this server needs it as it is",
-    "skip_tokenizer_init": "this server tokenises every prompt",
-    "is_embedding": "embeddings are not served yet",
-    "tokenizer_worker_num": "one process serves one engine",
-    "enable_metrics": "set ENABLE_METRICS instead",
-}
-
-
-def _check_reserved(engine_args: dict[str, Any]) -> None:
-    for name in engine_args.keys() & _RESERVED.keys():
-        raise ConfigError(f"ENGINE_ARGS: {name} cannot be set here: {_RESERVED[name]}")
-
-
-def _check_options(options: dict[str, Any], server_args: Any) -> None:
-    """Refuse what SGLang does not know, with the nearest name that it does."""
-    import msgspec
-
-    fields = {field.name: field for field in msgspec.structs.fields(server_args)}
-    for name, value in options.items():
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"ENGINE_ARGS: SGLang has no option {name!r}{hint}")
-        for about in getattr(fields[name].type, "__metadata__", ()):
-            choices = getattr(about, "choices", None)
-            if choices and value is not None and value not in choices:
-                listed = ", ".join(map(str, choices))
-                raise ConfigError(f"{name.upper()}: SGLang takes one of {listed}; not {value!r}")
-
-
-class Watch:
-    """Notices at once when a child process of the engine ends."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._seen: dict[int, Any] = {}
-        self._closing = False
-        self.lost: asyncio.Future[str] = self._loop.create_future()
-
-    @property
-    def processes(self) -> list[Any]:
-        return list(self._seen.values())
-
-    async def gather(self, built: asyncio.Future[Any]) -> None:
-        """Take in new children until the engine is built."""
-        while not built.done():
-            self._look()
-            await asyncio.sleep(_CHILD_POLL_S)
-
-    async def unless_lost(self, built: asyncio.Future[Any]) -> Any:
-        """The engine once it is built; EngineLost if a child is lost before.
-
-        A child that ends by itself has usually logged why, and SGLang is about to raise: it is
-        given a moment to. One that was killed says nothing.
-        """
-        await asyncio.wait({built, self.lost}, return_when=asyncio.FIRST_COMPLETED)
-        if not built.done() and self.killed() is None:
-            await asyncio.wait({built}, timeout=_FAILED_CHILD_GRACE_S)
-        if not built.done():
-            raise EngineLost(self.lost.result())
-        engine = built.result()
-        self._look()
-        for process in self.processes:
-            with contextlib.suppress(psutil.Error):
-                process.name = psutil.Process(process.pid).cmdline()[0]  # sglang::scheduler, ...
-        return engine
-
-    def killed(self) -> str | None:
-        """Which process was ended by a signal from outside, if one was."""
-        return next((_end_of(p) for p in self.processes if (p.exitcode or 0) < 0), None)
-
-    def close(self) -> None:
-        """From now on a child's end is what we want."""
-        self._closing = True
-        for process in self.processes:
-            self._loop.remove_reader(process.sentinel)
-
-    def _look(self) -> None:
-        for process in multiprocessing.active_children():
-            if process.pid is not None and process.pid not in self._seen:
-                self._seen[process.pid] = process
-                self._loop.add_reader(process.sentinel, self._ended, process)
-
-    def _ended(self, process: Any) -> None:
-        self._loop.remove_reader(process.sentinel)
-        process.join(timeout=1)
-        if not self._closing and not self.lost.done():
-            self.lost.set_result(_end_of(process))
-
-
-def _end_of(process: Any) -> str:
-    code = process.exitcode
-    how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit {code}"
-    return f"an engine process ({process.name}, pid {process.pid}): {how}"
+# (before the prefix, before the suffix, before the middle): what models trained to fill gaps call
+# these tokens. Codestral's suffix comes first and nothing stands before the middle.
+_GAP_TOKENS = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
+    ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),
+    ("[PREFIX]", "[SUFFIX]", ""),
+)
 
 
 class SGLangEngine:
     """`Engine` over sglang.Engine."""
 
-    def __init__(self, engine: Any, watch: Watch) -> None:
+    def __init__(self, engine: Any, pools: Pooling | None, watch: Watch) -> None:
         from sglang.version import __version__
 
         self._engine = engine
@@ -312,6 +59,13 @@ class SGLangEngine:
         # thread beside the loop, stop strings are tokenised by SGLang on the loop.
         self._thread_tokenizer = copy.deepcopy(self._tokenizer)
         self._loop_thread = threading.get_ident()
+        self._renderer, self._thread_renderer = (
+            ChatRenderer(self._manager, engine.template_manager, each)
+            for each in (self._tokenizer, self._thread_tokenizer)
+        )
+        self._vocabulary = Vocabulary(self._tokenizer)
+        self._gap = _gap_tokens(self._tokenizer)
+        self._first_token = next(iter(self._tokenizer("")["input_ids"]), None)
 
         model, args = self._manager.model_config, engine.server_args
         scheduler = engine._scheduler_init_result.scheduler_infos[0]
@@ -320,12 +74,26 @@ class SGLangEngine:
             version=f"sglang {__version__}",
             device=args.device,
             context_length=self._manager.context_len,
-            max_prompt_tokens=scheduler["max_req_input_len"] - 1,
+            max_prompt_tokens=(
+                scheduler["max_req_input_len"] - 1
+                if pools is None
+                else self._manager.context_len - 1
+            ),
             vocab_size=model.vocab_size,
+            model_type=getattr(model.hf_config, "model_type", None),
+            architectures=tuple(getattr(model.hf_config, "architectures", None) or ()),
             honours_seed=bool(args.enable_deterministic_inference),
             default_sampling=model.get_default_sampling_params(),
+            tool_call_parser=(
+                self._manager.config_value("tool_call_parser")
+                if self._renderer.knows_tools
+                else None
+            ),
+            reasoning_parser=self._manager.config_value("reasoning_parser"),
+            fills_middle=self._gap is not None,
+            embedding_size=pools.size if pools else None,
+            dimensions=pools.dimensions if pools and pools.matryoshka else None,
         )
-        self._template_knows_developer = "developer" in str(self._tokenizer.chat_template)
         self._take_over()
 
     def _take_over(self) -> None:
@@ -346,59 +114,135 @@ class SGLangEngine:
         ids: list[int] = self._own_tokenizer()(text)["input_ids"]
         return ids
 
-    def render(self, messages: Sequence[Message]) -> Rendered:
-        from jinja2 import TemplateError
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
+        text: str = self._own_tokenizer().decode(list(ids), skip_special_tokens=not special)
+        return text
 
-        templates = self._engine.template_manager
-        if templates.chat_template_name is not None:
-            return self._render_by_name(messages, templates.chat_template_name)
-        tokenizer = self._own_tokenizer()
-        if tokenizer.chat_template is None:
-            raise InvalidRequest(
-                "This model has no chat template; use /v1/completions, or start the server with "
-                "CHAT_TEMPLATE.",
-                param="messages",
-            )
-        shaped = [self._shape(m, templates.jinja_template_content_format) for m in messages]
+    def grammar_vocabulary(self) -> str | None:
+        from xgrammar import TokenizerInfo
+
+        if self._engine.server_args.grammar_backend not in (None, "xgrammar"):
+            return None
         try:
-            ids: list[int] = tokenizer.apply_chat_template(
-                shaped, add_generation_prompt=True, tokenize=True, return_dict=False
+            vocabulary = TokenizerInfo.from_huggingface(
+                self._tokenizer, vocab_size=self.info.vocab_size
             )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
-            # Templates refuse conversations by raising: "roles must alternate", and the like.
-            raise InvalidRequest(
-                f"The model's chat template refuses these messages: {error}"[:400],
-                param="messages",
-            ) from error
-        return Rendered(ids)
+            return str(vocabulary.serialize_json())
+        except Exception:  # a tokenizer of another kind; the engine still compiles for itself
+            log.warning("grammars are not tried before the engine gets them", exc_info=True)
+            return None
+
+    def infill(self, prefix: str, suffix: str) -> list[int]:
+        assert self._gap is not None
+        tokenizer = self._own_tokenizer()
+        texts = [
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prefix, suffix)
+        ]
+        before_prefix, before_suffix, before_middle = self._gap
+        first = [bos] if (bos := self._first_token) is not None else []
+        if before_middle is None:
+            return [*first, before_suffix, *texts[1], before_prefix, *texts[0]]
+        return [*first, before_prefix, *texts[0], before_suffix, *texts[1], before_middle]
+
+    def render(self, chat: ChatPrompt) -> Rendered:
+        on_loop = threading.get_ident() == self._loop_thread
+        return (self._renderer if on_loop else self._thread_renderer).render(chat)
 
     async def generate(
-        self, prompt: list[int], sampling: Sampling, *, id: str, choices: int
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        *,
+        id: str,
+        choices: int,
+        scoring: Scoring | None = None,
+        thinking: bool = False,
     ) -> AsyncGenerator[Chunk, None]:
+        from sglang.srt.managers.io_struct import GenerateReqInput
+
         params = self._sampling_params(sampling)
         if choices > 1:
             params["n"] = choices
-        if not self._in_flight:
-            self._asked_since = time.time()
-        self._in_flight += 1
+        request = GenerateReqInput(
+            input_ids=prompt, sampling_params=params, stream=True, rid=id,
+            require_reasoning=thinking,
+        )  # fmt: skip
+        if scoring is not None:
+            request.return_logprob = True
+            request.top_logprobs_num = scoring.top
+            # -1: of the answer only.
+            request.logprob_start_len = -1 if scoring.prompt_from is None else scoring.prompt_from
+        self._began()
         answered = False
+        prompts_given: set[int] = set()
         try:
-            stream = await self._engine.async_generate(
-                input_ids=prompt, sampling_params=params, stream=True, rid=id
-            )
-            async with aclosing(stream):
+            async with aclosing(self._manager.generate_request(request, None)) as stream:
                 async for piece in stream:
-                    yield _chunk(piece)
+                    chunk = _chunk(piece)
+                    if scoring is not None:
+                        with_prompt = chunk.index not in prompts_given
+                        prompts_given.add(chunk.index)
+                        chunk = self._with_scores(chunk, piece["meta_info"], with_prompt)
+                    yield chunk
                     answered = True
         except ValueError as error:
             if answered:
                 raise
-            # Before its first output SGLang refuses a request this way. Ours are checked before
-            # they get here, so this names a bound that we do not know of.
-            log.warning("SGLang refused a request", reason=str(error)[:400])
-            raise InvalidRequest(str(error)[:400]) from error
+            raise _refused(error) from error
         finally:
             self._in_flight -= 1
+
+    async def embed(
+        self, prompts: Sequence[list[int]], *, id: str, dimensions: int | None = None
+    ) -> list[Embedding]:
+        from sglang.srt.managers.io_struct import EmbeddingReqInput
+
+        request = EmbeddingReqInput(
+            input_ids=list(prompts), rid=[f"{id}-{no:04}" for no in range(len(prompts))],
+            dimensions=dimensions,
+        )  # fmt: skip
+        self._began()
+        try:
+            async with aclosing(self._manager.generate_request(request, None)) as stream:
+                found = await anext(stream)
+        except ValueError as error:
+            raise _refused(error) from error
+        finally:
+            self._in_flight -= 1
+        return [_embedding(each) for each in found]
+
+    async def loads(self) -> list[Load]:
+        return [
+            Load(
+                replica=each.dp_rank,
+                running=each.num_running_reqs,
+                waiting=each.num_waiting_reqs,
+                used_tokens=each.num_used_tokens,
+                max_tokens=each.max_total_num_tokens,
+                tokens_per_s=each.gen_throughput,
+                max_running=each.max_running_requests,
+            )
+            for each in await self._manager.get_loads(include=["core"])
+        ]
+
+    def options(self) -> Json:
+        from app.settings import redacted
+
+        return redacted(dict(self._engine.server_args.resolved_dict()))
+
+    async def flush_cache(self) -> bool:
+        return bool((await self._manager.flush_cache()).success)
+
+    async def profile(self, options: Json | None) -> None:
+        from sglang.srt.managers.io_struct import ProfileReq
+
+        try:
+            if options is None:
+                await self._manager.stop_profile()
+            else:
+                await self._manager.start_profile(ProfileReq(**options))
+        except RuntimeError as error:
+            raise InvalidRequest(f"The profiler refuses: {error}"[:400]) from error
 
     def silent_s(self) -> float:
         if not self._in_flight:
@@ -408,6 +252,11 @@ class SGLangEngine:
 
     async def warm_up(self) -> None:
         prompt = self.encode("Hello") or [0]
+        if self.info.embeds:
+            (found,) = await self.embed([prompt], id="warmup" + "0" * 26)
+            if len(found.vector) != self.info.embedding_size:
+                raise StartError("the engine did not give a vector when it was warmed up")
+            return
         sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
         async with aclosing(
             self.generate(prompt, sampling, id="warmup" + "0" * 26, choices=1)
@@ -442,33 +291,18 @@ class SGLangEngine:
         on_loop = threading.get_ident() == self._loop_thread
         return self._tokenizer if on_loop else self._thread_tokenizer
 
-    def _shape(self, message: Message, content_format: str) -> Message:
-        """The message as the model's template expects it."""
-        message = dict(message)
-        if message["role"] == "developer" and not self._template_knows_developer:
-            message["role"] = "system"
-        content = message.get("content")
-        if content is None:
-            message["content"] = ""
-        elif isinstance(content, list) and content_format != "openai":
-            message["content"] = "\n".join(part["text"] for part in content)
-        return message
+    def _began(self) -> None:
+        if not self._in_flight:
+            self._asked_since = time.time()
+        self._in_flight += 1
 
-    def _render_by_name(self, messages: Sequence[Message], name: str) -> Rendered:
-        """One of SGLang's named conversation templates (CHAT_TEMPLATE=llama-2, chatml, ...)."""
-        from sglang.srt.parser.conversation import generate_chat_conv
-
-        shaped = [SimpleNamespace(**self._shape(m, "string")) for m in messages]
-        for message in shaped:
-            if message.role not in ("system", "user", "assistant"):
-                raise InvalidRequest(
-                    f"The chat template {name!r} has no role {message.role!r}.", param="messages"
-                )
-        conversation = generate_chat_conv(SimpleNamespace(messages=shaped), name)
-        stop = conversation.stop_str or ()
-        return Rendered(
-            self.encode(conversation.get_prompt()),
-            (stop,) if isinstance(stop, str) else tuple(stop),
+    def _with_scores(self, chunk: Chunk, meta: dict[str, Any], with_prompt: bool) -> Chunk:
+        scored = self._vocabulary.scored
+        prompt = meta.get("input_token_logprobs") if with_prompt else None
+        return msgspec.structs.replace(
+            chunk,
+            scored=scored(meta.get("output_token_logprobs") or (), meta.get("output_top_logprobs")),
+            prompt=scored(prompt, meta.get("input_top_logprobs")) if prompt else (),
         )
 
     def _sampling_params(self, sampling: Sampling) -> dict[str, Any]:
@@ -497,6 +331,10 @@ class SGLangEngine:
             params["logit_bias"] = sampling.logit_bias
         if sampling.seed is not None and self.info.honours_seed:
             params["sampling_seed"] = sampling.seed
+        if (grammar := sampling.grammar) is not None:
+            params[grammar.kind] = grammar.text
+            if grammar.covers_thinking:
+                params["ebnf_full_assistant"] = True
         return params
 
 
@@ -507,7 +345,7 @@ def _chunk(piece: dict[str, Any]) -> Chunk:
     if finish is None:
         return Chunk(
             piece.get("index", 0), piece["text"], meta["prompt_tokens"], meta["completion_tokens"],
-            meta["cached_tokens"],
+            meta["cached_tokens"], ids=piece["output_ids"],
         )  # fmt: skip
     kind, matched = finish["type"], finish.get("matched")
     if kind == "abort":
@@ -517,11 +355,18 @@ def _chunk(piece: dict[str, Any]) -> Chunk:
     return Chunk(
         piece.get("index", 0), piece["text"], meta["prompt_tokens"], meta["completion_tokens"],
         meta["cached_tokens"], meta.get("reasoning_tokens") or 0, kind, matched,
+        ids=piece["output_ids"],
     )  # fmt: skip
 
 
 def _aborted(finish: dict[str, Any]) -> Exception:
     message = str(finish.get("message") or "The engine ended this request.")[:400]
+    if message.startswith(("Failed to compile", "Grammar preprocessing")):
+        # The rest of the message may be the whole grammar.
+        reason = message.partition(": ")[2].partition("grammar_key")[0][:200]
+        return InvalidRequest(
+            f"The engine cannot compile this schema or grammar: {reason}", param="response_format"
+        )
     match finish.get("status_code"):
         case 400:
             return InvalidRequest(message)
@@ -529,3 +374,28 @@ def _aborted(finish: dict[str, Any]) -> Exception:
             return Overloaded(message)
         case _:
             return InternalError(message)
+
+
+def _embedding(found: dict[str, Any]) -> Embedding:
+    finish = found["meta_info"].get("finish_reason") or {}
+    if finish.get("type") == "abort" or "embedding" not in found:
+        raise _aborted(finish)
+    # SGLang normalises in the model's own precision, which may be half.
+    vector = np.asarray(found["embedding"], dtype=np.float32)
+    length = float(np.linalg.norm(vector.astype(np.float64))) or 1.0
+    return Embedding((vector / np.float32(length)).tolist(), found["meta_info"]["prompt_tokens"])
+
+
+def _refused(error: ValueError) -> InvalidRequest:
+    """Before its first output SGLang refuses a request this way. Ours are checked before they get
+    there, so this names a bound that we do not know of."""
+    log.warning("SGLang refused a request", reason=str(error)[:400])
+    return InvalidRequest(str(error)[:400])
+
+
+def _gap_tokens(tokenizer: Any) -> tuple[int, int, int | None] | None:
+    vocabulary = tokenizer.get_vocab()
+    for prefix, suffix, middle in _GAP_TOKENS:
+        if prefix in vocabulary and suffix in vocabulary and (not middle or middle in vocabulary):
+            return vocabulary[prefix], vocabulary[suffix], vocabulary.get(middle)
+    return None

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 from app.engine import sglang
-from app.engine.sglang import _check_reserved, _chunk
+from app.engine.launch import _check_reserved
+from app.engine.sglang import _chunk
 from app.errors import ConfigError, InternalError, InvalidRequest, Overloaded, ServeError
 
 
 def _piece(finish: dict[str, object] | None) -> dict[str, object]:
     meta = {"finish_reason": finish, "prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}
-    return {"text": "x", "meta_info": meta}
+    return {"text": "x", "output_ids": [1], "meta_info": meta}
 
 
 @pytest.mark.parametrize(

