@@ -16,7 +16,16 @@ from prometheus_client.registry import Collector
 
 from app import logs
 from app.lifecycle import Gate, Lifecycle, Phase
-from app.types import Events, Finished, Started, TextDelta, Usage
+from app.types import (
+    Events,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)  # fmt: skip
 
 REQUESTS = Counter("serve_requests_total", "Requests answered.", ["route", "method", "code"])
 REFUSED = Counter("serve_refused_total", "Requests refused before any work.", ["reason"])
@@ -81,7 +90,7 @@ async def observe(events: Events, stats: RequestStats) -> Events:
         async for beat in events:
             for event in beat:
                 match event:
-                    case TextDelta():
+                    case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
                         stats.last_token = time.perf_counter()
                         if stats.first_token is None:
                             stats.first_token = stats.last_token

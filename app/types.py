@@ -8,15 +8,29 @@ dataclass takes five times as long to build).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any, Literal, TypeAlias, assert_never
 
 import msgspec
 
 Json: TypeAlias = dict[str, Any]
-FinishReason: TypeAlias = Literal["stop", "length"]
+EndReason: TypeAlias = Literal["stop", "length"]
+"""Why the engine ended a choice."""
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Message: TypeAlias = dict[str, Any]
 """One chat message as the model's template sees it: `role` and `content`, the rest optional."""
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What the answer must look like; thinking, if the model does, stays free."""
+
+    kind: Literal["json_schema", "regex", "ebnf", "structural_tag"]
+    text: str
+    param: str = "response_format"
+    """The field that asked for it."""
+    covers_thinking: bool = False
+    """The grammar describes the whole turn, thinking included."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +54,47 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[str, float] | None = None
     """Token id, as the decimal string the wire has, to a bias in [-100, 100]."""
     seed: int | None = None
+    grammar: Grammar | None = None
+
+
+class Scoring(msgspec.Struct, frozen=True):
+    """Which log-probabilities are wanted: of the answer's tokens always, of the prompt's from the
+    position `prompt_from` on."""
+
+    top: int = 0
+    """Alternatives at each position."""
+    prompt_from: int | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: Json | None = None
+    """JSON Schema of the arguments. None: it takes none."""
+    strict: bool = False
+    """The arguments must follow the schema, even where the model is free to call or not."""
+    freeform: bool = False
+    """A custom tool: it takes one text. To the model it is a function with one string, `input`."""
+
+
+class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
+    """The tools of a request and what the model has to do with them."""
+
+    tools: tuple[Tool, ...]
+    allowed: tuple[str, ...]
+    """Names that may be called; the model is shown all."""
+    required: bool = False
+    """It must call at least one."""
+    named: bool = False
+    """The client named the one to be called."""
+    parallel: bool = True
+    """It may call several in one answer."""
+
+    @property
+    def callable(self) -> tuple[Tool, ...]:
+        return tuple(tool for tool in self.tools if tool.name in self.allowed)
 
 
 class TextPrompt(msgspec.Struct, frozen=True):
@@ -61,9 +116,24 @@ class ChatPrompt(msgspec.Struct, frozen=True):
 
     messages: list[Message]
     param: str = "messages"
+    tool_use: ToolUse | None = None
+    effort: str | None = None
+    """How much the model shall think: `none`, `minimal`, `low`, `medium`, `high`, ..."""
+    template_kwargs: dict[str, bool | str] = {}
+    """Switches of the template, from the allow-list only."""
+    continues: bool = False
+    """The answer goes on from the last message, the assistant's, instead of beginning anew."""
 
 
-Prompt: TypeAlias = TextPrompt | TokenPrompt | ChatPrompt
+class InfillPrompt(msgspec.Struct, frozen=True):
+    """Text with a gap that the answer fills, for models trained on that."""
+
+    prefix: str
+    suffix: str
+    param: str
+
+
+Prompt: TypeAlias = TextPrompt | TokenPrompt | ChatPrompt | InfillPrompt
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +147,42 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompts: tuple[Prompt, ...]
     sampling: Sampling
     n: int = 1
+    echo: bool = False
+    """The prompt's text comes first, as a part of the answer."""
+    scoring: Scoring | None = None
+    token_ids: bool = False
+    """`TokenIds` events are wanted."""
+    progress: bool = False
+    """`Progress` events are wanted."""
+
+
+class Token(msgspec.Struct, frozen=True, gc=False):
+    """A token of the vocabulary and its log-probability where it stands.
+
+    `raw` are its true bytes: a character may be spread over several tokens.
+    """
+
+    id: int
+    raw: bytes
+    logprob: float
+    """Natural logarithm, finite, at least -9999."""
+
+    @property
+    def text(self) -> str:
+        return self.raw.decode(errors="replace")
+
+
+class ScoredToken(msgspec.Struct, frozen=True):
+    """A token, and what could have stood there instead, the likeliest first.
+
+    `scored` is False for the first token of a prompt, which nothing precedes.
+    """
+
+    token: Token
+    top: tuple[Token, ...] = ()
+    scored: bool = True
+    offset: int = 0
+    """Where it begins in the choice's text, in characters."""
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
@@ -89,6 +195,48 @@ class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """A piece of the answer; the pieces of one choice, concatenated, are its text."""
 
     text: str
+    index: int
+
+
+class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+    index: int
+
+
+class ToolCallStarted(msgspec.Struct, frozen=True, gc=False):
+    """The model calls a tool. `call` counts this choice's calls from 0; the pieces of one call all
+    come before the next begins."""
+
+    call: int
+    id: str
+    name: str
+    index: int
+    freeform: bool = False
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
+    """A piece of a call's arguments: JSON text, or of a free-form tool its input as it is."""
+
+    call: int
+    arguments: str
+    index: int
+    freeform: bool = False
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """The tokens behind the next event of this choice, with their log-probabilities."""
+
+    tokens: tuple[ScoredToken, ...]
+    index: int
+    of_prompt: bool = False
+
+
+class TokenIds(msgspec.Struct, frozen=True):
+    """The ids behind the next event of this choice."""
+
+    ids: tuple[int, ...]
     index: int
 
 
@@ -112,18 +260,61 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     reasoning_tokens: int = 0
 
 
-Event: TypeAlias = Started | TextDelta | Finished | Usage
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """What has been used so far, before the next event of choice `index`."""
+
+    usage: Usage
+    index: int
+    choice_tokens: int
+    """Tokens of this choice."""
+    prompt_tokens: int = 0
+    """Of this choice's prompt."""
+    cached_tokens: int = 0
+    """Of this choice's prompt."""
+
+
+Event: TypeAlias = (
+    Started
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallStarted
+    | ToolCallDelta
+    | Scored
+    | TokenIds
+    | Progress
+    | Finished
+    | Usage
+)
 Beat: TypeAlias = list[Event]
 Events: TypeAlias = AsyncGenerator[Beat, None]
 
 
-class Choice(msgspec.Struct, frozen=True):
+class ToolCall(msgspec.Struct, frozen=True):
+    """One complete call."""
+
+    id: str
+    name: str
+    arguments: str
+    freeform: bool = False
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """One finished choice."""
 
     index: int
     text: str
     finish_reason: FinishReason
     matched: str | int | None = None
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    scored: tuple[ScoredToken, ...] = ()
+    prompt_scored: int = 0
+    """How many of `scored` are the prompt's: they come first."""
+    token_ids: tuple[int, ...] = ()
+    completion_tokens: int = 0
+    """This and the next two only if `Progress` was wanted."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -133,18 +324,68 @@ class Result(msgspec.Struct, frozen=True):
     usage: Usage
 
 
+class _Gathered:
+    """One choice while its events come in."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.reasoning: list[str] = []
+        self.calls: list[ToolCallStarted] = []
+        self.arguments: list[list[str]] = []
+        self.scored: list[ScoredToken] = []
+        self.prompt_scored = 0
+        self.token_ids: list[int] = []
+        self.progress: Progress | None = None
+        self.end: Finished | None = None
+
+    def choice(self, index: int) -> Choice:
+        if self.end is None:
+            raise RuntimeError(f"choice {index} was not finished")
+        progress = self.progress
+        return Choice(
+            index=index,
+            text="".join(self.text),
+            finish_reason=self.end.reason,
+            matched=self.end.matched,
+            reasoning="".join(self.reasoning),
+            calls=tuple(
+                ToolCall(call.id, call.name, "".join(arguments), call.freeform)
+                for call, arguments in zip(self.calls, self.arguments, strict=True)
+            ),
+            scored=tuple(self.scored),
+            prompt_scored=self.prompt_scored,
+            token_ids=tuple(self.token_ids),
+            completion_tokens=progress.choice_tokens if progress else 0,
+            prompt_tokens=progress.prompt_tokens if progress else 0,
+            cached_tokens=progress.cached_tokens if progress else 0,
+        )
+
+
 async def fold(events: AsyncIterable[Beat]) -> Result:
     """Drain a stream into the whole answer. There is no other way to one."""
-    texts: dict[int, list[str]] = {}
-    finished: dict[int, Finished] = {}
+    choices: defaultdict[int, _Gathered] = defaultdict(_Gathered)
     usage: Usage | None = None
     async for beat in events:
         for event in beat:
             match event:
                 case TextDelta(text, index):
-                    texts.setdefault(index, []).append(text)
+                    choices[index].text.append(text)
+                case ReasoningDelta(text, index):
+                    choices[index].reasoning.append(text)
+                case ToolCallStarted(index=index):
+                    choices[index].calls.append(event)
+                    choices[index].arguments.append([])
+                case ToolCallDelta(call, arguments, index):
+                    choices[index].arguments[call].append(arguments)
+                case Scored(tokens, index, of_prompt):
+                    choices[index].scored.extend(tokens)
+                    choices[index].prompt_scored += len(tokens) if of_prompt else 0
+                case TokenIds(ids, index):
+                    choices[index].token_ids.extend(ids)
+                case Progress(index=index):
+                    choices[index].progress = event
                 case Finished(index=index):
-                    finished[index] = event
+                    choices[index].end = event
                 case Usage():
                     usage = event
                 case Started():
@@ -154,9 +395,6 @@ async def fold(events: AsyncIterable[Beat]) -> Result:
     if usage is None:
         raise RuntimeError("the event stream ended without its usage")
     return Result(
-        choices=tuple(
-            Choice(index, "".join(texts.get(index, ())), end.reason, end.matched)
-            for index, end in sorted(finished.items())
-        ),
+        choices=tuple(gathered.choice(index) for index, gathered in sorted(choices.items())),
         usage=usage,
     )

@@ -45,7 +45,7 @@ class ModelHost:
             with suppress(asyncio.CancelledError):
                 await self._task
         if self.model is not None:
-            self.model.close()
+            await self.model.close()
         if self.engine is not None:
             await self.engine.close()
 
@@ -60,7 +60,10 @@ class ModelHost:
                 self._gate,
                 names=self._settings.names,
                 max_total_tokens=self._settings.max_total_tokens,
+                max_prompt_chars=self._settings.max_prompt_chars,
+                grammar_timeout_s=self._settings.grammar_timeout_s,
             )
+            self.model.grammars.warm_up()
             self._enter(Phase.READY)
             progress.cancel()
             raise EngineLost(await self.engine.lost)

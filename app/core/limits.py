@@ -49,6 +49,17 @@ def check_ids(ids: Sequence[int], info: EngineInfo, *, param: str) -> None:
         )
 
 
+def check_chars(chars: int, longest: int, info: EngineInfo, *, param: str) -> None:
+    """Before tokenising, which costs more than anything else that is done to a prompt here."""
+    if chars > longest:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {info.context_length} tokens. However, your "
+            f"{param} has {chars} characters, of which at most {longest} are taken "
+            f"(MAX_PROMPT_CHARS). Please reduce the length of the {param}.",
+            param=param,
+        )
+
+
 def fit(
     sampling: Sampling, prompt: Sequence[int], info: EngineInfo, limit: int, *, param: str
 ) -> Sampling:
@@ -77,3 +88,16 @@ def fit(
     if wanted is None and limit < info.context_length:
         return msgspec.structs.replace(sampling, max_tokens=limit - len(prompt))
     return sampling
+
+
+def check_embedded(ids: Sequence[int], info: EngineInfo, limit: int, *, param: str) -> None:
+    """What is embedded must fit as a whole; nothing is cut off silently."""
+    if not ids:
+        raise InvalidRequest(f"{param} is empty: the model needs at least one token.", param=param)
+    longest = min(info.max_prompt_tokens, limit)
+    if len(ids) > longest:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {longest} tokens. However, your {param} "
+            f"resulted in {len(ids)} tokens. Please reduce the length of the {param}.",
+            param=param,
+        )

@@ -1,6 +1,6 @@
 """The served model: one request in, one stream of events out.
 
-    admission ── prompt ── engine ── events
+    prompt ── turn ── engine ── chunks ── events
 
 This is the whole way of a request between a dialect and the engine, on one screen.
 """
@@ -14,29 +14,68 @@ from contextlib import aclosing
 import msgspec
 
 from app.core import limits
-from app.core.prompt import Preparer
-from app.engine.base import Chunk, Engine, EngineInfo, Rendered
+from app.core.alignment import Alignment
+from app.core.grammars import GrammarCheck
+from app.core.parsing import Interpreter
+from app.core.prompt import Prepared, Preparer
+from app.engine.base import Chunk, Embedding, Engine, EngineInfo
 from app.errors import InternalError, ModelNotFound
 from app.lifecycle import Gate
-from app.types import Beat, Events, Finished, GenerationRequest, Sampling, Started, TextDelta, Usage
+from app.types import (
+    Beat,
+    ChatPrompt,
+    Event,
+    Events,
+    GenerationRequest,
+    Progress,
+    Prompt,
+    Sampling,
+    Scored,
+    ScoredToken,
+    Started,
+    TextDelta,
+    TextPrompt,
+    TokenIds,
+    ToolUse,
+    Usage,
+)  # fmt: skip
 
 GENERIC_NAMES = ("sglang", "default")
 """Accepted for whatever model is served, beside its own names."""
+
+
+class Job(msgspec.Struct):
+    """One prompt of a request on its way into the engine."""
+
+    prepared: Prepared
+    sampling: Sampling
+    echo: str
+    use: ToolUse | None
 
 
 class ServedModel:
     """A loaded model under its names. Owns the way of a request; the engine is the host's."""
 
     def __init__(
-        self, engine: Engine, gate: Gate, *, names: Sequence[str], max_total_tokens: int | None
+        self,
+        engine: Engine,
+        gate: Gate,
+        *,
+        names: Sequence[str],
+        max_total_tokens: int | None,
+        max_prompt_chars: int | None = None,
+        grammar_timeout_s: float = 20.0,
     ) -> None:
         self._engine = engine
         self._gate = gate
-        self._preparer = Preparer(engine)
         self.names = tuple(names)
         self.info: EngineInfo = engine.info
         self.limit = min(self.info.context_length, max_total_tokens or self.info.context_length)
         """Tokens of one request, prompt and answer together."""
+        self._preparer = Preparer(
+            engine, max_chars=max_prompt_chars or min(self.limit * 8, 2_000_000)
+        )
+        self.grammars = GrammarCheck(engine.grammar_vocabulary(), timeout_s=grammar_timeout_s)
 
     def check_name(self, name: str) -> None:
         """Raises ModelNotFound."""
@@ -53,47 +92,87 @@ class ServedModel:
         the request in the engine and gives its turn to the next.
         """
         limits.check_sampling(request.sampling, self.info)
-        rendered = await self._preparer.ids(request.prompts)
-        jobs = [self._job(request, no, ready) for no, ready in enumerate(rendered)]
+        prepared = await self._preparer.prepare(request)
+        jobs = [self._job(request, no, ready) for no, ready in enumerate(prepared)]
+        for job in jobs:
+            if (grammar := job.sampling.grammar) is not None:
+                await self.grammars.check(grammar)
         async with self._gate.turn, aclosing(self._chunks(request, jobs)) as batches:
-            tally = _Tally(request.n, [len(ids) for ids, _ in jobs])
+            answer = _Answer(request, jobs)
             async for chunks in batches:
-                yield tally.beat(chunks)
-            if not tally.complete:
+                yield answer.beat(chunks)
+            if not answer.complete:
                 raise InternalError("The engine ended this request without finishing it.")
 
-    def close(self) -> None:
-        self._preparer.close()
+    async def embed(
+        self, prompts: Sequence[Prompt], *, id: str, dimensions: int | None = None
+    ) -> list[Embedding]:
+        """Embed each prompt, in order. Raises ServeError; cancelling aborts it in the engine."""
+        found = await self._preparer.ids(prompts)
+        for prompt, ids in zip(prompts, found, strict=True):
+            limits.check_embedded(ids, self.info, self.limit, param=prompt.param)
+        async with self._gate.turn:
+            return await self._engine.embed(found, id=id, dimensions=dimensions)
 
-    def _job(
-        self, request: GenerationRequest, prompt_no: int, rendered: Rendered
-    ) -> tuple[list[int], Sampling]:
-        """Token ids of one prompt, and the sampling with the bounds that follow from them."""
-        param = request.prompts[prompt_no].param
-        sampling = limits.fit(request.sampling, rendered.ids, self.info, self.limit, param=param)
-        if rendered.stop:
-            stop = (*rendered.stop, *sampling.stop)
-            sampling = msgspec.structs.replace(sampling, stop=stop)
-        return rendered.ids, sampling
+    async def tokenize(self, prompt: Prompt) -> list[int]:
+        """The prompt's token ids, a conversation's by the model's template."""
+        return (await self._preparer.ids([prompt]))[0]
+
+    def token_text(self, id: int) -> str:
+        return self._engine.decode([id])
+
+    def detokenize(self, ids: Sequence[int], *, special: bool, param: str) -> str:
+        limits.check_ids(ids, self.info, param=param)
+        return self._engine.decode(ids, special=special)
+
+    async def close(self) -> None:
+        self._preparer.close()
+        await self.grammars.close()
+
+    def _job(self, request: GenerationRequest, no: int, prepared: Prepared) -> Job:
+        """One prompt with the bounds that follow from its length."""
+        prompt = request.prompts[no]
+        sampling = limits.fit(
+            request.sampling, prepared.ids, self.info, self.limit, param=prompt.param
+        )
+        if prepared.stop:
+            sampling = msgspec.structs.replace(sampling, stop=(*prepared.stop, *sampling.stop))
+        if prepared.grammar is not sampling.grammar:
+            sampling = msgspec.structs.replace(sampling, grammar=prepared.grammar)
+        if prepared.keep_special_tokens:
+            sampling = msgspec.structs.replace(sampling, skip_special_tokens=False)
+        echo = ""
+        if request.echo:
+            echo = (
+                prompt.text
+                if isinstance(prompt, TextPrompt)
+                else self._engine.decode(prepared.ids, special=False)
+            )
+        use = prompt.tool_use if isinstance(prompt, ChatPrompt) else None
+        return Job(prepared, sampling, echo, use)
 
     async def _chunks(
-        self, request: GenerationRequest, jobs: list[tuple[list[int], Sampling]]
+        self, request: GenerationRequest, jobs: list[Job]
     ) -> AsyncGenerator[Sequence[Chunk], None]:
         """The engine's chunks, their index being the choice's in the whole request."""
-        if len(jobs) == 1:
-            (ids, sampling) = jobs[0]
-            single = self._engine.generate(ids, sampling, id=request.id, choices=request.n)
-            async with aclosing(single):
+        streams = [
+            self._engine.generate(
+                job.prepared.ids,
+                job.sampling,
+                # The engine aborts by prefix: ids of one length cannot be each other's.
+                id=request.id if len(jobs) == 1 else f"{request.id}-{no:04}",
+                choices=request.n,
+                scoring=request.scoring,
+                thinking=job.prepared.gates_grammar,
+            )
+            for no, job in enumerate(jobs)
+        ]
+        if len(streams) == 1:
+            async with aclosing(streams[0]) as single:
                 async for chunk in single:
                     yield (chunk,)
             return
-        streams = [
-            # The engine aborts by prefix: ids of one length cannot be each other's.
-            self._engine.generate(ids, sampling, id=f"{request.id}-{no:04}", choices=request.n)
-            for no, (ids, sampling) in enumerate(jobs)
-        ]
-        merged = _merge(streams)
-        async with aclosing(merged):
+        async with aclosing(_merge(streams)) as merged:
             async for batch in merged:
                 yield [
                     chunk if no == 0 else _at(chunk, no * request.n + chunk.index)
@@ -101,17 +180,19 @@ class ServedModel:
                 ]
 
 
-class _Tally:
+class _Answer:
     """Turns chunks into beats, keeping the counts that the engine reports along the way."""
 
-    def __init__(self, n: int, prompt_lengths: Sequence[int]) -> None:
-        self._n = n
-        self._prompt_tokens = dict(enumerate(prompt_lengths))
-        self._cached: dict[int, int] = {}
-        self._completion = 0
+    def __init__(self, request: GenerationRequest, jobs: Sequence[Job]) -> None:
+        self._request = request
+        self._prompt_tokens = [len(job.prepared.ids) for job in jobs]
+        self._cached: list[int | None] = [None] * len(jobs)
         self._reasoning = 0
-        self._open = n * len(prompt_lengths)
         self._started = False
+        self._choices = [
+            _Choice(request, jobs[no // request.n], no) for no in range(request.n * len(jobs))
+        ]
+        self._open = len(self._choices)
 
     @property
     def complete(self) -> bool:
@@ -122,34 +203,98 @@ class _Tally:
         for chunk in chunks:
             if not self._started:
                 self._started = True
-                beat.append(Started(sum(self._prompt_tokens.values())))
-            if chunk.text:
-                beat.append(TextDelta(chunk.text, chunk.index))
+                beat.append(Started(sum(self._prompt_tokens)))
+            choice = self._choices[chunk.index]
+            choice.completion_tokens = chunk.completion_tokens
+            self._note_cached(chunk)
+            if self._request.progress:
+                beat.append(
+                    Progress(
+                        self._usage(), chunk.index, chunk.completion_tokens, chunk.prompt_tokens,
+                        chunk.cached_tokens,
+                    )
+                )  # fmt: skip
+            beat += choice.events(chunk)
             if chunk.finish is not None:
-                self._finish(chunk, beat)
+                self._finish(chunk)
+                if self.complete:
+                    beat.append(self._usage())
         return beat
 
-    def _finish(self, chunk: Chunk, beat: Beat) -> None:
-        assert chunk.finish is not None
-        beat.append(Finished(chunk.finish, chunk.index, chunk.matched))
-        prompt_no = chunk.index // self._n
-        self._prompt_tokens[prompt_no] = chunk.prompt_tokens
-        # With several choices SGLang first runs the prompt once and then reports it as cached.
-        self._cached[prompt_no] = min(
-            chunk.cached_tokens, self._cached.get(prompt_no, chunk.cached_tokens)
-        )
-        self._completion += chunk.completion_tokens
+    def _finish(self, chunk: Chunk) -> None:
+        self._prompt_tokens[chunk.index // self._request.n] = chunk.prompt_tokens
         self._reasoning += chunk.reasoning_tokens
         self._open -= 1
-        if self.complete:
-            beat.append(
-                Usage(
-                    prompt_tokens=sum(self._prompt_tokens.values()),
-                    completion_tokens=self._completion,
-                    cached_tokens=sum(self._cached.values()),
-                    reasoning_tokens=self._reasoning,
-                )
-            )
+
+    def _note_cached(self, chunk: Chunk) -> None:
+        # With several choices SGLang first runs the prompt once and then reports it as cached.
+        prompt_no = chunk.index // self._request.n
+        cached = self._cached[prompt_no]
+        if cached is None or chunk.cached_tokens < cached:
+            self._cached[prompt_no] = chunk.cached_tokens
+
+    def _usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=sum(self._prompt_tokens),
+            completion_tokens=sum(choice.completion_tokens for choice in self._choices),
+            cached_tokens=sum(cached or 0 for cached in self._cached),
+            reasoning_tokens=self._reasoning,
+        )
+
+
+class _Choice:
+    """One choice's chunks as events."""
+
+    def __init__(self, request: GenerationRequest, job: Job, index: int) -> None:
+        self._index = index
+        self._token_ids = request.token_ids
+        self._echo = job.echo
+        make_reader = job.prepared.reader
+        self._interpreter = Interpreter(index, make_reader() if make_reader else None, job.use)
+        self._alignment = Alignment() if request.scoring is not None else None
+        self._scored: list[ScoredToken] = []
+        self.completion_tokens = 0
+
+    def events(self, chunk: Chunk) -> list[Event]:
+        events: list[Event] = []
+        if self._token_ids and chunk.ids:
+            events.append(TokenIds(tuple(chunk.ids), self._index))
+        if self._echo or chunk.prompt:
+            events += self._prompt(chunk)
+        if self._alignment is not None:
+            events += self._with_scores(self._alignment, chunk)
+        elif chunk.text:
+            events += self._interpreter.text(chunk.text)
+        if chunk.finish is not None:
+            ending = self._interpreter.end(chunk.finish, chunk.matched)
+            if self._scored:
+                ending.insert(0, Scored(tuple(self._scored), self._index))
+            events += ending
+        return events
+
+    def _prompt(self, chunk: Chunk) -> list[Event]:
+        """The prompt as the beginning of the answer."""
+        echo, self._echo = self._echo, ""
+        if self._alignment is None:
+            return [TextDelta(echo, self._index)]
+        found = self._alignment.feed(echo, chunk.prompt, last=True)
+        tokens = tuple(token for token, _ in found if token is not None)
+        events: list[Event] = [Scored(tokens, self._index, of_prompt=True)] if tokens else []
+        return [*events, TextDelta(echo, self._index)] if echo else events
+
+    def _with_scores(self, alignment: Alignment, chunk: Chunk) -> list[Event]:
+        """Each token's score right before what its text becomes."""
+        events: list[Event] = []
+        pairs = alignment.feed(chunk.text, chunk.scored, last=chunk.finish is not None)
+        for token, text in pairs:
+            if token is not None:
+                self._scored.append(token)
+            if text and (told := self._interpreter.text(text)):
+                if self._scored:
+                    events.append(Scored(tuple(self._scored), self._index))
+                    self._scored.clear()
+                events += told
+        return events
 
 
 def _at(chunk: Chunk, index: int) -> Chunk:

@@ -3,45 +3,102 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import assert_never
 
+import msgspec
+
 from app.core import limits
-from app.engine.base import Engine, Rendered
-from app.types import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
+from app.core.parsing import Reader
+from app.engine.base import Engine
+from app.types import (
+    ChatPrompt,
+    GenerationRequest,
+    Grammar,
+    InfillPrompt,
+    Message,
+    Prompt,
+    Sampling,
+    TextPrompt,
+    TokenPrompt,
+)  # fmt: skip
 
 _INLINE_CHARS = 4_000
 """About a millisecond on the loop. A hop to the thread costs a tenth of one, and waits its turn."""
 
 
+class Prepared(msgspec.Struct):
+    """One prompt, ready for the engine, and how its answers are to be made and read."""
+
+    ids: list[int]
+    stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    gates_grammar: bool = False
+    keep_special_tokens: bool = False
+    reader: Callable[[], Reader | None] | None = None
+    """Makes the reader of one choice; None: its text is the answer as it stands."""
+
+
 class Preparer:
     """Turns prompts into token ids. One thread: the tokenizer's copy there must not be shared."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, max_chars: int) -> None:
         self._engine = engine
+        self._max_chars = max_chars
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt")
 
-    async def ids(self, prompts: Sequence[Prompt]) -> list[Rendered]:
-        """Raises InvalidRequest: a template that refuses, ids outside the vocabulary."""
-        if sum(map(_chars, prompts)) <= _INLINE_CHARS:
-            return self._all(prompts)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._all, prompts)
+    async def prepare(self, request: GenerationRequest) -> list[Prepared]:
+        """Raises InvalidRequest: a template that refuses, ids outside the vocabulary, too much."""
+        chars = 0
+        for prompt in request.prompts:
+            chars += (own := _chars(prompt))
+            limits.check_chars(own, self._max_chars, self._engine.info, param=prompt.param)
+        if chars <= _INLINE_CHARS:
+            return self._all(request)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._all, request)
 
-    def _all(self, prompts: Sequence[Prompt]) -> list[Rendered]:
-        return [self._one(prompt) for prompt in prompts]
+    async def ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Only the token ids of prompts that are text or ids."""
+        request = GenerationRequest(id="", prompts=tuple(prompts), sampling=Sampling())
+        return [each.ids for each in await self.prepare(request)]
 
-    def _one(self, prompt: Prompt) -> Rendered:
+    def _all(self, request: GenerationRequest) -> list[Prepared]:
+        return [self._one(prompt, request.sampling.grammar) for prompt in request.prompts]
+
+    def _one(self, prompt: Prompt, grammar: Grammar | None) -> Prepared:
         match prompt:
             case TokenPrompt(ids, param):
                 limits.check_ids(ids, self._engine.info, param=param)
-                return Rendered(ids)
+                return Prepared(ids, grammar=grammar)
             case TextPrompt(text):
-                return Rendered(self._engine.encode(text))
-            case ChatPrompt(messages):
-                return self._engine.render(messages)
+                return Prepared(self._engine.encode(text), grammar=grammar)
+            case InfillPrompt(prefix, suffix):
+                return Prepared(self._engine.infill(prefix, suffix), grammar=grammar)
+            case ChatPrompt():
+                return self._chat(prompt, grammar)
             case _:
                 assert_never(prompt)
+
+    def _chat(self, prompt: ChatPrompt, grammar: Grammar | None) -> Prepared:
+        rendered = self._engine.render(prompt)
+        info, use = self._engine.info, prompt.tool_use
+        prepared = Prepared(
+            rendered.ids, rendered.stop, grammar, rendered.gates_grammar,
+            rendered.keep_special_tokens,
+        )  # fmt: skip
+        if use is not None or info.reasoning_parser is not None:
+            from app.core.sglang_parsers import Output
+
+            output = Output(
+                tool_call_parser=info.tool_call_parser,
+                reasoning_parser=info.reasoning_parser,
+                use=use,
+                thinking=rendered.thinking,
+                grammar=grammar,
+            )
+            prepared.grammar, prepared.reader = output.grammar, output.reader
+        return prepared
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -53,6 +110,8 @@ def _chars(prompt: Prompt) -> int:
             return 0
         case TextPrompt(text):
             return len(text)
+        case InfillPrompt(prefix, suffix):
+            return len(prefix) + len(suffix)
         case ChatPrompt(messages):
             return sum(map(_message_chars, messages))
         case _:
@@ -61,6 +120,12 @@ def _chars(prompt: Prompt) -> int:
 
 def _message_chars(message: Message) -> int:
     content = message.get("content")
-    if isinstance(content, list):
-        return sum(len(part["text"]) for part in content)
-    return len(content or "")
+    chars = (
+        sum(len(part["text"]) for part in content)
+        if isinstance(content, list)
+        else len(content or "")
+    )
+    chars += len(message.get("reasoning_content") or "")
+    for call in message.get("tool_calls") or ():
+        chars += len(call["function"]["arguments"])
+    return chars

@@ -19,7 +19,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.core.grammars import GrammarBounds
 from app.core.model import ServedModel
+from app.dialects.json_shape import shape
 from app.errors import InvalidRequest, ServeError, UnsupportedParameter
 from app.metrics import RequestStats, observe
 from app.types import Event, Events, GenerationRequest, Json, Result, fold
@@ -31,6 +33,18 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     max_choices: int
     max_prompts: int
     max_messages: int
+    max_inputs: int
+    """Texts in one request for embeddings."""
+    max_json_depth: int
+    max_json_nodes: int
+    max_tools: int
+    allow_grammars: bool
+    """`regex`, `ebnf` and the like may be asked for, beside JSON schemas."""
+    grammar: GrammarBounds
+    template_kwargs: frozenset[str]
+    """Switches of the chat template that a client may set."""
+    reasoning_alias: bool
+    """Answers carry the thinking as `reasoning`, too."""
 
 
 class Call(msgspec.Struct, kw_only=True):
@@ -57,7 +71,7 @@ class Presenter(Protocol):
     def fail(self, error: ServeError) -> bytes:
         """The frames that end a stream which has begun and cannot go on."""
 
-    def whole(self, result: Result) -> Json:
+    def whole(self, result: Result) -> Json | list[Json]:
         """The same answer in one piece."""
 
 
@@ -124,7 +138,11 @@ class Dialect(msgspec.Struct, Generic[AnyBody], frozen=True):
 
 
 def read(body: type[AnyBody], raw: bytes, bounds: Bounds) -> AnyBody:
-    """Parse and check a body. Raises InvalidRequest that names the first field that is wrong."""
+    """Parse and check a body. Raises InvalidRequest that names the first field that is wrong.
+
+    The text must be JSON, whatever its Content-Type says: `curl -d` calls it a form.
+    """
+    _check_shape(raw, bounds)
     try:
         data = _parse(raw)
     except orjson.JSONDecodeError as error:
@@ -138,6 +156,18 @@ def read(body: type[AnyBody], raw: bytes, bounds: Bounds) -> AnyBody:
         return body.model_validate(data)
     except ValidationError as error:
         raise _explained(error) from None
+
+
+def _check_shape(raw: bytes, bounds: Bounds) -> None:
+    """Refuse what would be dear to parse, before it is."""
+    depth, nodes = shape(raw, bounds.max_json_nodes)
+    if nodes > bounds.max_json_nodes:
+        said = f"holds over {bounds.max_json_nodes} values (MAX_JSON_NODES)"
+    elif depth > bounds.max_json_depth:
+        said = f"is nested over {bounds.max_json_depth} levels deep (MAX_JSON_DEPTH)"
+    else:
+        return
+    raise InvalidRequest(f"The request's body {said}.", code="invalid_json")
 
 
 def _parse(raw: bytes) -> Any:

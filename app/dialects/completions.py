@@ -1,10 +1,12 @@
 """OpenAI completions (legacy): request -> GenerationRequest, events -> `text_completion` frames.
 
-Source: https://platform.openai.com/docs/api-reference/completions, read 2026-11.
+Source: https://platform.openai.com/docs/api-reference/completions, read 2026-11. Evaluation
+harnesses score texts with it: `echo`, `logprobs` and `max_tokens` of 0 or 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, assert_never
 
 import orjson
@@ -13,18 +15,29 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from app.dialects import fields
 from app.dialects.base import Bounds, Call, Dialect, Reply, now, present
 from app.dialects.fields import DONE, SamplingFields, frame, usage_json
-from app.errors import ServeError
+from app.errors import InvalidRequest, ServeError, UnsupportedParameter
 from app.types import (
+    Choice,
     Event,
     Finished,
     GenerationRequest,
+    InfillPrompt,
     Json,
+    Progress,
     Prompt,
+    ReasoningDelta,
     Result,
+    Scored,
+    ScoredToken,
+    Scoring,
     Started,
     TextDelta,
     TextPrompt,
+    Token,
+    TokenIds,
     TokenPrompt,
+    ToolCallDelta,
+    ToolCallStarted,
     Usage,
 )  # fmt: skip
 
@@ -32,17 +45,17 @@ _DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
 
 
-def _prompts(value: Any) -> tuple[Prompt, ...]:
+def read_prompts(value: Any, field: str) -> tuple[Prompt, ...]:
     """One text, texts, the ids of one prompt, or of several."""
     if isinstance(value, str):
-        return (TextPrompt(value, "prompt"),)
+        return (TextPrompt(value, field),)
     if isinstance(value, list) and value:
         if all(isinstance(each, str) for each in value):
-            return tuple(TextPrompt(text, f"prompt[{no}]") for no, text in enumerate(value))
+            return tuple(TextPrompt(text, f"{field}[{no}]") for no, text in enumerate(value))
         if _are_ids(value):
-            return (TokenPrompt(value, "prompt"),)
+            return (TokenPrompt(value, field),)
         if all(isinstance(each, list) and _are_ids(each) for each in value):
-            return tuple(TokenPrompt(ids, f"prompt[{no}]") for no, ids in enumerate(value))
+            return tuple(TokenPrompt(ids, f"{field}[{no}]") for no, ids in enumerate(value))
     raise ValueError(
         "must be a string, an array of strings, an array of token ids or an array of arrays of "
         "token ids, and not empty."
@@ -56,27 +69,33 @@ def _are_ids(value: list[Any]) -> bool:
 
 _TEXT: Json = {"type": "string"}
 _IDS: Json = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+PROMPTS_SCHEMA: Json = {
+    "anyOf": [
+        _TEXT,
+        {"type": "array", "items": _TEXT, "minItems": 1},
+        _IDS,
+        {"type": "array", "items": _IDS, "minItems": 1},
+    ]
+}
 Prompts = Annotated[
     Any,
-    PlainValidator(_prompts),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _TEXT,
-                {"type": "array", "items": _TEXT, "minItems": 1},
-                _IDS,
-                {"type": "array", "items": _IDS, "minItems": 1},
-            ]
-        }
-    ),
+    PlainValidator(lambda value: read_prompts(value, "prompt")),
+    WithJsonSchema(PROMPTS_SCHEMA),
 ]
 
 
 class CompletionBody(SamplingFields):
-    unsupported = fields.UNSUPPORTED
+    unsupported = fields.UNSUPPORTED | {
+        "tools": ([],), "tool_choice": ("none",), "reasoning_effort": (),
+        "chat_template_kwargs": ({},), "continue_final_message": (False,),
+    }  # fmt: skip
 
     prompt: Prompts
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    suffix: Annotated[str, Field(max_length=2**20)] | None = None
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:
@@ -91,6 +110,9 @@ async def answer(body: CompletionBody, call: Call) -> Reply:
         model=model,
         choices=request.n * len(request.prompts),
         include_usage=body.include_usage,
+        logprobs=body.logprobs,
+        of=request.n,
+        best=body.n or 1,
     )
     call.about |= {
         "model": body.model, "prompts": len(request.prompts), "n": request.n,
@@ -100,19 +122,88 @@ async def answer(body: CompletionBody, call: Call) -> Reply:
 
 
 def lower(body: CompletionBody, call: Call) -> GenerationRequest:
-    prompts: tuple[Prompt, ...] = body.prompt
     n = fields.choices(body, call)
+    of = _best_of(body, n, call)
     max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    if max_tokens == 0 and not body.echo:
+        raise InvalidRequest(
+            "Invalid value for 'max_tokens': must be at least 1, or 0 together with 'echo'.",
+            param="max_tokens",
+            code="integer_below_min_value",
+        )
+    scoring = None
+    if body.logprobs is not None or of > n:
+        scoring = Scoring(top=body.logprobs or 0, prompt_from=0 if body.echo else None)
     return GenerationRequest(
-        id=call.id, prompts=prompts, sampling=body.sampling(max_tokens=max_tokens), n=n
+        id=call.id,
+        prompts=_prompts(body, call),
+        sampling=body.sampling(call.bounds, max_tokens=max_tokens),
+        n=of,
+        echo=bool(body.echo),
+        scoring=scoring,
+        progress=body.progress or of > n,
     )
 
 
-class CompletionPresenter:
-    """Frames and JSON of one completion; of a frame only the text is rendered for each token."""
+def _best_of(body: CompletionBody, n: int, call: Call) -> int:
+    """How many answers are made, of which the `n` best are given."""
+    of = body.best_of or n
+    if of < n:
+        raise InvalidRequest(
+            f"Invalid value for 'best_of': must be at least n ({n}).", param="best_of"
+        )
+    if of > call.bounds.max_choices:
+        raise InvalidRequest(
+            f"Invalid value for 'best_of': must be at most {call.bounds.max_choices}.",
+            param="best_of",
+            code="integer_above_max_value",
+        )
+    if of > n and body.stream:
+        raise InvalidRequest("'best_of' above 'n' cannot be streamed.", param="best_of")
+    return of
 
-    def __init__(self, *, id: str, model: str, choices: int, include_usage: bool) -> None:
+
+def _prompts(body: CompletionBody, call: Call) -> tuple[Prompt, ...]:
+    prompts: tuple[Prompt, ...] = body.prompt
+    if not body.suffix:
+        return prompts
+    if not call.model.info.fills_middle:
+        raise UnsupportedParameter(
+            "This model was not trained to fill a gap in a text: 'suffix' is not supported.",
+            param="suffix",
+        )
+    if body.echo:
+        raise InvalidRequest("'suffix' and 'echo' exclude each other.", param="suffix")
+    gaps = []
+    for prompt in prompts:
+        if not isinstance(prompt, TextPrompt):
+            raise InvalidRequest("'suffix' needs a prompt that is text.", param="prompt")
+        gaps.append(InfillPrompt(prompt.text, body.suffix, prompt.param))
+    return tuple(gaps)
+
+
+class CompletionPresenter:
+    """Frames and JSON of one completion; of a frame only the text is rendered for each token.
+
+    Of every `of` choices `whole` gives the `best`.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        model: str,
+        choices: int,
+        include_usage: bool,
+        logprobs: int | None = None,
+        of: int = 1,
+        best: int = 1,
+    ) -> None:
         self._include_usage = include_usage
+        self._logprobs = logprobs
+        self._of, self._best = of, best
+        self._scored: dict[int, list[ScoredToken]] = {}
+        self._usage: Json | None = None
         self._common: Json = {
             "id": f"cmpl-{id}", "object": "text_completion", "created": now(), "model": model,
             "system_fingerprint": None,
@@ -127,16 +218,23 @@ class CompletionPresenter:
 
     def feed(self, event: Event) -> bytes:
         match event:
-            case TextDelta(text, index):
+            case TextDelta(text, index) | ReasoningDelta(text, index):
+                if self._scored or self._usage is not None:
+                    return self._chunk(index, text, None)
                 return b"%b%b%b" % (self._heads[index], orjson.dumps(text), self._tail)
-            case Started():
+            case Scored(tokens, index):
+                if self._logprobs is not None:
+                    self._scored.setdefault(index, []).extend(tokens)
+                return b""
+            case Progress(usage):
+                self._usage = usage_json(usage)
                 return b""
             case Finished(reason, index):
-                choice = _choice(index, "", reason)
-                usage = {"usage": None} if self._include_usage else {}
-                return frame(self._common | {"choices": [choice]} | usage)
+                return self._chunk(index, "", reason)
             case Usage():
-                return (self._usage(event) if self._include_usage else b"") + DONE
+                return (self._last(event) if self._include_usage else b"") + DONE
+            case Started() | TokenIds() | ToolCallStarted() | ToolCallDelta():
+                return b""
             case _:
                 assert_never(event)
 
@@ -145,16 +243,68 @@ class CompletionPresenter:
 
     def whole(self, result: Result) -> Json:
         return self._common | {
-            "choices": [_choice(c.index, c.text, c.finish_reason) for c in result.choices],
+            "choices": [
+                {
+                    "index": index,
+                    "text": choice.text,
+                    "logprobs": self._logprobs_json(choice.scored),
+                    "finish_reason": choice.finish_reason,
+                }
+                for index, choice in enumerate(self._chosen(result.choices))
+            ],
             "usage": usage_json(result.usage),
         }
 
-    def _usage(self, usage: Usage) -> bytes:
+    def _chosen(self, choices: Sequence[Choice]) -> Iterable[Choice]:
+        if self._of == self._best:
+            return choices
+        found: list[Choice] = []
+        for first in range(0, len(choices), self._of):
+            group = choices[first : first + self._of]
+            found += sorted(group, key=_likelihood, reverse=True)[: self._best]
+        return found
+
+    def _chunk(self, index: int, text: str, finish_reason: str | None) -> bytes:
+        scored = self._scored.pop(index, None) if self._scored else None
+        choice = {
+            "index": index, "text": text, "finish_reason": finish_reason,
+            "logprobs": self._logprobs_json(scored) if scored else None,
+        }  # fmt: skip
+        usage = {"usage": self._usage} if self._include_usage or self._usage else {}
+        return frame(self._common | {"choices": [choice]} | usage)
+
+    def _last(self, usage: Usage) -> bytes:
         return frame(self._common | {"choices": [], "usage": usage_json(usage)})
 
+    def _logprobs_json(self, scored: Sequence[ScoredToken]) -> Json | None:
+        if self._logprobs is None:
+            return None
+        return {
+            "tokens": [_written(each.token) for each in scored],
+            "token_logprobs": [each.token.logprob if each.scored else None for each in scored],
+            "top_logprobs": [_top(each) if each.scored else None for each in scored],
+            "text_offset": [each.offset for each in scored],
+        }
 
-def _choice(index: int, text: str, finish_reason: str) -> Json:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+
+def _likelihood(choice: Choice) -> float:
+    """Mean log-probability of what was generated."""
+    tokens = choice.scored[-choice.completion_tokens :] if choice.completion_tokens else ()
+    return sum(each.token.logprob for each in tokens) / max(1, len(tokens))
+
+
+def _top(scored: ScoredToken) -> dict[str, float]:
+    """The alternatives, and always the token itself, with the very same number."""
+    top = {_written(each): each.logprob for each in reversed(scored.top)}
+    return top | {_written(scored.token): scored.token.logprob}
+
+
+def _written(token: Token) -> str:
+    """The token's text; of one that is only a part of a character its bytes, as OpenAI does."""
+    try:
+        return token.raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.raw)
 
 
 COMPLETIONS = Dialect(

@@ -1,40 +1,39 @@
-"""Fields that the OpenAI endpoints share, and their lowering to `Sampling`.
+"""Fields that the OpenAI endpoints share, and their lowering.
 
 Source: OpenAI's OpenAPI document; `top_k`, `min_p`, `repetition_penalty`, `min_tokens`,
-`ignore_eos`, `stop_token_ids`, `skip_special_tokens` as SGLang and vLLM accept them, read 2026-11.
+`ignore_eos`, `stop_token_ids`, `skip_special_tokens`, `regex`, `ebnf` as SGLang and vLLM accept
+them, `guided_*` and `structured_outputs` as vLLM does, read 2026-11.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+import json
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from app.core.grammars import GrammarBounds, check_regex, check_schema, check_text
 from app.dialects.base import Body, Bounds, Call
-from app.errors import InvalidRequest, ServeError
-from app.types import Json, Sampling, Usage
+from app.errors import InvalidRequest, ServeError, UnsupportedParameter
+from app.types import Grammar, Json, Sampling, ScoredToken, Usage
 
 _MAX_STOPS, _MAX_STOP_CHARS = 16, 256
 _MAX_BIASES = 300
 
 # Everything here changes the result, and what this server does not honour it must not swallow.
+# With each name the values that change nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": (), "tool_choice": (), "parallel_tool_calls": (), "functions": (),
-    "function_call": (), "response_format": ({"type": "text"},), "logprobs": (False,),
-    "top_logprobs": (), "audio": (), "modalities": (["text"],), "web_search_options": (),
-    "reasoning_effort": (), "reasoning": (), "regex": (), "ebnf": (), "json_schema": (),
-    "guided_json": (), "guided_regex": (), "guided_choice": (), "guided_grammar": (),
-    "structured_outputs": (), "structural_tag": (), "chat_template": (),
-    "chat_template_kwargs": ({},), "continue_final_message": (False,),
-    "add_generation_prompt": (True,), "best_of": (1,), "echo": (False,), "suffix": ("",),
-    "use_beam_search": (False,), "beam_width": (1,), "prompt_logprobs": (), "lora_path": (),
-    "custom_logit_processor": (), "logits_processors": (), "truncate_prompt_tokens": (),
-    "stop_regex": (), "no_stop_trim": (False,), "include_stop_str_in_output": (False,),
-    "bad_words": ([],), "thinking": (), "return_hidden_states": (False,), "input_embeds": (),
-    "prompt_embeds": (), "session_params": (), "verbosity": (), "allowed_token_ids": (),
-    "length_penalty": (1.0, 1), "return_token_ids": (False,), "max_thinking_tokens": (),
-    "add_special_tokens": (True,), "extra_key": (), "cache_salt": (),
+    "add_special_tokens": (True,), "allowed_token_ids": (), "audio": (), "bad_words": ([],),
+    "beam_width": (1,), "cache_salt": (), "chat_template": (), "custom_logit_processor": (),
+    "custom_params": (), "extra_key": (), "function_call": ("none",), "functions": ([],),
+    "include_stop_str_in_output": (False,), "input_embeds": (), "length_penalty": (1.0, 1),
+    "logits_processors": (), "lora_path": (), "max_thinking_tokens": (), "modalities": (["text"],),
+    "no_stop_trim": (False,), "prompt_embeds": (), "prompt_logprobs": (),
+    "return_hidden_states": (False,), "return_token_ids": (False,),
+    "separate_reasoning": (True,), "session_params": (), "stop_regex": (), "thinking": (),
+    "truncate_prompt_tokens": (), "use_beam_search": (False,), "verbosity": ("medium",),
+    "web_search_options": (),
 }  # fmt: skip
 
 
@@ -70,14 +69,169 @@ Biases = Annotated[
 
 
 class StreamOptions(Body):
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "continuous_usage_stats": (False,),
-    }
-
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
-class SamplingFields(Body):
+class JsonSchema(Body):
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
+    description: Annotated[str, Field(max_length=8192)] | None = None
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """`text`, `json_object`, `json_schema`; SGLang's `structural_tag` with ALLOW_GRAMMARS."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchema | None = None
+    format: dict[str, Any] | None = None
+
+
+class StructuredOutputs(Body):
+    """vLLM's name for the grammars below."""
+
+    json_schema: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+
+class GrammarFields(Body):
+    """What the answer must look like. At most one of them."""
+
+    response_format: ResponseFormat | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: Annotated[list[str], Field(min_length=1)] | None = None
+    guided_grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    def grammar(self, bounds: Bounds) -> Grammar | None:
+        """The one that was asked for, within its bounds. Raises InvalidRequest."""
+        wanted = [field for field in _GRAMMARS if getattr(self, field) is not None]
+        if self.response_format is not None and self.response_format.type == "text":
+            wanted.remove("response_format")
+        if len(wanted) > 1:
+            raise InvalidRequest(
+                f"'{wanted[0]}' and '{wanted[1]}' exclude each other.", param=wanted[1]
+            )
+        if not wanted:
+            return None
+        field = wanted[0]
+        if field == "response_format":
+            assert self.response_format is not None
+            return _response_format(self.response_format, bounds)
+        _need_grammars(bounds, field)
+        if field == "structured_outputs":
+            return _structured(self.structured_outputs, bounds)
+        return _guided(_GRAMMARS[field], getattr(self, field), bounds.grammar, field)
+
+
+_GRAMMARS = {
+    "response_format": "", "structured_outputs": "", "regex": "regex", "ebnf": "grammar",
+    "guided_json": "json", "guided_regex": "regex", "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}  # fmt: skip
+
+
+def _need_grammars(bounds: Bounds, param: str) -> None:
+    if not bounds.allow_grammars:
+        raise UnsupportedParameter(
+            f"'{param}' is not taken by this server; use response_format with a JSON schema. The "
+            "operator can allow it with ALLOW_GRAMMARS=true.",
+            param=param,
+        )
+
+
+def _response_format(format: ResponseFormat, bounds: Bounds) -> Grammar:
+    param = "response_format"
+    match format.type:
+        case "json_schema":
+            if format.json_schema is None:
+                raise InvalidRequest(
+                    f"Missing required parameter: '{param}.json_schema'.",
+                    param=f"{param}.json_schema",
+                    code="missing_required_parameter",
+                )
+            schema = format.json_schema.json_schema
+            if schema is None:
+                return Grammar("json_schema", _OBJECT)
+            return schema_grammar(schema, bounds.grammar, f"{param}.json_schema.schema")
+        case "structural_tag":
+            _need_grammars(bounds, param)
+            tag = {"type": "structural_tag", "format": format.format or {}}
+            check_schema(tag, bounds.grammar, param=param)
+            return Grammar("structural_tag", json.dumps(tag), param)
+        case _:
+            return Grammar("json_schema", _OBJECT)
+
+
+_OBJECT = '{"type":"object"}'
+
+
+def schema_grammar(schema: dict[str, Any], bounds: GrammarBounds, param: str) -> Grammar:
+    """A JSON schema as a grammar. Raises InvalidRequest that names the bound."""
+    check_schema(schema, bounds, param=param)
+    return Grammar("json_schema", orjson.dumps(schema).decode(), param)
+
+
+def _structured(outputs: StructuredOutputs | None, bounds: Bounds) -> Grammar:
+    given = {
+        "json": outputs and outputs.json_schema, "regex": outputs and outputs.regex,
+        "choice": outputs and outputs.choice, "grammar": outputs and outputs.grammar,
+    }  # fmt: skip
+    named = [(kind, value) for kind, value in given.items() if value]
+    if len(named) != 1:
+        raise InvalidRequest(
+            "'structured_outputs' must have exactly one of json, regex, choice and grammar.",
+            param="structured_outputs",
+        )
+    kind, value = named[0]
+    return _guided(kind, value, bounds.grammar, f"structured_outputs.{kind}")
+
+
+def _guided(kind: str, value: Any, bounds: GrammarBounds, param: str) -> Grammar:
+    match kind:
+        case "json":
+            return schema_grammar(_decoded_schema(value, param), bounds, param)
+        case "choice":
+            return schema_free_choice(value, bounds, param)
+        case "regex":
+            check_regex(value, bounds, param=param)
+            return Grammar("regex", value, param)
+        case _:
+            check_text(value, bounds, param=param)
+            return Grammar("ebnf", value, param)
+
+
+def _decoded_schema(value: Any, param: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            value = None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"Invalid value for '{param}': must be a JSON schema.", param=param)
+    return value
+
+
+def schema_free_choice(choices: list[str], bounds: GrammarBounds, param: str) -> Grammar:
+    """One of the texts, as they are, without quotes."""
+    if len(choices) > bounds.max_enum:
+        raise InvalidRequest(
+            f"Invalid value for '{param}': must have at most {bounds.max_enum} entries.",
+            param=param,
+            code="array_above_max_length",
+        )
+    text = "root ::= " + " | ".join(json.dumps(choice) for choice in choices)
+    check_text(text, bounds, param=param)
+    return Grammar("ebnf", text, param)
+
+
+class SamplingFields(GrammarFields):
     """Everything about sampling that chat and plain completions have in common."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
@@ -117,7 +271,12 @@ class SamplingFields(Body):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def sampling(self, *, max_tokens: int | None) -> Sampling:
+    @property
+    def progress(self) -> bool:
+        """Every frame shall say what has been used so far."""
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    def sampling(self, bounds: Bounds, *, max_tokens: int | None) -> Sampling:
         top_k = self.top_k
         return Sampling(
             max_tokens=max_tokens,
@@ -136,6 +295,7 @@ class SamplingFields(Body):
             skip_special_tokens=self.skip_special_tokens is not False,
             logit_bias=self.logit_bias or None,
             seed=self.seed,
+            grammar=self.grammar(bounds),
         )
 
 
@@ -152,11 +312,22 @@ def choices(body: SamplingFields, call: Call) -> int:
 
 
 def model_name(body: SamplingFields, call: Call) -> str:
+    """The name to answer under; raises ModelNotFound for one that is not served, InvalidRequest if
+    it generates nothing."""
+    name = served_name(body.model, call)
+    if call.model.info.embeds:
+        raise InvalidRequest(
+            "This model gives embeddings and generates no text; use /v1/embeddings.", param="model"
+        )
+    return name
+
+
+def served_name(asked: str | None, call: Call) -> str:
     """The name to answer under; raises ModelNotFound for one that is not served."""
-    if body.model is None:
+    if asked is None:
         return call.model.names[0]
-    call.model.check_name(body.model)
-    return body.model if body.model in call.model.names else call.model.names[0]
+    call.model.check_name(asked)
+    return asked if asked in call.model.names else call.model.names[0]
 
 
 def usage_json(usage: Usage) -> Json:
@@ -179,6 +350,18 @@ def error_json(error: ServeError) -> Json:
             "code": error.code,
         }
     }
+
+
+def logprob_json(scored: ScoredToken) -> Json:
+    """One token of `logprobs.content`."""
+    token = scored.token
+    return {
+        "token": token.text, "logprob": token.logprob, "bytes": list(token.raw),
+        "top_logprobs": [
+            {"token": each.text, "logprob": each.logprob, "bytes": list(each.raw)}
+            for each in scored.top
+        ],
+    }  # fmt: skip
 
 
 DONE = b"data: [DONE]\n\n"

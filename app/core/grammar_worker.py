@@ -1,0 +1,43 @@
+"""Compiles grammars to see whether they can be, in a process that may be killed.
+
+Standard input: the vocabulary on the first line (xgrammar's serialised TokenizerInfo), then one
+`{"kind": ..., "text": ...}` on each. Standard output: `{}` when it is up, then one
+`{"error": null | "..."}` for each grammar. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which drains
+    os.nice(5)  # the engine's processes first
+    import xgrammar
+
+    vocabulary = xgrammar.TokenizerInfo.deserialize_json(sys.stdin.readline())
+    compiler = xgrammar.GrammarCompiler(vocabulary, max_threads=1, cache_enabled=False)
+    compile: dict[str, Callable[[str], object]] = {
+        "json_schema": compiler.compile_json_schema,
+        "regex": compiler.compile_regex,
+        "ebnf": compiler.compile_grammar,
+        "structural_tag": compiler.compile_structural_tag,
+    }
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    print("{}", file=answers)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        error = None
+        try:
+            compile[asked["kind"]](asked["text"])
+        except Exception as failure:  # xgrammar raises RuntimeError, ValueError and its own
+            error = str(failure)[:1000] or type(failure).__name__
+        print(json.dumps({"error": error}), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,457 @@
+"""What a model writes, taken apart: thinking, text, calls of tools.
+
+Law: any way of cutting the text gives the same pieces, concatenated. The readers keep it by
+construction: each looks at one character after the other (or one tag after the other: `Cutter`),
+whatever came together.
+
+    text ─ thinking reader ─┬─ Thought
+                            └─ rest ─ calls reader ─┬─ Said
+                                                    └─ CallBegun, CallArguments
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Generator, Iterable, Sequence
+from itertools import groupby
+from typing import Literal, Protocol, TypeAlias, assert_never
+
+import msgspec
+import orjson
+
+from app.types import (
+    EndReason,
+    Event,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+    ToolUse,
+)  # fmt: skip
+
+
+class Said(msgspec.Struct, frozen=True, gc=False):
+    """Text of the answer."""
+
+    text: str
+
+
+class Thought(msgspec.Struct, frozen=True, gc=False):
+    """Text of the thinking."""
+
+    text: str
+
+
+class CallBegun(msgspec.Struct, frozen=True, gc=False):
+    """A call of the tool `name`."""
+
+    name: str
+
+
+class CallArguments(msgspec.Struct, frozen=True, gc=False):
+    """More of the JSON text of the current call's arguments."""
+
+    json: str
+
+
+Piece: TypeAlias = Said | Thought | CallBegun | CallArguments
+
+
+class Reader(Protocol):
+    """Reads one choice's text. Stateful: one object per choice."""
+
+    def feed(self, text: str) -> list[Piece]:
+        """What is certain so far; may hold back what could be the beginning of a marker."""
+
+    def finish(self) -> list[Piece]:
+        """What was held back, now that nothing follows."""
+
+
+class Chain:
+    """A reader of thinking, whose remaining text goes to a reader of calls."""
+
+    def __init__(self, thinking: Reader, calls: Reader | None) -> None:
+        self._thinking, self._calls = thinking, calls
+
+    def feed(self, text: str) -> list[Piece]:
+        return self._pass_on(self._thinking.feed(text))
+
+    def finish(self) -> list[Piece]:
+        pieces = self._pass_on(self._thinking.finish())
+        return pieces if self._calls is None else pieces + self._calls.finish()
+
+    def _pass_on(self, pieces: list[Piece]) -> list[Piece]:
+        if self._calls is None:
+            return pieces
+        passed: list[Piece] = []
+        for piece in pieces:
+            if isinstance(piece, Said):
+                passed += self._calls.feed(piece.text)
+            else:
+                passed.append(piece)
+        return passed
+
+
+class Cutter:
+    """Cuts text into single characters, but leaves tags such as `<|end|>` and `<tool_call>` whole.
+
+    Models write most of their markers as one token each, and some parsers of SGLang's know them
+    only if they come so.
+    """
+
+    _TAG = re.compile(r"<[^<>\s]{1,64}>")
+    _BEGUN = re.compile(r"<[^<>\s]{0,64}")
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, text: str) -> list[str]:
+        text, self._held = self._held + text, ""
+        atoms: list[str] = []
+        at = 0
+        while at < len(text):
+            if text[at] == "<":
+                if (tag := self._TAG.match(text, at)) is not None:
+                    atoms.append(tag[0])
+                    at = tag.end()
+                    continue
+                if self._BEGUN.fullmatch(text, at):
+                    self._held = text[at:]
+                    break
+            atoms.append(text[at])
+            at += 1
+        return atoms
+
+    def finish(self) -> list[str]:
+        held, self._held = self._held, ""
+        return list(held)
+
+
+class CallArray:
+    """Reads `[{"name": ..., "parameters": {...}}, ...]`: what the grammar of a required call gives.
+
+    The arguments are passed on as they come, as the JSON text that they are.
+    """
+
+    def __init__(self) -> None:
+        self._call: _CallObject | None = None
+
+    def feed(self, text: str) -> list[Piece]:
+        pieces: list[Piece] = []
+        for character in text:
+            if self._call is not None:
+                pieces += self._call.step(character)
+                if self._call.complete:
+                    self._call = None
+            elif character == "{":
+                self._call = _CallObject()
+        return joined(pieces)
+
+    def finish(self) -> list[Piece]:
+        return []
+
+
+class MarkedCalls:
+    """Reads `{"name": ..., "arguments": {...}}` between two markers, as Hermes and Qwen write it.
+
+    Linear in the text, where SGLang's own parser of this format parses all of a call again for
+    every piece of it.
+    """
+
+    def __init__(self, begin: str, end: str) -> None:
+        self._begin, self._end = begin, end
+        self._held = ""
+        """Text that may be the beginning of a marker, or is blank next to a call."""
+        self._call: _CallObject | None = None
+        self._state: Literal["text", "begun", "call", "after"] = "text"
+        self._called = False
+
+    def feed(self, text: str) -> list[Piece]:
+        pieces: list[Piece] = []
+        for character in text:
+            pieces += self._step(character)
+        return joined(pieces)
+
+    def finish(self) -> list[Piece]:
+        held, self._held = self._held, ""
+        match self._state:
+            case "begun":
+                return [Said(self._begin + held)]
+            case "text" if held.strip() or not self._called:
+                return joined([Said(held)])
+        return []
+
+    def _step(self, character: str) -> list[Piece]:
+        match self._state:
+            case "text":
+                return self._look(character)
+            case "begun":
+                self._held += character
+                if character == "{":
+                    self._call, self._state, self._held = _CallObject(), "call", ""
+                elif not character.isspace() and character != "[":
+                    held, self._held, self._state = self._held, "", "text"
+                    return [Said(self._begin), *self.feed(held)]  # only spoken of
+                return []
+            case "call":
+                assert self._call is not None
+                pieces = self._call.step(character)
+                if self._call.complete:
+                    self._called, self._state = True, "after"
+                return pieces
+            case "after":
+                # Up to the end marker; a list has its next call before it.
+                self._held = (self._held + character)[-len(self._end) :]
+                if character == "{":
+                    self._call, self._state, self._held = _CallObject(), "call", ""
+                elif self._held == self._end:
+                    self._state, self._held = "text", ""
+                return []
+            case _:
+                assert_never(self._state)
+
+    def _look(self, character: str) -> list[Piece]:
+        held = self._held + character
+        if held.endswith(self._begin):
+            self._held, self._state = "", "begun"
+            before = held[: -len(self._begin)]
+            return joined([Said(before)]) if before.strip() or not self._called else []
+        keep = overlap(held, self._begin)
+        if self._called and not held.strip():
+            keep = len(held)  # blank after a call: part of the answer only if text follows
+        elif self._called and keep < len(held) and not held[: len(held) - keep].strip():
+            keep = len(held)
+        self._held = held[len(held) - keep :]
+        said = held[: len(held) - keep]
+        return [Said(said)] if said else []
+
+
+class _CallObject:
+    """One call's JSON object, after its opening brace."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._pieces: list[Piece] = []
+        self._scan = self._read()
+        next(self._scan)
+
+    def step(self, character: str) -> list[Piece]:
+        try:
+            self._scan.send(character)
+        except StopIteration:
+            self.complete = True
+        pieces = self._pieces.copy()
+        self._pieces.clear()
+        return pieces
+
+    def _read(self) -> Generator[None, str, None]:
+        """One character at each yield."""
+        early: list[Piece] = []  # arguments that come before the name
+        begun = given = False
+        character = yield
+        while character != "}":
+            if character != '"':
+                character = yield
+                continue
+            key = yield from self._read_string()
+            character = yield from self._skip(" \t\r\n:")
+            if key == "name" and character == '"' and not begun:
+                name = yield from self._read_string()
+                self._pieces += [CallBegun(name), *early]
+                begun = True
+                character = yield
+            elif key in ("parameters", "arguments") and not given:
+                given = True
+                character = yield from self._read_value(character, self._pieces if begun else early)
+            else:
+                character = yield from self._read_value(character, [])
+
+    def _read_string(self) -> Generator[None, str, str]:
+        """After the opening quote, up to and with the closing one."""
+        raw: list[str] = []
+        escaped = False
+        while True:
+            character = yield
+            if character == '"' and not escaped:
+                break
+            raw.append(character)
+            escaped = character == "\\" and not escaped
+        text = "".join(raw)
+        try:
+            return str(orjson.loads(f'"{text}"'))
+        except orjson.JSONDecodeError:
+            return text
+
+    def _skip(self, skipped: str) -> Generator[None, str, str]:
+        while True:
+            character = yield
+            if character not in skipped:
+                return character
+
+    def _read_value(self, character: str, sink: list[Piece]) -> Generator[None, str, str]:
+        """A value that begins with `character`; returns what comes after it."""
+        depth = 0
+        quoted = escaped = False
+        while True:
+            if quoted:
+                quoted = character != '"' or escaped
+                escaped = character == "\\" and not escaped
+            elif character == '"':
+                quoted = True
+            elif character in "{[":
+                depth += 1
+            elif character in "}]":
+                if depth == 0:
+                    return character  # of the call's own object: a bare number or word ended
+                depth -= 1
+            elif depth == 0 and character in ", \t\r\n":
+                return character
+            sink.append(CallArguments(character))
+            if depth == 0 and not quoted and character in '}]"':
+                following = yield
+                return following
+            character = yield
+
+
+def overlap(text: str, marker: str) -> int:
+    """How many of the text's last characters could be the marker's first."""
+    for length in range(min(len(text), len(marker) - 1), 0, -1):
+        if marker.startswith(text[-length:]):
+            return length
+    return 0
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """Neighbours of a kind as one; empty ones left out."""
+    result: list[Piece] = []
+    for kind, group in groupby(pieces, type):
+        if kind is Said:
+            text = "".join(piece.text for piece in group if isinstance(piece, Said))
+            result += [Said(text)] if text else []
+        elif kind is Thought:
+            text = "".join(piece.text for piece in group if isinstance(piece, Thought))
+            result += [Thought(text)] if text else []
+        elif kind is CallArguments:
+            json = "".join(piece.json for piece in group if isinstance(piece, CallArguments))
+            result += [CallArguments(json)] if json else []
+        else:
+            result += group
+    return result
+
+
+class Interpreter:
+    """One choice's text as events, up to its end and the reason that a client is told."""
+
+    def __init__(self, index: int, reader: Reader | None, use: ToolUse | None) -> None:
+        self._index = index
+        self._reader = reader
+        self._use = use
+        self._freeform = {tool.name for tool in use.tools if tool.freeform} if use else set()
+        self._arguments: list[list[str]] = []
+        """JSON text of every call so far."""
+        self._open: CallBegun | None = None
+        """The call that the next arguments belong to; None: they are dropped."""
+        self._blank: list[str] | None = [] if use is not None else None
+        """Blank text before the answer or after a call: part of the answer only if text follows.
+        None: text is under way."""
+
+    def text(self, text: str) -> list[Event]:
+        if self._reader is None:
+            return [TextDelta(text, self._index)]
+        return self._events(self._reader.feed(text))
+
+    def end(self, reason: EndReason, matched: str | int | None) -> list[Event]:
+        events: list[Event] = []
+        if self._reader is not None:
+            events = self._events(self._reader.finish())
+            events += self._close_call(whole=reason == "stop")
+            if self._blank and not self._arguments:
+                events.append(TextDelta("".join(self._blank), self._index))
+        return [*events, Finished(self._reason(reason), self._index, matched)]
+
+    def _events(self, pieces: Sequence[Piece]) -> list[Event]:
+        events: list[Event] = []
+        for piece in pieces:
+            match piece:
+                case Said(text):
+                    events += self._say(text)
+                case Thought(text):
+                    events.append(ReasoningDelta(text, self._index))
+                case CallBegun():
+                    events += self._begin_call(piece)
+                case CallArguments(json):
+                    events += self._continue_call(json)
+                case _:
+                    assert_never(piece)
+        return events
+
+    def _say(self, text: str) -> list[Event]:
+        if self._blank is not None:
+            self._blank.append(text)
+            if text.isspace():
+                return []
+            text, self._blank = "".join(self._blank), None
+        return [TextDelta(text, self._index)]
+
+    def _begin_call(self, call: CallBegun) -> list[Event]:
+        events = self._close_call()
+        self._blank = []
+        if self._use is not None and call.name not in self._use.allowed:
+            return events  # a tool that there is not, or that the client has ruled out
+        if self._arguments and self._use is not None and not self._use.parallel:
+            return events  # one call was asked for; the model goes on
+        self._open = call
+        self._arguments.append([])
+        id = f"call_{uuid.uuid4().hex[:24]}"
+        freeform = call.name in self._freeform
+        started = ToolCallStarted(len(self._arguments) - 1, id, call.name, self._index, freeform)
+        return [*events, started]
+
+    def _continue_call(self, json: str) -> list[Event]:
+        if self._open is None:
+            return []
+        self._arguments[-1].append(json)
+        if self._open.name in self._freeform:
+            return []  # unwrapped when it is complete
+        return [ToolCallDelta(len(self._arguments) - 1, json, self._index)]
+
+    def _close_call(self, *, whole: bool = True) -> list[Event]:
+        """`whole`: the model came to the end of the call, it was not cut off."""
+        call, self._open = self._open, None
+        if call is None:
+            return []
+        given, ordinal = self._arguments[-1], len(self._arguments) - 1
+        if not given and whole:
+            given.append("{}")  # some formats say nothing where there are no arguments
+            if call.name not in self._freeform:
+                return [ToolCallDelta(ordinal, "{}", self._index)]
+        if call.name in self._freeform and (text := _input_of("".join(given))):
+            return [ToolCallDelta(ordinal, text, self._index, freeform=True)]
+        return []
+
+    def _reason(self, reason: EndReason) -> FinishReason:
+        if reason != "stop" or not any(_is_json("".join(each)) for each in self._arguments):
+            return reason
+        named = self._use is not None and self._use.named
+        return "stop" if named else "tool_calls"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _input_of(arguments: str) -> str:
+    """The input of a free-form tool; what was cut off before its end is given as it is."""
+    try:
+        given = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return arguments
+    text = given.get("input") if isinstance(given, dict) else None
+    return text if isinstance(text, str) else arguments

@@ -1,0 +1,56 @@
+"""Tokens travel with the text that they wrote."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.alignment import Alignment
+from app.types import ScoredToken, Token
+
+
+def _token(raw: bytes) -> ScoredToken:
+    return ScoredToken(Token(1, raw, -1.0))
+
+
+def test_a_token_waits_for_text_that_is_held_back() -> None:
+    alignment = Alignment()
+    assert alignment.feed("", [_token(b"STO")], last=False) == []
+    ((token, text),) = alignment.feed("STO", [], last=False)
+    assert (token and token.token.raw, text) == (b"STO", "STO")
+
+
+def test_the_parts_of_a_character_come_with_the_last_of_them() -> None:
+    raw = "🌦".encode()
+    alignment = Alignment()
+    found = alignment.feed("", [_token(raw[:2])], last=False)
+    found += alignment.feed("🌦", [_token(raw[2:])], last=False)
+    assert [text for _, text in found] == ["", "🌦"]
+
+
+def test_what_a_stop_string_took_away_still_has_its_score() -> None:
+    alignment = Alignment()
+    found = alignment.feed("one ", [_token(b"one "), _token(b"STOP")], last=True)
+    assert [text for _, text in found] == ["one ", ""]
+
+
+def test_special_tokens_without_text_do_not_shift_the_rest() -> None:
+    alignment = Alignment()
+    tokens = [_token(b"<s>"), _token(b"a"), _token(b"</s>")]
+    found = alignment.feed("a", tokens, last=True)
+    assert [(token and token.offset, text) for token, text in found] == [(0, ""), (0, "a"), (1, "")]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=6), max_size=12), st.data())
+def test_nothing_is_lost_or_reordered(raws: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(raws).decode(errors="replace")
+    alignment = Alignment()
+    found = []
+    at = 0
+    for raw in raws:
+        upto = data.draw(st.integers(at, len(whole)))
+        found += alignment.feed(whole[at:upto], [_token(raw)], last=False)
+        at = upto
+    found += alignment.feed(whole[at:], [], last=True)
+    assert [token.token.raw for token, _ in found if token] == raws
+    assert "".join(text for _, text in found) == whole
