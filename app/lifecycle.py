@@ -89,7 +89,8 @@ class Lifecycle:
 class Ticket:
     """One request's place in the server; an async context manager entered by its task."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, names: tuple[str, ...]) -> None:
+        self.names = names
         self._gate = gate
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -142,8 +143,8 @@ class Gate:
     def full(self) -> bool:
         return len(self._tickets) >= self._limit
 
-    def admit(self) -> Ticket:
-        """A place inside, taken at once.
+    def admit(self, *names: str) -> Ticket:
+        """A place inside, taken at once; `names` are what `end` finds it by.
 
         Raises NotReady, Draining, EngineDied or Overloaded; nothing of the request has been read.
         """
@@ -153,7 +154,7 @@ class Gate:
             raise Overloaded(
                 f"All {self._limit} places of this server (MAX_CONCURRENCY + MAX_QUEUE) are taken."
             )
-        ticket = Ticket(self)
+        ticket = Ticket(self, names)
         self._tickets.add(ticket)
         self._idle.clear()
         return ticket
@@ -163,9 +164,16 @@ class Gate:
         if not self._tickets:
             self._idle.set()
 
+    def end(self, name: str, error: Callable[[], ServeError]) -> int:
+        """End the requests of this name; returns how many there were. A client's name for its
+        requests need not be unique."""
+        return self._end([each for each in self._tickets if name in each.names], error)
+
     def end_all(self, error: Callable[[], ServeError]) -> int:
         """End every request inside; returns how many there were."""
-        tickets = list(self._tickets)
+        return self._end(list(self._tickets), error)
+
+    def _end(self, tickets: list[Ticket], error: Callable[[], ServeError]) -> int:
         for ticket in tickets:
             ticket.end(error())
         return len(tickets)

@@ -89,7 +89,10 @@ def test_lists_are_separated_by_commas_or_json() -> None:
 def test_engine_options_are_what_is_set_and_nothing_else() -> None:
     environ = {"MODEL_PATH": "m", "KV_POOL_TOKENS": "9", "MAX_TOTAL_TOKENS": "5", "DTYPE": "auto"}
     options = load({}, environ).settings.engine_options()
-    assert options == {"model_path": "m", "max_total_tokens": 9, "dtype": "auto"}
+    assert options == {
+        "model_path": "m", "max_total_tokens": 9, "dtype": "auto", "tool_call_parser": "auto",
+        "reasoning_parser": "auto",
+    }  # fmt: skip
 
 
 def test_engine_args_are_merged_over_the_layers() -> None:

@@ -17,23 +17,32 @@ from app import __version__
 from app.dialects.base import Dialect
 from app.dialects.chat import CHAT
 from app.dialects.completions import COMPLETIONS
+from app.dialects.embeddings import EMBEDDINGS
 from app.dialects.fields import error_json
+from app.dialects.native import NATIVE
+from app.dialects.tokens import COUNT, DETOKENIZE, TOKENIZE
 from app.errors import (
     InvalidRequest,
     MethodNotAllowed,
     RouteNotFound,
     ServeError,
-    UnsupportedParameter,
 )  # fmt: skip
 from app.settings import Settings
 from app.types import Json
-from app.web import ops
+from app.web import admin, info, ops
 from app.web.middleware import Authentication, RequestScope
 from app.web.replies import Generation, error_response
 from app.web.state import Serving
 
-DIALECTS: tuple[Dialect[Any], ...] = (CHAT, COMPLETIONS)
-_LATER = ("/v1/embeddings", "/generate")
+DIALECTS: tuple[Dialect[Any], ...] = (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    TOKENIZE,
+    DETOKENIZE,
+    COUNT,
+    NATIVE,
+)
 _EXPOSED = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]
 
 
@@ -57,17 +66,13 @@ def create_app(serving: Serving) -> FastAPI:
     )
     app.state.serving = serving
     app.include_router(ops.router)
+    app.include_router(info.router)
+    if serving.settings.admin_api_key:
+        app.include_router(admin.router)
     for dialect in DIALECTS:
         _add(app, dialect, serving)
-    for path in _LATER:
-        app.add_api_route(path, _not_yet, methods=["POST"], include_in_schema=False)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
-
-
-async def _not_yet(request: Request) -> Response:
-    error = UnsupportedParameter(f"{request.url.path} is not supported by this server yet.")
-    return error_response(error, error_json)
 
 
 def _middleware(settings: Settings) -> list[Middleware]:

@@ -13,6 +13,7 @@ import uuid
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs, metrics
@@ -20,7 +21,7 @@ from app.dialects.fields import error_json
 from app.errors import AuthenticationFailed, InternalError
 from app.logs import log
 from app.metrics import RequestStats
-from app.settings import Settings
+from app.settings import Secrets, Settings
 from app.web.replies import error_response
 
 _SANE_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
@@ -30,8 +31,9 @@ _PROBES = frozenset({"/health", "/livez", "/readyz", "/ping", "/metrics"})
 class RequestScope:
     """Gives a request its id, its headers, its two log lines and its metrics.
 
-    `scope["state"]` carries: `engine_id`, the id inside the engine; `stats`; `about`, what a
-    dialect adds to the end line; `status`, `ended_by`, `error`, set on the way.
+    `scope["state"]` carries: `engine_id`, the id inside the engine; `request_id`, the client's or
+    the same; `stats`; `about`, what a dialect adds to the end line; `status`, `ended_by`, `error`,
+    set on the way.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -51,7 +53,10 @@ class RequestScope:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _SANE_ID.match(given) else engine_id
         state: dict[str, Any] = scope.setdefault("state", {})
-        state |= {"engine_id": engine_id, "stats": RequestStats(), "about": {}, "status": 0}
+        state |= {
+            "engine_id": engine_id, "request_id": request_id, "stats": RequestStats(), "about": {},
+            "status": 0,
+        }  # fmt: skip
         client = scope["client"][0] if scope.get("client") else None
         say = log.debug if path in _PROBES else log.info
         token = logs.request_id.set(request_id)
@@ -104,29 +109,14 @@ class RequestScope:
         )
 
 
-class Authentication:
-    """`Authorization: Bearer KEY` or `x-api-key: KEY`, one of the server's; either header will do.
+class Keys:
+    """`Authorization: Bearer KEY` or `x-api-key: KEY`, one of these; either header will do."""
 
-    Probes, `/` and the documentation stay open.
-    """
-
-    OPEN = frozenset({"/", "/health", "/livez", "/readyz", "/ping", "/docs", "/openapi.json"})
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
+    def __init__(self, keys: Secrets) -> None:
         # Digests are of one length, so the comparison's time says nothing about a key's.
-        self._digests = [_digest(key.get_secret_value().encode()) for key in settings.api_key]
+        self._digests = [_digest(key.get_secret_value().encode()) for key in keys]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self.OPEN or self._known(scope):
-            await self._app(scope, receive, send)
-            return
-        error = AuthenticationFailed("A valid API key is needed: Authorization: Bearer <key>.")
-        response = error_response(error, error_json)
-        response.headers["www-authenticate"] = "Bearer"
-        await response(scope, receive, send)
-
-    def _known(self, scope: Scope) -> bool:
+    def known(self, scope: Scope) -> bool:
         given = []
         for name, value in scope["headers"]:
             if name == b"authorization" and value[:7].lower() == b"bearer ":
@@ -137,6 +127,29 @@ class Authentication:
             hmac.compare_digest(_digest(key), known) for key in given for known in self._digests
         ]
         return any(matches)
+
+
+def unauthenticated() -> Response:
+    error = AuthenticationFailed("A valid API key is needed: Authorization: Bearer <key>.")
+    response = error_response(error, error_json)
+    response.headers["www-authenticate"] = "Bearer"
+    return response
+
+
+class Authentication:
+    """The API is for who has a key. Probes, `/` and the documentation stay open."""
+
+    OPEN = frozenset({"/", "/health", "/livez", "/readyz", "/ping", "/docs", "/openapi.json"})
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._keys = Keys((*settings.api_key, *settings.admin_api_key))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self.OPEN or self._keys.known(scope):
+            await self._app(scope, receive, send)
+            return
+        await unauthenticated()(scope, receive, send)
 
 
 def _digest(key: bytes) -> bytes:

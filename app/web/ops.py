@@ -15,7 +15,7 @@ from app.lifecycle import Phase
 from app.metrics import Metrics
 from app.types import Json
 from app.web.replies import error_response, json_response
-from app.web.state import Serving
+from app.web.state import Serving, serving_of
 
 router = APIRouter()
 _STALLED_AFTER_S = 300.0
@@ -24,7 +24,7 @@ _STALLED_AFTER_S = 300.0
 
 @router.get("/", summary="What this server is")
 async def root(request: Request) -> Response:
-    serving = _serving(request)
+    serving = serving_of(request)
     return json_response(
         {
             "service": "serve_hathora",
@@ -40,7 +40,7 @@ async def root(request: Request) -> Response:
 @router.get("/health", summary="State of server and engine")
 async def health(request: Request) -> Response:
     """200 when ready, else 503. Never runs a generation."""
-    serving = _serving(request)
+    serving = serving_of(request)
     phase = serving.lifecycle.phase
     ready = phase is Phase.READY and not _stalled(serving)
     rising = phase in (Phase.STARTING, Phase.LOADING, Phase.WARMING)
@@ -67,7 +67,7 @@ async def health(request: Request) -> Response:
 @router.get("/livez", summary="Shall this process be left running?")
 async def livez(request: Request) -> Response:
     """200 from the first second on; 503 once the engine is lost or hangs."""
-    serving = _serving(request)
+    serving = serving_of(request)
     lost = serving.lifecycle.phase in (Phase.DEAD, Phase.FAILED) or _stalled(serving)
     return json_response(
         {"status": "dead" if lost else "ok", "phase": str(serving.lifecycle.phase)},
@@ -77,7 +77,7 @@ async def livez(request: Request) -> Response:
 
 @router.get("/readyz", summary="Shall this server be sent requests?")
 async def readyz(request: Request) -> Response:
-    phase = _serving(request).lifecycle.phase
+    phase = serving_of(request).lifecycle.phase
     ready = phase is Phase.READY
     return json_response(
         {"status": "ok" if ready else "not ready", "phase": str(phase)},
@@ -88,7 +88,7 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/ping", summary="RunPod's load balancer: 204 loading, 200 ready")
 async def ping(request: Request) -> Response:
-    phase = _serving(request).lifecycle.phase
+    phase = serving_of(request).lifecycle.phase
     if phase in (Phase.STARTING, Phase.LOADING, Phase.WARMING):
         return Response(status_code=204)
     ready = phase is Phase.READY
@@ -97,7 +97,7 @@ async def ping(request: Request) -> Response:
 
 @router.get("/metrics", summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
-    found = _serving(request).metrics
+    found = serving_of(request).metrics
     if found is None:
         error = RouteNotFound("Metrics are switched off (ENABLE_METRICS=false).")
         return error_response(error, error_json)
@@ -107,7 +107,7 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/models", summary="The model's names")
 async def models(request: Request) -> Response:
     try:
-        cards = _cards(_serving(request))
+        cards = _cards(serving_of(request))
     except ServeError as error:
         return error_response(error, error_json)
     return json_response({"object": "list", "data": cards})
@@ -116,7 +116,7 @@ async def models(request: Request) -> Response:
 @router.get("/v1/models/{model:path}", summary="One model")
 async def model(request: Request, model: str) -> Response:
     try:
-        for card in _cards(_serving(request)):
+        for card in _cards(serving_of(request)):
             # A local folder as a name: its leading slash is lost among those of the path.
             if card["id"].lstrip("/") == model.lstrip("/"):
                 return json_response(card)
@@ -143,8 +143,3 @@ def _cards(serving: Serving) -> list[Json]:
 def _stalled(serving: Serving) -> bool:
     engine = serving.host.engine
     return engine is not None and engine.silent_s() > _STALLED_AFTER_S
-
-
-def _serving(request: Request) -> Serving:
-    serving: Serving = request.app.state.serving
-    return serving

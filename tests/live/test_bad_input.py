@@ -9,10 +9,43 @@ import pytest
 from tests.live.conftest import LiveServer
 
 pytestmark = pytest.mark.live
-CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETION, EMBEDDING = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+NATIVE = "/generate"
 HI = [{"role": "user", "content": "hi"}]
 
 PART = "messages[0].content[0]"
+
+PARAMETERS = "tools[0].function.parameters"
+SCHEMA = "response_format.json_schema.schema"
+LARK = {"type": "custom", "custom": {"name": "a", "format": {"type": "grammar", "grammar": {
+    "syntax": "lark", "definition": "start: /a/"}}}}  # fmt: skip
+
+
+ALLOW_B = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [
+    {"type": "function", "function": {"name": "b"}}]}}  # fmt: skip
+
+
+def part(content: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [content]}]}
+
+
+def tool(name: str, parameters: Any = None) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def schema(given: Any) -> dict[str, Any]:
+    format = {"type": "json_schema", "json_schema": {"name": "x", "schema": given}}
+    return {"messages": HI, "response_format": format}
+
+
+def deep(levels: int) -> dict[str, Any]:
+    inner: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        inner = {"type": "object", "properties": {"x": inner}}
+    return inner
+
+
+DEEP = deep(20)
 
 BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
     (CHAT, b"", 400, None),
@@ -63,11 +96,55 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
     (CHAT, {"messages": HI, "seed": 2**63}, 400, "seed"),
     (CHAT, {"messages": HI, "stream": "yes"}, 400, "stream"),
     (CHAT, {"messages": HI, "stream_options": {"include_usage": True}}, 400, "stream_options"),
-    (CHAT, {"messages": HI, "tools": [{"type": "function"}]}, 400, "tools"),
+    (CHAT, {"messages": HI, "tools": []}, 400, "tools"),
+    (CHAT, {"messages": HI, "tools": [{"type": "function"}]}, 400, "tools[0].function"),
+    (CHAT, {"messages": HI, "tools": [tool("a b")]}, 400, "tools[0].function.name"),
+    (CHAT, {"messages": HI, "tools": [tool("a"), tool("a")]}, 400, "tools[1]"),
+    (CHAT, {"messages": HI, "tools": [tool(f"t{n}") for n in range(129)]}, 400, "tools"),
+    (CHAT, {"messages": HI, "tools": [tool("a", DEEP)]}, 400, PARAMETERS),
+    (CHAT, {"messages": HI, "tools": [tool("a", {"type": "array"})]}, 400, PARAMETERS),
+    (CHAT, {"messages": HI, "tools": [tool("a", {"type": "object", "properties": {"x": {"type":
+     "string", "pattern": "(a{1,99999}){1,99999}"}}})]}, 400, PARAMETERS),
+    (CHAT, {"messages": HI, "tools": [LARK]}, 400, "tools[0].custom.format.grammar.syntax"),
+    (CHAT, {"messages": HI, "tools": [tool("a")], "tool_choice": "maybe"}, 400, "tool_choice"),
+    (CHAT, {"messages": HI, "tools": [tool("a")], "tool_choice": {"type": "function", "function":
+     {"name": "b"}}}, 400, "tool_choice"),
+    (CHAT, {"messages": HI, "tools": [tool("a")], "tool_choice": ALLOW_B}, 400,
+     "tool_choice.allowed_tools.tools[0]"),
     (CHAT, {"messages": HI, "tool_choice": "auto"}, 400, "tool_choice"),
-    (CHAT, {"messages": HI, "response_format": {"type": "json_object"}}, 400, "response_format"),
-    (CHAT, {"messages": HI, "logprobs": True}, 400, "logprobs"),
+    (CHAT, {"messages": HI, "functions": [{"name": "a"}]}, 400, "functions"),
+    (CHAT, {"messages": HI, "response_format": {"type": "xml"}}, 400, "response_format.type"),
+    (CHAT, {"messages": HI, "response_format": {"type": "json_schema"}}, 400,
+     "response_format.json_schema"),
+    (CHAT, schema({"type": "nonsense"}), 400, SCHEMA),
+    (CHAT, schema({"$ref": "#/$defs/none"}), 400, SCHEMA),
+    (CHAT, schema(DEEP), 400, SCHEMA),
+    (CHAT, schema({"enum": [f"value {n}" for n in range(501)]}), 400, SCHEMA),
+    (CHAT, schema({"enum": ["x" * 70_000]}), 400, SCHEMA),
+    (CHAT, schema({"type": "object", "properties": {f"p{n}": {} for n in range(1001)}}), 400,
+     SCHEMA),
+    (CHAT, schema({"type": "string", "pattern": "a" * 1025}), 400, SCHEMA),
+    (CHAT, schema({"type": "string", "pattern": "a\0b"}), 400, SCHEMA),
+    (CHAT, {"messages": HI, "response_format": {"type": "structural_tag", "format": {}}}, 400,
+     "response_format"),
+    (CHAT, {"messages": HI, "logprobs": 5}, 400, "logprobs"),
+    (CHAT, {"messages": HI, "top_logprobs": 2}, 400, "top_logprobs"),
+    (CHAT, {"messages": HI, "logprobs": True, "top_logprobs": 21}, 400, "top_logprobs"),
+    (CHAT, {"messages": HI, "logprobs": True, "top_logprobs": -1}, 400, "top_logprobs"),
     (CHAT, {"messages": HI, "top_logprobs": 1_000_000}, 400, "top_logprobs"),
+    (CHAT, {"messages": HI, "reasoning_effort": "ever"}, 400, "reasoning_effort"),
+    (CHAT, {"messages": HI, "chat_template_kwargs": {"tokenize": False}}, 400,
+     "chat_template_kwargs"),
+    (CHAT, {"messages": HI, "chat_template_kwargs": {"enable_thinking": [1]}}, 400,
+     "chat_template_kwargs.enable_thinking"),
+    (CHAT, {"messages": HI, "chat_template": "{{ 1 }}"}, 400, "chat_template"),
+    (CHAT, {"messages": HI, "continue_final_message": True}, 400, "continue_final_message"),
+    (CHAT, {"messages": [{"role": "user", "content": "x", "tool_calls": [{"type": "function",
+     "function": {"name": "a", "arguments": "{}"}}]}]}, 400, "messages[0].tool_calls"),
+    (CHAT, part({"type": "input_audio", "input_audio": {}}), 400, PART),
+    (CHAT, part({"type": "file", "file": {"file_id": "x"}}), 400, PART),
+    (CHAT, part({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}), 400, PART),
+    (CHAT, {"messages": HI, "rid": "a", "bootstrap_host": "x", "n": 0}, 400, "n"),
     (CHAT, {"messages": HI, "regex": "(a+)+$"}, 400, "regex"),
     (CHAT, {"messages": HI, "stop_regex": "(a+)+$"}, 400, "stop_regex"),
     (CHAT, {"messages": HI, "custom_logit_processor": "gASV"}, 400, "custom_logit_processor"),
@@ -89,8 +166,35 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
     (COMPLETION, {"prompt": ["a", 1]}, 400, "prompt"),
     (COMPLETION, {"prompt": ["a"] * 65}, 400, "prompt"),
     (COMPLETION, {"prompt": "hi", "max_tokens": 0}, 400, "max_tokens"),
-    (COMPLETION, {"prompt": "hi", "echo": True}, 400, "echo"),
-    (COMPLETION, {"prompt": "hi", "best_of": 5}, 400, "best_of"),
+    (COMPLETION, {"prompt": "hi", "echo": 1}, 400, "echo"),
+    (COMPLETION, {"prompt": "hi", "best_of": 5, "n": 6}, 400, "best_of"),
+    (COMPLETION, {"prompt": "hi", "best_of": 17}, 400, "best_of"),
+    (COMPLETION, {"prompt": "hi", "logprobs": 6}, 400, "logprobs"),
+    (COMPLETION, {"prompt": "hi", "logprobs": -1}, 400, "logprobs"),
+    (COMPLETION, {"prompt": "hi", "tools": [tool("a")]}, 400, "tools"),
+    (COMPLETION, {"prompt": "hi", "ebnf": "root ::= root"}, 400, "ebnf"),
+    (COMPLETION, {"prompt": "hi", "guided_choice": ["a"]}, 400, "guided_choice"),
+    (COMPLETION, {"prompt": "a" * 70_000}, 400, "prompt"),
+    (EMBEDDING, {"input": "hi"}, 400, "model"),
+    (EMBEDDING, {"input": []}, 400, "input"),
+    ("/tokenize", {"prompt": "a", "messages": HI}, 400, "prompt"),
+    ("/tokenize", {"prompt": 5}, 400, "prompt"),
+    ("/detokenize", {"tokens": [-1]}, 400, "tokens"),
+    ("/detokenize", {"tokens": [49152]}, 400, "tokens"),
+    ("/detokenize", {"tokens": [True]}, 400, "tokens"),
+    ("/v1/tokens", {}, 400, "input"),
+    (NATIVE, {}, 400, "text"),
+    (NATIVE, {"input_ids": [-1]}, 400, "input_ids"),
+    (NATIVE, {"input_ids": [[1], []]}, 400, "input_ids[1]"),
+    (NATIVE, {"text": "hi", "lora_path": "/etc"}, 400, "lora_path"),
+    (NATIVE, {"text": "hi", "image_data": "file:///etc/passwd"}, 400, "image_data"),
+    (NATIVE, {"text": "hi", "sampling_params": {"top_k": 2147483648}}, 400,
+     "sampling_params.top_k"),
+    (NATIVE, {"text": "hi", "sampling_params": {"n": 1_000_000}}, 400, "sampling_params.n"),
+    (NATIVE, {"text": "hi", "return_logprob": True, "top_logprobs_num": 1_000_000}, 400,
+     "top_logprobs_num"),
+    (NATIVE, {"text": "hi", "sampling_params": {"stop_regex": "(a+)+$"}}, 400,
+     "sampling_params.stop_regex"),
     (COMPLETION, {"prompt": "hi", "suffix": "there"}, 400, "suffix"),
     (COMPLETION, {"prompt": "hi", "logprobs": 1_000_000}, 400, "logprobs"),
     (COMPLETION, {"prompt": [1] * 9000}, 400, "prompt"),

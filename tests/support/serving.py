@@ -17,6 +17,7 @@ from app.lifecycle import Gate, Lifecycle, Phase
 from app.metrics import LoopLag, Metrics
 from app.settings import Settings, load
 from app.web.app import create_app
+from app.web.protocol import bounded
 from app.web.server import bind
 from app.web.state import Serving
 
@@ -69,8 +70,8 @@ async def serve(
     port = listener.getsockname()[1]
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(serving), http="httptools", ws="none", log_config=None, access_log=False,
-            timeout_graceful_shutdown=2,
+            create_app(serving), http=bounded(configured), ws="none", log_config=None,
+            access_log=False, timeout_graceful_shutdown=2,
         )
     )  # fmt: skip
     task = asyncio.create_task(server._serve([listener]))

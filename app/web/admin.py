@@ -1,0 +1,120 @@
+"""What only the operator may do: routes for the admin key, which are not there without one.
+
+Source: sglang/srt/entrypoints/http_server.py of SGLang 0.5.23, whose router and benchmarks call
+them; the paths and bodies are its.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from app.dialects.admin import AbortBody, ProfileBody
+from app.dialects.base import AnyBody, read
+from app.dialects.fields import error_json
+from app.errors import InvalidRequest, RequestAborted, ServeError
+from app.logs import log
+from app.web.middleware import Keys, unauthenticated
+from app.web.replies import error_response, json_response, read_body
+from app.web.state import serving_of
+
+_LONGEST_WAIT_S = 300.0
+_LOOK_S = 0.1
+
+
+class _AdminRoute(APIRoute):
+    """Answers nobody without the admin key, and every ServeError in the API's form."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            if not Keys(serving_of(request).settings.admin_api_key).known(request.scope):
+                return unauthenticated()
+            try:
+                return await handle(request)
+            except ServeError as error:
+                return error_response(error, error_json)
+
+        return guarded
+
+
+router = APIRouter(route_class=_AdminRoute)
+
+
+@router.post("/flush_cache", summary="Empty the prefix cache")
+@router.get("/flush_cache", include_in_schema=False)
+async def flush_cache(request: Request) -> Response:
+    """400 if requests are running; with `timeout` it waits so many seconds for their end."""
+    gate, (engine, _) = serving_of(request).gate, serving_of(request).loaded()
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + _timeout_s(request)
+    while gate.in_flight or not await engine.flush_cache():
+        if clock() >= deadline:
+            raise InvalidRequest("The cache was not flushed: requests are running.")
+        await asyncio.sleep(_LOOK_S)
+    return json_response({"success": True, "message": "Cache flushed."})
+
+
+@router.post("/abort_request", summary="End one request, or all")
+async def abort_request(request: Request) -> Response:
+    body = await _body(AbortBody, request)
+    gate = serving_of(request).gate
+    if body.abort_all:
+        ended = gate.end_all(_aborted)
+    elif body.rid is not None:
+        ended = gate.end(body.rid, _aborted)
+    else:
+        raise InvalidRequest(
+            "Missing required parameter: 'rid' or 'abort_all'.",
+            param="rid",
+            code="missing_required_parameter",
+        )
+    log.warning("requests aborted by the operator", count=ended)
+    return json_response({"aborted": ended})
+
+
+@router.post("/start_profile", summary="Start the engine's profiler")
+@router.get("/start_profile", include_in_schema=False)
+async def start_profile(request: Request) -> Response:
+    options = await _body(ProfileBody, request)
+    engine, _ = serving_of(request).loaded()
+    await engine.profile(options.model_dump(exclude_none=True))
+    return json_response({"success": True, "message": "Profiling started."})
+
+
+@router.post("/stop_profile", summary="Stop the engine's profiler")
+@router.get("/stop_profile", include_in_schema=False)
+async def stop_profile(request: Request) -> Response:
+    engine, _ = serving_of(request).loaded()
+    await engine.profile(None)
+    return json_response({"success": True, "message": "Profiling stopped."})
+
+
+async def _body(kind: type[AnyBody], request: Request) -> AnyBody:
+    serving = serving_of(request)
+    raw = await read_body(request.headers, request.receive, serving.settings)
+    return read(kind, raw or b"{}", serving.bounds)
+
+
+def _aborted() -> ServeError:
+    return RequestAborted("The operator of this server has ended this request.")
+
+
+def _timeout_s(request: Request) -> float:
+    given = request.query_params.get("timeout", "0")
+    try:
+        timeout_s = float(given)
+    except ValueError:
+        timeout_s = -1.0
+    if not 0 <= timeout_s <= _LONGEST_WAIT_S:
+        raise InvalidRequest(
+            f"Invalid value for 'timeout': must be 0 to {_LONGEST_WAIT_S:g} seconds.",
+            param="timeout",
+        )
+    return timeout_s
