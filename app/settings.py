@@ -360,6 +360,11 @@ class Settings(BaseSettings):
         help="Characters of one prompt, checked before it is tokenised. Default: eight for each "
         "token of the context, at most 2,000,000.",
     )  # fmt: skip
+    max_prompt_scores: int = setting(
+        1_000_000, "MAX_PROMPT_SCORES", section="Bounds", ge=1,
+        help="Log-probabilities of prompts in one request: tokens of its prompts, times "
+        "alternatives and one, times `n`.",
+    )  # fmt: skip
     max_tools: int = setting(
         128, "MAX_TOOLS", section="Bounds", ge=1,
         help="Tools in one request.",

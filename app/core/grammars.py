@@ -59,9 +59,10 @@ def check_regex(pattern: str, bounds: GrammarBounds, *, param: str) -> None:
         raise _too("holds a NUL character", param)
     if len(pattern) > bounds.max_regex_chars:
         raise _too(f"has a pattern of more than {bounds.max_regex_chars} characters", param)
-    for number in re.findall(r"\{\s*\d*\s*,?\s*(\d+)", pattern):
-        if len(number) > 6 or int(number) > bounds.max_repeat:
-            raise _too(f"repeats something more than {bounds.max_repeat} times", param)
+    for repeat in re.findall(r"\{([\d\s,]+)", pattern):
+        for number in re.findall(r"\d+", repeat):
+            if len(number) > 6 or int(number) > bounds.max_repeat:
+                raise _too(f"repeats something more than {bounds.max_repeat} times", param)
 
 
 def check_text(text: str, bounds: GrammarBounds, *, param: str) -> None:

@@ -61,6 +61,7 @@ class ModelHost:
                 names=self._settings.names,
                 max_total_tokens=self._settings.max_total_tokens,
                 max_prompt_chars=self._settings.max_prompt_chars,
+                max_prompt_scores=self._settings.max_prompt_scores,
                 grammar_timeout_s=self._settings.grammar_timeout_s,
             )
             self.model.grammars.warm_up()

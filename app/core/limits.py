@@ -13,7 +13,7 @@ import msgspec
 
 from app.engine.base import EngineInfo
 from app.errors import ContextLengthExceeded, InvalidRequest
-from app.types import Sampling
+from app.types import Sampling, Scoring
 
 
 def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
@@ -100,4 +100,18 @@ def check_embedded(ids: Sequence[int], info: EngineInfo, limit: int, *, param: s
             f"This model's maximum context length is {longest} tokens. However, your {param} "
             f"resulted in {len(ids)} tokens. Please reduce the length of the {param}.",
             param=param,
+        )
+
+
+def check_scores(scoring: Scoring, lengths: Sequence[int], n: int, most: int) -> None:
+    """Those of prompts all come at once, in every choice: gigabytes of them could be asked for."""
+    if scoring.prompt_from is None:
+        return
+    scores = sum(max(0, length - scoring.prompt_from) for length in lengths) * (scoring.top + 1) * n
+    if scores > most:
+        raise InvalidRequest(
+            f"logprobs of these prompts are {scores} numbers, of which at most {most} are given "
+            "in one request (MAX_PROMPT_SCORES). Please ask for fewer prompts, choices or "
+            "alternatives at a time.",
+            param="logprobs",
         )

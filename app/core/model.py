@@ -64,10 +64,12 @@ class ServedModel:
         names: Sequence[str],
         max_total_tokens: int | None,
         max_prompt_chars: int | None = None,
+        max_prompt_scores: int = 1_000_000,
         grammar_timeout_s: float = 20.0,
     ) -> None:
         self._engine = engine
         self._gate = gate
+        self._max_prompt_scores = max_prompt_scores
         self.names = tuple(names)
         self.info: EngineInfo = engine.info
         self.limit = min(self.info.context_length, max_total_tokens or self.info.context_length)
@@ -93,6 +95,9 @@ class ServedModel:
         """
         limits.check_sampling(request.sampling, self.info)
         prepared = await self._preparer.prepare(request)
+        if request.scoring is not None:
+            lengths = [len(each.ids) for each in prepared]
+            limits.check_scores(request.scoring, lengths, request.n, self._max_prompt_scores)
         jobs = [self._job(request, no, ready) for no, ready in enumerate(prepared)]
         for job in jobs:
             if (grammar := job.sampling.grammar) is not None:

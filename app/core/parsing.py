@@ -327,19 +327,30 @@ def overlap(text: str, marker: str) -> int:
 def joined(pieces: Iterable[Piece]) -> list[Piece]:
     """Neighbours of a kind as one; empty ones left out."""
     result: list[Piece] = []
-    for kind, group in groupby(pieces, type):
+    for kind, group in groupby(filter(_says_something, pieces), type):
         if kind is Said:
-            text = "".join(piece.text for piece in group if isinstance(piece, Said))
-            result += [Said(text)] if text else []
+            result.append(Said("".join(piece.text for piece in group if isinstance(piece, Said))))
         elif kind is Thought:
             text = "".join(piece.text for piece in group if isinstance(piece, Thought))
-            result += [Thought(text)] if text else []
+            result.append(Thought(text))
         elif kind is CallArguments:
             json = "".join(piece.json for piece in group if isinstance(piece, CallArguments))
-            result += [CallArguments(json)] if json else []
+            result.append(CallArguments(json))
         else:
             result += group
     return result
+
+
+def _says_something(piece: Piece) -> bool:
+    match piece:
+        case Said(text) | Thought(text):
+            return bool(text)
+        case CallArguments(json):
+            return bool(json)
+        case CallBegun():
+            return True
+        case _:
+            assert_never(piece)
 
 
 class Interpreter:

@@ -135,6 +135,8 @@ class Dialect(msgspec.Struct, Generic[AnyBody], frozen=True):
     answer: Callable[[AnyBody, Call], Awaitable[Reply]]
     error: Callable[[ServeError], Json]
     """The body of an error answer."""
+    example: Json
+    """A body that is answered, for the API's description."""
 
 
 def read(body: type[AnyBody], raw: bytes, bounds: Bounds) -> AnyBody:

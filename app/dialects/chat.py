@@ -364,4 +364,9 @@ CHAT = Dialect(
     body=ChatBody,
     answer=answer,
     error=fields.error_json,
+    example={
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "max_tokens": 16,
+        "temperature": 0,
+    },
 )

@@ -313,4 +313,5 @@ COMPLETIONS = Dialect(
     body=CompletionBody,
     answer=answer,
     error=fields.error_json,
+    example={"prompt": "The capital of France is", "max_tokens": 3, "temperature": 0},
 )

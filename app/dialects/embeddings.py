@@ -105,4 +105,5 @@ EMBEDDINGS = Dialect(
     body=EmbeddingBody,
     answer=answer,
     error=fields.error_json,
+    example={"input": ["hello world", "hi earth"]},
 )

@@ -247,4 +247,8 @@ NATIVE = Dialect(
     body=NativeBody,
     answer=answer,
     error=fields.error_json,
+    example={
+        "text": "The capital of France is",
+        "sampling_params": {"max_new_tokens": 3, "temperature": 0},
+    },
 )

@@ -100,6 +100,7 @@ TOKENIZE = Dialect(
     body=TokenizeBody,
     answer=tokenize,
     error=fields.error_json,
+    example={"prompt": "hello world"},
 )
 DETOKENIZE = Dialect(
     path="/detokenize",
@@ -107,6 +108,7 @@ DETOKENIZE = Dialect(
     body=DetokenizeBody,
     answer=detokenize,
     error=fields.error_json,
+    example={"tokens": [1, 2, 3]},
 )
 COUNT = Dialect(
     path="/v1/tokens",
@@ -114,4 +116,5 @@ COUNT = Dialect(
     body=CountBody,
     answer=count,
     error=fields.error_json,
+    example={"input": "hello world"},
 )

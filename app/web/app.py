@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from app import __version__
-from app.dialects.base import Dialect
+from app.dialects.base import Bounds, Dialect
 from app.dialects.chat import CHAT
 from app.dialects.completions import COMPLETIONS
 from app.dialects.embeddings import EMBEDDINGS
@@ -71,7 +71,7 @@ def create_app(serving: Serving) -> FastAPI:
         app.include_router(admin.router)
     for dialect in DIALECTS:
         _add(app, dialect, serving)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi(app, serving)  # type: ignore[method-assign]
     return app
 
 
@@ -104,16 +104,57 @@ def _add(app: FastAPI, dialect: Dialect[Any], serving: Serving) -> None:
 
 def _request_body(dialect: Dialect[Any]) -> Json:
     ref = {"$ref": f"#/components/schemas/{dialect.body.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": ref}}}}
+    content = {"application/json": {"schema": ref, "example": dialect.example}}
+    failed = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "requestBody": {"required": True, "content": content},
+        "responses": {
+            "200": {"description": "The answer; server-sent events if `stream` is true."},
+            "4XX": {"description": "The request is at fault.", "content": failed},
+            "5XX": {"description": "The server is at fault, or busy.", "content": failed},
+        },
+    }
 
 
-def _openapi(app: FastAPI) -> Json:
+_ERROR: Json = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                "code": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            },
+        }
+    },
+}
+
+
+def _say_bounds(schema: Json, bounds: Bounds) -> None:
+    """The operator's bounds, which the bodies' classes do not know."""
+    for field, (keyword, most) in {
+        "n": ("maximum", bounds.max_choices), "best_of": ("maximum", bounds.max_choices),
+        "messages": ("maxItems", bounds.max_messages), "tools": ("maxItems", bounds.max_tools),
+    }.items():  # fmt: skip
+        found = schema.get("properties", {}).get(field, {})
+        for kind in (found, *found.get("anyOf", ())):
+            if kind.get("type") in ("integer", "array"):
+                kind[keyword] = most
+
+
+def _openapi(app: FastAPI, serving: Serving) -> Json:
     """FastAPI's document, with the bodies that the dialects read themselves."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Error"] = _ERROR
         for dialect in DIALECTS:
             schema = dialect.body.model_json_schema(ref_template="#/components/schemas/{model}")
+            _say_bounds(schema, serving.bounds)
             schemas |= schema.pop("$defs", {})
             schemas[dialect.body.__name__] = schema
         app.openapi_schema = document

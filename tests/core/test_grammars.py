@@ -36,6 +36,7 @@ def _nested(levels: int) -> dict[str, Any]:
         ({"title": "x" * 65_500}, {"title": "x" * 65_600}),
         ({"pattern": "a" * 1024}, {"pattern": "a" * 1025}),
         ({"pattern": "a{1,1000}"}, {"pattern": "a{1,1001}"}),
+        ({"pattern": "a{1000}"}, {"pattern": "a{1001}"}),
         ({"pattern": "a{1000}"}, {"pattern": "a{ , 99999999999}"}),
         ({"pattern": "a"}, {"items": {"pattern": "\0"}}),
     ],

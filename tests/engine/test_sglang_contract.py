@@ -1,4 +1,4 @@
-"""What engine/sglang.py relies on in SGLang, against the installed release.
+"""What engine/ and core/sglang_parsers.py rely on in SGLang, against the installed release.
 
 In a process of its own: importing SGLang sets the process's event loop policy and much else.
 """
@@ -21,10 +21,32 @@ from sglang.srt.parser.conversation import generate_chat_conv
 from sglang.srt.server_args import ServerArgs
 from sglang.version import __version__
 assert __version__ == "0.5.23", __version__
-generate = inspect.signature(Engine.async_generate).parameters
-assert {"input_ids", "sampling_params", "stream", "rid"} <= set(generate)
+from sglang.srt.entrypoints.openai.serving_chat import MessageProcessingResult, OpenAIServingChat
+from sglang.srt.function_call.function_call_parser import FunctionCallParser
+from sglang.srt.managers.io_struct import EmbeddingReqInput, GenerateReqInput
+from sglang.srt.parser.reasoning_parser import ReasoningParser
+from sglang.srt.sampling.sampling_params import SamplingParams
+generate = set(GenerateReqInput.__dataclass_fields__)
+assert {
+    "input_ids", "sampling_params", "stream", "rid", "require_reasoning", "return_logprob",
+    "top_logprobs_num", "logprob_start_len",
+} <= generate
+assert {"input_ids", "rid", "dimensions"} <= set(EmbeddingReqInput.__dataclass_fields__)
+result = set(MessageProcessingResult.__dataclass_fields__)
+assert {"prompt_ids", "stop", "require_reasoning"} <= result
+assert list(inspect.signature(OpenAIServingChat._process_messages).parameters)[:3] == [
+    "self", "request", "is_multimodal",
+]
+for name in ("parse_stream_chunk", "parse_stream_end", "parse_non_stream",
+             "get_structure_constraint"):
+    assert callable(getattr(FunctionCallParser, name)), name
+for name in ("parse_stream_chunk", "parse_stream_end"):
+    assert callable(getattr(ReasoningParser, name)), name
+params = inspect.signature(SamplingParams).parameters
+assert {"json_schema", "regex", "ebnf", "structural_tag", "ebnf_full_assistant"} <= set(params)
 source = inspect.getsource(TokenizerManager)
-for name in ("handle_loop", "_dispatch_to_scheduler", "auto_create_handle_loop"):
+for name in ("handle_loop", "_dispatch_to_scheduler", "auto_create_handle_loop",
+             "generate_request", "get_loads", "flush_cache", "start_profile", "config_value"):
     assert callable(getattr(TokenizerManager, name)), name
 for name in ("self.event_loop = ", "self.last_receive_tstamp = ", "_subprocess_watchdog"):
     assert name in source, name

@@ -1,0 +1,284 @@
+"""What a chat or completion may ask for, on the scripted engine: exact texts, exact frames."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from app.engine import environment
+from app.engine.base import Rendered
+from tests.support import sse
+from tests.support.scripted import ScriptedEngine
+from tests.support.serving import serve
+
+environment.use_cpu()
+
+
+def _function(name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {"name": name, "parameters": {"type": "object"}, **more},
+    }
+
+
+def _call(name: str, arguments: str = "{}") -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>\n'
+
+
+TOOLS = [_function("first"), _function("second")]
+NAMED = {"type": "function", "function": {"name": "second"}}
+
+
+async def _message(engine: ScriptedEngine, **fields: Any) -> tuple[dict[str, Any], str]:
+    async with serve(engine) as running:
+        answer = (await running.chat(**fields)).raise_for_status().json()
+    (choice,) = answer["choices"]
+    return choice["message"], choice["finish_reason"]
+
+
+def _names(message: dict[str, Any]) -> list[str]:
+    return [call["function"]["name"] for call in message.get("tool_calls", ())]
+
+
+async def test_text_before_a_call_is_content_and_blank_around_it_is_not() -> None:
+    text = "I will look.\n\n" + _call("first") + _call("second", '{"x": [1]}') + "\n"
+    message, finish = await _message(ScriptedEngine(text), tools=TOOLS)
+    assert message["content"] == "I will look.\n\n"
+    assert (_names(message), finish) == (["first", "second"], "tool_calls")
+    message, _ = await _message(ScriptedEngine("\n\n", _call("first")), tools=TOOLS)
+    assert message["content"] is None
+
+
+async def test_only_one_call_where_only_one_was_asked_for() -> None:
+    text = _call("first") + _call("second")
+    asked = {"tools": TOOLS, "parallel_tool_calls": False}
+    message, finish = await _message(ScriptedEngine(text), **asked)
+    assert (_names(message), finish) == (["first"], "tool_calls")
+    array = '[{"name": "first", "parameters": {}}, {"name": "second", "parameters": {}}]'
+    message, _ = await _message(ScriptedEngine(array), tool_choice="required", **asked)
+    assert _names(message) == ["first"]
+
+
+async def test_a_named_call_ends_with_stop_and_others_do_not_count() -> None:
+    array = '[{"name": "second", "parameters": {"a": 1}}]'
+    message, finish = await _message(ScriptedEngine(array), tools=TOOLS, tool_choice=NAMED)
+    assert (_names(message), finish) == (["second"], "stop")
+
+
+async def test_calls_that_are_not_allowed_are_dropped() -> None:
+    allowed = {
+        "type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]},
+    }  # fmt: skip
+    text = _call("first") + _call("second") + _call("third")
+    message, _ = await _message(ScriptedEngine(text), tools=TOOLS, tool_choice=allowed)
+    assert _names(message) == ["second"]
+
+
+async def test_a_call_that_was_cut_off_ends_with_length() -> None:
+    engine = ScriptedEngine('<tool_call>\n{"name": "first", "arguments": {"a', finish="length")
+    message, finish = await _message(engine, tools=TOOLS)
+    assert (_names(message), finish) == (["first"], "length")
+
+
+async def test_markers_that_are_only_spoken_of_stay_text() -> None:
+    for text in ("Write <tool_call> first.", "a < b <tool", "<tool_call>\nnot json", "<"):
+        message, finish = await _message(ScriptedEngine(*text), tools=TOOLS)
+        assert (message["content"], finish) == (text, "stop")
+        assert "tool_calls" not in message
+
+
+async def test_tools_that_may_not_be_called_are_not_looked_for() -> None:
+    text = _call("first")
+    message, finish = await _message(ScriptedEngine(text), tools=TOOLS, tool_choice="none")
+    assert (message["content"], finish) == (text, "stop")
+
+
+async def test_custom_tools_get_and_give_their_text_as_it_is() -> None:
+    tools = [{"type": "custom", "custom": {"name": "patch", "description": "d"}}]
+    written = 'a "quoted"\nline'
+    engine = ScriptedEngine(*_call("patch", json.dumps({"input": written})))
+    async with serve(engine) as running:
+        whole = (await running.chat(tools=tools)).json()["choices"][0]
+        frames = sse.frames((await running.chat(tools=tools, stream=True)).text)
+        past = {"id": "call_1", "type": "custom", "custom": {"name": "patch", "input": written}}
+        messages = [
+            {"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [past]},
+            {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "ok"}]},
+        ]  # fmt: skip
+        answer = await running.client.post("/v1/chat/completions", json={"messages": messages})
+    (call,) = whole["message"]["tool_calls"]
+    assert (call["type"], call["custom"]) == ("custom", {"name": "patch", "input": written})
+    deltas = [frame["choices"][0]["delta"] for frame in frames[:-1]]
+    pieces = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert pieces[0]["custom"] == {"name": "patch", "input": ""}
+    assert "".join(piece["custom"]["input"] for piece in pieces) == written
+    assert answer.status_code == 200
+    lowered = engine.chats[-1].messages[1]["tool_calls"][0]["function"]
+    assert json.loads(lowered["arguments"]) == {"input": written}
+
+
+async def test_each_choice_has_its_own_calls() -> None:
+    engine = ScriptedEngine(script=lambda no: [_call(["first", "second"][no])])
+    async with serve(engine) as running:
+        frames = sse.frames((await running.chat(tools=TOOLS, n=2, stream=True)).text)
+    found: dict[int, list[str]] = {0: [], 1: []}
+    for frame in frames[:-1]:
+        (choice,) = frame["choices"]
+        for piece in choice["delta"].get("tool_calls", ()):
+            assert piece["index"] == 0
+            if "id" in piece:
+                found[choice["index"]].append(piece["function"]["name"])
+    assert found == {0: ["first"], 1: ["second"]}
+
+
+async def test_ids_names_and_roles_are_said_once() -> None:
+    """The SDKs add up strings: what is said twice arrives twice."""
+    async with serve(ScriptedEngine(*_call("first", '{"a": "b"}'))) as running:
+        frames = sse.frames((await running.chat(tools=TOOLS, stream=True)).text)[:-1]
+    deltas = [frame["choices"][0]["delta"] for frame in frames]
+    assert [("role" in delta) for delta in deltas] == [True] + [False] * (len(deltas) - 1)
+    pieces = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert pieces[0]["id"].startswith("call_")
+    assert pieces[0] == {
+        "index": 0, "id": pieces[0]["id"], "type": "function",
+        "function": {"name": "first", "arguments": ""},
+    }  # fmt: skip
+    assert all(set(piece) == {"index", "function"} for piece in pieces[1:])
+    assert all(set(piece["function"]) == {"arguments"} for piece in pieces[1:])
+
+
+async def test_strict_tools_and_schemas_reach_the_engine_as_grammars() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    engine = ScriptedEngine("{}")
+    async with serve(engine) as running:
+        await running.chat(response_format=format)
+        await running.chat(tools=[_function("first", strict=True)])
+        await running.chat(tools=TOOLS)
+        await running.chat(tools=TOOLS, response_format=format)
+        await running.chat(tools=TOOLS, response_format={"type": "text"})
+    plain, strict, auto, both, text = [sampling.grammar for _, sampling, _, _ in engine.calls]
+    assert plain is not None
+    assert json.loads(plain.text) == schema
+    assert strict is not None
+    assert strict.kind == "structural_tag"
+    assert auto is text is None
+    assert both is not None
+    elements = json.loads(both.text)["format"]["elements"]
+    assert elements[0] == {"type": "json_schema", "json_schema": schema}
+
+
+async def test_grammars_wait_for_the_end_of_the_thinking() -> None:
+    engine = ScriptedEngine(
+        "Let me see: {}.", "</think>", '{"a": 1}', reasoning_parser="qwen3",
+        rendered=lambda _, ids: Rendered(ids, thinking=True, gates_grammar=True),
+    )  # fmt: skip
+    message, _ = await _message(engine, response_format={"type": "json_object"})
+    assert message["reasoning_content"] == "Let me see: {}."
+    assert json.loads(message["content"]) == {"a": 1}
+    assert engine.gated == [True]
+
+
+async def test_thinking_has_its_alias_where_it_is_configured() -> None:
+    def engine() -> ScriptedEngine:
+        return ScriptedEngine(
+            "Hm.", "</think>", "Yes.", reasoning_parser="qwen3",
+            rendered=lambda _, ids: Rendered(ids, thinking=True),
+        )  # fmt: skip
+
+    async with serve(engine(), REASONING_ALIAS="true") as running:
+        message = (await running.chat()).json()["choices"][0]["message"]
+        frames = sse.frames((await running.chat(stream=True)).text)[:-1]
+    assert message["reasoning"] == message["reasoning_content"] == "Hm."
+    deltas = [frame["choices"][0]["delta"] for frame in frames]
+    assert {"reasoning_content": "Hm.", "reasoning": "Hm."} in deltas
+    message, _ = await _message(engine())
+    assert "reasoning" not in message
+
+
+async def test_thinking_of_earlier_turns_and_switches_reach_the_template() -> None:
+    engine = ScriptedEngine("x")
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "reasoning": "because"},
+        {"role": "user", "content": "c"},
+    ]
+    async with serve(engine) as running:
+        answer = await running.client.post(
+            "/v1/chat/completions",
+            json={
+                "messages": messages, "reasoning_effort": "low",
+                "chat_template_kwargs": {"enable_thinking": False},
+            },
+        )  # fmt: skip
+    assert answer.status_code == 200
+    (chat,) = engine.chats
+    assert chat.messages[1]["reasoning_content"] == "because"
+    assert (chat.effort, chat.template_kwargs) == ("low", {"enable_thinking": False})
+
+
+async def test_grammars_are_taken_only_where_the_operator_allows_them() -> None:
+    engine = ScriptedEngine("x")
+    fields: list[dict[str, Any]] = [
+        {"regex": "a+"}, {"ebnf": 'root ::= "a"'}, {"guided_choice": ["yes", 'n"o']},
+        {"guided_json": {"type": "object"}}, {"structured_outputs": {"regex": "b"}},
+    ]  # fmt: skip
+    async with serve(engine) as running:
+        for field in fields:
+            assert (await running.chat(**field)).status_code == 400
+    async with serve(engine, ALLOW_GRAMMARS="true") as running:
+        for field in fields:
+            assert (await running.chat(**field)).status_code == 200
+        assert (await running.chat(regex="a", ebnf="b")).status_code == 400
+        assert (await running.chat(regex="a{99999}")).status_code == 400
+        assert (await running.chat(structured_outputs={})).status_code == 400
+    grammars = [sampling.grammar for _, sampling, _, _ in engine.calls]
+    assert [grammar and (grammar.kind, grammar.text) for grammar in grammars] == [
+        ("regex", "a+"), ("ebnf", 'root ::= "a"'), ("ebnf", 'root ::= "yes" | "n\\"o"'),
+        ("json_schema", '{"type":"object"}'), ("regex", "b"),
+    ]  # fmt: skip
+
+
+async def test_the_gap_of_a_text_is_filled_by_models_that_can() -> None:
+    engine = ScriptedEngine("mid", fills_middle=True)
+    async with serve(engine) as running:
+        body = {"prompt": "def f(", "suffix": "): pass"}
+        assert (await running.client.post("/v1/completions", json=body)).status_code == 200
+        for wrong in ({"echo": True}, {"prompt": [1, 2]}):
+            answer = await running.client.post("/v1/completions", json=body | wrong)
+            assert answer.status_code == 400
+    assert engine.calls[0][0] == engine.infill("def f(", "): pass")
+
+
+async def test_scores_come_with_the_text_that_they_belong_to() -> None:
+    async with serve(ScriptedEngine("one ", "two ", "three")) as running:
+        asked = {"logprobs": True, "top_logprobs": 1, "stream": True}
+        frames = sse.frames((await running.chat(**asked)).text)[1:-1]
+    for frame in frames[:-1]:
+        (choice,) = frame["choices"]
+        tokens = choice["logprobs"]["content"]
+        assert "".join(token["token"] for token in tokens) == choice["delta"]["content"]
+
+
+async def test_more_scores_than_memory_holds_are_refused() -> None:
+    async with serve(ScriptedEngine("x"), MAX_PROMPT_SCORES="20") as running:
+        body = {"prompt": "a" * 11, "echo": True, "logprobs": 1}
+        answer = await running.client.post("/v1/completions", json=body)
+        fine = await running.client.post("/v1/completions", json=body | {"prompt": "a" * 10})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")
+    assert fine.status_code == 200
+
+
+@pytest.mark.parametrize("best_of", [1, 3])
+async def test_best_of_counts_all_and_gives_the_likeliest(best_of: int) -> None:
+    engine = ScriptedEngine(script=lambda no: ["abc"[no]])
+    async with serve(engine) as running:
+        body = {"prompt": "x", "best_of": best_of}
+        answer = (await running.client.post("/v1/completions", json=body)).json()
+        streamed = await running.client.post("/v1/completions", json=body | {"stream": True})
+    assert len(answer["choices"]) == 1
+    assert answer["choices"][0]["logprobs"] is None
+    assert answer["usage"]["completion_tokens"] == best_of
+    assert streamed.status_code == (200 if best_of == 1 else 400)
