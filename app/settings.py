@@ -394,8 +394,9 @@ class Settings(BaseSettings):
         help="Largest number in a `{n,m}` of a regular expression.",
     )  # fmt: skip
     grammar_timeout_s: float = setting(
-        20.0, "GRAMMAR_TIMEOUT", section="Bounds", gt=0,
-        help="Seconds that a new schema or grammar may take to compile; past it 400.",
+        10.0, "GRAMMAR_TIMEOUT", section="Bounds", gt=0,
+        help="Seconds of processor time that a new schema or grammar may take to compile; past it "
+        "400.",
     )  # fmt: skip
     allow_grammars: bool = setting(
         False, "ALLOW_GRAMMARS", section="Bounds",

@@ -2,21 +2,27 @@
 
 Standard input: the vocabulary on the first line (xgrammar's serialised TokenizerInfo), then one
 `{"kind": ..., "text": ...}` on each. Standard output: `{}` when it is up, then one
-`{"error": null | "..."}` for each grammar. It ends when its input does.
+`{"error": null | "..."}` for each grammar. It ends when its input does, or with SIGXCPU when a
+grammar takes more processor time than `argv[1]` seconds.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which drains
-    os.nice(5)  # the engine's processes first
+    os.nice(10)  # the engine's processes first
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    seconds = float(sys.argv[1])
     import xgrammar
 
     vocabulary = xgrammar.TokenizerInfo.deserialize_json(sys.stdin.readline())
@@ -31,12 +37,19 @@ def main() -> None:
     print("{}", file=answers)
     for line in sys.stdin:
         asked = json.loads(line)
+        _limit(seconds)
         error = None
         try:
             compile[asked["kind"]](asked["text"])
         except Exception as failure:  # xgrammar raises RuntimeError, ValueError and its own
             error = str(failure)[:1000] or type(failure).__name__
         print(json.dumps({"error": error}), file=answers)
+
+
+def _limit(seconds: float) -> None:
+    """From now on; the kernel counts whole seconds, of the whole process."""
+    used = time.process_time()
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + seconds), resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

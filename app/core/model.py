@@ -21,6 +21,7 @@ from app.core.prompt import Prepared, Preparer
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo
 from app.errors import InternalError, ModelNotFound
 from app.lifecycle import Gate
+from app.logs import log
 from app.types import (
     Beat,
     ChatPrompt,
@@ -40,6 +41,7 @@ from app.types import (
     Usage,
 )  # fmt: skip
 
+_GRAMMARS_KEPT = 1000
 GENERIC_NAMES = ("sglang", "default")
 """Accepted for whatever model is served, beside its own names."""
 
@@ -65,7 +67,7 @@ class ServedModel:
         max_total_tokens: int | None,
         max_prompt_chars: int | None = None,
         max_prompt_scores: int = 1_000_000,
-        grammar_timeout_s: float = 20.0,
+        grammar_timeout_s: float = 10.0,
     ) -> None:
         self._engine = engine
         self._gate = gate
@@ -100,6 +102,8 @@ class ServedModel:
             limits.check_scores(request.scoring, lengths, request.n, self._max_prompt_scores)
         jobs = [self._job(request, no, ready) for no, ready in enumerate(prepared)]
         for job in jobs:
+            if job.sampling.grammar is not None:
+                await self._forget_grammars()
             if (grammar := job.sampling.grammar) is not None:
                 await self.grammars.check(grammar)
         async with self._gate.turn, aclosing(self._chunks(request, jobs)) as batches:
@@ -108,6 +112,14 @@ class ServedModel:
                 yield answer.beat(chunks)
             if not answer.complete:
                 raise InternalError("The engine ended this request without finishing it.")
+
+    async def _forget_grammars(self) -> None:
+        """The engine keeps every grammar that it was ever given, until its caches are emptied; that
+        it can be only while it has nothing to do."""
+        if self.grammars.compiled >= _GRAMMARS_KEPT and self._gate.in_flight <= 1:
+            if await self._engine.flush_cache():
+                log.info("the engine's caches were emptied", grammars=self.grammars.compiled)
+            self.grammars.compiled = 0
 
     async def embed(
         self, prompts: Sequence[Prompt], *, id: str, dimensions: int | None = None

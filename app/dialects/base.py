@@ -282,13 +282,17 @@ def _explained(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(f"Invalid value for '{param}': {message}", param=param)
 
 
+_UNION_MEMBERS = {"str", "list[str]", "dict[str,any]"}
+"""What pydantic adds to the place of a value that may be of several types."""
+
+
 def _dotted(location: tuple[int | str, ...]) -> str:
     """('messages', 0, '~parts', 'content') -> messages[0].content; tags of unions begin with ~."""
     dotted = ""
     for step in location:
         if isinstance(step, int):
             dotted += f"[{step}]"
-        elif not step.startswith("~"):
+        elif not step.startswith("~") and step not in _UNION_MEMBERS:
             if not _FIELD.fullmatch(step):
                 break  # a key of the client's own making, which is not to be repeated
             dotted += f".{step}" if dotted else step

@@ -48,6 +48,11 @@ class Maker:
         for name in list(body):
             if self._chance.random() < 0.02:
                 del body[name]
+        # Not given, it would be up to the end of the context.
+        if "prompt" in example or "messages" in example:
+            body["max_tokens"] = body.get("max_tokens") or 2
+        if "text" in example and not isinstance(body.get("sampling_params"), list):
+            body["sampling_params"] = body.get("sampling_params") or {"max_new_tokens": 2}
         return _shortened(body)
 
     def value(self, schema: dict[str, Any], depth: int = 0) -> Any:
