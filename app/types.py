@@ -91,6 +91,8 @@ class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
     """The client named the one to be called."""
     parallel: bool = True
     """It may call several in one answer."""
+    chars: int = 0
+    """What showing them to the model adds to the prompt, about."""
 
     @property
     def callable(self) -> tuple[Tool, ...]:

@@ -23,6 +23,8 @@ class Alignment:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._waiting: deque[tuple[ScoredToken, str]] = deque()
         self._text = ""
+        self._at = 0
+        """Where the text begins that is nobody's yet."""
         self._offset = 0
 
     def feed(
@@ -32,23 +34,27 @@ class Alignment:
 
         A token whose text has not come yet is kept, unless this is the `last` of the choice.
         """
-        self._text += text
+        self._text = self._text[self._at :] + text
+        self._at = 0
         self._waiting += [(token, self._decoder.decode(token.token.raw)) for token in tokens]
         found: list[tuple[ScoredToken | None, str]] = []
         while self._waiting:
             token, own = self._waiting[0]
-            if not self._text.startswith(own):
-                if own.startswith(self._text) and not last:
+            if not self._text.startswith(own, self._at):
+                if not self._offset and self._text.startswith(own.lstrip(" "), self._at):
+                    own = own.lstrip(" ")  # SentencePiece's first blank, which is not in the text
+                elif not last and own.startswith(self._text[self._at : self._at + len(own)]):
                     return found
-                own = ""  # a special token, or one that the stop string took with it
+                else:
+                    own = ""  # a special token, or one that the stop string took with it
             self._waiting.popleft()
             found.append((msgspec.structs.replace(token, offset=self._offset), own))
             self._advance(len(own))
-        if self._text:
-            found.append((None, self._text))
-            self._advance(len(self._text))
+        if self._at < len(self._text):
+            found.append((None, self._text[self._at :]))
+            self._advance(len(self._text) - self._at)
         return found
 
     def _advance(self, chars: int) -> None:
-        self._text = self._text[chars:]
+        self._at += chars
         self._offset += chars

@@ -16,6 +16,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+_MEMORY_BYTES = 4 * 1024**3
 
 
 def main() -> None:
@@ -33,6 +36,7 @@ def main() -> None:
         "ebnf": compiler.compile_grammar,
         "structural_tag": compiler.compile_structural_tag,
     }
+    _limit_memory()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     print("{}", file=answers)
     for line in sys.stdin:
@@ -44,6 +48,13 @@ def main() -> None:
         except Exception as failure:  # xgrammar raises RuntimeError, ValueError and its own
             error = str(failure)[:1000] or type(failure).__name__
         print(json.dumps({"error": error}), file=answers)
+
+
+def _limit_memory() -> None:
+    """From what it has mapped so far."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + _MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
 
 def _limit(seconds: float) -> None:

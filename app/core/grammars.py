@@ -16,19 +16,22 @@ import signal
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, Overloaded, Unavailable
 from app.logs import log
 from app.types import Grammar
 
 _REMEMBERED = 10_000
+_WAITING = 32
+"""New grammars that wait for their trial."""
 _START_TIMEOUT_S = 120.0
 _PATIENCE = 6
-"""By the clock a grammar may take so many times its processor time, its waiting included."""
+"""By the clock a grammar may take so many times its processor time."""
 
 
 class GrammarBounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,10 +99,14 @@ class GrammarCheck:
     """Compiles new grammars on trial; remembers those that passed."""
 
     def __init__(self, vocabulary: str | None, *, timeout_s: float) -> None:
-        """`vocabulary`: of the engine's tokenizer, for xgrammar; None: nothing can be tried."""
+        """`vocabulary`: of the engine's tokenizer, for xgrammar; None: nothing can be tried.
+
+        `timeout_s`: of processor time, for one grammar.
+        """
         self._vocabulary = vocabulary
         self._timeout_s = timeout_s
         self._passed: OrderedDict[bytes, None] = OrderedDict()
+        self._trials: dict[bytes, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -109,65 +116,88 @@ class GrammarCheck:
     def warm_up(self) -> None:
         """Start the process, which takes a few seconds, before it is needed."""
         if self._vocabulary is not None:
-            self._starting = asyncio.create_task(self._start_quietly())
+            self._starting = asyncio.create_task(self._start())
+            self._starting.add_done_callback(_noted)
 
     async def check(self, grammar: Grammar) -> None:
-        """Raises InvalidRequest if it cannot be compiled, or not in time."""
+        """Raises InvalidRequest if it cannot be compiled, or takes too long; Overloaded or
+        Unavailable if it could not be tried."""
         key = hashlib.sha256(f"{grammar.kind}\0{grammar.text}".encode(errors="replace")).digest()
         if key in self._passed:
             self._passed.move_to_end(key)
             return
-        if self._vocabulary is not None and _can_be_tried(grammar):
-            await self._try(grammar, key)
-        if key in self._passed:
-            return  # somebody else's request had it tried meanwhile
+        if self._vocabulary is None:
+            self._remember(key)
+            return
+        if (trial := self._trials.get(key)) is None:
+            if len(self._trials) >= _WAITING:
+                raise Overloaded("Too many new schemas wait to be compiled; please try again.")
+            # A task of its own: a client that leaves must not spoil it for the others.
+            trial = self._trials[key] = asyncio.create_task(self._try(grammar, key))
+            trial.add_done_callback(_noted)
+            trial.add_done_callback(lambda _: self._trials.pop(key))
+        await asyncio.shield(trial)
+
+    async def close(self) -> None:
+        tasks = [*self._trials.values(), *filter(None, [self._starting])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._kill()
+
+    async def _try(self, grammar: Grammar, key: bytes) -> None:
+        async with self._turn:
+            try:
+                process = await self._running()
+            except (OSError, TimeoutError) as error:
+                log.warning("grammars cannot be tried", error=repr(error))
+                raise Unavailable("Schemas cannot be compiled now; please try again.") from error
+            try:
+                async with asyncio.timeout(self._timeout_s * _PATIENCE):
+                    error_text = await self._ask(process, grammar)
+            except TimeoutError:
+                raise self._too_slow(grammar) from None
+        if error_text is not None:
+            raise InvalidRequest(
+                f"Invalid value for '{grammar.param}': it cannot be compiled: {_plain(error_text)}",
+                param=grammar.param,
+            )
+        self._remember(key)
+
+    def _remember(self, key: bytes) -> None:
         self.compiled += 1
         self._passed[key] = None
         if len(self._passed) > _REMEMBERED:
             self._passed.popitem(last=False)
 
-    async def close(self) -> None:
-        if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.gather(self._starting, return_exceptions=True)
-        await self._kill()
+    def _too_slow(self, grammar: Grammar) -> InvalidRequest:
+        log.warning("a grammar took too long", kind=grammar.kind, chars=len(grammar.text))
+        return InvalidRequest(
+            f"Invalid value for '{grammar.param}': it could not be compiled in "
+            f"{self._timeout_s:g} s (GRAMMAR_TIMEOUT); please make it simpler.",
+            param=grammar.param,
+            code="grammar_timeout",
+        )
 
-    async def _try(self, grammar: Grammar, key: bytes) -> None:
-        param = grammar.param
-        await self._running()  # its start does not count
-        try:
-            async with asyncio.timeout(self._timeout_s * _PATIENCE), self._turn:
-                error = None if key in self._passed else await self._ask(grammar)
-        except TimeoutError:
-            log.warning("a grammar took too long", kind=grammar.kind, chars=len(grammar.text))
-            raise InvalidRequest(
-                f"Invalid value for '{param}': it could not be compiled in "
-                f"{self._timeout_s:g} s (GRAMMAR_TIMEOUT); please make it simpler.",
-                param=param,
-                code="grammar_timeout",
-            ) from None
-        if error is not None:
-            raise InvalidRequest(
-                f"Invalid value for '{param}': it cannot be compiled: {_plain(error)}", param=param
-            )
-
-    async def _ask(self, grammar: Grammar) -> str | None:
-        process = await self._running()
+    async def _ask(self, process: asyncio.subprocess.Process, grammar: Grammar) -> str | None:
+        """Why it cannot be compiled; TimeoutError if it takes too long."""
         assert process.stdin is not None
         assert process.stdout is not None
-        answered = False
+        line = b""
         try:
             asked = json.dumps({"kind": grammar.kind, "text": grammar.text})
             process.stdin.write(asked.encode() + b"\n")
             await process.stdin.drain()
             line = await process.stdout.readline()
-            answered = True
+        except OSError:
+            pass  # it has ended: see below
         finally:
-            if not answered:  # out of time, or the client has left: it must not go on
-                process.kill()
+            if not line:
                 self._process = None
+                with suppress(ProcessLookupError):
+                    process.kill()
+                self.warm_up()
         if not line:
-            self._process = None
             if await process.wait() == -signal.SIGXCPU:
                 raise TimeoutError
             return "the compiler failed on it"
@@ -175,19 +205,17 @@ class GrammarCheck:
         return None if error is None else str(error)
 
     async def _running(self) -> asyncio.subprocess.Process:
-        if self._starting is not None:
-            await asyncio.shield(self._starting)
-        if self._process is None or self._process.returncode is not None:
-            self._starting = asyncio.create_task(self._start())
-            await asyncio.shield(self._starting)
-        assert self._process is not None
+        if self._starting is None or (self._starting.done() and not self._up):
+            self.warm_up()
+        assert self._starting is not None
+        await asyncio.shield(self._starting)
+        if self._process is None:
+            raise OSError("the grammar process is not there")
         return self._process
 
-    async def _start_quietly(self) -> None:
-        try:
-            await self._start()
-        except (OSError, TimeoutError) as error:
-            log.warning("grammars cannot be tried yet", error=repr(error))
+    @property
+    def _up(self) -> bool:
+        return self._process is not None and self._process.returncode is None
 
     async def _start(self) -> None:
         process = await asyncio.create_subprocess_exec(
@@ -215,9 +243,10 @@ class GrammarCheck:
             await process.wait()
 
 
-def _can_be_tried(grammar: Grammar) -> bool:
-    # SGLang's legacy form, which it translates itself; its schemas are bounded all the same.
-    return grammar.kind != "structural_tag" or '"structures"' not in grammar.text
+def _noted(task: asyncio.Task[None]) -> None:
+    """Nobody may be left to hear how it ended."""
+    if not task.cancelled() and isinstance(error := task.exception(), OSError | TimeoutError):
+        log.warning("the grammar process could not be started", error=repr(error))
 
 
 _WHERE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")

@@ -131,9 +131,9 @@ class ServedModel:
         async with self._gate.turn:
             return await self._engine.embed(found, id=id, dimensions=dimensions)
 
-    async def tokenize(self, prompt: Prompt) -> list[int]:
-        """The prompt's token ids, a conversation's by the model's template."""
-        return (await self._preparer.ids([prompt]))[0]
+    async def tokenize(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of each prompt, a conversation's by the model's template."""
+        return await self._preparer.ids(prompts)
 
     def token_text(self, id: int) -> str:
         return self._engine.decode([id])

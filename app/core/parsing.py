@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import groupby
 from typing import Literal, Protocol, TypeAlias, assert_never
 
 import msgspec
 import orjson
 
+from app.logs import log
 from app.types import (
     EndReason,
     Event,
@@ -229,6 +230,69 @@ class MarkedCalls:
         return [Said(said)] if said else []
 
 
+class Harmony:
+    """Reads the channels of gpt-oss: thinking, calls and answer.
+
+    Source: https://cookbook.openai.com/articles/openai-harmony, read 2026-11. A message is a header
+    up to `<|message|>` and a body up to the next marker; the header names the channel (analysis,
+    commentary, final) and, of a call, `to=functions.NAME`, on either side of the channel.
+    """
+
+    _ENDS = frozenset({"<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>"})
+    _RECIPIENT = re.compile(r"to=functions\.([\w-]+)")
+    _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
+
+    def __init__(self, *, calls: bool) -> None:
+        """`calls`: tools may be called; if not, what is written to one is part of the answer."""
+        self._calls = calls
+        self._cutter = Cutter()
+        self._header = ""
+        self._make: Callable[[str], Piece] | None = None
+        """What the body's text is; None in a header."""
+        self._plain = True
+        """Nothing but text so far: there may be no channels at all."""
+
+    def feed(self, text: str) -> list[Piece]:
+        return self._steps(self._cutter.feed(text))
+
+    def finish(self) -> list[Piece]:
+        return self._steps(self._cutter.finish())
+
+    def _steps(self, atoms: Sequence[str]) -> list[Piece]:
+        pieces: list[Piece] = []
+        for atom in atoms:
+            pieces += self._step(atom)
+        return joined(pieces)
+
+    def _step(self, atom: str) -> list[Piece]:
+        if atom in self._ENDS:
+            # `<|start|>assistant to=functions.x<|channel|>commentary` is one header.
+            in_header = self._make is None and not self._plain and atom == "<|channel|>"
+            self._header = self._header + atom if in_header else atom
+            self._plain, self._make = False, None
+            return []
+        if self._make is not None:
+            return [self._make(atom)]
+        if self._plain:
+            return [Said(atom)]
+        if atom != "<|message|>":
+            self._header += atom
+            return []
+        return self._begin_body()
+
+    def _begin_body(self) -> list[Piece]:
+        recipient, channel = self._RECIPIENT.search(self._header), self._channel()
+        if recipient is not None and self._calls:
+            self._make = CallArguments
+            return [CallBegun(recipient[1])]
+        self._make = Thought if channel == "analysis" else Said
+        return []
+
+    def _channel(self) -> str:
+        found = self._CHANNEL.search(self._header)
+        return found[1] if found else ""
+
+
 class _CallObject:
     """One call's JSON object, after its opening brace."""
 
@@ -265,9 +329,26 @@ class _CallObject:
                 character = yield
             elif key in ("parameters", "arguments") and not given:
                 given = True
-                character = yield from self._read_value(character, self._pieces if begun else early)
+                sink = self._pieces if begun else early
+                if character in "{[":
+                    character = yield from self._read_value(character, sink)
+                else:
+                    character = yield from self._read_odd_arguments(character, sink)
             else:
                 character = yield from self._read_value(character, [])
+
+    def _read_odd_arguments(self, character: str, sink: list[Piece]) -> Generator[None, str, str]:
+        """Arguments that are no object: null, or an object's JSON inside a string."""
+        if character == '"':
+            text = yield from self._read_string()
+            following = yield
+        else:
+            found: list[Piece] = []
+            following = yield from self._read_value(character, found)
+            text = "".join(piece.json for piece in found if isinstance(piece, CallArguments))
+        if text != "null":
+            sink.append(CallArguments(text))
+        return following
 
     def _read_string(self) -> Generator[None, str, str]:
         """After the opening quote, up to and with the closing one."""
@@ -365,6 +446,9 @@ class Interpreter:
         """JSON text of every call so far."""
         self._open: CallBegun | None = None
         """The call that the next arguments belong to; None: they are dropped."""
+        self._dropped: list[str] | None = None
+        """Name and arguments of the last call that was not passed on."""
+        self._spoke = False
         self._blank: list[str] | None = [] if use is not None else None
         """Blank text before the answer or after a call: part of the answer only if text follows.
         None: text is under way."""
@@ -379,8 +463,8 @@ class Interpreter:
         if self._reader is not None:
             events = self._events(self._reader.finish())
             events += self._close_call(whole=reason == "stop")
-            if self._blank and not self._arguments:
-                events.append(TextDelta("".join(self._blank), self._index))
+            if not self._arguments and (text := self._unsaid()):
+                events.append(TextDelta(text, self._index))
         return [*events, Finished(self._reason(reason), self._index, matched)]
 
     def _events(self, pieces: Sequence[Piece]) -> list[Event]:
@@ -399,19 +483,29 @@ class Interpreter:
                     assert_never(piece)
         return events
 
+    def _unsaid(self) -> str:
+        """What is better said than nothing at all: blanks, a call that could not be passed on."""
+        if self._dropped is not None and not self._spoke:
+            name, arguments = self._dropped
+            return orjson.dumps({"name": name, "arguments": arguments}).decode()
+        return "".join(self._blank or ())
+
     def _say(self, text: str) -> list[Event]:
         if self._blank is not None:
             self._blank.append(text)
             if text.isspace():
                 return []
-            text, self._blank = "".join(self._blank), None
+            text, self._blank, self._spoke = "".join(self._blank), None, True
         return [TextDelta(text, self._index)]
 
     def _begin_call(self, call: CallBegun) -> list[Event]:
         events = self._close_call()
         self._blank = []
         if self._use is not None and call.name not in self._use.allowed:
-            return events  # a tool that there is not, or that the client has ruled out
+            # A tool that there is not, or that the client has ruled out.
+            log.warning("a call of a tool that may not be called", allowed=len(self._use.allowed))
+            self._dropped = [call.name, ""]
+            return events
         if self._arguments and self._use is not None and not self._use.parallel:
             return events  # one call was asked for; the model goes on
         self._open = call
@@ -423,6 +517,8 @@ class Interpreter:
 
     def _continue_call(self, json: str) -> list[Event]:
         if self._open is None:
+            if self._dropped is not None:
+                self._dropped[1] += json
             return []
         self._arguments[-1].append(json)
         if self._open.name in self._freeform:

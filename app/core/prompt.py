@@ -112,8 +112,8 @@ def _chars(prompt: Prompt) -> int:
             return len(text)
         case InfillPrompt(prefix, suffix):
             return len(prefix) + len(suffix)
-        case ChatPrompt(messages):
-            return sum(map(_message_chars, messages))
+        case ChatPrompt(messages, tool_use=use):
+            return sum(map(_message_chars, messages)) + (use.chars if use else 0)
         case _:
             assert_never(prompt)
 
@@ -127,5 +127,7 @@ def _message_chars(message: Message) -> int:
     )
     chars += len(message.get("reasoning_content") or "")
     for call in message.get("tool_calls") or ():
-        chars += len(call["function"]["arguments"])
+        chars += (
+            len(call["id"]) + len(call["function"]["name"]) + len(call["function"]["arguments"])
+        )
     return chars

@@ -23,6 +23,7 @@ from app.core.parsing import (
     CallBegun,
     Chain,
     Cutter,
+    Harmony,
     MarkedCalls,
     Piece,
     Reader,
@@ -32,7 +33,7 @@ from app.core.parsing import (
     overlap,
 )  # fmt: skip
 from app.engine.chat import as_function
-from app.errors import InvalidRequest, UnsupportedParameter
+from app.errors import UnsupportedParameter
 from app.logs import log
 from app.types import Grammar, Json, Tool, ToolUse
 
@@ -71,6 +72,8 @@ class Output:
         calls: Reader | None = None
         if self._use is not None:
             calls = CallArray() if self._as_array else calls_reader(self._format, self._tools)
+        if "gpt-oss" in (self._reasoning, self._format) and not self._as_array:
+            return Harmony(calls=self._use is not None)
         if self._reasoning is None:
             return calls
         return Chain(
@@ -105,7 +108,10 @@ class Output:
         if kind == "full_assistant_ebnf":
             return Grammar("ebnf", value, "tools", covers_thinking=True)
         if kind == "structural_tag":
-            return Grammar(kind, json.dumps(value.model_dump(by_alias=True)), "tools")
+            tag = value.model_dump(by_alias=True)
+            if "structures" in tag:
+                tag = {"type": "structural_tag", "format": _modern(tag, use, choice)}
+            return Grammar(kind, json.dumps(tag), "tools")
         return Grammar(kind, value if isinstance(value, str) else json.dumps(value), "tools")
 
     def _calls_or_answer(self, answer: Grammar, use: ToolUse) -> Grammar:
@@ -122,63 +128,81 @@ class Output:
             "type": "or",
             "elements": [
                 {"type": "json_schema", "json_schema": json.loads(answer.text)},
-                tag["format"] if "format" in tag else _modern(tag, use),
+                tag["format"],
             ],
         }
         return Grammar("structural_tag", json.dumps({"type": "structural_tag", "format": either}))
 
 
-def _modern(legacy: Json, use: ToolUse) -> Json:
-    """SGLang's legacy structural tag as a format of xgrammar's that can stand inside another."""
+def _modern(legacy: Json, use: ToolUse, choice: str) -> Json:
+    """SGLang's legacy structural tag as xgrammar's own: that can stand inside another, can be tried
+    beforehand, and knows how many calls are allowed."""
+    tags = [
+        {
+            "type": "tag",
+            "begin": each["begin"],
+            "content": {"type": "json_schema", "json_schema": each["schema"] or {}},
+            "end": each["end"],
+        }
+        for each in legacy["structures"]
+    ]
+    if choice == "required":
+        return {
+            "type": "tags_with_separator",
+            "separator": "\n",
+            "at_least_one": True,
+            "stop_after_first": use.named or not use.parallel,
+            "tags": tags,
+        }
     return {
-        "type": "tags_with_separator",
-        "separator": "\n",
-        "at_least_one": True,
+        "type": "triggered_tags",
+        "triggers": legacy["triggers"],
+        "at_least_one": False,
         "stop_after_first": not use.parallel,
-        "tags": [
-            {
-                "type": "tag",
-                "begin": each["begin"],
-                "content": {"type": "json_schema", "json_schema": each["schema"] or {}},
-                "end": each["end"],
-            }
-            for each in legacy["structures"]
-        ],
+        "tags": tags,
     }
 
 
 def _array_of_calls(use: ToolUse) -> Json:
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"type": "string", "enum": [tool.name]},
-                "parameters": tool.parameters or {"type": "object", "properties": {}},
-            },
-            "required": ["name", "parameters"],
-            "additionalProperties": False,
-        }
-        for tool in use.callable
-    ]
-    schema: Json = {
+    definitions: Json = {}
+    calls = []
+    for no, tool in enumerate(use.callable):
+        definitions[f"tool{no}"] = _rerooted(
+            tool.parameters or {"type": "object", "properties": {}}, f"#/$defs/tool{no}"
+        )
+        calls.append(
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "enum": [tool.name]},
+                    "parameters": {"$ref": f"#/$defs/tool{no}"},
+                },
+                "required": ["name", "parameters"],
+                "additionalProperties": False,
+            }
+        )
+    return {
         "type": "array",
         "minItems": 1,
+        # A small model that may go on with calls does so for ever.
+        "maxItems": _MAX_ARRAY_CALLS if use.parallel and not use.named else 1,
         "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
+        "$defs": definitions,
     }
-    # A small model that may go on with calls does so for ever.
-    schema["maxItems"] = _MAX_ARRAY_CALLS if use.parallel and not use.named else 1
-    definitions: Json = {}
-    for tool in use.callable:
-        for keyword in ("$defs", "definitions"):
-            for name, definition in (tool.parameters or {}).get(keyword, {}).items():
-                # References are written against the root of each tool's own schema.
-                if definitions.setdefault(keyword, {}).setdefault(name, definition) != definition:
-                    raise InvalidRequest(
-                        f"Two tools define '{name[:64]}' differently in their {keyword}; give one "
-                        "of them another name.",
-                        param="tools",
-                    )
-    return schema | definitions
+
+
+def _rerooted(schema: Any, root: str) -> Any:
+    """The schema with its references as they must be where `root` is its place."""
+    if isinstance(schema, list):
+        return [_rerooted(each, root) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: root + value[1:]
+        if key == "$ref" and isinstance(value, str) and value.startswith("#")
+        else _rerooted(value, root)
+        for key, value in schema.items()
+    }
 
 
 def _tool(tool: Tool, *, strict: bool) -> Any:
@@ -220,6 +244,8 @@ _WAITING = {
 
 def calls_reader(name: str, tools: Sequence[Any]) -> Reader:
     """The reader of calls in the format that SGLang has under this name."""
+    if name == "gpt-oss":
+        return Harmony(calls=True)
     if (markers := _MARKED.get(name)) is not None:
         return MarkedCalls(*markers)
     if (starts := _WAITING.get(name)) is not None:
@@ -233,6 +259,7 @@ class WaitingCalls:
     def __init__(
         self, name: str, tools: Sequence[Any], start: str, could_start: str, marker: str
     ) -> None:
+        self._name = name
         self._parser = _parser(name, tools)
         self._start = re.compile(start)
         self._could_start = re.compile(could_start) if could_start else None
@@ -258,13 +285,24 @@ class WaitingCalls:
         text, self._text = self._text, ""
         if not self._waiting:
             return joined([Said(text)])
-        said, calls = self._parser.parse_non_stream(text)
+        said, calls = "", []
+        for block in self._blocks(text):
+            beside, found = self._parser.parse_non_stream(block)
+            said += beside
+            calls += found
         if not calls:
             return joined([Said(text)])
         pieces: list[Piece] = [Said(said)] if said.strip() else []
         for call in calls:
             pieces += [CallBegun(call.name), CallArguments(call.parameters)]
         return joined(pieces)
+
+    def _blocks(self, text: str) -> list[str]:
+        if self._name != "mistral":
+            return [text]
+        # Of several blocks SGLang's parser takes the last.
+        before, *rest = text.split(self._marker)
+        return [*filter(None, [before]), *(self._marker + block for block in rest)]
 
     def _find(self, pattern: re.Pattern[str]) -> int | None:
         # `\\A` means the beginning of the answer, not of what is left of it.
@@ -277,6 +315,18 @@ class WaitingCalls:
         return [Said(said)] if said else []
 
 
+# Formats whose parser looks at all of a call again for each piece. What has no tags in it comes to
+# them in lumps, so that a file written as an argument does not stop the event loop.
+_LUMPED = frozenset(
+    {
+        "deepseekv3", "deepseekv31", "deepseekv32", "deepseekv4", "deepseekv41", "hunyuan",
+        "kimi_k3", "gigachat35",
+    }
+)  # fmt: skip
+_LUMP = 64
+"""Characters, counted from the last tag: not from where the text happened to be cut."""
+
+
 class SGLangCalls:
     """Reads calls with one of SGLang's streaming parsers, fed character by character."""
 
@@ -284,7 +334,8 @@ class SGLangCalls:
         self._name = name
         self._parser = _parser(name, tools)
         self._cutter = Cutter()
-        self._called = self._broken = False
+        self._called = self._broken = self._inside = False
+        self._lump: list[str] | None = [] if name in _LUMPED else None
         # Until there is a call: what was fed, and what of it came out again.
         self._fed: list[str] = []
         self._said: list[str] = []
@@ -294,8 +345,9 @@ class SGLangCalls:
 
     def finish(self) -> list[Piece]:
         pieces = self._steps(self._cutter.finish())
+        pieces += self._parsed("".join(self._lump or ()))
         if self._broken:
-            return pieces
+            return joined(pieces)
         pieces += self._pieces(*self._parser.parse_stream_end())
         if not self._called:
             # Some keep the beginning of a marker that did not come.
@@ -307,20 +359,31 @@ class SGLangCalls:
 
     def _steps(self, atoms: Sequence[str]) -> list[Piece]:
         pieces: list[Piece] = []
-        for no, atom in enumerate(atoms):
-            if self._broken:
-                return joined([*pieces, Said("".join(atoms[no:]))])
-            if atom == "<|return|>" and self._name == "gpt-oss":
-                continue  # harmony's end of the turn
-            if not self._called:
-                self._fed.append(atom)
-            try:
-                pieces += self._pieces(*self._parser.parse_stream_chunk(atom))
-            except Exception:  # SGLang's parsers meet whatever a model writes
-                log.warning("a tool call parser failed", parser=self._name, exc_info=True)
-                self._broken = True
-                pieces.append(Said(atom))
+        for atom in atoms:
+            if self._lump is None or not self._inside:
+                self._inside = len(atom) > 1 and self._parser.detector.has_tool_call(atom)
+                pieces += self._parsed(atom)
+                continue
+            if len(atom) == 1:
+                self._lump.append(atom)
+            if len(atom) > 1 or len(self._lump) == _LUMP:
+                pieces += self._parsed("".join(self._lump))
+                self._lump.clear()
+            if len(atom) > 1:
+                pieces += self._parsed(atom)
         return joined(pieces)
+
+    def _parsed(self, text: str) -> list[Piece]:
+        if self._broken or not text:
+            return [Said(text)]
+        if not self._called:
+            self._fed.append(text)
+        try:
+            return self._pieces(*self._parser.parse_stream_chunk(text))
+        except Exception:  # SGLang's parsers meet whatever a model writes
+            log.warning("a tool call parser failed", parser=self._name, exc_info=True)
+            self._broken = True
+            return [Said(text)]
 
     def _pieces(self, text: str, calls: Sequence[Any]) -> list[Piece]:
         pieces: list[Piece] = [Said(text)] if text else []

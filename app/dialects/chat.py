@@ -83,6 +83,28 @@ class ChatMessage(Body):
     reasoning: str | None = None
     refusal: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fold_thinking(cls, data: Any) -> Any:
+        """Parts that are thinking become `reasoning_content`; no parts at all are no content."""
+        if not isinstance(data, dict) or not isinstance(parts := data.get("content"), list):
+            return data
+        thought = [
+            part.get(part["type"]) or part.get("text")
+            for part in parts
+            if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")
+        ]
+        if data.get("role") != "assistant" or (parts and not thought):
+            return data
+        rest = [
+            part
+            for part in parts
+            if not isinstance(part, dict) or part.get("type") not in ("thinking", "reasoning")
+        ]
+        folded = "".join(text for text in thought if isinstance(text, str))
+        before = data.get("reasoning_content")
+        return {**data, "content": rest or None, "reasoning_content": folded or before}
+
     @property
     def lowered(self) -> Message:
         content: Any = self.content if self.content is not None else self.refusal
@@ -101,8 +123,31 @@ class ChatMessage(Body):
         return message
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class ReasoningOptions(Body):
+    """OpenRouter's way of `reasoning_effort`."""
+
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"max_tokens": (), "exclude": (False,)}
+
+    effort: Effort | None = None
+    enabled: bool | None = None
+
+
+class Thinking(Body):
+    """DeepSeek's and GLM's switch."""
+
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"budget_tokens": ()}
+
+    type: Literal["enabled", "disabled"]
+
+
 class ChatBody(SamplingFields):
-    unsupported = fields.UNSUPPORTED | {"best_of": (1,), "echo": (False,), "suffix": ("",)}
+    unsupported = fields.UNSUPPORTED | {
+        # The template writes them.
+        "add_special_tokens": (False,), "best_of": (1,), "echo": (False,), "suffix": ("",),
+    }  # fmt: skip
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -112,9 +157,10 @@ class ChatBody(SamplingFields):
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
-        None
-    )
+    reasoning_effort: Effort | None = None
+    reasoning: ReasoningOptions | None = None
+    thinking: Thinking | None = None
+    enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
@@ -151,15 +197,20 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
     _check_messages(body)
     bounds = call.bounds
     max_tokens = body.max_completion_tokens
+    grammar = body.grammar(bounds)
     return GenerationRequest(
         id=call.id,
         prompts=(
             ChatPrompt(
                 [message.lowered for message in body.messages],
                 tool_use=tools.lower(
-                    body.tools, body.tool_choice, body.parallel_tool_calls, bounds
+                    body.tools,
+                    body.tool_choice,
+                    body.parallel_tool_calls,
+                    bounds,
+                    formatted=grammar is not None,
                 ),
-                effort=body.reasoning_effort,
+                effort=_effort(body),
                 template_kwargs=_template_kwargs(body, bounds),
                 continues=bool(body.continue_final_message),
             ),
@@ -201,8 +252,21 @@ def _check_messages(body: ChatBody) -> None:
         )
 
 
+def _effort(body: ChatBody) -> str | None:
+    if body.reasoning_effort is not None or body.reasoning is None:
+        return body.reasoning_effort
+    return body.reasoning.effort
+
+
 def _template_kwargs(body: ChatBody, bounds: Bounds) -> dict[str, bool | str]:
     found: dict[str, bool | str] = {}
+    switch = body.enable_thinking
+    if body.thinking is not None:
+        switch = body.thinking.type == "enabled"
+    elif body.reasoning is not None and body.reasoning.enabled is not None:
+        switch = body.reasoning.enabled
+    if switch is not None:
+        found |= {"enable_thinking": switch, "thinking": switch}  # models call it either
     for name, value in (body.chat_template_kwargs or {}).items():
         if name not in bounds.template_kwargs:
             listed = ", ".join(sorted(bounds.template_kwargs))

@@ -86,7 +86,8 @@ Prompts = Annotated[
 
 class CompletionBody(SamplingFields):
     unsupported = fields.UNSUPPORTED | {
-        "tools": ([],), "tool_choice": ("none",), "reasoning_effort": (),
+        "enable_thinking": (), "reasoning": (), "thinking": (), "tools": ([],),
+        "tool_choice": ("none",), "reasoning_effort": (),
         "chat_template_kwargs": ({},), "continue_final_message": (False,),
     }  # fmt: skip
 

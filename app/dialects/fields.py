@@ -28,11 +28,13 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "beam_width": (1,), "cache_salt": (), "chat_template": (), "custom_logit_processor": (),
     "custom_params": (), "extra_key": (), "function_call": ("none",), "functions": ([],),
     "include_stop_str_in_output": (False,), "input_embeds": (), "length_penalty": (1.0, 1),
-    "logits_processors": (), "lora_path": (), "max_thinking_tokens": (), "modalities": (["text"],),
+    "logits_processors": (), "lora_path": (), "max_new_tokens": (), "max_thinking_tokens": (),
+    "modalities": (["text"],), "no_repeat_ngram_size": (0,), "thinking_budget": (),
+    "typical_p": (1.0, 1),
     "no_stop_trim": (False,), "prompt_embeds": (), "prompt_logprobs": (),
     "return_hidden_states": (False,), "return_token_ids": (False,),
-    "separate_reasoning": (True,), "session_params": (), "stop_regex": (), "thinking": (),
-    "truncate_prompt_tokens": (), "use_beam_search": (False,), "verbosity": ("medium",),
+    "separate_reasoning": (True,), "session_params": (), "stop_regex": (),
+    "truncate_prompt_tokens": (), "use_beam_search": (False,), "verbosity": ("low", "medium"),
     "web_search_options": (),
 }  # fmt: skip
 
@@ -101,6 +103,7 @@ class GrammarFields(Body):
     """What the answer must look like. At most one of them."""
 
     response_format: ResponseFormat | None = None
+    json_schema: dict[str, Any] | str | None = None
     regex: str | None = None
     ebnf: str | None = None
     guided_json: dict[str, Any] | str | None = None
@@ -124,14 +127,16 @@ class GrammarFields(Body):
         if field == "response_format":
             assert self.response_format is not None
             return _response_format(self.response_format, bounds)
-        _need_grammars(bounds, field)
+        if field != "json_schema":  # SGLang's way of asking for a response format
+            _need_grammars(bounds, field)
         if field == "structured_outputs":
             return _structured(self.structured_outputs, bounds)
         return _guided(_GRAMMARS[field], getattr(self, field), bounds.grammar, field)
 
 
 _GRAMMARS = {
-    "response_format": "", "structured_outputs": "", "regex": "regex", "ebnf": "grammar",
+    "response_format": "", "json_schema": "json", "structured_outputs": "", "regex": "regex",
+    "ebnf": "grammar",
     "guided_json": "json", "guided_regex": "regex", "guided_choice": "choice",
     "guided_grammar": "grammar",
 }  # fmt: skip

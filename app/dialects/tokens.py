@@ -49,7 +49,7 @@ async def tokenize(body: TokenizeBody, call: Call) -> Reply:
         prompts = [TextPrompt(text, f"prompt[{no}]") for no, text in enumerate(body.prompt)]
     else:
         prompts = [TextPrompt(body.prompt or "", "prompt")]
-    ids = [await call.model.tokenize(prompt) for prompt in prompts]
+    ids = await call.model.tokenize(prompts)
     counts = [len(each) for each in ids]
     answer: Json = {
         "tokens": ids if many else ids[0],
@@ -57,6 +57,7 @@ async def tokenize(body: TokenizeBody, call: Call) -> Reply:
         "max_model_len": call.model.limit,
     }
     if body.return_token_strs:
+        _check_count(sum(counts), call, "prompt")
         written = [[call.model.token_text(id) for id in each] for each in ids]
         answer["token_strs"] = written if many else written[0]
     return Whole(orjson.dumps(answer))
@@ -80,6 +81,7 @@ def _ids(value: Any) -> list[int]:
 
 async def detokenize(body: DetokenizeBody, call: Call) -> Reply:
     fields.served_name(body.model, call)
+    _check_count(len(body.tokens), call, "tokens")
     text = call.model.detokenize(body.tokens, special=not body.skip_special_tokens, param="tokens")
     # vLLM calls it `prompt`, SGLang `text`.
     return Whole(orjson.dumps({"text": text, "prompt": text}))
@@ -90,8 +92,17 @@ class CountBody(Body):
 
 
 async def count(body: CountBody, call: Call) -> Reply:
-    ids = await call.model.tokenize(TextPrompt(body.input, "input"))
+    (ids,) = await call.model.tokenize([TextPrompt(body.input, "input")])
     return Whole(orjson.dumps({"prompt_tokens": len(ids)}))
+
+
+def _check_count(tokens: int, call: Call, param: str) -> None:
+    """Each is decoded by itself, on the event loop."""
+    if tokens > call.model.limit:
+        raise InvalidRequest(
+            f"Invalid value for '{param}': at most {call.model.limit} tokens are decoded at once.",
+            param=param,
+        )
 
 
 TOKENIZE = Dialect(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 import orjson
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from app.core.grammars import check_regex, check_schema
+from app.core.grammars import GrammarBounds, check_regex, check_schema
 from app.dialects.base import Body, Bounds
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.types import Json, Tool, ToolUse
@@ -68,14 +69,31 @@ class Named(Body):
     name: Annotated[str, Field(max_length=64)]
 
 
+def _nested(data: Any, key: str) -> Any:
+    """The Responses API's flat form `{"type": "function", "name": ...}` is understood, too."""
+    if isinstance(data, dict) and key not in data and "name" in data:
+        return {**data, key: {"name": data["name"]}}
+    return data
+
+
 class FunctionChoice(Body):
     type: Literal["function"]
     function: Named
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, data: Any) -> Any:
+        return _nested(data, "function")
 
 
 class CustomChoice(Body):
     type: Literal["custom"]
     custom: Named
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, data: Any) -> Any:
+        return _nested(data, "custom")
 
 
 AnyName = Annotated[
@@ -158,15 +176,21 @@ def lower(
     choice: str | FunctionChoice | CustomChoice | AllowedChoice | None,
     parallel: bool | None,
     bounds: Bounds,
+    *,
+    formatted: bool = False,
 ) -> ToolUse | None:
-    """What the model may call; None: nothing. Raises InvalidRequest."""
+    """What the model may call; None: nothing. Raises InvalidRequest.
+
+    `formatted`: the answer is held to a format, and calls with it.
+    """
     if tools is None:
         if choice in (None, "none"):
             return None
         raise InvalidRequest(
             "'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice"
         )
-    lowered = tuple(_tool(tool, no, bounds) for no, tool in enumerate(tools))
+    forced = formatted or choice not in (None, "none", "auto")
+    lowered = tuple(_tool(tool, no, bounds, forced) for no, tool in enumerate(tools))
     names = [tool.name for tool in lowered]
     for no, name in enumerate(names):
         if name in names[:no]:
@@ -183,6 +207,7 @@ def lower(
         required=required,
         named=named,
         parallel=parallel is not False,
+        chars=sum(map(_chars, lowered)),
     )
 
 
@@ -212,13 +237,20 @@ def _known(choice: FunctionChoice | CustomChoice, names: list[str], param: str) 
     return name
 
 
-def _tool(tool: FunctionTool | CustomTool, no: int, bounds: Bounds) -> Tool:
+def _chars(tool: Tool) -> int:
+    return len(tool.name) + len(tool.description or "") + len(orjson.dumps(tool.parameters))
+
+
+def _tool(tool: FunctionTool | CustomTool, no: int, bounds: Bounds, forced: bool) -> Tool:
     if isinstance(tool, CustomTool):
         return _custom(tool.custom, f"tools[{no}].custom", bounds)
     function = tool.function
     if function.parameters is not None:
         param = f"tools[{no}].function.parameters"
-        check_schema(function.parameters, bounds.grammar, param=param)
+        # What is only shown to the model is not compiled: real tools have large schemas.
+        compiled = forced or bool(function.strict)
+        limits = bounds.grammar if compiled else _shown(bounds.grammar)
+        check_schema(function.parameters, limits, param=param)
         if function.parameters.get("type", "object") != "object":
             raise InvalidRequest(
                 f"Invalid value for '{param}': its type must be 'object'.", param=param
@@ -228,6 +260,13 @@ def _tool(tool: FunctionTool | CustomTool, no: int, bounds: Bounds) -> Tool:
         description=function.description,
         parameters=function.parameters,
         strict=bool(function.strict),
+    )
+
+
+def _shown(bounds: GrammarBounds) -> GrammarBounds:
+    size = bounds.max_bytes
+    return msgspec.structs.replace(
+        bounds, max_nodes=size, max_enum=size, max_regex_chars=size, max_repeat=10**6
     )
 
 

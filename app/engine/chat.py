@@ -67,18 +67,23 @@ class ChatRenderer:
         request._format_add_generation_prompt = None if chat.continues else True
         try:
             done = self._serving._process_messages(request, False)
-        except (TemplateError, TypeError, ValueError, KeyError, AssertionError) as error:
+        except (
+            TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError,
+            AssertionError, RecursionError,
+        ) as error:  # fmt: skip
             # Templates refuse conversations by raising: "roles must alternate", and the like.
             raise InvalidRequest(
                 f"The model's chat template refuses this conversation: {error}"[:400],
                 param=chat.param,
             ) from error
         stop = done.stop or ()
+        # What goes on from text of the answer does not begin with thinking.
+        thinks = not chat.continues or _thinks(chat.messages[-1])
         return Rendered(
             list(done.prompt_ids or self._tokenizer.encode(done.prompt)),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            thinking=bool(done.require_reasoning or self._templates.force_reasoning),
-            gates_grammar=bool(done.require_reasoning),
+            thinking=thinks and bool(done.require_reasoning or self._templates.force_reasoning),
+            gates_grammar=thinks and bool(done.require_reasoning),
             keep_special_tokens=request.skip_special_tokens is False,
         )
 
@@ -163,6 +168,11 @@ def _without_calls(message: Message) -> Message:
     ]
     said = _text(message["content"])
     return {"role": "assistant", "content": "\n".join([said, *written] if said else written)}
+
+
+def _thinks(message: Message) -> bool:
+    text = _text(message.get("content"))
+    return "<think>" in text and "</think>" not in text
 
 
 def _text(content: Any) -> str:

@@ -5,13 +5,31 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 
-from app.core.parsing import CallArguments, CallBegun, Piece, Reader, Said, Thought, joined
+from app.core.parsing import (
+    CallArguments,
+    CallBegun,
+    Harmony,
+    MarkedCalls,
+    Piece,
+    Reader,
+    Said,
+    Thought,
+    joined,
+)
 from app.engine import environment
-from tests.core.formats import REASONING_SAMPLES, TOOL_SAMPLES, TOOLS, ReasoningSample, Sample
+from tests.core.formats import (
+    FORMATS,
+    REASONING_SAMPLES,
+    TOOL_SAMPLES,
+    TOOLS,
+    ReasoningSample,
+    Sample,
+)
 
 environment.use_cpu()
 
@@ -94,3 +112,55 @@ def test_thinking_is_read_the_same_however_the_text_is_cut(sample: ReasoningSamp
     assert _said(whole).strip() == sample.content.strip()
     for parts in _cuttings(sample.text):
         assert _read(_thinking(sample), parts) == whole, parts
+
+
+THINK = "<|channel|>analysis<|message|>Hm.<|end|>"
+HEADERS = [
+    "<|start|>assistant<|channel|>commentary to=functions.ping <|constrain|>json<|message|>",
+    "<|start|>assistant<|channel|>commentary to=functions.ping json<|message|>",
+    "<|start|>assistant to=functions.ping<|channel|>commentary <|constrain|>json<|message|>",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("end", ["<|call|>", ""])
+def test_harmony_is_read_in_all_its_spellings(header: str, end: str) -> None:
+    text = THINK + "<|channel|>commentary<|message|>Plan.<|end|>" + header + '{"a": 1}' + end
+    for parts in ([text], list(text), [text[:50], text[50:]]):
+        pieces = _read(Harmony(calls=True), parts)
+        assert (_thought(pieces), _said(pieces)) == ("Hm.", "Plan.")
+        assert _calls(pieces) == [("ping", {"a": 1})]
+
+
+def test_harmony_without_tools_or_channels_is_text() -> None:
+    assert _said(_read(Harmony(calls=False), [HEADERS[0] + "x"])) == "x"
+    assert _said(_read(Harmony(calls=True), ["Just a < b."])) == "Just a < b."
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [('"{\\"a\\": [1]}"', {"a": [1]}), ("null", {}), ('{"a": 1}', {"a": 1})]
+)
+def test_arguments_that_are_no_object_are_made_one(given: str, meant: object) -> None:
+    text = f'<tool_call>{{"name": "ping", "arguments": {given}}}</tool_call>'
+    for parts in ([text], list(text)):
+        reader = MarkedCalls("<tool_call>", "</tool_call>")
+        assert _calls(_read(reader, parts)) == [("ping", meant)]
+
+
+def test_mistral_may_write_several_blocks() -> None:
+    text = '[TOOL_CALLS] [{"name": "ping", "arguments": {}}]' * 2
+    pieces = _read(_reader(Sample("mistral", text, "")), [text])
+    assert (_said(pieces), _calls(pieces)) == ("", [("ping", {}), ("ping", {})])
+
+
+@pytest.mark.parametrize("name", ["deepseekv3", "deepseekv31", "deepseekv32", "hermes", "gpt-oss"])
+def test_a_file_written_as_an_argument_is_read_in_time(name: str) -> None:
+    form = next(each for each in FORMATS if name in each.names)
+    written = ("search", {"query": "word\n" * 6_000 + "end", "limit": 1})
+    text = form.write([written])
+    started = time.process_time()
+    (call,) = _calls(_read(_reader(Sample(name, text, "")), [text]))
+    spent = time.process_time() - started
+    print(f"{name}: {len(text)} characters in {spent:.2f} s")
+    assert call == written
+    assert spent < 3

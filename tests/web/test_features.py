@@ -282,3 +282,66 @@ async def test_best_of_counts_all_and_gives_the_likeliest(best_of: int) -> None:
     assert answer["choices"][0]["logprobs"] is None
     assert answer["usage"]["completion_tokens"] == best_of
     assert streamed.status_code == (200 if best_of == 1 else 400)
+
+
+async def test_a_call_of_a_tool_that_there_is_not_is_better_said_than_lost() -> None:
+    message, finish = await _message(ScriptedEngine(_call("third", '{"a": 1}')), tools=TOOLS)
+    assert json.loads(message["content"]) == {"name": "third", "arguments": '{"a": 1}'}
+    assert finish == "stop"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kwargs", "effort"),
+    [
+        ({"enable_thinking": False}, {"enable_thinking": False, "thinking": False}, None),
+        ({"thinking": {"type": "enabled"}}, {"enable_thinking": True, "thinking": True}, None),
+        ({"reasoning": {"effort": "none"}}, {}, "none"),
+        ({"reasoning": {"enabled": False}}, {"enable_thinking": False, "thinking": False}, None),
+    ],
+)
+async def test_thinking_is_switched_as_each_client_is_used_to(
+    fields: dict[str, Any], kwargs: dict[str, Any], effort: str | None
+) -> None:
+    engine = ScriptedEngine("x")
+    async with serve(engine) as running:
+        assert (await running.chat(**fields)).status_code == 200
+    assert (engine.chats[0].template_kwargs, engine.chats[0].effort) == (kwargs, effort)
+
+
+async def test_what_agents_send_back_is_taken() -> None:
+    engine = ScriptedEngine("x")
+    call = {"id": "c", "type": "function", "function": {"name": "first", "arguments": "{cut o"}}
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [], "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "b"},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "b"}]},
+        {"role": "user", "content": "c"},
+    ]  # fmt: skip
+    body = {
+        "messages": messages, "tools": TOOLS, "tool_choice": {"type": "function", "name": "first"},
+        "verbosity": "low", "add_special_tokens": False, "store": False, "metadata": {"a": "b"},
+    }  # fmt: skip
+    async with serve(engine) as running:
+        answer = await running.client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    (chat,) = engine.chats
+    assert json.loads(chat.messages[1]["tool_calls"][0]["function"]["arguments"]) == {
+        "input": "{cut o"
+    }
+    assert chat.messages[3]["reasoning_content"] == "hm"
+    assert chat.messages[3]["content"] == [{"type": "text", "text": "b"}]
+
+
+async def test_large_tools_are_shown_but_not_compiled_and_count_as_prompt() -> None:
+    wide = {"type": "object", "properties": {f"p{no}": {"type": "string"} for no in range(500)}}
+    tools = [{"type": "function", "function": {"name": "first", "parameters": wide}}]
+    engine = ScriptedEngine("x", context_length=100_000, max_prompt_tokens=99_000)
+    async with serve(engine, MAX_PROMPT_CHARS="30000") as running:
+        assert (await running.chat(tools=tools)).status_code == 200
+        forced = await running.chat(tools=tools, tool_choice="required")
+        assert forced.json()["error"]["param"] == "tools[0].function.parameters"
+        large = [{"type": "function", "function": {"name": "first", "description": "x" * 30_000}}]
+        answer = await running.chat(tools=large)
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
