@@ -183,22 +183,26 @@ class GrammarCheck:
         """Why it cannot be compiled; TimeoutError if it takes too long."""
         assert process.stdin is not None
         assert process.stdout is not None
-        line = b""
+        answered = False
         try:
             asked = json.dumps({"kind": grammar.kind, "text": grammar.text})
             process.stdin.write(asked.encode() + b"\n")
             await process.stdin.drain()
             line = await process.stdout.readline()
+            answered = True
         except OSError:
-            pass  # it has ended: see below
+            line, answered = b"", True  # it has ended
         finally:
-            if not line:
+            if not answered:
                 self._process = None
                 with suppress(ProcessLookupError):
                     process.kill()
                 self.warm_up()
         if not line:
-            if await process.wait() == -signal.SIGXCPU:
+            self._process = None
+            code = await process.wait()
+            self.warm_up()
+            if code == -signal.SIGXCPU:
                 raise TimeoutError
             return "the compiler failed on it"
         error = json.loads(line)["error"]

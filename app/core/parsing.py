@@ -293,6 +293,52 @@ class Harmony:
         return found[1] if found else ""
 
 
+class JsonStrings:
+    """Escapes control characters that stand in strings as they are, which JSON forbids.
+
+    xgrammar 0.2.7 lets them into strings that have a minLength or maxLength.
+    """
+
+    def __init__(self) -> None:
+        self._quoted = self._escaped = False
+
+    def feed(self, text: str) -> str:
+        written: list[str] = []
+        for character in text:
+            if not self._quoted:
+                self._quoted = character == '"'
+            elif self._escaped:
+                self._escaped = False
+            elif character == "\\":
+                self._escaped = True
+            elif character == '"':
+                self._quoted = False
+            elif character < " ":
+                character = orjson.dumps(character).decode()[1:-1]
+            written.append(character)
+        return "".join(written)
+
+
+class JsonAnswer:
+    """Reads an answer that is JSON, beside what another reader finds in it."""
+
+    def __init__(self, inner: Reader | None) -> None:
+        self._inner = inner
+        self._strings = JsonStrings()
+
+    def feed(self, text: str) -> list[Piece]:
+        return self._written([Said(text)] if self._inner is None else self._inner.feed(text))
+
+    def finish(self) -> list[Piece]:
+        return [] if self._inner is None else self._written(self._inner.finish())
+
+    def _written(self, pieces: list[Piece]) -> list[Piece]:
+        return [
+            Said(self._strings.feed(piece.text)) if isinstance(piece, Said) else piece
+            for piece in pieces
+        ]
+
+
 class _CallObject:
     """One call's JSON object, after its opening brace."""
 
@@ -376,6 +422,7 @@ class _CallObject:
         """A value that begins with `character`; returns what comes after it."""
         depth = 0
         quoted = escaped = False
+        strings = JsonStrings()
         while True:
             if quoted:
                 quoted = character != '"' or escaped
@@ -390,7 +437,7 @@ class _CallObject:
                 depth -= 1
             elif depth == 0 and character in ", \t\r\n":
                 return character
-            sink.append(CallArguments(character))
+            sink.append(CallArguments(strings.feed(character)))
             if depth == 0 and not quoted and character in '}]"':
                 following = yield
                 return following

@@ -10,7 +10,7 @@ from typing import assert_never
 import msgspec
 
 from app.core import limits
-from app.core.parsing import Reader
+from app.core.parsing import JsonAnswer, Reader
 from app.engine.base import Engine
 from app.types import (
     ChatPrompt,
@@ -70,11 +70,11 @@ class Preparer:
         match prompt:
             case TokenPrompt(ids, param):
                 limits.check_ids(ids, self._engine.info, param=param)
-                return Prepared(ids, grammar=grammar)
+                return _plain(ids, grammar)
             case TextPrompt(text):
-                return Prepared(self._engine.encode(text), grammar=grammar)
+                return _plain(self._engine.encode(text), grammar)
             case InfillPrompt(prefix, suffix):
-                return Prepared(self._engine.infill(prefix, suffix), grammar=grammar)
+                return _plain(self._engine.infill(prefix, suffix), grammar)
             case ChatPrompt():
                 return self._chat(prompt, grammar)
             case _:
@@ -83,10 +83,10 @@ class Preparer:
     def _chat(self, prompt: ChatPrompt, grammar: Grammar | None) -> Prepared:
         rendered = self._engine.render(prompt)
         info, use = self._engine.info, prompt.tool_use
-        prepared = Prepared(
-            rendered.ids, rendered.stop, grammar, rendered.gates_grammar,
-            rendered.keep_special_tokens,
-        )  # fmt: skip
+        prepared = _plain(rendered.ids, grammar)
+        prepared.stop = rendered.stop
+        prepared.gates_grammar = rendered.gates_grammar
+        prepared.keep_special_tokens = rendered.keep_special_tokens
         if use is not None or info.reasoning_parser is not None:
             from app.core.sglang_parsers import Output
 
@@ -102,6 +102,13 @@ class Preparer:
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _plain(ids: list[int], grammar: Grammar | None) -> Prepared:
+    prepared = Prepared(ids, grammar=grammar)
+    if grammar is not None and grammar.kind == "json_schema":
+        prepared.reader = lambda: JsonAnswer(None)
+    return prepared
 
 
 def _chars(prompt: Prompt) -> int:

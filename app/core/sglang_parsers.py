@@ -24,6 +24,7 @@ from app.core.parsing import (
     Chain,
     Cutter,
     Harmony,
+    JsonAnswer,
     MarkedCalls,
     Piece,
     Reader,
@@ -60,6 +61,7 @@ class Output:
         self._use = use
         self._thinking = thinking
         self._as_array = False
+        self._answers_json = grammar is not None and grammar.kind == "json_schema"
         self.grammar = grammar
         """What the engine is to enforce; None: nothing."""
         if use is not None:
@@ -69,6 +71,10 @@ class Output:
 
     def reader(self) -> Reader | None:
         """A new reader for one choice; None if its text needs no reading."""
+        reader = self._reader()
+        return JsonAnswer(reader) if self._answers_json else reader
+
+    def _reader(self) -> Reader | None:
         calls: Reader | None = None
         if self._use is not None:
             calls = CallArray() if self._as_array else calls_reader(self._format, self._tools)

@@ -150,6 +150,9 @@ def _build(settings: Settings, loading: Callable[[], None]) -> tuple[Any, Poolin
     ):
         options[option] = find(options[option]) if options.get(option) else None
     _check_options(options, ServerArgs)
+    # Here and not at the first request that needs them, which would be on the event loop.
+    for name in ("entrypoints.openai.serving_chat", "managers.io_struct"):
+        importlib.import_module(f"sglang.srt.{name}")
     loading()
     return Engine(**options), pools
 

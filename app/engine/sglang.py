@@ -64,6 +64,7 @@ class SGLangEngine:
             for each in (self._tokenizer, self._thread_tokenizer)
         )
         self._vocabulary = Vocabulary(self._tokenizer)
+        self._serialised_vocabulary: str | None = None
         self._gap = _gap_tokens(self._tokenizer)
         self._first_token = next(iter(self._tokenizer("")["input_ids"]), None)
 
@@ -119,13 +120,16 @@ class SGLangEngine:
         return text
 
     def grammar_vocabulary(self) -> str | None:
+        return self._serialised_vocabulary
+
+    def _serialise_vocabulary(self) -> str | None:
         from xgrammar import TokenizerInfo
 
         if self._engine.server_args.grammar_backend not in (None, "xgrammar"):
             return None
         try:
             vocabulary = TokenizerInfo.from_huggingface(
-                self._tokenizer, vocab_size=self.info.vocab_size
+                self._thread_tokenizer, vocab_size=self.info.vocab_size
             )
             return str(vocabulary.serialize_json())
         except Exception:  # a tokenizer of another kind; the engine still compiles for itself
@@ -251,6 +255,7 @@ class SGLangEngine:
         return max(0.0, time.time() - max(last_heard, self._asked_since))
 
     async def warm_up(self) -> None:
+        self._serialised_vocabulary = await asyncio.to_thread(self._serialise_vocabulary)
         prompt = self.encode("Hello") or [0]
         if self.info.embeds:
             (found,) = await self.embed([prompt], id="warmup" + "0" * 26)

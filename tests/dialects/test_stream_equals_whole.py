@@ -137,8 +137,9 @@ async def test_thinking_is_the_same_streamed_and_whole(sample: ReasoningSample) 
         whole = _of_whole(await _ask(engine, False))
         assert streamed == whole, cut
         assert whole["reasoning"].strip() == sample.reasoning.strip()
-        # The samples' content is what goes on to the reader of calls, with its headers.
-        content = re.sub(r"<\|start\|>.*?<\|message\|>|<\|call\|>", "", sample.content)
+        content = sample.content
+        if sample.parser == "gpt-oss":  # its samples' content is what a reader of calls would get
+            content = re.sub(r"<\|start\|>.*?<\|message\|>|<\|call\|>", "", content)
         assert whole["content"].strip() == content.strip()
         assert whole["finish"] == "stop"
         assert len(whole["tokens"]) == len(cut)

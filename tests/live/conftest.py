@@ -74,6 +74,10 @@ class LiveServer:
         """One of the engine's processes by its title, such as `sglang::scheduler`."""
         return next(p for p in self.children() if title in " ".join(p.cmdline()))
 
+    def engine_pids(self) -> set[int]:
+        """Of SGLang's processes; the one that tries grammars may be replaced at any time."""
+        return {p.pid for p in self.children() if "sglang::" in " ".join(p.cmdline())}
+
     def exit_code(self, within_s: float) -> int:
         return self.process.wait(within_s)
 

@@ -345,3 +345,21 @@ async def test_large_tools_are_shown_but_not_compiled_and_count_as_prompt() -> N
         large = [{"type": "function", "function": {"name": "first", "description": "x" * 30_000}}]
         answer = await running.chat(tools=large)
     assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("tools", [{}, {"tools": TOOLS}])
+async def test_json_that_was_asked_for_is_json(tools: dict[str, Any]) -> None:
+    """Grammars let control characters into strings with a bound on their length."""
+    raw = '{"a": "tab\there\\" \x01", \n"b": 1}'
+    asked = {"response_format": {"type": "json_object"}, **tools}
+    for pieces in ([raw], list(raw)):
+        message, _ = await _message(ScriptedEngine(*pieces), **asked)
+        assert json.loads(message["content"]) == {"a": 'tab\there" \x01', "b": 1}
+    call = '[{"name": "first", "parameters": {"a": "x\ty"}}]'
+    message, _ = await _message(ScriptedEngine(*call), tools=TOOLS, tool_choice="required")
+    (made,) = message["tool_calls"]
+    assert json.loads(made["function"]["arguments"]) == {"a": "x\ty"}
+    async with serve(ScriptedEngine(raw)) as running:
+        body = {"prompt": "x", "response_format": {"type": "json_object"}}
+        answer = (await running.client.post("/v1/completions", json=body)).json()
+    assert json.loads(answer["choices"][0]["text"])["b"] == 1
