@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import pytest
@@ -252,8 +252,8 @@ def test_text_becomes_ids_and_ids_become_text(live: LiveServer) -> None:
 
 
 class Found(BaseModel):
-    kind: str
-    score: int
+    kind: Literal["city", "river"]
+    good: bool
 
 
 def test_the_openai_sdk_gets_what_it_parses(live: LiveServer) -> None:
