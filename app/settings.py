@@ -340,8 +340,24 @@ class Settings(BaseSettings):
         help="Seconds that a client may leave its stream unread before it is cut off.",
     )  # fmt: skip
     max_choices: int = setting(
-        16, "MAX_CHOICES", section="Bounds", ge=1, le=128,
+        8, "MAX_CHOICES", section="Bounds", ge=1, le=128,
         help="Largest `n` of a request.",
+    )  # fmt: skip
+    max_stops: int = setting(
+        16, "MAX_STOPS", section="Bounds", ge=0, le=32,
+        help="Stop strings of a request (OpenAI takes 4).",
+    )  # fmt: skip
+    max_stop_chars: int = setting(
+        256, "MAX_STOP_CHARS", section="Bounds", ge=1, le=4096,
+        help="Characters of one stop string.",
+    )  # fmt: skip
+    max_stop_token_ids: int = setting(
+        64, "MAX_STOP_TOKEN_IDS", section="Bounds", ge=0, le=1024,
+        help="Stop token ids of a request.",
+    )  # fmt: skip
+    max_logit_biases: int = setting(
+        300, "MAX_LOGIT_BIASES", section="Bounds", ge=0, le=4096,
+        help="Tokens of `logit_bias`.",
     )  # fmt: skip
     max_prompts: int = setting(
         64, "MAX_PROMPTS", section="Bounds", ge=1, le=4096,

@@ -38,6 +38,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     max_json_depth: int
     max_json_nodes: int
     max_tools: int
+    max_stops: int
+    max_stop_chars: int
+    max_stop_token_ids: int
+    max_logit_biases: int
     allow_grammars: bool
     """`regex`, `ebnf` and the like may be asked for, beside JSON schemas."""
     grammar: GrammarBounds

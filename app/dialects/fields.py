@@ -18,8 +18,10 @@ from app.dialects.base import Body, Bounds, Call
 from app.errors import InvalidRequest, ServeError, UnsupportedParameter
 from app.types import Grammar, Json, Sampling, ScoredToken, Usage
 
-_MAX_STOPS, _MAX_STOP_CHARS = 16, 256
-_MAX_BIASES = 300
+# What no operator can allow more of; SGLang itself takes 32 stop strings.
+_MAX_STOPS, _MAX_STOP_CHARS = 32, 4096
+_MAX_STOP_TOKEN_IDS = 1024
+_MAX_BIASES = 4096
 
 # Everything here changes the result, and what this server does not honour it must not swallow.
 # With each name the values that change nothing.
@@ -61,6 +63,7 @@ Stops = Annotated[
     ),
 ]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+StopTokenIds = Annotated[list[TokenId], Field(max_length=_MAX_STOP_TOKEN_IDS, fail_fast=True)]
 Biases = Annotated[
     dict[
         Annotated[str, Field(pattern=r"^[0-9]{1,9}$")],
@@ -251,7 +254,7 @@ class SamplingFields(GrammarFields):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
     stop: Stops | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64, fail_fast=True)] | None = None
+    stop_token_ids: StopTokenIds | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
@@ -270,7 +273,7 @@ class SamplingFields(GrammarFields):
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:
-        return {"logit_bias": _MAX_BIASES, "stop": _MAX_STOPS}
+        return {"logit_bias": bounds.max_logit_biases, "stop": bounds.max_stops}
 
     @property
     def include_usage(self) -> bool:
@@ -283,7 +286,7 @@ class SamplingFields(GrammarFields):
 
     def sampling(self, bounds: Bounds, *, max_tokens: int | None) -> Sampling:
         top_k = self.top_k
-        return Sampling(
+        sampling = Sampling(
             max_tokens=max_tokens,
             min_tokens=self.min_tokens or 0,
             temperature=self.temperature,
@@ -302,6 +305,31 @@ class SamplingFields(GrammarFields):
             seed=self.seed,
             grammar=self.grammar(bounds),
         )
+        check_counts(sampling, bounds)
+        return sampling
+
+
+def check_counts(sampling: Sampling, bounds: Bounds, *, within: str = "") -> None:
+    """Raises InvalidRequest that names the list that is too long; `within` is what it is in."""
+    for field, given, most in (
+        ("stop", sampling.stop, bounds.max_stops),
+        ("stop_token_ids", sampling.stop_token_ids, bounds.max_stop_token_ids),
+        ("logit_bias", sampling.logit_bias or (), bounds.max_logit_biases),
+    ):
+        if len(given) > most:
+            raise InvalidRequest(
+                f"Invalid value for '{within}{field}': must have at most {most} entries.",
+                param=within + field,
+                code="array_above_max_length",
+            )
+    for no, text in enumerate(sampling.stop):
+        if len(text) > bounds.max_stop_chars:
+            raise InvalidRequest(
+                f"Invalid value for '{within}stop[{no}]': must have at most "
+                f"{bounds.max_stop_chars} characters.",
+                param=f"{within}stop[{no}]",
+                code="string_above_max_length",
+            )
 
 
 def choices(body: SamplingFields, call: Call) -> int:

@@ -16,7 +16,7 @@ from app.core.grammars import check_regex, check_schema, check_text
 from app.dialects import fields
 from app.dialects.base import Body, Bounds
 from app.dialects.completions import read_prompts
-from app.dialects.fields import Biases, Stops, TokenId
+from app.dialects.fields import Biases, Stops, StopTokenIds
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.types import Grammar, Json, Prompt, Sampling
 
@@ -117,7 +117,7 @@ class NativeSampling(Body):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
     stop: Stops | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64, fail_fast=True)] | None = None
+    stop_token_ids: StopTokenIds | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
@@ -142,7 +142,7 @@ class NativeSampling(Body):
                 f"min_new_tokens must be at most max_new_tokens ({self.max_new_tokens}).",
                 param="sampling_params.min_new_tokens",
             )
-        return Sampling(
+        sampling = Sampling(
             max_tokens=self.max_new_tokens,
             min_tokens=self.min_new_tokens or 0,
             # SGLang's defaults: here the model's own generation config has no say.
@@ -161,6 +161,8 @@ class NativeSampling(Body):
             seed=self.sampling_seed,
             grammar=self._grammar(bounds),
         )
+        fields.check_counts(sampling, bounds, within="sampling_params.")
+        return sampling
 
     def _grammar(self, bounds: Bounds) -> Grammar | None:
         """The one that was asked for, within its bounds; an empty text asks for none."""

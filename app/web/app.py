@@ -134,15 +134,23 @@ _ERROR: Json = {
 }
 
 
+_OF = {"maximum": "integer", "maxItems": "array", "maxProperties": "object"}
+
+
 def _say_bounds(schema: Json, bounds: Bounds) -> None:
     """The operator's bounds, which the bodies' classes do not know."""
     for field, (keyword, most) in {
         "n": ("maximum", bounds.max_choices), "best_of": ("maximum", bounds.max_choices),
         "messages": ("maxItems", bounds.max_messages), "tools": ("maxItems", bounds.max_tools),
+        "stop": ("maxItems", bounds.max_stops),
+        "stop_token_ids": ("maxItems", bounds.max_stop_token_ids),
+        "logit_bias": ("maxProperties", bounds.max_logit_biases),
     }.items():  # fmt: skip
         found = schema.get("properties", {}).get(field, {})
-        for kind in (found, *found.get("anyOf", ())):
-            if kind.get("type") in ("integer", "array"):
+        kinds = [found, *found.get("anyOf", ())]
+        kinds += [inner for kind in kinds[1:] for inner in kind.get("anyOf", ())]
+        for kind in kinds:
+            if kind.get("type") == _OF[keyword]:
                 kind[keyword] = most
 
 

@@ -363,3 +363,33 @@ async def test_json_that_was_asked_for_is_json(tools: dict[str, Any]) -> None:
         body = {"prompt": "x", "response_format": {"type": "json_object"}}
         answer = (await running.client.post("/v1/completions", json=body)).json()
     assert json.loads(answer["choices"][0]["text"])["b"] == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "fits", "too_much"),
+    [
+        ("stop", ["a", "b"], ["a", "b", "c"]),
+        ("stop", "abcd", "abcde"),
+        ("stop_token_ids", [1, 2], [1, 2, 3]),
+        ("logit_bias", {"1": 1, "2": 1}, {"1": 1, "2": 1, "3": 1}),
+        ("n", 2, 3),
+    ],
+)
+async def test_counts_are_the_operators(field: str, fits: Any, too_much: Any) -> None:
+    bounds = {
+        "MAX_STOPS": "2", "MAX_STOP_CHARS": "4", "MAX_STOP_TOKEN_IDS": "2",
+        "MAX_LOGIT_BIASES": "2", "MAX_CHOICES": "2",
+    }  # fmt: skip
+    async with serve(ScriptedEngine("x"), **bounds) as running:
+        document = (await running.client.get("/openapi.json")).json()
+        for given, status in ((fits, 200), (too_much, 400)):
+            chat = await running.chat(**{field: given})
+            native = await running.client.post(
+                "/generate", json={"text": "x", "sampling_params": {field: given}}
+            )
+            assert (chat.status_code, native.status_code) == (status, status)
+            if status == 400:
+                assert chat.json()["error"]["param"].startswith(field)
+                assert native.json()["error"]["param"].startswith(f"sampling_params.{field}")
+    described = json.dumps(document["components"]["schemas"]["ChatBody"]["properties"][field])
+    assert any(f'"{word}": 2' in described for word in ("maximum", "maxItems", "maxProperties"))
