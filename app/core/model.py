@@ -16,7 +16,7 @@ import msgspec
 from app.core import limits
 from app.core.alignment import Alignment
 from app.core.grammars import GrammarCheck
-from app.core.parsing import Interpreter
+from app.core.interpreter import Interpreter
 from app.core.prompt import Prepared, Preparer
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo
 from app.errors import InternalError, ModelNotFound
