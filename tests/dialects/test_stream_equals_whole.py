@@ -24,7 +24,7 @@ from app.lifecycle import Gate, Lifecycle
 from app.metrics import RequestStats
 from app.web.state import Serving
 from tests.core.formats import REASONING_SAMPLES, TOOL_SAMPLES, TOOLS, ReasoningSample, Sample
-from tests.core.test_formats import KNOWN, _name
+from tests.core.test_formats import _name, with_known
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import settings
@@ -107,10 +107,8 @@ def _cuts(text: str) -> list[list[str]]:
     return cuts
 
 
-@pytest.mark.parametrize("sample", TOOL_SAMPLES, ids=_name)
+@pytest.mark.parametrize("sample", with_known(TOOL_SAMPLES))
 async def test_calls_are_the_same_streamed_and_whole(sample: Sample) -> None:
-    if (known := KNOWN.get(_name(sample))) is not None:
-        pytest.xfail(known)
     for cut in _cuts(sample.text):
         asked = {"tools": TOOLS}
         engine = ScriptedEngine(*cut, tool_call_parser=sample.parser)

@@ -393,3 +393,17 @@ async def test_counts_are_the_operators(field: str, fits: Any, too_much: Any) ->
                 assert native.json()["error"]["param"].startswith(f"sampling_params.{field}")
     described = json.dumps(document["components"]["schemas"]["ChatBody"]["properties"][field])
     assert any(f'"{word}": 2' in described for word in ("maximum", "maxItems", "maxProperties"))
+
+
+async def test_the_engine_forgets_grammars_when_it_has_nothing_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It keeps each that it was ever given; only emptying its caches makes it forget them."""
+    monkeypatch.setattr("app.core.model._GRAMMARS_KEPT", 2)
+    engine = ScriptedEngine("{}")
+    async with serve(engine) as running:
+        for no in (1, 1, 2, 3):
+            format = {"name": "x", "schema": {"type": "object", "title": str(no)}}
+            asked = {"type": "json_schema", "json_schema": format}
+            assert (await running.chat(response_format=asked)).status_code == 200
+            assert engine.flushed == (no == 3)
