@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app import translations
 from app.errors import ConfigError
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
@@ -43,6 +44,7 @@ def _decoded(value: object) -> object:
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Secrets: TypeAlias = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
 Options: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_decoded)]
+TensorParallel: TypeAlias = Annotated[int, Field(ge=1)] | Literal["auto"] | None
 LogLevel: TypeAlias = Annotated[
     Literal["debug", "info", "warning", "error"],
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
@@ -56,18 +58,20 @@ def setting(
     section: str,
     engine: str | None = None,
     empty: bool = False,
+    flag: bool = True,
     **bounds: Any,
 ) -> Any:
     """Declare a setting.
 
     `names`: what it is called, the preferred one first. `engine`: the SGLang option it is passed
-    on as, if it is set. `empty`: an empty string is a value.
+    on as, if it is set. `empty`: an empty string is a value. `flag`: the command line may set it.
     """
     about: dict[str, Any] = {
         "names": list(names),
         "section": section,
         "engine": engine,
         "empty": empty,
+        "flag": flag,
     }
     return Field(default, description=help, json_schema_extra=about, **bounds)
 
@@ -81,7 +85,7 @@ class Settings(BaseSettings):
 
     # -- the model ---------------------------------------------------------------------------
     model_path: str = setting(
-        "meta-llama/Meta-Llama-3.1-8B-Instruct", "MODEL_PATH", "MODEL_NAME", "MODEL_ID",
+        "meta-llama/Meta-Llama-3.1-8B-Instruct", "MODEL_PATH", "MODEL_NAME", "MODEL", "MODEL_ID",
         section="Model", engine="model_path",
         help="Local folder or Hugging Face repository of the model.",
     )  # fmt: skip
@@ -94,7 +98,7 @@ class Settings(BaseSettings):
         help="Serve the small demo model (SmolLM2-135M-Instruct), fetched on first use.",
     )  # fmt: skip
     served_model_name: Names = setting(
-        (), "SERVED_MODEL_NAME", section="Model",
+        (), "SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE", section="Model",
         help="Name of the model in the API; further names, separated by commas, are aliases. "
         "Default: MODEL_PATH.",
     )  # fmt: skip
@@ -103,10 +107,22 @@ class Settings(BaseSettings):
         help="Branch, tag or commit of the model's repository.",
     )  # fmt: skip
     tokenizer_path: str | None = setting(
-        None, "TOKENIZER_PATH", section="Model", engine="tokenizer_path",
-        help="Tokenizer, if it is not beside the model.",
+        None, "TOKENIZER_PATH", "TOKENIZER", "TOKENIZER_NAME", section="Model",
+        engine="tokenizer_path", help="Tokenizer, if it is not beside the model.",
     )  # fmt: skip
-    tokenizer_mode: Literal["auto", "slow"] | None = setting(
+    tokenizer_revision: str | None = setting(
+        None, "TOKENIZER_REVISION", section="Model",
+        help="Branch, tag or commit of TOKENIZER_PATH's repository.",
+    )  # fmt: skip
+    hf_token: SecretStr | None = setting(
+        None, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", section="Model",
+        help="Hugging Face token, for models that are gated or private.",
+    )  # fmt: skip
+    download_dir: str | None = setting(
+        None, "DOWNLOAD_DIR", section="Model", engine="download_dir",
+        help="Where weights are downloaded to. Default: Hugging Face's cache (HF_HOME).",
+    )  # fmt: skip
+    tokenizer_mode: str | None = setting(
         None, "TOKENIZER_MODE", section="Model", engine="tokenizer_mode",
         help="`auto` takes the fast tokenizer if there is one.",
     )  # fmt: skip
@@ -115,14 +131,20 @@ class Settings(BaseSettings):
         help="Name of one of SGLang's templates, or a path. Default: the model's own.",
     )  # fmt: skip
     tool_call_parser: str | None = setting(
-        "auto", "TOOL_CALL_PARSER", section="Model", engine="tool_call_parser",
+        "auto", "TOOL_CALL_PARSER", "DYN_TOOL_CALL_PARSER", section="Model",
+        engine="tool_call_parser",
         help="SGLang's name for the format in which the model calls tools (other servers' names "
         "are taken, too). `auto`: by its chat template; `none`: as text, in the Hermes format.",
     )  # fmt: skip
     reasoning_parser: str | None = setting(
-        "auto", "REASONING_PARSER", section="Model", engine="reasoning_parser",
+        "auto", "REASONING_PARSER", "DYN_REASONING_PARSER", section="Model",
+        engine="reasoning_parser",
         help="SGLang's name for the format in which the model thinks. `auto`: by its chat "
         "template; `none`: thinking stays in the text.",
+    )  # fmt: skip
+    custom_chat_template: str | None = setting(
+        None, "CUSTOM_CHAT_TEMPLATE", section="Model",
+        help="Chat template as Jinja text, instead of CHAT_TEMPLATE.",
     )  # fmt: skip
     reasoning_alias: bool = setting(
         False, "REASONING_ALIAS", section="Model",
@@ -149,8 +171,24 @@ class Settings(BaseSettings):
         help="Data type of the KV cache.",
     )  # fmt: skip
     context_length: int | None = setting(
-        None, "CONTEXT_LENGTH", section="Model", engine="context_length", ge=1,
+        None, "CONTEXT_LENGTH", "MAX_MODEL_LEN", section="Model", engine="context_length", ge=1,
         help="The model's context in tokens. Default: what its config says.",
+    )  # fmt: skip
+
+    quantization_param_path: str | None = setting(
+        None, "QUANTIZATION_PARAM_PATH", section="Model", engine="quantization_param_path",
+        help="File with the scaling factors of an fp8 KV cache.",
+    )  # fmt: skip
+    model_loader_extra_config: Options = setting(
+        {}, "MODEL_LOADER_EXTRA_CONFIG", section="Model",
+        help="Options of the model loader, as a JSON object.",
+    )  # fmt: skip
+    rope_scaling: Options = setting(
+        {}, "ROPE_SCALING", section="Model",
+        help="`rope_scaling` of the model's config, as a JSON object.",
+    )  # fmt: skip
+    rope_theta: float | None = setting(
+        None, "ROPE_THETA", section="Model", gt=0, help="`rope_theta` of the model's config.",
     )  # fmt: skip
 
     # -- the engine --------------------------------------------------------------------------
@@ -159,9 +197,30 @@ class Settings(BaseSettings):
         help="`cuda`, `cpu`, ... A device that is asked for and missing stops the start. Default: "
         "the GPU if there is one, else the CPU.",
     )  # fmt: skip
-    tp_size: int | None = setting(
-        None, "TP_SIZE", "TENSOR_PARALLEL_SIZE", section="Engine", engine="tp_size", ge=1,
-        help="GPUs that one model is split over.",
+    tp_size: TensorParallel = setting(
+        None, "TP_SIZE", "TENSOR_PARALLEL_SIZE", section="Engine", engine="tp_size",
+        help="GPUs that one model is split over; `auto`: as many of the visible ones as its heads "
+        "allow. Default: 1, but `auto` for gpt-oss-120b.",
+    )  # fmt: skip
+    pp_size: int | None = setting(
+        None, "PIPELINE_PARALLEL_SIZE", "PP_SIZE", section="Engine", engine="pp_size", ge=1,
+        help="Stages that the model's layers are split into.",
+    )  # fmt: skip
+    expert_parallel: bool = setting(
+        False, "ENABLE_EXPERT_PARALLEL", section="Engine",
+        help="Split the experts of a mixture, too: SGLang's `ep_size` becomes TP_SIZE.",
+    )  # fmt: skip
+    nnodes: int = setting(
+        1, "NNODES", section="Engine", engine="nnodes", ge=1,
+        help="Machines that one model is split over; docs/scaling.md.",
+    )  # fmt: skip
+    node_rank: int = setting(
+        0, "NODE_RANK", section="Engine", engine="node_rank", ge=0,
+        help="Which of them this is; 0 serves, the others only answer health.",
+    )  # fmt: skip
+    dist_init_addr: str | None = setting(
+        None, "DIST_INIT_ADDR", section="Engine", engine="dist_init_addr",
+        help="host:port of node 0, where the machines meet.",
     )  # fmt: skip
     dp_size: int | None = setting(
         None, "DATA_PARALLEL_SIZE", "DP_SIZE", section="Engine", engine="dp_size", ge=1,
@@ -180,16 +239,20 @@ class Settings(BaseSettings):
         help="Size of the KV cache in tokens (SGLang's `max_total_tokens`).",
     )  # fmt: skip
     max_running_requests: int | None = setting(
-        None, "MAX_RUNNING_REQUESTS", section="Engine", engine="max_running_requests", ge=1,
-        help="Requests in one batch of the engine.",
+        None, "MAX_RUNNING_REQUESTS", "MAX_NUM_SEQS", section="Engine",
+        engine="max_running_requests", ge=1, help="Requests in one batch of the engine.",
     )  # fmt: skip
     chunked_prefill_size: int | None = setting(
         None, "CHUNKED_PREFILL_SIZE", section="Engine", engine="chunked_prefill_size", ge=-1,
         help="Tokens in one chunk of a prefill; -1 switches chunking off.",
     )  # fmt: skip
+    chunked_prefill: bool | None = setting(
+        None, "CHUNKED_PREFILL", "ENABLE_CHUNKED_PREFILL", section="Engine",
+        help="False: as CHUNKED_PREFILL_SIZE=-1. Default: SGLang's choice, which is to chunk.",
+    )  # fmt: skip
     max_prefill_tokens: int | None = setting(
-        None, "MAX_PREFILL_TOKENS", section="Engine", engine="max_prefill_tokens", ge=1,
-        help="Tokens in one prefill batch.",
+        None, "MAX_PREFILL_TOKENS", "MAX_NUM_BATCHED_TOKENS", section="Engine",
+        engine="max_prefill_tokens", ge=1, help="Tokens in one prefill batch.",
     )  # fmt: skip
     schedule_policy: str | None = setting(
         None, "SCHEDULE_POLICY", section="Engine", engine="schedule_policy",
@@ -204,7 +267,7 @@ class Settings(BaseSettings):
         help="Tokens between two pieces of a stream.",
     )  # fmt: skip
     random_seed: int | None = setting(
-        None, "RANDOM_SEED", section="Engine", engine="random_seed",
+        None, "RANDOM_SEED", "SEED", section="Engine", engine="random_seed",
         help="Seed of the engine.",
     )  # fmt: skip
     attention_backend: str | None = setting(
@@ -220,8 +283,43 @@ class Settings(BaseSettings):
         help="No reuse of the KV cache between requests.",
     )  # fmt: skip
     disable_cuda_graph: bool = setting(
-        False, "DISABLE_CUDA_GRAPH", section="Engine", engine="disable_cuda_graph",
-        help="No CUDA graphs.",
+        False, "DISABLE_CUDA_GRAPH", "ENFORCE_EAGER", section="Engine",
+        engine="disable_cuda_graph", help="No CUDA graphs.",
+    )  # fmt: skip
+    disable_custom_all_reduce: bool = setting(
+        False, "DISABLE_CUSTOM_ALL_REDUCE", section="Engine", engine="disable_custom_all_reduce",
+        help="NCCL instead of SGLang's own all-reduce kernel.",
+    )  # fmt: skip
+    cpu_offload_gb: int | None = setting(
+        None, "CPU_OFFLOAD_GB", section="Engine", engine="cpu_offload_gb", ge=0,
+        help="GiB of weights kept in the machine's memory.",
+    )  # fmt: skip
+    enable_memory_saver: bool = setting(
+        False, "ENABLE_MEMORY_SAVER", section="Engine", engine="enable_memory_saver",
+        help="Memory that can be released and taken back while running.",
+    )  # fmt: skip
+    speculative_algorithm: str | None = setting(
+        None, "SPECULATIVE_ALGORITHM", section="Engine", engine="speculative_algorithm",
+        help="Speculative decoding: `EAGLE`, `EAGLE3`, `STANDALONE`, `NGRAM`, ... Default: none, "
+        "or `STANDALONE` with a draft model.",
+    )  # fmt: skip
+    speculative_model: str | None = setting(
+        None, "SPECULATIVE_DRAFT_MODEL_PATH", "SPECULATIVE_MODEL", section="Engine",
+        engine="speculative_draft_model_path",
+        help="Draft model for speculative decoding; `[ngram]`: none, take SPECULATIVE_ALGORITHM="
+        "NGRAM.",
+    )  # fmt: skip
+    speculative_num_steps: int | None = setting(
+        None, "SPECULATIVE_NUM_STEPS", section="Engine", engine="speculative_num_steps", ge=1,
+        help="Steps of the draft model.",
+    )  # fmt: skip
+    speculative_eagle_topk: int | None = setting(
+        None, "SPECULATIVE_EAGLE_TOPK", section="Engine", engine="speculative_eagle_topk", ge=1,
+        help="Branches of the draft in each step.",
+    )  # fmt: skip
+    num_speculative_tokens: int | None = setting(
+        None, "SPECULATIVE_NUM_DRAFT_TOKENS", "NUM_SPECULATIVE_TOKENS", section="Engine",
+        engine="speculative_num_draft_tokens", ge=1, help="Tokens of one draft.",
     )  # fmt: skip
     disable_outlines_disk_cache: bool = setting(
         False, "DISABLE_OUTLINES_DISK_CACHE", section="Engine",
@@ -300,7 +398,7 @@ class Settings(BaseSettings):
         help="Requests in the engine at a time.",
     )  # fmt: skip
     max_queue: int = setting(
-        1024, "MAX_QUEUE", section="Bounds", ge=0,
+        1024, "MAX_QUEUE", "MAX_QUEUED_REQUESTS", section="Bounds", ge=0,
         help="Requests that wait for their turn; past it 503 with Retry-After.",
     )  # fmt: skip
     max_total_tokens: int | None = setting(
@@ -381,6 +479,10 @@ class Settings(BaseSettings):
         help="Log-probabilities of prompts in one request: tokens of its prompts, times "
         "alternatives and one, times `n`.",
     )  # fmt: skip
+    max_logprobs: int = setting(
+        20, "MAX_LOGPROBS", section="Bounds", ge=0, le=20,
+        help="Largest `top_logprobs` of a request.",
+    )  # fmt: skip
     max_tools: int = setting(
         128, "MAX_TOOLS", section="Bounds", ge=1,
         help="Tools in one request.",
@@ -450,6 +552,10 @@ class Settings(BaseSettings):
         "serve_hathora.log", "LOG_FILE", section="Logs and metrics", empty=True,
         help="Also log to this file, rotated at 10 MB, five kept. Empty: no file.",
     )  # fmt: skip
+    max_log_len: int | None = setting(
+        None, "MAX_LOG_LEN", section="Logs and metrics", ge=0,
+        help="Bytes of a request's body in the log, at LOG_LEVEL=debug. Default: all.",
+    )  # fmt: skip
     log_requests: bool = setting(
         False, "LOG_REQUESTS", section="Logs and metrics",
         help="SGLang logs each request as well; with LOG_LEVEL=debug its content too.",
@@ -459,10 +565,171 @@ class Settings(BaseSettings):
         help="Serve /metrics, SGLang's own series included.",
     )  # fmt: skip
 
-    # -- Hathora -----------------------------------------------------------------------------
+    # -- warm-up -----------------------------------------------------------------------------
+    warmup_on_start: bool = setting(
+        False, "WARMUP_ON_START", section="Warm-up",
+        help="Answer WARMUP_PROMPT before the server is ready; with SGLANG_BASE_URL, ask that "
+        "server. One token is generated before \"ready\" in any case.",
+    )  # fmt: skip
+    warmup_model: str | None = setting(
+        None, "WARMUP_MODEL", section="Warm-up",
+        help="Model to ask with SGLANG_BASE_URL. Default: SGLANG_MODEL.",
+    )  # fmt: skip
+    warmup_prompt: str = setting(
+        "ping", "WARMUP_PROMPT", section="Warm-up", help="What is asked.",
+    )  # fmt: skip
+    warmup_max_tokens: int = setting(
+        1, "WARMUP_MAX_TOKENS", section="Warm-up", ge=1, help="Tokens of the answer.",
+    )  # fmt: skip
+
+    # -- Hathora and Google Cloud ------------------------------------------------------------
+    hathora_networking: bool = setting(
+        True, "HATHORA_NETWORKING", section="Hathora and Google Cloud",
+        help="False: register nowhere, even if the four below are set.",
+    )  # fmt: skip
+    hathora_hostname: str | None = setting(
+        None, "HATHORA_HOSTNAME", section="Hathora and Google Cloud",
+        help="Name that this server is reached by; its address finds the virtual machine.",
+    )  # fmt: skip
+    hathora_default_port: int | None = setting(
+        None, "HATHORA_DEFAULT_PORT", section="Hathora and Google Cloud", ge=1, le=65535,
+        help="Port of the endpoint that is registered; also the default of PORT.",
+    )  # fmt: skip
     hathora_region: str = setting(
-        "unknown", "HATHORA_REGION", section="Hathora",
+        "unknown", "HATHORA_REGION", section="Hathora and Google Cloud",
         help="Region, shown in headers and /health.",
+    )  # fmt: skip
+    gcp_key: SecretStr | None = setting(
+        None, "GCP_SERVICE_ACCOUNT_KEY_BASE64", section="Hathora and Google Cloud", flag=False,
+        help="Service account key (JSON), base64. Never written to disk, unknown to the serving "
+        "process, not accepted on the command line. With HATHORA_HOSTNAME, HATHORA_DEFAULT_PORT "
+        "and HATHORA_REGION it switches networking on: all four or none.",
+    )  # fmt: skip
+    gcp_project: str | None = setting(
+        None, "GCP_PROJECT", section="Hathora and Google Cloud",
+        help="Project of the group. Default: the key's.",
+    )  # fmt: skip
+    gcp_neg_name: str = setting(
+        "llm-serve-{zone}", "GCP_NEG_NAME", section="Hathora and Google Cloud",
+        help="Network endpoint group; `{zone}` and `{region}` are filled in.",
+    )  # fmt: skip
+    gcp_neg_scope: Literal["zonal", "regional", "global"] = setting(
+        "zonal", "GCP_NEG_SCOPE", section="Hathora and Google Cloud",
+        help="Of the group. `zonal`: of virtual machines in the project; `regional` and `global`: "
+        "internet endpoints (name or address), for a server that runs elsewhere.",
+    )  # fmt: skip
+    gcp_region: str | None = setting(
+        None, "GCP_REGION", section="Hathora and Google Cloud",
+        help="Google Cloud region of a `regional` group.",
+    )  # fmt: skip
+    gcp_neg_required: bool = setting(
+        False, "GCP_NEG_REQUIRED", section="Hathora and Google Cloud",
+        help="True: a registration that fails ends the server (exit 72). False: it serves on, says "
+        "so in /health, and tries again in the background.",
+    )  # fmt: skip
+    gcp_timeout_s: float = setting(
+        60.0, "GCP_TIMEOUT", section="Hathora and Google Cloud", gt=0,
+        help="Seconds for one registration, all calls and retries together; as many again for "
+        "removing it.",
+    )  # fmt: skip
+    gcp_api_endpoint: str | None = setting(
+        None, "GCP_API_ENDPOINT", section="Hathora and Google Cloud",
+        help="Address of the Compute API, if it is not Google's public one.",
+    )  # fmt: skip
+    public_ip: str | None = setting(
+        None, "PUBLIC_IP", section="Hathora and Google Cloud",
+        help="This server's public IPv4 address. Default: what HATHORA_HOSTNAME resolves to.",
+    )  # fmt: skip
+
+    # -- RunPod serverless -------------------------------------------------------------------
+    upstream_url: str | None = setting(
+        None, "SGLANG_BASE_URL", section="RunPod serverless",
+        help="Forward every job to this OpenAI-compatible server; no engine is started. `/v1` at "
+        "its end may be left out.",
+    )  # fmt: skip
+    upstream_api_key: SecretStr | None = setting(
+        None, "SGLANG_API_KEY", section="RunPod serverless", help="Bearer token for that server.",
+    )  # fmt: skip
+    upstream_model: str | None = setting(
+        None, "SGLANG_MODEL", section="RunPod serverless",
+        help="Model for jobs that name none. Default: `default`.",
+    )  # fmt: skip
+    upstream_timeout_s: float = setting(
+        300.0, "SGLANG_TIMEOUT", section="RunPod serverless", gt=0,
+        help="Seconds that server may stay silent: before its answer, and between two pieces.",
+    )  # fmt: skip
+    job_output: Literal["auto", "openai", "vllm"] = setting(
+        "auto", "JOB_OUTPUT", section="RunPod serverless",
+        help="Output of jobs with `messages` or `prompt`: OpenAI's JSON, or worker-vllm's "
+        "`choices[].tokens`. `auto`: worker-vllm's for `prompt` and for jobs with "
+        "`sampling_params`, OpenAI's for other `messages` and with SGLANG_BASE_URL.",
+    )  # fmt: skip
+    raw_openai_output: bool = setting(
+        True, "RAW_OPENAI_OUTPUT", section="RunPod serverless",
+        help="Streams of jobs are yielded as server-sent events (text); false: as lists of "
+        "chunks (JSON).",
+    )  # fmt: skip
+    max_batch_size: int = setting(
+        50, "DEFAULT_BATCH_SIZE", "MAX_BATCH_SIZE", section="RunPod serverless", ge=1,
+        help="Pieces of a stream in one yield, at most; a job's `max_batch_size` overrides it.",
+    )  # fmt: skip
+    min_batch_size: int = setting(
+        1, "DEFAULT_MIN_BATCH_SIZE", "MIN_BATCH_SIZE", section="RunPod serverless", ge=1,
+        help="Pieces in the first yield of a stream; a job's `min_batch_size` overrides it.",
+    )  # fmt: skip
+    batch_size_growth_factor: float = setting(
+        3.0, "DEFAULT_BATCH_SIZE_GROWTH_FACTOR", "BATCH_SIZE_GROWTH_FACTOR",
+        section="RunPod serverless", ge=1,
+        help="Each yield has so many times the pieces of the one before; a job's "
+        "`batch_size_growth_factor` overrides it.",
+    )  # fmt: skip
+    refresh_worker: bool = setting(
+        False, "REFRESH_WORKER", section="RunPod serverless",
+        help="End the worker after each job, for a fresh one.",
+    )  # fmt: skip
+
+    # -- names of other servers ---------------------------------------------------------------
+    gpu_memory_utilization: float | None = setting(
+        None, "GPU_MEMORY_UTILIZATION", section="Other servers' settings", gt=0, le=1,
+        help="vLLM's; becomes MEM_FRACTION_STATIC, 0.05 less, because SGLang's leaves out the "
+        "activations.",
+    )  # fmt: skip
+    enable_prefix_caching: bool | None = setting(
+        None, "ENABLE_PREFIX_CACHING", section="Other servers' settings",
+        help="vLLM's; false becomes DISABLE_RADIX_CACHE=true.",
+    )  # fmt: skip
+    num_gpu_blocks_override: int | None = setting(
+        None, "NUM_GPU_BLOCKS_OVERRIDE", section="Other servers' settings", ge=1,
+        help="vLLM's; times BLOCK_SIZE (16) it becomes KV_POOL_TOKENS.",
+    )  # fmt: skip
+    block_size: int | None = setting(
+        None, "BLOCK_SIZE", section="Other servers' settings", ge=1,
+        help="vLLM's; used with NUM_GPU_BLOCKS_OVERRIDE only.",
+    )  # fmt: skip
+    guided_decoding_backend: str | None = setting(
+        None, "GUIDED_DECODING_BACKEND", section="Other servers' settings",
+        help="vLLM's; whatever it says, grammars are xgrammar's.",
+    )  # fmt: skip
+    openai_response_role: str | None = setting(
+        None, "OPENAI_RESPONSE_ROLE", section="Other servers' settings",
+        help="worker-vllm's; only `assistant`, the one role that OpenAI's clients accept.",
+    )  # fmt: skip
+    enable_lora: bool = setting(
+        False, "ENABLE_LORA", section="Other servers' settings",
+        help="Refused if true: adapters are not served.",
+    )  # fmt: skip
+    lora_modules: str | None = setting(
+        None, "LORA_MODULES", section="Other servers' settings",
+        help="Refused unless empty or `[]`: adapters are not served.",
+    )  # fmt: skip
+    sglang_server_cmd: str | None = setting(
+        None, "SGLANG_SERVER_CMD", section="Other servers' settings",
+        help="Command line of an `sglang.launch_server`: its options are taken over, those that "
+        "are also set otherwise excepted; host and port are left out.",
+    )  # fmt: skip
+    sglang_extra_args: str | None = setting(
+        None, "SGLANG_EXTRA_ARGS", section="Other servers' settings",
+        help="Options in the form of `sglang.launch_server`'s command line.",
     )  # fmt: skip
 
     @model_validator(mode="after")
@@ -477,6 +744,24 @@ class Settings(BaseSettings):
                 "QUANTIZATION=squeezellm is gone from SGLang; take a checkpoint in another format "
                 "(awq, gptq, fp8)"
             )
+        if self.enable_lora or (self.lora_modules or "[]").strip() != "[]":
+            raise ValueError(
+                "ENABLE_LORA and LORA_MODULES cannot be honoured: adapters are not served; merge "
+                "the adapter into the model, or remove them"
+            )
+        if self.openai_response_role not in (None, "assistant"):
+            raise ValueError(
+                "OPENAI_RESPONSE_ROLE cannot be honoured: OpenAI's clients accept no other role "
+                "than assistant; remove it"
+            )
+        if self.custom_chat_template and self.chat_template:
+            raise ValueError("CUSTOM_CHAT_TEMPLATE and CHAT_TEMPLATE exclude each other")
+        if self.node_rank >= self.nnodes:
+            raise ValueError(f"NODE_RANK must be below NNODES, which is {self.nnodes}")
+        if self.nnodes > 1 and not self.dist_init_addr:
+            raise ValueError("NNODES needs DIST_INIT_ADDR, the host:port of node 0")
+        if self.min_batch_size > self.max_batch_size:
+            raise ValueError("DEFAULT_MIN_BATCH_SIZE must not be over DEFAULT_BATCH_SIZE")
         return self
 
     @classmethod
@@ -505,21 +790,25 @@ class Settings(BaseSettings):
             if _about(field)["engine"]
             and (value := getattr(self, name)) is not None
             and value is not False
+            and value != {}
         }
+        if self.tp_size == "auto":
+            del options["tp_size"]  # the launch counts GPUs and heads
+        if self.nnodes == 1:
+            del options["nnodes"], options["node_rank"]
+        if self.model_loader_extra_config:
+            options["model_loader_extra_config"] = json.dumps(self.model_loader_extra_config)
+        overrides = {"rope_scaling": self.rope_scaling, "rope_theta": self.rope_theta}
+        if given := {name: value for name, value in overrides.items() if value}:
+            options["json_model_override_args"] = json.dumps(given)
+        if self.expert_parallel and isinstance(self.tp_size, int):
+            options["ep_size"] = self.tp_size
         if self.log_requests:
             options |= {
                 "log_requests": True,
                 "log_requests_level": 3 if self.log_level == "debug" else 1,
             }
         return options | self.engine_args
-
-
-# Values that used to mean something, and what they mean now.
-_OBSOLETE: dict[tuple[str, object], tuple[str, object]] = {
-    ("load_balance_method", "shortest_queue"): ("load_balance_method", "total_requests"),
-    ("quantization", "marlin"): ("quantization", "gptq_marlin"),
-    ("enable_flashinfer_mla", True): ("attention_backend", "flashinfer"),
-}
 
 
 class Loaded:
@@ -532,21 +821,28 @@ class Loaded:
         self.warnings = warnings
 
 
-def load(argv: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
+def load(
+    argv: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    supervised: bool = False,
+) -> Loaded:
     """Merge the layers and validate.
 
-    `argv`: what `add_arguments` parsed; `environ`: os.environ by default. Raises ConfigError with
-    one line that names the setting, its origin and what is accepted.
+    `argv`: what `add_arguments` parsed; `environ`: os.environ by default; `supervised`: the
+    supervisor has checked the network's settings and keeps the key. Raises ConfigError with one
+    line that names the setting, its origin and what is accepted.
     """
     environ = os.environ if environ is None else environ
-    layers = (
-        _read_layer(_deployment_config(environ), "{}", lower=True, where=DEPLOYMENT_CONFIG + " "),
+    config = _deployment_config(environ)
+    given = (
+        _read_layer(config, "{}", lower=True, where=DEPLOYMENT_CONFIG + " "),
         _read_layer(environ, "{}", lower=False),
         _read_layer(argv or {}, "--{}", lower=True),
     )
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for layer in layers:
+    for layer in (*_launch_layers(given), *given):
         for field, (value, origin) in layer.items():
             if field == "engine_args" and field in values:
                 value = _merge_options(values[field], value)
@@ -556,11 +852,90 @@ def load(argv: Mapping[str, Any] | None = None, environ: Mapping[str, str] | Non
     except ValidationError as error:
         raise ConfigError(_explain(error, origins)) from None
     _check_keys(settings, origins)
+    if not supervised:
+        _check_network(settings, origins)
     if settings.demo:
         if "model_path" in origins:
             raise ConfigError(f"{origins['demo']} and {origins['model_path']} exclude each other")
         settings = settings.model_copy(update={"model_path": DEMO_MODEL})
-    return _modernise(settings, origins)
+    if settings.hathora_default_port is not None and "port" not in origins:
+        settings = settings.model_copy(update={"port": settings.hathora_default_port})
+        origins["port"] = origins["hathora_default_port"]
+    translated, warnings = translations.modernise(settings, origins)
+    for name in Settings.model_fields:
+        if getattr(translated, name) != getattr(settings, name):
+            origins.setdefault(name, "another server's setting")
+    warnings += translations.warn_of_gone({**{k.upper(): v for k, v in config.items()}, **environ})
+    if unknown := _unknown(config):
+        warnings.append(f"{DEPLOYMENT_CONFIG}: nothing here is called {', '.join(unknown)}")
+    return Loaded(translated, origins, warnings)
+
+
+_NETWORK = ("hathora_hostname", "hathora_default_port", "hathora_region", "gcp_key")
+
+
+def _check_network(settings: Settings, origins: Mapping[str, str]) -> None:
+    """All of the four that networking needs, or none."""
+    missing = [name for name in _NETWORK if name not in origins]
+    if settings.hathora_networking and missing and len(missing) < len(_NETWORK):
+        given = ", ".join(origins[name] for name in _NETWORK if name in origins)
+        wanted = ", ".join(_about(Settings.model_fields[name])["names"][0] for name in missing)
+        raise ConfigError(
+            f"Hathora networking needs {wanted}, too, beside {given}; set them, or "
+            "HATHORA_NETWORKING=false to serve without it"
+        )
+
+
+def without_key(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for the serving process: no service account key in it."""
+    left = dict(os.environ if environ is None else environ)
+    names = {*_about(Settings.model_fields["gcp_key"])["names"], "GCP_KEY"}
+    for name in names:
+        left.pop(name, None)
+    if config := _deployment_config(left):
+        kept = {name: value for name, value in config.items() if name.upper() not in names}
+        left[DEPLOYMENT_CONFIG] = json.dumps(kept)
+    return left
+
+
+_Layer: TypeAlias = dict[str, tuple[Any, str]]
+
+
+def _launch_layers(layers: Sequence[_Layer]) -> tuple[_Layer, ...]:
+    """What a replaced `sglang.launch_server` was started with; anything else wins over it."""
+    found = []
+    for field in ("sglang_server_cmd", "sglang_extra_args"):
+        given = [layer[field] for layer in layers if field in layer]
+        if not given:
+            continue
+        text, origin = given[-1]
+        options = translations.launch_options(str(text), origin)
+        layer = _read_layer(options, "--{}", lower=True, where=origin + " ")
+        known = {_flag(n) for field in layer for n in _names(field)}
+        others = {name.replace("-", "_"): _loose(v) for name, v in options.items()
+                  if name not in known}  # fmt: skip
+        if others:
+            layer["engine_args"] = (others, origin)
+        found.append(layer)
+    return tuple(found)
+
+
+def _loose(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _names(field_name: str) -> list[str]:
+    names = _about(Settings.model_fields[field_name])["names"]
+    return list(dict.fromkeys((*names, field_name.upper())))
+
+
+def _unknown(config: Mapping[str, Any]) -> list[str]:
+    known = {name for field in Settings.model_fields for name in _names(field)}
+    known |= translations.GONE.keys()
+    return sorted(key for key in config if key.upper().replace("-", "_") not in known)
 
 
 def _check_keys(settings: Settings, origins: Mapping[str, str]) -> None:
@@ -579,6 +954,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     groups: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
         about = _about(field)
+        if not about["flag"]:
+            continue
         group = groups.setdefault(about["section"], parser.add_argument_group(about["section"]))
         flags = list(dict.fromkeys(_flag(n) for n in (*about["names"], name)))
         text = f"{field.description} [{about['names'][0]}]".replace("%", "%%")
@@ -686,14 +1063,12 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not None}
 
 
-def _read_layer(
-    given: Mapping[str, Any], shape: str, *, lower: bool, where: str = ""
-) -> dict[str, tuple[Any, str]]:
+def _read_layer(given: Mapping[str, Any], shape: str, *, lower: bool, where: str = "") -> _Layer:
     """Field -> (value, origin), for every field that the layer gives under any of its names."""
-    found: dict[str, tuple[Any, str]] = {}
+    found: _Layer = {}
     for field_name, field in Settings.model_fields.items():
         about = _about(field)
-        for name in dict.fromkeys((*about["names"], field_name.upper())):
+        for name in _names(field_name):
             spellings = (name.lower(), _flag(name)) if lower else (name,)
             for key in dict.fromkeys(spellings):
                 value = given.get(key)
@@ -715,16 +1090,6 @@ def _merge_options(below: object, above: object) -> object:
     except ValueError as error:
         raise ConfigError(f"ENGINE_ARGS: {error}") from None
     return {k: v for options in merged if isinstance(options, dict) for k, v in options.items()}
-
-
-def _modernise(settings: Settings, origins: dict[str, str]) -> Loaded:
-    warnings = []
-    for (field, old), (target, new) in _OBSOLETE.items():
-        if getattr(settings, field) != old:
-            continue
-        warnings.append(f"{origins[field]}={old} is obsolete: taken as {target}={new}")
-        settings = settings.model_copy(update={field: False if old is True else old, target: new})
-    return Loaded(settings, origins, warnings)
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 APP = Path(__file__).parents[1] / "app"
 FLOORS = [
-    {"types", "errors", "settings", "lifecycle", "logs", "metrics"},
+    {"types", "errors", "settings", "translations", "lifecycle", "logs", "metrics"},
     {"engine"},
     {"core"},
     {"dialects"},

@@ -1,0 +1,216 @@
+"""What the variables of other systems mean here: values that have changed, names that are gone.
+
+The names that mean the same are further names of the settings themselves (settings.py);
+docs/migrate.md has the whole list, per system.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from app.errors import ConfigError
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+GONE: dict[str, str] = {
+    name: why
+    for why, names in {
+        "the engine is part of this process": (
+            "SGLANG_PORT", "SGLANG_HEALTH_TIMEOUT", "SGLANG_HEALTH_INTERVAL", "WORKER_USE_RAY",
+            "RAY_WORKERS_USE_NSIGHT", "DISTRIBUTED_EXECUTOR_BACKEND",
+        ),
+        "tokenisation needs no pool": (
+            "TOKENIZER_POOL_SIZE", "TOKENIZER_POOL_TYPE", "TOKENIZER_POOL_EXTRA_CONFIG",
+        ),
+        "SGLang schedules and stores without it": (
+            "USE_V2_BLOCK_MANAGER", "NUM_LOOKAHEAD_SLOTS", "PREEMPTION_MODE",
+            "PREEMPTION_CHECK_PERIOD", "PREEMPTION_CPU_CAPACITY", "SCHEDULER_DELAY_FACTOR",
+            "SWAP_SPACE", "DISABLE_SLIDING_WINDOW", "MAX_PARALLEL_LOADING_WORKERS",
+        ),
+        "CUDA graphs go by batch here, not by length": (
+            "MAX_SEQ_LEN_TO_CAPTURE", "MAX_CONTEXT_LEN_TO_CAPTURE",
+        ),
+        "adapters are not served": (
+            "MAX_LORAS", "MAX_LORA_RANK", "LORA_EXTRA_VOCAB_SIZE", "LORA_DTYPE",
+            "LONG_LORA_SCALING_FACTORS", "MAX_CPU_LORAS", "FULLY_SHARDED_LORAS",
+        ),
+        "SGLang's speculative decoding has other switches (ENGINE_ARGS)": (
+            "SPECULATIVE_DRAFT_TENSOR_PARALLEL_SIZE", "SPECULATIVE_MAX_MODEL_LEN",
+            "SPECULATIVE_DISABLE_BY_BATCH_SIZE", "NGRAM_PROMPT_LOOKUP_MAX",
+            "NGRAM_PROMPT_LOOKUP_MIN", "SPEC_DECODING_ACCEPTANCE_METHOD",
+            "TYPICAL_ACCEPTANCE_SAMPLER_POSTERIOR_THRESHOLD",
+            "TYPICAL_ACCEPTANCE_SAMPLER_POSTERIOR_ALPHA",
+        ),
+        "tools that a request brings are always offered to the model": ("ENABLE_AUTO_TOOL_CHOICE",),
+        "a line for each request is always logged, its content at LOG_LEVEL=debug only": (
+            "DISABLE_LOG_REQUESTS", "ENABLE_LOG_REQUESTS", "DISABLE_LOGGING_REQUEST",
+        ),
+        "ENABLE_METRICS switches the statistics": ("DISABLE_LOG_STATS",),
+        "text models take no images": ("LIMIT_MM_PER_PROMPT",),
+    }.items()
+    for name in names
+}  # fmt: skip
+"""Variables that have no effect here -> why. Whoever sets one is told so at the start."""
+
+_LAUNCHERS = ("-m", "sglang.launch_server", "sglang", "serve", "launch_server")
+_NOT_OURS = {"host", "port"}
+"""Options of a replaced server: whoever reached it inside its container reaches this one."""
+
+
+def warn_of_gone(given: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each reason."""
+    found: dict[str, list[str]] = {}
+    for name, why in GONE.items():
+        if given.get(name, "") not in ("", None):
+            found.setdefault(why, []).append(name)
+    for why, names in found.items():
+        yield f"{', '.join(names)}: no effect ({why})"
+
+
+def launch_options(command: str, origin: str) -> dict[str, Any]:
+    """`... sglang.launch_server --tp 2 --trust-remote-code` -> {"tp": "2", ...}; flags are "true".
+
+    Raises ConfigError if it starts anything else.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+    options: dict[str, Any] = {}
+    name = None
+    for word in words:
+        if word.startswith("--"):
+            flag, given, value = word[2:].partition("=")
+            name = flag.replace("_", "-")
+            options[name] = value if given else "true"
+        elif name is not None:
+            if options[name] != "true":
+                raise ConfigError(f"{origin}: {word!r} is more than one value for --{name}")
+            options[name] = word
+            name = None
+        elif word not in _LAUNCHERS and not word.rpartition("/")[2].startswith("python"):
+            raise ConfigError(f"{origin}: only an sglang.launch_server can be taken over")
+    for old, new in _LAUNCH_NAMES.items():
+        if old in options:
+            options[new] = options.pop(old)
+    return {name: value for name, value in options.items() if name not in _NOT_OURS}
+
+
+_LAUNCH_NAMES = {"model": "model-path", "tp": "tp-size", "pp": "pp-size", "dp": "dp-size"}
+
+
+Rule = Callable[["Settings", Mapping[str, str]], "tuple[dict[str, Any], str] | None"]
+
+
+def modernise(settings: Settings, origins: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """The settings with what is obsolete put into today's words, and a warning for each."""
+    warnings = []
+    for rule in _RULES:
+        if (found := rule(settings, origins)) is not None:
+            update, warning = found
+            settings = settings.model_copy(update=update)
+            if warning:
+                warnings.append(warning)
+    return settings, warnings
+
+
+def _value(field: str, old: object, target: str, new: object) -> Rule:
+    """A value that has another name today, or is another setting's."""
+
+    def rule(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
+        if getattr(settings, field) != old:
+            return None
+        cleared = {} if field == target else {field: False if old is True else None}
+        said = str(old).lower() if isinstance(old, bool) else old
+        shown = str(new).lower() if isinstance(new, bool) else new
+        return (
+            cleared | {target: new},
+            f"{origins[field]}={said} is obsolete: taken as {target.upper()}={shown}",
+        )
+
+    return rule
+
+
+def _memory(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
+    given = settings.gpu_memory_utilization
+    if given is None:
+        return None
+    if settings.mem_fraction_static is not None:
+        return {}, f"{origins['gpu_memory_utilization']}: no effect beside MEM_FRACTION_STATIC"
+    share = round(max(min(given, 0.95) - 0.05, 0.05), 3)
+    return {"mem_fraction_static": share}, (
+        f"{origins['gpu_memory_utilization']}={given:g} is taken as MEM_FRACTION_STATIC={share:g}: "
+        "SGLang's share leaves out the activations"
+    )
+
+
+def _chunks(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
+    size = settings.chunked_prefill_size
+    if settings.chunked_prefill is None or (settings.chunked_prefill and size != -1):
+        return None
+    where = origins["chunked_prefill"]
+    if settings.chunked_prefill or size not in (None, -1):
+        raise ConfigError(
+            f"{where}={str(settings.chunked_prefill).lower()} and "
+            f"{origins['chunked_prefill_size']}={size} contradict each other; keep one"
+        )
+    return {"chunked_prefill_size": -1}, (
+        f"{where}=false: long prompts are prefilled in one go, which takes more memory"
+    )
+
+
+def _prefixes(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
+    if settings.enable_prefix_caching is not False:
+        return None
+    return {"disable_radix_cache": True}, (
+        f"{origins['enable_prefix_caching']}=false is taken as DISABLE_RADIX_CACHE=true: every "
+        "prompt is computed anew; remove it to have SGLang's prefix cache"
+    )
+
+
+def _blocks(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
+    blocks, size = settings.num_gpu_blocks_override, settings.block_size
+    if blocks is None:
+        if size is None:
+            return None
+        return {}, f"{origins['block_size']}: no effect (SGLang chooses its page size)"
+    if settings.kv_pool_tokens is not None:
+        raise ConfigError(
+            f"{origins['num_gpu_blocks_override']} and {origins['kv_pool_tokens']} are the same "
+            "setting; keep one"
+        )
+    tokens = blocks * (size or 16)
+    return {"kv_pool_tokens": tokens}, (
+        f"{origins['num_gpu_blocks_override']}={blocks} is taken as KV_POOL_TOKENS={tokens}"
+    )
+
+
+def _grammars(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
+    if settings.guided_decoding_backend in (None, "auto", "xgrammar"):
+        return None
+    return {}, (
+        f"{origins['guided_decoding_backend']}={settings.guided_decoding_backend}: no effect "
+        "(grammars are xgrammar's)"
+    )
+
+
+def _drafts(settings: Settings, _: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
+    model = settings.speculative_model
+    if model is None or settings.speculative_algorithm is not None:
+        return None
+    if model.strip("[]").lower() == "ngram":
+        return {"speculative_model": None, "speculative_algorithm": "NGRAM"}, ""
+    return {"speculative_algorithm": "STANDALONE"}, ""
+
+
+_RULES: tuple[Rule, ...] = (
+    _value("load_balance_method", "shortest_queue", "load_balance_method", "total_requests"),
+    _value("quantization", "marlin", "quantization", "gptq_marlin"),
+    _value("kv_cache_dtype", "fp8", "kv_cache_dtype", "fp8_e4m3"),
+    _value("tokenizer_mode", "mistral", "tokenizer_mode", "auto"),
+    _value("enable_flashinfer_mla", True, "attention_backend", "flashinfer"),
+    _memory, _chunks, _prefixes, _blocks, _grammars, _drafts,
+)  # fmt: skip
