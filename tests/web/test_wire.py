@@ -335,7 +335,8 @@ def test_any_text_in_any_pieces_arrives_as_it_was(
 
 
 async def test_every_answer_has_our_headers() -> None:
-    async with serve(ScriptedEngine("x"), HATHORA_REGION="seattle", HATHORA_NETWORKING="false") as running:
+    given = {"HATHORA_REGION": "seattle", "HATHORA_NETWORKING": "false"}
+    async with serve(ScriptedEngine("x"), **given) as running:
         answers = [
             await running.chat(), await running.chat(stream=True), await running.chat(n=-1),
             await running.client.get("/health"), await running.client.get("/nowhere"),
