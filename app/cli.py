@@ -2,6 +2,7 @@
 
 serve_hathora.py [serve]   the server (the default)
 serve_hathora.py settings  what is in force, and where each value came from
+serve_hathora.py runpod    a RunPod serverless worker
 serve_hathora.py check     ask a running server, print what was seen
 """
 
@@ -17,7 +18,7 @@ from app import __version__, settings
 from app.errors import StartError
 from app.settings import Loaded
 
-_MODES = ("serve", "settings", "check")
+_MODES = ("serve", "runpod", "settings", "check")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -32,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         if mode == "settings":
             sys.exit(_show_settings(given))
-        _serve(settings.load(given))
+        link_fd = given.pop("link_fd", None)
+        loaded = settings.load(given, supervised=link_fd is not None)
+        if mode == "serve" and link_fd is None and loaded.settings.gcp_key is not None:
+            _supervise(loaded, arguments)
+        _serve(loaded, mode, link_fd)
     except StartError as error:
         print(f"serve_hathora: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -49,11 +54,21 @@ def _parser(mode: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     if mode == "settings":
         parser.add_argument("--markdown", action="store_true", help="docs/settings.md")
+    if mode == "serve":
+        parser.add_argument("--link-fd", type=int, help=argparse.SUPPRESS)  # the supervisor's
     settings.add_arguments(parser)
     return parser
 
 
-def _serve(loaded: Loaded) -> NoReturn:
+def _supervise(loaded: Loaded, arguments: Sequence[str]) -> NoReturn:
+    from app.hathora import supervisor
+
+    code = supervisor.run(loaded, arguments)
+    # A call to Google that does not return is nothing to wait for.
+    os._exit(code)
+
+
+def _serve(loaded: Loaded, mode: str, link_fd: int | None) -> NoReturn:
     from app import logs
     from app.engine import environment
 
@@ -62,7 +77,7 @@ def _serve(loaded: Loaded) -> NoReturn:
         logs.log.warning(warning)
     runtime = environment.prepare(loaded.settings)
     try:
-        code = _run(loaded, runtime)
+        code = _run(loaded, runtime, mode, link_fd)
     except StartError as error:
         logs.log.error("cannot start", reason=str(error))
         code = error.exit_code
@@ -74,24 +89,30 @@ def _serve(loaded: Loaded) -> NoReturn:
         os._exit(code)
 
 
-def _run(loaded: Loaded, runtime: Any) -> int:
-    from app.web import server
-
-    listener = server.bind(loaded.settings)
-
+def _run(loaded: Loaded, runtime: Any, mode: str, link_fd: int | None) -> int:
     async def launch(loading: Any) -> Any:
         from app.engine.launch import launch
 
         return await launch(loaded.settings, runtime, loading)
 
-    return server.run(loaded.settings, listener, launch, runtime.remove)
+    if mode == "runpod":
+        from app.runpod import worker
+
+        return worker.run(loaded.settings, launch, runtime.remove)
+    from app.web import server
+
+    listener = server.bind(loaded.settings)
+    return server.run(loaded.settings, listener, launch, runtime.remove, link_fd)
 
 
 def _show_settings(given: dict[str, Any]) -> int:
     if given.pop("markdown"):
         print(settings.markdown(), end="")
         return 0
-    rows = list(settings.describe(settings.load(given)))
+    loaded = settings.load(given)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    rows = list(settings.describe(loaded))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:
         print(f"{name:<{widths[0]}}  {value:<{min(widths[1], 60)}}  {origin}")

@@ -1,7 +1,7 @@
-"""Where the server is in its life, and who is inside.
+"""Where the server is in its life, who is inside, and whether a load balancer leads here.
 
-    starting ──> loading ──> warming ──> ready ──> draining ──> stopped
-        └──────────┴────────────┴──────────┴──────────┴──> dead | failed
+    starting ──> loading ──> warming ──> ready ──> leaving ──> draining ──> stopped
+        └──────────┴────────────┴──────────┴──────────┴───────────┴──> dead | failed
 
 `Gate` is the admission to the server. A request holds its `Ticket` from before its body is read
 until its last byte is written. The ticket is also the handle by which a request is ended from
@@ -17,6 +17,8 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from app.errors import Draining, EngineDied, NotReady, Overloaded, ServeError
 
 
@@ -27,7 +29,12 @@ class Phase(StrEnum):
     """The engine's processes load the model."""
     WARMING = "warming"
     """The first token is being generated."""
+    FOLLOWING = "following"
+    """A part of the model is loaded here; node 0 serves it."""
     READY = "ready"
+    LEAVING = "leaving"
+    """Not ready any more for those who ask; whoever still comes is served, until the load balancer
+    knows."""
     DRAINING = "draining"
     """No new requests; those inside may finish."""
     STOPPED = "stopped"
@@ -37,7 +44,7 @@ class Phase(StrEnum):
     """The engine was lost."""
 
 
-_RISING = (Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY)
+_RISING = (Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.FOLLOWING, Phase.READY)
 _ENDED = (Phase.STOPPED, Phase.FAILED, Phase.DEAD)
 
 
@@ -51,6 +58,7 @@ class Lifecycle:
         self.started_at = time.monotonic()
         self.over = asyncio.Event()
         """Set with the last phase: stopped, failed or dead."""
+        self.listeners: list[Callable[[Phase], None]] = []
 
     @property
     def uptime_s(self) -> float:
@@ -68,22 +76,66 @@ class Lifecycle:
             self.phase not in _RISING or _RISING.index(phase) < _RISING.index(self.phase)
         ):
             return False
+        if phase is Phase.LEAVING and self.phase is Phase.DRAINING:
+            return False
         self.phase, self.reason = phase, reason
         if self.ended:
             self.over.set()
+        for listener in self.listeners:
+            listener(phase)
         return True
 
     def refusal(self) -> ServeError | None:
         """Why a request cannot be taken now; None if it can."""
         match self.phase:
-            case Phase.READY:
+            case Phase.READY | Phase.LEAVING:
                 return None
             case Phase.STARTING | Phase.LOADING | Phase.WARMING:
                 return NotReady(f"The model is not ready yet (phase: {self.phase}).")
+            case Phase.FOLLOWING:
+                return NotReady("A part of the model is loaded here; node 0 serves it.")
             case Phase.DEAD | Phase.FAILED:
                 return EngineDied("The engine has ended; this server is going away.")
             case _:
                 return Draining("This server is shutting down.")
+
+
+class NetworkState(StrEnum):
+    DISABLED = "disabled"
+    """Networking is not configured."""
+    WAITING = "waiting"
+    """For the server to have generated a token."""
+    REGISTERING = "registering"
+    REGISTERED = "registered"
+    FAILED = "failed"
+    """The registration failed; it is tried again, after a minute at most."""
+    LEAVING = "leaving"
+    LEFT = "left"
+
+
+class Network(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The endpoint, as /health shows it."""
+
+    state: NetworkState
+    project: str | None = None
+    group: str | None = None
+    scope: str | None = None
+    location: str | None = None
+    """Zone of a zonal group, region of a regional one."""
+    endpoint: str | None = None
+    failures: int = 0
+    """Registrations and removals that failed, since the start."""
+    error: str | None = None
+
+    @property
+    def attached(self) -> bool:
+        """Traffic may be arriving through the load balancer."""
+        return self.state in (
+            NetworkState.REGISTERING, NetworkState.REGISTERED, NetworkState.LEAVING,
+        )  # fmt: skip
+
+
+NO_NETWORK = Network(NetworkState.DISABLED)
 
 
 class Ticket:

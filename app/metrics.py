@@ -8,14 +8,14 @@ them too: PROMETHEUS_MULTIPROC_DIR must be in the environment before this module
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app import logs
-from app.lifecycle import Gate, Lifecycle, Phase
+from app.lifecycle import NO_NETWORK, Gate, Lifecycle, Network, NetworkState, Phase
 from app.types import (
     Events,
     Finished,
@@ -124,8 +124,11 @@ class LoopLag:
 class _Process(Collector):
     """Gauges of the serving process, read at the scrape."""
 
-    def __init__(self, lifecycle: Lifecycle, gate: Gate, lag: LoopLag) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, gate: Gate, lag: LoopLag, network: Callable[[], Network]
+    ) -> None:
         self._lifecycle, self._gate, self._lag = lifecycle, gate, lag
+        self._network = network
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(
@@ -135,6 +138,16 @@ class _Process(Collector):
         for each in Phase:
             phase.add_metric([each], float(each is self._lifecycle.phase))
         yield phase
+        network = self._network()
+        state = GaugeMetricFamily(
+            "serve_network_state", "1 for the network endpoint's state.", labels=["state"]
+        )
+        for known in NetworkState:
+            state.add_metric([known], float(known is network.state))
+        yield state
+        yield CounterMetricFamily(
+            "serve_network_failures", "Registrations and removals that failed.", network.failures
+        )
         yield GaugeMetricFamily("serve_uptime_seconds", "Since start.", self._lifecycle.uptime_s)
         yield GaugeMetricFamily(
             "serve_event_loop_lag_seconds", "How late the last timer ran.", self._lag.last_s
@@ -153,10 +166,16 @@ class Metrics:
 
     CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, lifecycle: Lifecycle, gate: Gate, lag: LoopLag) -> None:
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        gate: Gate,
+        lag: LoopLag,
+        network: Callable[[], Network] = lambda: NO_NETWORK,
+    ) -> None:
         self._registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
-        self._registry.register(_Process(lifecycle, gate, lag))
+        self._registry.register(_Process(lifecycle, gate, lag, network))
 
     def scrape(self) -> bytes:
         """Blocking: reads the files of every process. Call it in a thread."""

@@ -38,16 +38,26 @@ def _listed(value: object) -> object:
 
 
 def _decoded(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"must be a JSON object: {error}") from None
+
+
+def _lowered(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Secrets: TypeAlias = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
 Options: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_decoded)]
-TensorParallel: TypeAlias = Annotated[int, Field(ge=1)] | Literal["auto"] | None
+TensorParallel: TypeAlias = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["auto"] | None, BeforeValidator(_lowered)
+]
 LogLevel: TypeAlias = Annotated[
-    Literal["debug", "info", "warning", "error"],
-    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+    Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)
 ]
 
 
@@ -792,8 +802,7 @@ class Settings(BaseSettings):
             and value is not False
             and value != {}
         }
-        if self.tp_size == "auto":
-            del options["tp_size"]  # the launch counts GPUs and heads
+        options.pop("tp_size", None)  # the launch counts GPUs and heads
         if self.nnodes == 1:
             del options["nnodes"], options["node_rank"]
         if self.model_loader_extra_config:
@@ -801,8 +810,6 @@ class Settings(BaseSettings):
         overrides = {"rope_scaling": self.rope_scaling, "rope_theta": self.rope_theta}
         if given := {name: value for name, value in overrides.items() if value}:
             options["json_model_override_args"] = json.dumps(given)
-        if self.expert_parallel and isinstance(self.tp_size, int):
-            options["ep_size"] = self.tp_size
         if self.log_requests:
             options |= {
                 "log_requests": True,

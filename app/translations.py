@@ -55,6 +55,8 @@ GONE: dict[str, str] = {
 }  # fmt: skip
 """Variables that have no effect here -> why. Whoever sets one is told so at the start."""
 
+_NOTHING = {"", "0", "0.0", "false", "none", "auto"}
+"""Values that ask for nothing: forms send every field."""
 _LAUNCHERS = ("-m", "sglang.launch_server", "sglang", "serve", "launch_server")
 _NOT_OURS = {"host", "port"}
 """Options of a replaced server: whoever reached it inside its container reaches this one."""
@@ -64,7 +66,7 @@ def warn_of_gone(given: Mapping[str, Any]) -> Iterator[str]:
     """One line for each reason."""
     found: dict[str, list[str]] = {}
     for name, why in GONE.items():
-        if given.get(name, "") not in ("", None):
+        if str(given.get(name) or "").lower() not in _NOTHING:
             found.setdefault(why, []).append(name)
     for why, names in found.items():
         yield f"{', '.join(names)}: no effect ({why})"
@@ -76,7 +78,7 @@ def launch_options(command: str, origin: str) -> dict[str, Any]:
     Raises ConfigError if it starts anything else.
     """
     try:
-        words = shlex.split(command)
+        words = shlex.split(command.replace("\\\n", " "))
     except ValueError as error:
         raise ConfigError(f"{origin}: {error}") from None
     options: dict[str, Any] = {}
@@ -99,7 +101,10 @@ def launch_options(command: str, origin: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _NOT_OURS}
 
 
-_LAUNCH_NAMES = {"model": "model-path", "tp": "tp-size", "pp": "pp-size", "dp": "dp-size"}
+_LAUNCH_NAMES = {
+    "model": "model-path", "tp": "tp-size", "pp": "pp-size", "dp": "dp-size",
+    "enable-ep-moe": "enable-expert-parallel",
+}  # fmt: skip
 
 
 Rule = Callable[["Settings", Mapping[str, str]], "tuple[dict[str, Any], str] | None"]
@@ -123,8 +128,10 @@ def _value(field: str, old: object, target: str, new: object) -> Rule:
     def rule(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
         if getattr(settings, field) != old:
             return None
-        cleared = {} if field == target else {field: False if old is True else None}
         said = str(old).lower() if isinstance(old, bool) else old
+        if field != target and getattr(settings, target) is not None:
+            return {}, f"{origins[field]}={said}: no effect beside {origins[target]}"
+        cleared = {} if field == target else {field: False if old is True else None}
         shown = str(new).lower() if isinstance(new, bool) else new
         return (
             cleared | {target: new},
@@ -163,6 +170,11 @@ def _chunks(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, A
 
 
 def _prefixes(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
+    if settings.enable_prefix_caching and settings.disable_radix_cache:
+        raise ConfigError(
+            f"{origins['enable_prefix_caching']}=true and {origins['disable_radix_cache']}=true "
+            "contradict each other; keep one"
+        )
     if settings.enable_prefix_caching is not False:
         return None
     return {"disable_radix_cache": True}, (
@@ -197,13 +209,25 @@ def _grammars(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str,
     )
 
 
-def _drafts(settings: Settings, _: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
-    model = settings.speculative_model
-    if model is None or settings.speculative_algorithm is not None:
+def _drafts(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
+    model, tokens = settings.speculative_model, settings.num_speculative_tokens
+    if model is None:
         return None
     if model.strip("[]").lower() == "ngram":
         return {"speculative_model": None, "speculative_algorithm": "NGRAM"}, ""
-    return {"speculative_algorithm": "STANDALONE"}, ""
+    chosen: dict[str, Any] = {
+        "speculative_algorithm": settings.speculative_algorithm or "STANDALONE"
+    }
+    if tokens is None or settings.speculative_num_steps is not None:
+        return chosen, ""
+    # SGLang wants all three or none; vLLM's count is the steps, SGLang's has the root in it.
+    return chosen | {
+        "speculative_num_steps": tokens, "speculative_eagle_topk": 1,
+        "num_speculative_tokens": tokens + 1,
+    }, (
+        f"{origins['num_speculative_tokens']}={tokens} is taken as SPECULATIVE_NUM_STEPS={tokens} "
+        f"SPECULATIVE_EAGLE_TOPK=1 SPECULATIVE_NUM_DRAFT_TOKENS={tokens + 1}"
+    )  # fmt: skip
 
 
 _RULES: tuple[Rule, ...] = (

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeAlias
 
 from app.core.model import ServedModel
 from app.engine.base import Engine, EngineLost
-from app.errors import StartError
+from app.engine.follower import Follower
+from app.errors import ServeError, StartError
 from app.lifecycle import Gate, Lifecycle, Phase
 from app.logs import log
 from app.settings import Settings
+from app.types import GenerationRequest, Sampling, TextPrompt, fold
 
-Launch: TypeAlias = Callable[[Callable[[], None]], Awaitable[Engine]]
+Launch: TypeAlias = Callable[[Callable[[], None]], Awaitable[Engine | Follower]]
 """Starts an engine; the argument is called when its processes begin to load the model."""
 
 _PROGRESS_S = 5.0
@@ -33,7 +37,12 @@ class ModelHost:
         self._task: asyncio.Task[None] | None = None
         self.engine: Engine | None = None
         self.model: ServedModel | None = None
+        self._follower: Follower | None = None
         self.start_error: StartError | None = None
+
+    @property
+    def loaded(self) -> bool:
+        return self.engine is not None or self._follower is not None
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._live(), name="model-host")
@@ -46,13 +55,20 @@ class ModelHost:
                 await self._task
         if self.model is not None:
             await self.model.close()
-        if self.engine is not None:
-            await self.engine.close()
+        for running in (self.engine, self._follower):
+            if running is not None:
+                await running.close()
 
     async def _live(self) -> None:
         progress = asyncio.create_task(self._report_progress())
         try:
-            self.engine = await self._launch(lambda: self._enter(Phase.LOADING))
+            launched = await self._launch(lambda: self._enter(Phase.LOADING))
+            if isinstance(launched, Follower):
+                self._follower = launched
+                self._enter(Phase.FOLLOWING)
+                progress.cancel()
+                raise EngineLost(await launched.lost)
+            self.engine = launched
             self._enter(Phase.WARMING)
             await self._unless_lost(self.engine.warm_up())
             self.model = ServedModel(
@@ -65,6 +81,8 @@ class ModelHost:
                 grammar_timeout_s=self._settings.grammar_timeout_s,
             )
             self.model.grammars.warm_up()
+            if self._settings.warmup_on_start:
+                await self._unless_lost(self._answer_warmup(self.model))
             self._enter(Phase.READY)
             progress.cancel()
             raise EngineLost(await self.engine.lost)
@@ -79,6 +97,24 @@ class ModelHost:
             self._lifecycle.enter(Phase.FAILED, str(self.start_error))
         finally:
             progress.cancel()
+
+    async def _answer_warmup(self, model: ServedModel) -> None:
+        """The operator's own prompt, once; a refusal is logged and no reason not to serve."""
+        prompt = TextPrompt(self._settings.warmup_prompt, "WARMUP_PROMPT")
+        sampling = Sampling(max_tokens=self._settings.warmup_max_tokens)
+        began = time.monotonic()
+        try:
+            if model.info.embeds:
+                await model.embed([prompt], id=uuid.uuid4().hex)
+            else:
+                request = GenerationRequest(
+                    id=uuid.uuid4().hex, prompts=(prompt,), sampling=sampling
+                )
+                await fold(model.generate(request))
+        except ServeError as error:
+            log.warning("warm-up failed", reason=error.message)
+            return
+        log.info("warmed up", seconds=round(time.monotonic() - began, 2))
 
     async def _unless_lost(self, work: Coroutine[Any, Any, None]) -> None:
         assert self.engine is not None

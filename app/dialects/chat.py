@@ -14,7 +14,14 @@ from pydantic_core import PydanticCustomError
 
 from app.dialects import fields, tools
 from app.dialects.base import Body, Bounds, Call, Dialect, Reply, now, present
-from app.dialects.fields import DONE, SamplingFields, frame, logprob_json, usage_json
+from app.dialects.fields import (
+    DONE,
+    SamplingFields,
+    alternatives,
+    frame,
+    logprob_json,
+    usage_json,
+)
 from app.dialects.tools import AnyTool, PastCall, ToolChoice
 from app.errors import InvalidRequest, ServeError, UnsupportedParameter
 from app.types import (
@@ -219,7 +226,7 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
             bounds, max_tokens=body.max_tokens if max_tokens is None else max_tokens
         ),
         n=fields.choices(body, call),
-        scoring=_scoring(body),
+        scoring=_scoring(body, call.bounds),
         progress=body.progress,
     )
 
@@ -285,10 +292,11 @@ def _template_kwargs(body: ChatBody, bounds: Bounds) -> dict[str, bool | str]:
     return found
 
 
-def _scoring(body: ChatBody) -> Scoring | None:
+def _scoring(body: ChatBody, bounds: Bounds) -> Scoring | None:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
-    return Scoring(top=body.top_logprobs or 0) if body.logprobs else None
+    top = alternatives(body.top_logprobs, bounds, param="top_logprobs")
+    return Scoring(top=top) if body.logprobs else None
 
 
 class ChatPresenter:

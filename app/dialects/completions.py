@@ -14,7 +14,7 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from app.dialects import fields
 from app.dialects.base import Bounds, Call, Dialect, Reply, now, present
-from app.dialects.fields import DONE, SamplingFields, frame, usage_json
+from app.dialects.fields import DONE, SamplingFields, alternatives, frame, usage_json
 from app.errors import InvalidRequest, ServeError, UnsupportedParameter
 from app.types import (
     Choice,
@@ -134,7 +134,10 @@ def lower(body: CompletionBody, call: Call) -> GenerationRequest:
         )
     scoring = None
     if body.logprobs is not None or of > n:
-        scoring = Scoring(top=body.logprobs or 0, prompt_from=0 if body.echo else None)
+        scoring = Scoring(
+            top=alternatives(body.logprobs, call.bounds, param="logprobs"),
+            prompt_from=0 if body.echo else None,
+        )
     return GenerationRequest(
         id=call.id,
         prompts=_prompts(body, call),

@@ -332,6 +332,17 @@ def check_counts(sampling: Sampling, bounds: Bounds, *, within: str = "") -> Non
             )
 
 
+def alternatives(count: int | None, bounds: Bounds, *, param: str) -> int:
+    """`top_logprobs`, within what the operator allows."""
+    if count is not None and count > bounds.max_logprobs:
+        raise InvalidRequest(
+            f"Invalid value for '{param}': must be at most {bounds.max_logprobs}.",
+            param=param,
+            code="integer_above_max_value",
+        )
+    return count or 0
+
+
 def choices(body: SamplingFields, call: Call) -> int:
     """`n`, within what the operator allows."""
     n = body.n or 1

@@ -13,8 +13,8 @@ from typing import Any, assert_never
 import orjson
 
 from app.dialects import fields
-from app.dialects.base import Call, Dialect, Reply, present
-from app.dialects.fields import DONE, frame
+from app.dialects.base import Bounds, Call, Dialect, Reply, present
+from app.dialects.fields import DONE, alternatives, frame
 from app.dialects.native_fields import NativeBody, NativeSampling
 from app.errors import InvalidRequest, ServeError
 from app.types import (
@@ -74,15 +74,16 @@ def lower(body: NativeBody, call: Call) -> GenerationRequest:
         prompts=body.prompts,
         sampling=params.lower(call.bounds),
         n=n,
-        scoring=_scoring(body) if body.return_logprob else None,
+        scoring=_scoring(body, call.bounds) if body.return_logprob else None,
         token_ids=True,
         progress=True,
     )
 
 
-def _scoring(body: NativeBody) -> Scoring:
+def _scoring(body: NativeBody, bounds: Bounds) -> Scoring:
     start = body.logprob_start_len
-    return Scoring(top=body.top_logprobs_num or 0, prompt_from=None if start == -1 else start)
+    top = alternatives(body.top_logprobs_num, bounds, param="top_logprobs_num")
+    return Scoring(top=top, prompt_from=None if start == -1 else start)
 
 
 class NativePresenter:

@@ -64,6 +64,10 @@ def prepare(settings: Settings) -> RuntimeDir:
         # Log-probabilities are the model's own, as OpenAI's, not those after temperature.
         "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",
     }
+    if settings.hf_token is not None:
+        # Both names: of today's library and of the older ones that models' own code may use.
+        token = settings.hf_token.get_secret_value()
+        os.environ |= {"HF_TOKEN": token, "HUGGING_FACE_HUB_TOKEN": token}
     tempfile.tempdir = None  # forget the folder that was cached before TMPDIR changed
     return runtime
 
@@ -79,6 +83,11 @@ def use_own_models() -> None:
     os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = EMBEDDING_MODELS
 
 
+def follow() -> None:
+    """Have SGLang return once this node's part is loaded, instead of waiting for its end."""
+    os.environ["SGLANG_BLOCK_NONZERO_RANK_CHILDREN"] = "0"
+
+
 def use_cpu() -> None:
     """Make SGLang run without a GPU, in this process and in the engine's.
 
@@ -86,6 +95,8 @@ def use_cpu() -> None:
     names from it. If no real one can be imported, ours stands in (`cpu/sgl_kernel`).
     """
     os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+    # CUDA builds of torch bring NCCL; finding it, SGLang would take it for processes on CPUs, too.
+    os.environ["SGLANG_NCCL_SO_PATH"] = "none"
     try:
         import sgl_kernel  # noqa: F401
     except (ImportError, OSError):

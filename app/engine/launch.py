@@ -39,8 +39,9 @@ from typing import Any
 
 import psutil
 
-from app.engine import demo, environment, parser_names, pooling
+from app.engine import demo, environment, hardware, parser_names, pooling
 from app.engine.base import EngineLost
+from app.engine.follower import Follower
 from app.engine.pooling import Pooling
 from app.engine.sglang import SGLangEngine
 from app.errors import ConfigError, StartError
@@ -56,8 +57,10 @@ _CPU_KV_POOL_TOKENS = 65_536
 
 async def launch(
     settings: Settings, runtime: environment.RuntimeDir, loading: Callable[[], None]
-) -> SGLangEngine:
+) -> SGLangEngine | Follower:
     """Import SGLang and load the model; `loading` is called when the import is done.
+
+    A Follower on any node but the first.
 
     Raises ConfigError or StartError with one clear line, EngineLost if a child is killed meanwhile.
     """
@@ -78,7 +81,7 @@ async def launch(
 
     def build() -> None:
         try:
-            engine = _build(settings, announce)
+            engine = _build(settings, runtime, announce)
         except BaseException as error:  # reported to the loop; there is nobody else in this thread
             if isinstance(error, SystemExit):
                 error = StartError(f"SGLang ended the start (exit {error.code})")
@@ -101,10 +104,12 @@ async def launch(
         raise StartError(f"the engine could not be started: {reason}") from error
     finally:
         watching.cancel()
-    return SGLangEngine(engine, pools, watch)
+    return Follower(engine, watch) if settings.node_rank else SGLangEngine(engine, pools, watch)
 
 
-def _build(settings: Settings, loading: Callable[[], None]) -> tuple[Any, Pooling | None]:
+def _build(
+    settings: Settings, runtime: environment.RuntimeDir, loading: Callable[[], None]
+) -> tuple[Any, Pooling | None]:
     """Everything that blocks, in the engine thread: demo model, imports, children, weights."""
     # Children inherit what this thread blocks. The tracker first: starting it unblocks both.
     resource_tracker.ensure_running()
@@ -120,6 +125,8 @@ def _build(settings: Settings, loading: Callable[[], None]) -> tuple[Any, Poolin
     if on_cpu:
         environment.use_cpu()
     environment.use_own_models()
+    if settings.node_rank:
+        environment.follow()
     from sglang.srt.entrypoints.engine import Engine
     from sglang.srt.server_args import ServerArgs
 
@@ -143,6 +150,13 @@ def _build(settings: Settings, loading: Callable[[], None]) -> tuple[Any, Poolin
         options["device"] = settings.device
     _check_reserved(settings.engine_args)
     options |= settings.engine_options() | {"model_path": str(model_path)}
+    if settings.custom_chat_template:
+        template = runtime.path / "chat-template.jinja"
+        template.write_text(settings.custom_chat_template)
+        options["chat_template"] = str(template)
+    if settings.tokenizer_revision:
+        options["tokenizer_path"] = _tokenizer_at(settings.tokenizer_revision, options)
+    hardware.complete(options, tp_size=settings.tp_size, expert_parallel=settings.expert_parallel)
     pools = _embedding(str(model_path), options, on_cpu)
     for option, find in (
         ("tool_call_parser", parser_names.tool_call_parser),
@@ -186,6 +200,23 @@ def _check_model_path(model_path: str) -> str:
         except ValueError as error:
             raise ConfigError(f"MODEL_PATH: {config} is not JSON: {error}") from None
     return str(path)
+
+
+def _tokenizer_at(revision: str, options: dict[str, Any]) -> str:
+    """A folder with the tokenizer of that revision: SGLang can name only the model's."""
+    name = options.get("tokenizer_path") or options["model_path"]
+    if Path(name).exists():
+        log.warning(f"TOKENIZER_REVISION={revision}: no effect ({name} is a local folder)")
+        return str(name)
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    weights = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack"]
+    try:
+        return huggingface_hub.snapshot_download(name, revision=revision, ignore_patterns=weights)
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        raise ConfigError(f"TOKENIZER_REVISION: {reason}") from None
 
 
 def _choose_cpu(device: str | None, torch: Any) -> bool:
@@ -243,6 +274,9 @@ _RESERVED = {
     "is_embedding": "the model's files say whether it is one",
     "tokenizer_worker_num": "one process serves one engine",
     "enable_metrics": "set ENABLE_METRICS instead",
+    "grammar_backend": "requests' grammars are tried with xgrammar",
+    "nnodes": "set NNODES instead",
+    "node_rank": "set NODE_RANK instead",
 }
 
 
@@ -273,6 +307,8 @@ class Watch:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._others = {process.pid for process in multiprocessing.active_children()}
+        """Not the engine's, such as RunPod's heartbeat."""
         self._seen: dict[int, Any] = {}
         self._closing = False
         self.lost: asyncio.Future[str] = self._loop.create_future()
@@ -317,7 +353,7 @@ class Watch:
 
     def _look(self) -> None:
         for process in multiprocessing.active_children():
-            if process.pid is not None and process.pid not in self._seen:
+            if process.pid is not None and process.pid not in self._seen.keys() | self._others:
                 self._seen[process.pid] = process
                 self._loop.add_reader(process.sentinel, self._ended, process)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from app.errors import ConfigError
+from app.logs import log
 
 # vLLM's, Dynamo's and TensorRT-LLM's names that do not become SGLang's by their spelling alone.
 _CALLS = {
@@ -23,12 +24,17 @@ _THINKING = {
     "minimax_m2": "minimax", "minimax_m2_append_think": "minimax-append-think",
     "nemotron": "nemotron_3", "nemotron_v3": "nemotron_3", "basic": "qwen3", "qwen": "qwen3",
 }  # fmt: skip
+_NOWHERE = {"granite", "granite20bfc", "granite4", "jamba", "phi4minijson", "xlam"}
+"""vLLM's, for formats that SGLang does not read."""
 
 
 def tool_call_parser(given: str) -> str | None:
     """SGLang's name; None for `none`. Raises ConfigError with the nearest names."""
     from sglang.srt.function_call.parser_names import TOOL_CALL_PARSER_NAMES
 
+    if _plain(given) in _NOWHERE:
+        log.warning(f"TOOL_CALL_PARSER={given}: SGLang does not read this format; taken as auto")
+        return "auto"
     return _find(given, TOOL_CALL_PARSER_NAMES, _CALLS, "TOOL_CALL_PARSER")
 
 

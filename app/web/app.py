@@ -145,6 +145,8 @@ def _say_bounds(schema: Json, bounds: Bounds) -> None:
         "stop": ("maxItems", bounds.max_stops),
         "stop_token_ids": ("maxItems", bounds.max_stop_token_ids),
         "logit_bias": ("maxProperties", bounds.max_logit_biases),
+        "top_logprobs": ("maximum", bounds.max_logprobs),
+        "top_logprobs_num": ("maximum", bounds.max_logprobs),
     }.items():  # fmt: skip
         found = schema.get("properties", {}).get(field, {})
         kinds = [found, *found.get("anyOf", ())]

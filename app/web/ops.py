@@ -6,11 +6,13 @@ import asyncio
 import time
 
 from fastapi import APIRouter, Request
+from msgspec import to_builtins
 from starlette.responses import Response
 
 from app import __version__
+from app.dialects import models
 from app.dialects.fields import error_json
-from app.errors import ModelNotFound, NotReady, RouteNotFound, ServeError
+from app.errors import RouteNotFound, ServeError
 from app.lifecycle import Phase
 from app.metrics import Metrics
 from app.types import Json
@@ -39,10 +41,13 @@ async def root(request: Request) -> Response:
 
 @router.get("/health", summary="State of server and engine")
 async def health(request: Request) -> Response:
-    """200 when ready, else 503. Never runs a generation."""
+    """200 when ready, else 503. Never runs a generation.
+
+    Also 200 on a node that holds a part of a model served by another.
+    """
     serving = serving_of(request)
     phase = serving.lifecycle.phase
-    ready = phase is Phase.READY and not _stalled(serving)
+    ready = phase in (Phase.READY, Phase.FOLLOWING) and not _stalled(serving)
     rising = phase in (Phase.STARTING, Phase.LOADING, Phase.WARMING)
     engine = serving.host.engine
     body: Json = {
@@ -56,6 +61,7 @@ async def health(request: Request) -> Response:
         "in_flight": serving.gate.in_flight,
         "engine_silent_s": round(engine.silent_s(), 1) if engine else None,
         "event_loop_lag_s": round(serving.lag.last_s, 4),
+        "network": to_builtins(serving.network()),
     }
     if serving.lifecycle.reason:
         body["reason"] = serving.lifecycle.reason
@@ -105,39 +111,21 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/v1/models", summary="The model's names")
-async def models(request: Request) -> Response:
+async def list_models(request: Request) -> Response:
+    serving = serving_of(request)
     try:
-        cards = _cards(serving_of(request))
+        return json_response(models.listed(serving.host.model, serving.lifecycle))
     except ServeError as error:
         return error_response(error, error_json)
-    return json_response({"object": "list", "data": cards})
 
 
 @router.get("/v1/models/{model:path}", summary="One model")
-async def model(request: Request, model: str) -> Response:
+async def one_model(request: Request, model: str) -> Response:
+    serving = serving_of(request)
     try:
-        for card in _cards(serving_of(request)):
-            # A local folder as a name: its leading slash is lost among those of the path.
-            if card["id"].lstrip("/") == model.lstrip("/"):
-                return json_response(card)
-        raise ModelNotFound(f"The model `{model[:100]}` does not exist here.", param="model")
+        return json_response(models.card(model, serving.host.model, serving.lifecycle))
     except ServeError as error:
         return error_response(error, error_json)
-
-
-def _cards(serving: Serving) -> list[Json]:
-    """Not before the model is ready: routers and benchmarks take a 200 here for readiness."""
-    model = serving.host.model
-    if model is None or serving.lifecycle.phase is not Phase.READY:
-        raise serving.lifecycle.refusal() or NotReady("The model is not ready yet.")
-    created = int(time.time() - serving.lifecycle.uptime_s)
-    return [
-        {
-            "id": name, "object": "model", "created": created, "owned_by": "sglang",
-            "root": model.names[0], "parent": None, "max_model_len": model.limit,
-        }
-        for name in model.names
-    ]  # fmt: skip
 
 
 def _stalled(serving: Serving) -> bool:

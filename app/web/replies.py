@@ -101,7 +101,7 @@ class Generation(Response):
                 raise NotReady("The model is not ready yet.")
             body = read(self._dialect.body, raw, self._serving.bounds)
             if settings.log_level == "debug":
-                log.debug("request body", body=raw.decode(errors="replace"))
+                log.debug("request body", body=raw[: settings.max_log_len].decode(errors="replace"))
             call = Call(
                 id=state["engine_id"],
                 model=model,

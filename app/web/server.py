@@ -1,6 +1,7 @@
 """The serving process: its port, its signals, the way it ends.
 
-SIGTERM, SIGINT ─> draining: no new requests, those inside may finish ─> engine down ─> exit 0
+SIGTERM, SIGINT ─> leaving: the load balancer is told ─> draining: no new requests, those inside may
+                   finish ─> engine down ─> exit 0
 a second one    ─> out now (128 + signal)
 engine lost     ─> those inside get an error ─> exit 70
 start failed    ─> exit 71, or 78 for a wrong setting
@@ -9,21 +10,20 @@ start failed    ─> exit 71, or 78 for a wrong setting
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable
+from typing import NoReturn
 
-import psutil
 import uvicorn
 import uvloop
 
-from app import logs
 from app.core.host import Launch, ModelHost, exit_code
+from app.core.process import exit_now, first_of
 from app.errors import ConfigError, Draining, EngineDied, StartError
-from app.lifecycle import Gate, Lifecycle, Phase
+from app.hathora.link import ServerEnd
+from app.lifecycle import NO_NETWORK, Gate, Lifecycle, Network, Phase
 from app.logs import log
 from app.metrics import LoopLag, Metrics
 from app.settings import Settings
@@ -34,6 +34,8 @@ from app.web.state import Serving
 _ANSWER_THE_LOST_S = 1.5
 _CUT_OFF_S = 3.0
 _CONNECTIONS_CLOSE_S = 2
+_LEAVE_S = 10.0
+"""For the removal of the network endpoint; requests are served meanwhile."""
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -58,11 +60,18 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def run(
-    settings: Settings, listener: socket.socket, launch: Launch, cleanup: Callable[[], None]
+    settings: Settings,
+    listener: socket.socket,
+    launch: Launch,
+    cleanup: Callable[[], None],
+    link_fd: int | None = None,
 ) -> int:
-    """Serve until the end; returns the exit code. `cleanup` runs before a forced exit, too."""
+    """Serve until the end; returns the exit code.
+
+    `cleanup` runs before a forced exit, too; `link_fd`: the line to the supervisor, if any.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(settings, listener, launch, cleanup).serve())
+        return runner.run(Server(settings, listener, launch, cleanup, link_fd).serve())
 
 
 class Server:
@@ -72,8 +81,11 @@ class Server:
         listener: socket.socket,
         launch: Launch,
         cleanup: Callable[[], None],
+        link_fd: int | None = None,
     ) -> None:
         self._settings = settings
+        self._link_fd = link_fd
+        self._link: ServerEnd | None = None
         self._listener = listener
         self._cleanup = cleanup
         self._lifecycle = Lifecycle()
@@ -83,22 +95,28 @@ class Server:
         self._lag = LoopLag()
         self._host = ModelHost(settings, self._lifecycle, self._gate, launch)
         self._asked = asyncio.Event()
+        self._asked_at = 0.0
         self._signals = 0
 
     async def serve(self) -> int:
+        if self._link_fd is not None:
+            self._link = ServerEnd(self._link_fd)
+            await self._link.open(lost=self._orphaned)
+            self._lifecycle.listeners.append(self._link.tell)
         metrics = None
         if self._settings.enable_metrics:
-            metrics = Metrics(self._lifecycle, self._gate, self._lag)
+            metrics = Metrics(self._lifecycle, self._gate, self._lag, self._network)
         serving = Serving(
-            self._settings, self._lifecycle, self._gate, self._host, self._lag, metrics
-        )
+            self._settings, self._lifecycle, self._gate, self._host, self._lag, metrics,
+            self._network,
+        )  # fmt: skip
         http = self._http(serving)
         self._take_signals()
         host, port = self._listener.getsockname()[:2]
         log.info("listening", host=host, port=port, model=self._settings.names[0])
         answering = asyncio.create_task(http._serve([self._listener]), name="http")
         measuring = asyncio.create_task(self._measure_lag())
-        await _first_of(answering, self._asked.wait(), self._lifecycle.over.wait())
+        await first_of(answering, self._asked.wait(), self._lifecycle.over.wait())
         if not answering.done():
             await self._empty()
             http.should_exit = True
@@ -111,7 +129,7 @@ class Server:
         if answering.done() and (broken := answering.exception()) is not None:
             log.error("the HTTP server failed", error=repr(broken))
             self._exit_now(StartError.exit_code)
-        if self._host.engine is None:
+        if not self._host.loaded:
             log.info("stopped before the model was loaded")
             self._exit_now(0)
         await answering
@@ -137,6 +155,9 @@ class Server:
         )
         return uvicorn.Server(config)
 
+    def _network(self) -> Network:
+        return self._link.network if self._link is not None else NO_NETWORK
+
     # -- signals -----------------------------------------------------------------------------
 
     def _take_signals(self) -> None:
@@ -156,14 +177,36 @@ class Server:
             "draining", signal=number.name, in_flight=self._gate.in_flight,
             timeout_s=self._settings.drain_timeout_s,
         )  # fmt: skip
-        self._lifecycle.enter(Phase.DRAINING)
+        self._asked_at = time.monotonic()
+        if self._link is not None and self._link.network.attached:
+            self._lifecycle.enter(Phase.LEAVING)
+        else:
+            self._lifecycle.enter(Phase.DRAINING)
         self._asked.set()
+
+    def _orphaned(self) -> None:
+        """Without the supervisor nobody could remove the endpoint later: end, so that health checks
+        take the load balancer's traffic away."""
+        if not self._signals:
+            self._asked_to_end(signal.SIGTERM)
+
+    async def _leave(self) -> None:
+        """Serve on until the load balancer sends nobody any more."""
+        if self._link is None or self._lifecycle.phase is not Phase.LEAVING:
+            return
+        within_s = min(_LEAVE_S, self._settings.drain_timeout_s)
+        await first_of(self._link.left(within_s), self._lifecycle.over.wait())
+        if self._link.network.attached and not self._lifecycle.ended:
+            log.warning("the network endpoint is not removed yet; draining all the same")
+        self._lifecycle.enter(Phase.DRAINING)
 
     async def _empty(self) -> None:
         """See everybody out: those inside finish or are told why not."""
+        await self._leave()
         if not self._lifecycle.ended:
-            idle = self._gate.wait_idle(self._settings.drain_timeout_s)
-            await _first_of(idle, self._lifecycle.over.wait())
+            left_s = self._settings.drain_timeout_s - (time.monotonic() - self._asked_at)
+            idle = self._gate.wait_idle(max(0.0, left_s))
+            await first_of(idle, self._lifecycle.over.wait())
         if self._lifecycle.ended:
             self._gate.end_all(lambda: EngineDied("The engine has ended; please try again."))
             await self._gate.wait_idle(_ANSWER_THE_LOST_S)
@@ -182,33 +225,5 @@ class Server:
             await asyncio.sleep(LoopLag.INTERVAL_S)
             self._lag.noted(loop.time() - due)
 
-    # -- the hard way out --------------------------------------------------------------------
-
-    def _exit_now(self, code: int) -> None:
-        """Leave no process behind, and go. The interpreter's own way out would wait for threads
-        that are inside other libraries."""
-        try:
-            kill_children()
-            self._cleanup()
-            logs.flush()
-        finally:
-            os._exit(code)
-
-
-async def _first_of(*awaited: Awaitable[object]) -> None:
-    """Wait until one is done; those that were only coroutines are cancelled, tasks go on."""
-    tasks = {asyncio.ensure_future(each) for each in awaited}
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks.difference(each for each in awaited if isinstance(each, asyncio.Future)):
-        task.cancel()
-
-
-def kill_children() -> None:
-    """SIGKILL to every descendant, reaped."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-    psutil.wait_procs(children, timeout=1.0)
-    for process in multiprocessing.active_children():
-        process.join(timeout=0.1)
+    def _exit_now(self, code: int) -> NoReturn:
+        exit_now(code, self._cleanup)

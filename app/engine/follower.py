@@ -1,0 +1,29 @@
+"""This machine's part of a model that is spread over several; node 0 serves it.
+
+SGLang's processes here take their work from node 0 and end when it tells them to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+
+class _Watch(Protocol):
+    lost: asyncio.Future[str]
+
+    def close(self) -> None: ...
+
+
+class Follower:
+    """`sglang.Engine` on a node other than 0: nothing can be asked of it."""
+
+    def __init__(self, engine: Any, watch: _Watch) -> None:
+        self._engine = engine
+        self._watch = watch
+        self.lost = watch.lost
+
+    async def close(self) -> None:
+        """End the processes here; node 0 cannot go on without them."""
+        self._watch.close()
+        await asyncio.to_thread(self._engine.shutdown)

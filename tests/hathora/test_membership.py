@@ -1,0 +1,149 @@
+"""When the endpoint is attached and when it is removed, over a registration that tests drive."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from app.hathora import supervisor
+from app.hathora.network import NetworkFailed, Place
+from app.hathora.supervisor import Membership
+from app.lifecycle import Network, NetworkState
+from tests.support.serving import eventually
+
+PLACE = Place(
+    group="llm-serve-z", scope="zonal", location="z", endpoint="vm-1:8000", project="p"
+)  # fmt: skip
+
+
+class Scripted:
+    """A `Registration` that does as it is told, and notes what was asked of it."""
+
+    def __init__(self, *failures: NetworkFailed) -> None:
+        self.place = PLACE
+        self.calls: list[str] = []
+        self.attached = False
+        self.failures = list(failures)
+        self.hold: threading.Event | None = None
+
+    def load(self) -> None:
+        self.calls.append("load")
+
+    def join(self, stop: threading.Event) -> Place:
+        self.calls.append("join")
+        if self.hold is not None:
+            self.hold.wait(5)
+        self.attached = True  # the call was on its way
+        if stop.is_set():
+            raise NetworkFailed("stopped", permanent=False)
+        if self.failures:
+            self.attached = False
+            raise self.failures.pop(0)
+        return PLACE
+
+    def leave(self) -> bool:
+        self.calls.append("leave")
+        was, self.attached = self.attached, False
+        return was
+
+
+@asynccontextmanager
+async def kept(registration: Any) -> AsyncIterator[tuple[Membership, list[Network]]]:
+    said: list[Network] = []
+    membership = Membership(registration, said.append)
+    keeping = asyncio.create_task(membership.keep())
+    await eventually(lambda: "leave" in registration.calls or bool(said))
+    try:
+        yield membership, said
+    finally:
+        membership.want(False, over=True)
+        async with asyncio.timeout(5):
+            await keeping
+
+
+def states(said: list[Network]) -> list[str]:
+    return [str(each.state) for each in said]
+
+
+async def test_the_endpoint_is_attached_when_ready_and_removed_when_not() -> None:
+    registration = Scripted()
+    async with kept(registration) as (membership, said):
+        membership.want(False)  # loading, warming
+        membership.want(True)
+        await eventually(lambda: registration.attached)
+        await eventually(lambda: membership.network.state is NetworkState.REGISTERED)
+        membership.want(False)
+        await eventually(lambda: membership.network.state is NetworkState.LEFT)
+        assert not registration.attached
+    assert states(said) == ["registering", "registered", "leaving", "left"]
+    assert (said[1].group, said[1].endpoint) == ("llm-serve-z", "vm-1:8000")
+    assert registration.calls == ["load", "leave", "join", "leave"]
+
+
+async def test_what_an_earlier_process_left_behind_is_removed_first() -> None:
+    registration = Scripted()
+    registration.attached = True
+    async with kept(registration):
+        assert registration.calls == ["load", "leave"]
+        assert not registration.attached
+
+
+async def test_a_server_that_ends_while_it_registers_is_removed_all_the_same() -> None:
+    registration = Scripted()
+    registration.hold = threading.Event()
+    async with kept(registration) as (membership, said):
+        membership.want(True)
+        await eventually(lambda: "join" in registration.calls)
+        membership.want(False)
+        registration.hold.set()
+        await eventually(lambda: membership.network.state is NetworkState.LEFT)
+    assert registration.calls[-2:] == ["join", "leave"]
+    assert not registration.attached
+    assert "failed" not in states(said)
+
+
+async def test_a_failed_registration_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_FIRST_PAUSE_S", 0.01)
+    registration = Scripted(*[NetworkFailed("503", permanent=False)] * 2)
+    async with kept(registration) as (membership, said):
+        membership.want(True)
+        await eventually(lambda: membership.network.state is NetworkState.REGISTERED)
+        assert (await membership.first).args == ("503",)
+        assert membership.network.failures == 2
+        assert membership.network.error is None
+    assert [each.error for each in said if each.state is NetworkState.FAILED] == ["503", "503"]
+
+
+async def test_the_pause_between_two_tries_ends_with_the_server() -> None:
+    registration = Scripted(NetworkFailed("403", permanent=True))
+    async with kept(registration) as (membership, _):
+        membership.want(True)
+        await eventually(lambda: membership.network.state is NetworkState.FAILED)
+    assert registration.calls[-1] == "leave"
+
+
+async def test_a_group_that_cannot_be_reached_is_known_before_the_model_is_loaded() -> None:
+    class Refused(Scripted):
+        def leave(self) -> bool:
+            super().leave()
+            raise NetworkFailed("403: compute.networkEndpointGroups.list", permanent=True)
+
+    async with kept(Refused()) as (membership, said):
+        error = await membership.first
+        assert error is not None
+        assert error.permanent
+        assert states(said) == ["failed"]
+
+
+async def test_after_the_end_nothing_is_registered_any_more() -> None:
+    registration = Scripted()
+    async with kept(registration) as (membership, _):
+        membership.want(False, over=True)
+        membership.want(True)
+    assert "join" not in registration.calls
+    assert not membership.first.done()

@@ -1,0 +1,269 @@
+"""A supervised server as processes, however it ends: the endpoint goes, the exit code says why.
+
+The engine is scripted (a start takes two seconds), everything else is real: the supervisor, the
+server, Google's client library, a Compute API on loopback. tests/live/test_network.py does the same
+once with the real engine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.compute import GROUP, FakeCompute
+
+SERVER = Path(__file__).parents[1] / "support" / "quick_server.py"
+WITHIN_S = 5.0
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "3"))
+
+
+class Supervised:
+    """The supervisor and what it started."""
+
+    def __init__(self, folder: Path, fake: FakeCompute, port: int, **given: str) -> None:
+        self.fake = fake
+        self.url = f"http://127.0.0.1:{port}"
+        self.folder = folder
+        environ = fake.environ(
+            HATHORA_DEFAULT_PORT=str(port), HOST="127.0.0.1", LOG_FORMAT="json", **given
+        )
+        with (folder / "out.log").open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, str(SERVER)], env={**os.environ, **environ}, cwd=folder,
+                stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "out.log").read_text(errors="replace")
+
+    @property
+    def endpoints(self) -> list[Any]:
+        return self.fake.endpoints[GROUP]
+
+    def health(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(self.url + "/health", timeout=5).json()
+        return found
+
+    def until(self, holds: Callable[[], object], within_s: float = 30) -> float:
+        """Seconds until it held."""
+        began = time.monotonic()
+        while True:
+            try:
+                if holds():
+                    return time.monotonic() - began
+            except httpx.TransportError:
+                pass
+            assert time.monotonic() - began < within_s, self.log[-3000:]
+            time.sleep(0.01)
+
+    def registered(self) -> Supervised:
+        self.until(lambda: self.health()["network"]["state"] == "registered")
+        return self
+
+    def server(self) -> psutil.Process:
+        """The serving process: the supervisor's child."""
+        return psutil.Process(self.process.pid).children()[0]
+
+    def exit_code(self, within_s: float = 15) -> int:
+        return self.process.wait(within_s)
+
+    def stop(self) -> None:
+        for each in (*psutil.Process(self.process.pid).children(recursive=True), self.process):
+            each.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeCompute]:
+    with FakeCompute() as running:
+        running.add_machine()
+        yield running
+
+
+@pytest.fixture
+def start(tmp_path: Path, fake: FakeCompute) -> Iterator[Any]:
+    started: list[Supervised] = []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def begin(**given: str) -> Supervised:
+        folder = tmp_path / str(len(started))
+        folder.mkdir()
+        started.append(Supervised(folder, fake, port, **given))
+        return started[-1]
+
+    yield begin
+    for each in started:
+        if each.process.poll() is None:
+            each.stop()
+
+
+def stream(server: Supervised, got: list[str]) -> threading.Thread:
+    """A client in a thread; `got` is its text so far."""
+    body = {"model": "default", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+    def read() -> None:
+        try:
+            with httpx.stream(
+                "POST", server.url + "/v1/chat/completions", json=body, timeout=30
+            ) as answer:
+                got.extend(answer.iter_text())
+        except httpx.TransportError as error:
+            got.append(repr(error))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    server.until(lambda: got)
+    return thread
+
+
+def test_the_endpoint_appears_with_the_first_token_and_goes_before_the_drain_ends(
+    start: Callable[..., Supervised], fake: FakeCompute
+) -> None:
+    server = start(ENGINE_ARGS='{"loading_s": 2}')
+    server.until(lambda: server.health()["phase"] == "loading")
+    assert not server.endpoints
+    network = server.registered().health()["network"]
+    assert network == {
+        "state": "registered", "project": "proj", "group": GROUP, "scope": "zonal",
+        "location": "us-west1-b", "endpoint": f"vm-1:{server.url.rpartition(':')[2]}",
+    }  # fmt: skip
+    assert len(server.endpoints) == 1
+    got: list[str] = []
+    client = stream(server, got)
+    server.process.send_signal(signal.SIGTERM)
+    server.until(lambda: server.health()["phase"] == "draining")
+    assert not server.endpoints, "draining began before the load balancer was told"
+    assert httpx.get(server.url + "/readyz").status_code == 503
+    client.join()
+    assert "[DONE]" in "".join(got)
+    assert server.exit_code() == 0
+    begun = [line for line in server.log.splitlines() if '"phase": "ready"' in line]
+    assert len(begun) <= 1
+    attach, detach = fake.named("attachNetworkEndpoints"), fake.named("detachNetworkEndpoints")
+    assert len(attach) == len(detach) == 1
+
+
+def test_while_the_endpoint_is_being_removed_requests_are_still_served(
+    start: Callable[..., Supervised], fake: FakeCompute
+) -> None:
+    server = start().registered()
+    fake.next_operation(running_polls=4)
+    server.process.send_signal(signal.SIGTERM)
+    server.until(lambda: server.health()["phase"] == "leaving")
+    got: list[str] = []
+    client = stream(server, got)
+    assert httpx.get(server.url + "/readyz").status_code == 503
+    client.join()
+    assert "[DONE]" in "".join(got)
+    assert server.exit_code() == 0
+    assert not server.endpoints
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_a_killed_server_is_gone_from_the_group_within_five_seconds(
+    start: Callable[..., Supervised], round_: int
+) -> None:
+    server = start().registered()
+    got: list[str] = []
+    client = stream(server, got)
+    server.server().kill()
+    took_s = server.until(lambda: not server.endpoints)
+    assert took_s < WITHIN_S
+    assert server.exit_code() == 128 + signal.SIGKILL
+    client.join()
+    print(f"round {round_}: gone after {took_s * 1000:.0f} ms")
+
+
+def test_a_server_that_is_killed_while_loading_was_never_in_the_group(
+    start: Callable[..., Supervised], fake: FakeCompute
+) -> None:
+    server = start(ENGINE_ARGS='{"loading_s": 60}')
+    server.until(lambda: server.health()["phase"] == "loading")
+    server.server().kill()
+    assert server.exit_code() == 128 + signal.SIGKILL
+    assert not fake.named("attachNetworkEndpoints")
+    assert '"signal":"SIGKILL"' in server.log.replace(" ", "")
+
+
+def test_a_supervisor_that_is_killed_takes_the_server_with_it_and_the_next_start_cleans_up(
+    start: Callable[..., Supervised],
+) -> None:
+    first = start().registered()
+    served_by = first.server()
+    first.process.kill()
+    first.until(lambda: not psutil.pid_exists(served_by.pid))
+    assert len(first.endpoints) == 1
+    second = start(ENGINE_ARGS='{"loading_s": 60}')
+    second.until(lambda: "an endpoint of an earlier process was removed" in second.log)
+    assert not second.endpoints
+
+
+def test_the_key_is_known_to_the_supervisor_alone(start: Callable[..., Supervised]) -> None:
+    server = start().registered()
+    serving = server.server()
+    family = [serving, *serving.children(recursive=True)]
+    assert all("GCP_SERVICE_ACCOUNT_KEY_BASE64" not in each.environ() for each in family)
+    assert os.stat(f"/proc/{server.process.pid}/environ").st_uid == 0
+    key = server.fake.key_base64()
+    assert key[:40] not in server.log
+    libraries = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "torch" not in libraries
+
+
+def test_a_second_signal_ends_it_at_once(start: Callable[..., Supervised]) -> None:
+    server = start().registered()
+    stream(server, [])
+    server.process.send_signal(signal.SIGTERM)
+    server.until(lambda: server.health()["phase"] in ("leaving", "draining"))
+    server.process.send_signal(signal.SIGTERM)
+    assert server.exit_code(5) == 128 + signal.SIGTERM
+    assert not server.endpoints
+
+
+def test_a_registration_that_is_required_and_refused_ends_the_server(
+    start: Callable[..., Supervised], fake: FakeCompute
+) -> None:
+    fake.fail_next("attachNetworkEndpoints", status=403, times=100)
+    server = start(GCP_NEG_REQUIRED="true")
+    assert server.exit_code(30) == 72
+    assert "403" in server.log
+
+
+def test_a_registration_that_is_not_required_is_said_to_have_failed_and_tried_again(
+    start: Callable[..., Supervised], fake: FakeCompute
+) -> None:
+    fake.fail_next("attachNetworkEndpoints", status=403, times=1)
+    server = start()
+    server.until(lambda: server.health()["network"]["state"] == "failed")
+    health = server.health()
+    assert health["status"] == "ok"
+    assert "403" in health["network"]["error"] or "ermission" in health["network"]["error"]
+    metrics = httpx.get(server.url + "/metrics").text
+    assert 'serve_network_state{state="failed"} 1.0' in metrics
+    assert "serve_network_failures_total 1.0" in metrics
+    server.registered()
+    assert "error" not in server.health()["network"]
+
+
+def test_a_key_that_is_none_is_refused_before_anything_is_started(
+    start: Callable[..., Supervised],
+) -> None:
+    server = start(GCP_SERVICE_ACCOUNT_KEY_BASE64="bm90IGEga2V5")
+    assert server.exit_code() == 78
+    assert "GCP_SERVICE_ACCOUNT_KEY_BASE64" in server.log
+    assert "bm90" not in server.log
