@@ -97,3 +97,29 @@ async def test_a_cancellation_that_is_not_ours_passes_through() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert gate.in_flight == 0
+
+
+def test_while_it_leaves_the_load_balancer_whoever_comes_is_served() -> None:
+    lifecycle = _ready()
+    assert lifecycle.enter(Phase.LEAVING)
+    assert lifecycle.refusal() is None
+    assert lifecycle.enter(Phase.DRAINING)
+    assert not lifecycle.enter(Phase.LEAVING)
+    assert isinstance(lifecycle.refusal(), Draining)
+
+
+def test_a_node_that_only_follows_says_who_serves() -> None:
+    lifecycle = Lifecycle()
+    assert lifecycle.enter(Phase.FOLLOWING)
+    refusal = lifecycle.refusal()
+    assert isinstance(refusal, NotReady)
+    assert "node 0" in refusal.message
+
+
+def test_whoever_listens_hears_every_phase_once() -> None:
+    lifecycle = Lifecycle()
+    heard: list[Phase] = []
+    lifecycle.listeners.append(heard.append)
+    for phase in (Phase.LOADING, Phase.LOADING, Phase.READY, Phase.LOADING, Phase.DEAD):
+        lifecycle.enter(phase)
+    assert heard == [Phase.LOADING, Phase.READY, Phase.DEAD]

@@ -1,0 +1,78 @@
+"""What platforms' settings do to the server, over a scripted engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidRequest
+from app.lifecycle import Phase
+from tests.support.scripted import ScriptedEngine
+from tests.support.serving import serve
+
+_HI = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": _HI, "logprobs": True, "top_logprobs": 4},
+         "top_logprobs"),
+        ("/v1/completions", {"prompt": "hi", "logprobs": 4}, "logprobs"),
+        ("/generate", {"text": "hi", "return_logprob": True, "top_logprobs_num": 4},
+         "top_logprobs_num"),
+    ],
+)  # fmt: skip
+async def test_max_logprobs_bounds_the_alternatives_of_every_dialect(
+    path: str, body: dict[str, Any], param: str
+) -> None:
+    async with serve(ScriptedEngine("x"), MAX_LOGPROBS="3") as running:
+        refused = await running.client.post(path, json={"model": "default", **body})
+        taken = await running.client.post(path, json={"model": "default", **body, param: 3})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == param
+    assert "at most 3" in refused.json()["error"]["message"]
+    assert taken.status_code == 200
+
+
+async def test_the_operators_own_prompt_is_answered_before_ready() -> None:
+    engine = ScriptedEngine("pong")
+    given = {"WARMUP_ON_START": "1", "WARMUP_PROMPT": "wake up", "WARMUP_MAX_TOKENS": "7"}
+    async with serve(engine, **given):
+        pass
+    ids, sampling, *_ = engine.calls[0]
+    assert engine.decode(ids) == "wake up"
+    assert sampling.max_tokens == 7
+
+
+async def test_a_warm_up_that_is_refused_is_no_reason_not_to_serve() -> None:
+    engine = ScriptedEngine(InvalidRequest("no"))
+    async with serve(engine, WARMUP_ON_START="1") as running:
+        assert running.lifecycle.phase is Phase.READY
+
+
+async def test_a_server_without_networking_says_so() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        health = (await running.client.get("/health")).json()
+        metrics = (await running.client.get("/metrics")).text
+    assert health["network"] == {"state": "disabled"}
+    assert 'serve_network_state{state="disabled"} 1.0' in metrics
+
+
+async def test_while_leaving_it_is_not_ready_and_serves() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        running.lifecycle.enter(Phase.LEAVING)
+        assert (await running.client.get("/readyz")).status_code == 503
+        assert (await running.client.get("/health")).status_code == 503
+        assert (await running.client.get("/livez")).status_code == 200
+        assert (await running.client.get("/v1/models")).status_code == 200
+        assert (await running.chat()).status_code == 200
+
+
+async def test_debug_shows_as_much_of_a_body_as_it_may(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(ScriptedEngine("x"), LOG_LEVEL="debug", MAX_LOG_LEN="12") as running:
+        await running.chat("a secret at the end of a long body")
+    said = capsys.readouterr().out
+    assert "request body" in said
+    assert "a secret" not in said
