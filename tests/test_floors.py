@@ -67,6 +67,7 @@ def test_imports_go_down_only(path: Path) -> None:
         ("google", ("hathora/",)),
         ("requests", ("hathora/",)),
         ("runpod", ("runpod/",)),
+        ("aiohttp", ("runpod/",)),
         ("prometheus_client", ("metrics.py",)),
         ("structlog", ("logs.py",)),
         ("pydantic", ("settings.py", "dialects/")),

@@ -15,12 +15,8 @@ from starlette.responses import Response
 
 from app import __version__
 from app.dialects.base import Bounds, Dialect
-from app.dialects.chat import CHAT
-from app.dialects.completions import COMPLETIONS
-from app.dialects.embeddings import EMBEDDINGS
 from app.dialects.fields import error_json
-from app.dialects.native import NATIVE
-from app.dialects.tokens import COUNT, DETOKENIZE, TOKENIZE
+from app.dialects.routes import DIALECTS
 from app.errors import (
     InvalidRequest,
     MethodNotAllowed,
@@ -34,15 +30,6 @@ from app.web.middleware import Authentication, RequestScope
 from app.web.replies import Generation, error_response
 from app.web.state import Serving
 
-DIALECTS: tuple[Dialect[Any], ...] = (
-    CHAT,
-    COMPLETIONS,
-    EMBEDDINGS,
-    TOKENIZE,
-    DETOKENIZE,
-    COUNT,
-    NATIVE,
-)
 _EXPOSED = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]
 
 

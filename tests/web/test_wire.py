@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from app.dialects.base import present, read
 from app.dialects.chat import ChatPresenter
 from app.dialects.completions import CompletionPresenter
+from app.dialects.routes import DIALECTS
 from app.errors import InvalidRequest, Overloaded
 from app.types import Beat, Finished, Started, TextDelta, Usage
-from app.web.app import DIALECTS
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve

@@ -1,0 +1,83 @@
+"""Jobs answered by the engine in this process, by the same dialects as over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from app.core.host import ModelHost
+from app.dialects import models
+from app.dialects.base import Bounds, Call, Dialect, Reply, Whole, read
+from app.dialects.routes import DIALECTS
+from app.errors import MethodNotAllowed, NotReady, RouteNotFound
+from app.lifecycle import Gate, Lifecycle, Phase
+from app.logs import log
+from app.runpod import vllm
+from app.runpod.backend import Ask, Form, Record
+from app.runpod.jobs import HEALTH, MODELS
+from app.settings import Settings
+from app.types import Json
+
+_DIALECTS: dict[tuple[str, Form], Dialect[Any]] = {
+    **{(dialect.path, Form.OPENAI): dialect for dialect in DIALECTS},
+    **{(dialect.path, Form.VLLM): dialect for dialect in vllm.DIALECTS},
+}
+
+
+class LocalBackend:
+    def __init__(
+        self, settings: Settings, lifecycle: Lifecycle, gate: Gate, host: ModelHost
+    ) -> None:
+        self._settings = settings
+        self._lifecycle, self._gate, self._host = lifecycle, gate, host
+        self._bounds = Bounds.of(settings)
+
+    def route_label(self, route: str) -> str:
+        if route.startswith(MODELS + "/"):
+            return MODELS + "/{model}"
+        known = (route, Form.OPENAI) in _DIALECTS or route in (MODELS, HEALTH)
+        return route if known else "unmatched"
+
+    async def answer(self, ask: Ask, record: Record) -> Reply:
+        if (dialect := _DIALECTS.get((ask.route, ask.form))) is not None:
+            if ask.method != "POST":
+                raise MethodNotAllowed(f"{ask.route} does not answer {ask.method}.")
+            return await self._generate(dialect, ask.body, record)
+        if (found := self._look_up(ask.route)) is None:
+            raise RouteNotFound(f"There is no {ask.method} {ask.route[:100]} here.")
+        if ask.method != "GET":
+            raise MethodNotAllowed(f"{ask.route[:100]} does not answer {ask.method}.")
+        return Whole(orjson.dumps(found))
+
+    async def _generate(self, dialect: Dialect[Any], raw: bytes, record: Record) -> Reply:
+        model = self._host.model
+        if model is None:
+            raise NotReady("The model is not ready yet.")
+        body = read(dialect.body, raw, self._bounds)
+        if self._settings.log_level == "debug":
+            shown = raw[: self._settings.max_log_len]
+            log.debug("request body", body=shown.decode(errors="replace"))
+        call = Call(
+            id=record.id, model=model, bounds=self._bounds, stats=record.stats, about=record.about
+        )
+        reply: Reply = await dialect.answer(body, call)
+        return reply
+
+    def _look_up(self, route: str) -> Json | None:
+        if route == MODELS:
+            return models.listed(self._host.model, self._lifecycle)
+        if route.startswith(MODELS + "/"):
+            name = route.removeprefix(MODELS + "/")
+            return models.card(name, self._host.model, self._lifecycle)
+        return self._health() if route == HEALTH else None
+
+    def _health(self) -> Json:
+        phase = self._lifecycle.phase
+        return {
+            "status": "ok" if phase is Phase.READY else str(phase),
+            "phase": str(phase),
+            "model_path": self._settings.model_path,
+            "uptime_s": round(self._lifecycle.uptime_s, 1),
+            "in_flight": self._gate.in_flight,
+        }

@@ -1,0 +1,62 @@
+"""A whole worker process over a scripted engine, for tests that signal and kill it.
+
+    python -m tests.runpod.scripted_worker
+
+Settings come from the environment. The engine says a word every twentieth of a second, TEST_WORDS
+times; the prompt "die" has it lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="test-metrics-"))
+
+from app import logs
+from app.errors import StartError
+from app.runpod import worker
+from app.settings import load
+from tests.support.scripted import ScriptedEngine
+
+
+class Engine(ScriptedEngine):
+    async def generate(self, prompt: list[int], *args: Any, **named: Any) -> Any:
+        if self.decode(prompt) == "die":
+            self.lost.set_result("it was asked to die")
+        async for chunk in super().generate(prompt, *args, **named):
+            yield chunk
+
+    async def close(self) -> None:
+        print("engine closed", flush=True)
+
+
+async def launch(loading: Callable[[], None]) -> Any:
+    loading()
+    if os.environ.get("TEST_LAUNCH") == "fails":
+        raise StartError("no such model")
+    if os.environ.get("TEST_LAUNCH") == "hangs":
+        await asyncio.Event().wait()
+    words = int(os.environ.get("TEST_WORDS", "1000"))
+    return Engine(script=lambda _: ["word ", 0.05] * words)
+
+
+def main() -> int:
+    settings = load().settings
+    logs.configure(settings)
+    try:
+        return worker.run(settings, launch, lambda: print("cleaned up", flush=True))
+    except StartError as error:
+        print(f"cannot start: {error}", flush=True)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    code = main()
+    logs.flush()
+    sys.stdout.flush()
+    os._exit(code)

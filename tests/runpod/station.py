@@ -1,0 +1,99 @@
+"""A worker on a platform: the SDK's real loop and our handler, over any backend or engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from runpod.serverless.modules import rp_http, rp_job
+from runpod.serverless.modules.worker_state import WORKER_ID, JobsProgress
+
+from app.core.host import ModelHost
+from app.lifecycle import Gate, Lifecycle, Phase
+from app.runpod import sdk
+from app.runpod.backend import Backend
+from app.runpod.handler import handler
+from app.runpod.local import LocalBackend
+from app.settings import Settings
+from tests.support.runpod_platform import Job, Platform
+from tests.support.scripted import ScriptedEngine
+from tests.support.serving import eventually, settings
+
+
+@dataclass
+class Station:
+    platform: Platform
+    gate: Gate
+    engine: Any
+    loop: sdk.JobLoop
+    running: asyncio.Task[None]
+
+    async def ask(self, input: Any, *, completes: bool = True) -> Job:
+        job = await self.platform.ask(input)
+        assert (job.status == "COMPLETED") is completes, job.error
+        return job
+
+    async def stop(self) -> None:
+        self.loop.stop_taking()
+        async with asyncio.timeout(10):
+            await self.running
+
+
+@contextmanager
+def _led_to(platform: Platform) -> Iterator[None]:
+    """The SDK has read its variables when it was imported."""
+    worker = {name: value.replace("$RUNPOD_POD_ID", WORKER_ID).replace("take/$ID", "take/w")
+              for name, value in platform.environment.items()}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rp_job, "JOB_GET_URL", worker["RUNPOD_WEBHOOK_GET_JOB"])
+        patch.setattr(rp_http, "JOB_DONE_URL", worker["RUNPOD_WEBHOOK_POST_OUTPUT"])
+        patch.setattr(rp_http, "JOB_STREAM_URL", worker["RUNPOD_WEBHOOK_POST_STREAM"])
+        patch.setattr(sdk.RunPodLogger, "log", sdk.RunPodLogger.log)
+        sdk.log_as_we_do()
+        yield
+    JobsProgress().clear()
+
+
+@asynccontextmanager
+async def working(
+    engine: ScriptedEngine | None = None, *, backend: Backend | None = None, **given: str
+) -> AsyncIterator[Station]:
+    """A worker that takes jobs; `backend` instead of an engine."""
+    configured = settings(**given)
+    lifecycle = Lifecycle()
+    gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue)
+    host = _host(configured, lifecycle, gate, engine)
+    if backend is None:
+        host.start()
+        await eventually(lambda: lifecycle.phase is Phase.READY)
+        backend = LocalBackend(configured, lifecycle, gate, host)
+    else:
+        lifecycle.enter(Phase.READY)
+    async with Platform() as platform:
+        with _led_to(platform):
+            loop = sdk.JobLoop(
+                handler(configured, gate, backend),
+                concurrency=configured.max_concurrency,
+                refresh=configured.refresh_worker,
+            )
+            running = asyncio.create_task(loop.run())
+            try:
+                yield Station(platform, gate, engine, loop, running)
+            finally:
+                running.cancel()
+                await asyncio.wait({running})
+                await host.close()
+
+
+def _host(
+    configured: Settings, lifecycle: Lifecycle, gate: Gate, engine: ScriptedEngine | None
+) -> ModelHost:
+    async def launch(loading: Any) -> Any:
+        loading()
+        return engine
+
+    return ModelHost(configured, lifecycle, gate, launch)

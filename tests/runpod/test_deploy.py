@@ -1,0 +1,48 @@
+"""The files of RunPod's Hub: what they name must be there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.runpod.jobs import Rules, read_job
+from app.settings import load
+from tests.support.serving import settings
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "runpod"
+
+
+def content(name: str) -> Any:
+    return json.loads((FOLDER / name).read_text())
+
+
+def inputs() -> list[Any]:
+    tests = [test["input"] for test in content("tests.json")["tests"]]
+    return [*tests, content("test_input.json")["input"]]
+
+
+def test_the_form_asks_for_settings_that_exist_with_values_that_are_accepted() -> None:
+    asked = content("hub.json")["config"]["env"]
+    defaults = {each["key"]: each["input"].get("default", "") for each in asked}
+    environ = {key: str(value) for key, value in defaults.items()}
+    loaded = load({}, environ)
+    assert loaded.warnings == []
+    known = set(loaded.origins.values())
+    assert known == {key for key, value in environ.items() if value}
+    for each in asked:
+        assert each["input"]["type"] in ("string", "huggingface", "option", "number", "boolean")
+        for option in each["input"].get("options", ()):
+            load({}, environ | {each["key"]: option["value"]})
+
+
+@pytest.mark.parametrize("given", inputs(), ids=str)
+def test_its_tests_are_jobs_that_are_understood(given: Any) -> None:
+    assert read_job(given, Rules.of(settings())).route
+
+
+def test_its_tests_run_with_settings_that_exist() -> None:
+    environ = {each["key"]: each["value"] for each in content("tests.json")["config"]["env"]}
+    assert set(load({}, environ).origins.values()) == set(environ)

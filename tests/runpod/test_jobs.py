@@ -1,0 +1,245 @@
+"""A job's input as one request: every shape that the older workers take, and what is refused."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import BodyTooLarge, InvalidRequest, ServeError, UnsupportedParameter
+from app.runpod.backend import Form
+from app.runpod.batches import Growth
+from app.runpod.jobs import Rules, read_job, tidy_route
+from tests.support.serving import settings
+
+RULES = Rules.of(settings())
+UPSTREAM = Rules.of(settings(SGLANG_BASE_URL="http://x", SGLANG_MODEL="theirs"))
+HI = [{"role": "user", "content": "hi"}]
+CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
+
+
+def ask(given: Any, rules: Rules = RULES) -> tuple[str, str, Form, dict[str, Any]]:
+    found = read_job(given, rules)
+    return found.route, found.method, found.form, orjson.loads(found.body)
+
+
+@pytest.mark.parametrize(
+    ("given", "route", "form", "body"),
+    [
+        (
+            {"openai_route": CHAT, "openai_input": {"messages": HI, "stream": True}},
+            CHAT, Form.OPENAI, {"messages": HI, "stream": True},
+        ),
+        ({"openai_route": "chat/completions", "openai_input": {}}, CHAT, Form.OPENAI, {}),
+        (
+            {"openai_route": "/v1/completions", "openai_input": {"prompt": "a"}},
+            COMPLETIONS, Form.OPENAI, {"prompt": "a"},
+        ),
+        ({"openai_input": {"messages": HI}}, CHAT, Form.OPENAI, {"messages": HI}),
+        ({"openai_input": {"prompt": "a"}}, COMPLETIONS, Form.OPENAI, {"prompt": "a"}),
+        ({"route": "/tokenize", "body": {"a": 1}}, "/tokenize", Form.OPENAI, {"a": 1}),
+        ({"messages": HI}, CHAT, Form.OPENAI, {"messages": HI}),
+        ({"messages": HI, "prompt": "no"}, CHAT, Form.OPENAI, {"messages": HI}),
+        ({"messages": "hi"}, CHAT, Form.OPENAI, {"messages": HI}),
+        (
+            {"messages": HI, "extra_body": {"top_k": 3}},
+            CHAT, Form.OPENAI, {"messages": HI, "top_k": 3},
+        ),
+        (
+            {"messages": HI, "sampling_params": {"max_tokens": 7}},
+            CHAT, Form.VLLM, {"messages": HI, "max_tokens": 7},
+        ),
+        ({"prompt": "a"}, COMPLETIONS, Form.VLLM, {"prompt": "a", "max_tokens": 100}),
+        (
+            {"prompt": "hi", "apply_chat_template": True},
+            CHAT, Form.VLLM, {"messages": HI, "max_tokens": 100},
+        ),
+        (
+            {"prompt": "a", "stream": True, "sampling_params": {"max_new_tokens": 3}},
+            COMPLETIONS, Form.VLLM,
+            {
+                "prompt": "a", "stream": True, "max_tokens": 3,
+                "stream_options": {"continuous_usage_stats": True},
+            },
+        ),
+        (
+            {"text": "a", "sampling_params": {"max_new_tokens": 3}, "rid": "x"},
+            GENERATE, Form.OPENAI,
+            {"text": "a", "sampling_params": {"max_new_tokens": 3}, "rid": "x"},
+        ),
+        ({"input_ids": [1, 2]}, GENERATE, Form.OPENAI, {"input_ids": [1, 2]}),
+    ],
+)  # fmt: skip
+def test_a_shape_becomes_its_request(
+    given: dict[str, Any], route: str, form: Form, body: dict[str, Any]
+) -> None:
+    assert ask(given) == (route, "POST", form, body)
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "route"),
+    [
+        ({"openai_route": "/v1/models"}, "GET", "/v1/models"),
+        ({"openai_route": "/models", "openai_input": {}}, "GET", "/v1/models"),
+        ({"openai_route": "/v1/models/a/b"}, "GET", "/v1/models/a/b"),
+        ({"route": "/health"}, "GET", "/health"),
+        ({"route": "/v1/completions"}, "GET", COMPLETIONS),
+        ({"route": "/v1/models", "method": "post"}, "POST", "/v1/models"),
+    ],
+)
+def test_what_can_only_be_read_is_got(given: dict[str, Any], method: str, route: str) -> None:
+    assert ask(given)[:2] == (route, method)
+
+
+@pytest.mark.parametrize(
+    ("given", "tidy"),
+    [
+        ("/v1/v1/chat/completions/", CHAT), ("//chat/completions", CHAT), ("generate", GENERATE),
+        ("embeddings", "/v1/embeddings"), ("/v1/models/x", "/v1/models/x"), ("/health/", "/health"),
+    ],
+)  # fmt: skip
+def test_a_route_may_be_written_in_several_ways(given: str, tidy: str) -> None:
+    assert tidy_route(given) == tidy
+
+
+@pytest.mark.parametrize(
+    ("output", "job", "form"),
+    [
+        ("openai", {"prompt": "a"}, Form.OPENAI),
+        ("openai", {"messages": HI, "sampling_params": {}}, Form.OPENAI),
+        ("vllm", {"messages": HI}, Form.VLLM),
+        ("vllm", {"openai_route": CHAT, "openai_input": {"messages": HI}}, Form.OPENAI),
+        ("auto", {"messages": HI, "sampling_params": {}}, Form.VLLM),
+    ],
+)
+def test_the_output_is_what_job_output_says(output: str, job: dict[str, Any], form: Form) -> None:
+    assert ask(job, Rules.of(settings(JOB_OUTPUT=output)))[2] is form
+
+
+def test_every_sampling_parameter_of_vllm_is_passed_on_or_harmless() -> None:
+    params = {
+        "n": 2, "best_of": 3, "presence_penalty": 0.1, "frequency_penalty": 0.2,
+        "repetition_penalty": 1.1, "temperature": 0.5, "top_p": 0.9, "top_k": 4, "min_p": 0.1,
+        "stop": ["x"], "stop_token_ids": [1], "ignore_eos": True, "max_tokens": 9, "min_tokens": 1,
+        "skip_special_tokens": False, "seed": 1,
+    }  # fmt: skip
+    harmless = {
+        "early_stopping": False, "spaces_between_special_tokens": True, "detokenize": True,
+        "logprobs": None, "prompt_logprobs": None,
+    }  # fmt: skip
+    body = ask({"prompt": "a", "sampling_params": params | harmless})[3]
+    assert body == {"prompt": "a", **params}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("early_stopping", True), ("early_stopping", "never"), ("logprobs", 0),
+        ("prompt_logprobs", 1), ("spaces_between_special_tokens", False), ("detokenize", False),
+        ("detokenize", 1), ("no_such_thing", 1),
+    ],
+)  # fmt: skip
+def test_one_that_cannot_be_honoured_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        ask({"prompt": "a", "sampling_params": {name: value}})
+    assert caught.value.param == f"sampling_params.{name}"
+
+
+def test_what_stands_beside_the_sampling_parameters_counts_too() -> None:
+    body = ask({"prompt": "a", "max_tokens": 5, "sampling_params": {"temperature": 0}})[3]
+    assert body == {"prompt": "a", "max_tokens": 5, "temperature": 0}
+
+
+@pytest.mark.parametrize("within", ["the job", "openai_input"])
+def test_a_job_may_say_how_its_stream_is_cut(within: str) -> None:
+    knobs = {"min_batch_size": 2, "max_batch_size": 8, "batch_size_growth_factor": 2}
+    job: dict[str, Any] = {"openai_route": CHAT, "openai_input": {"messages": HI}}
+    (job if within == "the job" else job["openai_input"]).update(knobs)
+    found = read_job(job, RULES)
+    assert found.growth == Growth(2, 2.0, 8)
+    assert orjson.loads(found.body) == {"messages": HI}
+    assert read_job({"messages": HI}, RULES).growth == Growth(1, 3.0, 50)
+
+
+@pytest.mark.parametrize(
+    ("job", "param"),
+    [
+        (None, "input"), ({}, "input"), ("hi", "input"), ({"sampling_params": {}}, "input"),
+        ({"prompt": None}, "input"),
+        ({"prompt": "a", "sampling_params": []}, "sampling_params"),
+        ({"prompt": "a", "apply_chat_template": "yes"}, "apply_chat_template"),
+        ({"prompt": "a", "min_batch_size": 0}, "min_batch_size"),
+        ({"prompt": "a", "max_batch_size": True}, "max_batch_size"),
+        ({"prompt": "a", "batch_size_growth_factor": 0.5}, "batch_size_growth_factor"),
+        ({"prompt": "a", "batch_size_growth_factor": float("nan")}, "batch_size_growth_factor"),
+        ({"openai_route": 1}, "openai_route"), ({"openai_route": "/"}, "openai_route"),
+        ({"openai_route": "/v1/../flush_cache"}, "openai_route"),
+        ({"route": "/v1/%2e%2e/x"}, "route"),
+        ({"openai_route": CHAT, "openai_input": []}, "openai_input"),
+        ({"route": CHAT, "method": "PUT"}, "method"),
+    ],
+)  # fmt: skip
+def test_a_job_that_makes_no_sense_is_told_which_field(job: Any, param: str) -> None:
+    with pytest.raises(ServeError) as caught:
+        read_job(job, RULES)
+    assert (caught.value.status, caught.value.param) == (400, param)
+    if param == "input":
+        assert "messages" in caught.value.message
+        assert "openai_route" in caught.value.message
+
+
+def test_a_job_past_the_bound_of_bodies_is_refused() -> None:
+    with pytest.raises(BodyTooLarge):
+        ask({"prompt": "a" * 5_000_000})
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800"])
+def test_what_json_cannot_carry_is_the_callers_fault(value: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        ask({"prompt": "a", "user": value})
+
+
+@pytest.mark.parametrize(
+    ("job", "body"),
+    [
+        ({"prompt": "hi"}, {"messages": HI, "model": "theirs"}),
+        ({"messages": HI, "model": "mine"}, {"messages": HI, "model": "mine"}),
+        (
+            {"messages": HI, "extra_body": {"a": 1}, "odd": 2},
+            {"messages": HI, "model": "theirs", "a": 1, "odd": 2},
+        ),
+    ],
+)
+def test_a_forwarded_job_is_a_conversation_that_names_a_model(
+    job: dict[str, Any], body: dict[str, Any]
+) -> None:
+    assert ask(job, UPSTREAM) == (CHAT, "POST", Form.OPENAI, body)
+
+
+def test_a_forwarded_text_stays_one_if_its_route_says_so() -> None:
+    job = {"openai_route": COMPLETIONS, "openai_input": {"prompt": "hi"}}
+    assert ask(job, UPSTREAM)[3] == {"prompt": "hi", "model": "theirs"}
+
+
+FIELDS = (
+    "openai_route", "openai_input", "route", "body", "method", "messages", "prompt", "text",
+    "sampling_params", "stream", "extra_body", "max_batch_size", "model", "n",
+)  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_whatever_comes_is_a_request_or_a_refusal(job: Any) -> None:
+    for rules in (RULES, UPSTREAM):
+        with suppress(InvalidRequest):
+            assert isinstance(orjson.loads(read_job(job, rules).body), dict)
