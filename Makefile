@@ -30,6 +30,7 @@ lock: $(UV)
 	$(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate requirements.in -o requirements.txt
 	$(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate requirements-runpod.in -o requirements-runpod.txt
 	$(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate requirements-dev.in -o requirements-dev.txt
+	$(VENV)/bin/python deploy/docker/lock.py
 
 $(UV):
 	@echo "==> making $(VENV)"

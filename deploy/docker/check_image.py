@@ -1,0 +1,65 @@
+"""Does this Python hold what the program needs? Run while the image is built, before any source.
+
+The base image must have the SGLang that requirements.txt pins, and together with
+requirements-image.txt every distribution that the program's own requirements ask for. SGLang's
+further requirements are its image's affair: it builds some of them itself, under other names.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+# requirements.in without its comments; tests/deploy/test_requirements.py holds them together.
+NEEDED = (
+    "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "pydantic-settings",
+    "prometheus-client", "structlog", "orjson", "msgspec", "psutil", "httpx", "rich",
+    "google-cloud-compute", "pip", "truststore", "accelerate", "gguf",
+)  # fmt: skip
+
+
+def lacking(pins: dict[str, str]) -> Iterator[str]:
+    """One line for each distribution that is not there, or is another SGLang than the pinned."""
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    waiting = [Requirement(name) for name in NEEDED]
+    while waiting:
+        wanted = waiting.pop()
+        name = str(canonicalize_name(wanted.name))
+        if (name, tuple(sorted(wanted.extras))) in seen:
+            continue
+        seen.add((name, tuple(sorted(wanted.extras))))
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:
+            yield f"{name}=={pins[name]}" if name in pins else str(wanted)
+            continue
+        if name == "sglang":
+            if found.version != pins[name]:
+                yield f"sglang=={pins[name]} (the base image has {found.version})"
+            continue
+        for line in found.requires or ():
+            further = Requirement(line)
+            extras = wanted.extras or {""}
+            if further.marker is None or any(further.marker.evaluate({"extra": e}) for e in extras):
+                waiting.append(further)
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    lines = [line.partition("==") for line in path.read_text().splitlines() if "==" in line]
+    return {str(canonicalize_name(name)): version for name, _, version in lines}
+
+
+def main() -> int:
+    missing = sorted(lacking(read_pins(Path(sys.argv[1]))))
+    for line in missing:
+        print(f"check_image: lacks {line}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Write requirements-image.txt and requirements-image-runpod.txt: what SGLang's image lacks.
+
+    python deploy/docker/lock.py        (in the project's folder; part of `make lock`)
+
+Each is a difference of two resolutions under the pins of requirements.txt, for the image's Python:
+the program's less SGLang's, and the RunPod worker's less the program's.
+
+Of the SDK's `fastapi[all]` only FastAPI itself is used: the extra brings a command line, a cloud
+client and OpenTelemetry's SDK, which would replace the image's.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+IMAGE_PYTHON = "3.12"
+# The image's own pip does the installing; it is not replaced under itself.
+LEFT_OUT = {"pip"}
+HEAD = "# What SGLang's image lacks for {}; written by deploy/docker/lock.py.\n"
+
+
+def resolve(*requirements: str) -> list[str]:
+    uv = Path(sys.executable).with_name("uv")
+    command = [
+        str(uv), "pip", "compile", "-q", "--python-version", IMAGE_PYTHON, "--no-header",
+        "--no-annotate", "--no-emit-index-url", "-c", "requirements.txt", "-",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, input="\n".join(requirements), stdout=subprocess.PIPE, text=True, check=True
+    )
+    return [line for line in done.stdout.splitlines() if line.partition("==")[0] not in LEFT_OUT]
+
+
+def sdk() -> list[str]:
+    """What the installed RunPod SDK requires, under the pins that the worker is tested with."""
+    wanted = [line for line in requires("runpod") or () if not line.startswith("fastapi[")]
+    return [*wanted, "-c requirements-runpod.txt"]
+
+
+def pinned(name: str, path: str) -> list[str]:
+    return [line for line in Path(path).read_text().splitlines() if line.startswith(name + "==")]
+
+
+def main() -> None:
+    engine = resolve(*pinned("sglang", "requirements.txt"))
+    server = resolve("-r requirements.in")
+    worker = [*resolve("-r requirements.in", *sdk()), *pinned("runpod", "requirements-runpod.txt")]
+    for path, lines, what in (
+        ("requirements-image.txt", sorted(set(server) - set(engine)), "the server"),
+        ("requirements-image-runpod.txt", sorted(set(worker) - set(server)), "its RunPod worker"),
+    ):
+        Path(path).write_text(HEAD.format(what) + "".join(f"{line}\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What lies in deploy/ as data: Kubernetes objects, pods in them, variables that they set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+
+from app.settings import Settings
+from tests.deploy.dockerfile import ROOT
+
+Object: TypeAlias = dict[str, Any]
+DEPLOY = ROOT / "deploy"
+KUSTOMIZATIONS = sorted(DEPLOY.rglob("kustomization.yaml"))
+SETTINGS: set[str] = {
+    name
+    for field in Settings.model_fields.values()
+    for name in field.json_schema_extra["names"]  # type: ignore[index,call-overload]
+}
+
+
+def objects(path: Path) -> list[Object]:
+    return [each for each in yaml.safe_load_all(path.read_text()) if each]
+
+
+def files(kustomization: Path) -> list[Path]:
+    """The manifests and patches that it names in its own folder."""
+    given = objects(kustomization)[0]
+    names = [*given.get("resources", ()), *(patch["path"] for patch in given.get("patches", ()))]
+    return [kustomization.parent / name for name in names]
+
+
+def manifests() -> list[Path]:
+    return [path for each in KUSTOMIZATIONS for path in files(each) if path.is_file()]
+
+
+def everything() -> list[Object]:
+    return [each for path in manifests() for each in objects(path)]
+
+
+def pods(found: Object) -> Iterator[Object]:
+    """Pod specifications, wherever they are in an object."""
+    if isinstance(found.get("containers"), list):
+        yield found
+    for value in found.values():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                yield from pods(each)
+
+
+def containers() -> list[Object]:
+    return [each for found in everything() for pod in pods(found) for each in pod["containers"]]
