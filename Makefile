@@ -8,14 +8,20 @@ VENV := .venv
 UV := $(VENV)/bin/uv
 UV_VERSION := 0.13.8
 
-.PHONY: demo test lint docs lock clean
+.PHONY: demo test test-fast test-live lint docs lock clean
 
 demo: $(VENV)/.installed
 	@echo "==> serving the demo model on http://localhost:$(PORT) (about a minute until it is ready)"
 	exec $(VENV)/bin/python serve_hathora.py --demo --port $(PORT)
 
-test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest $(ARGS)
+test: test-fast test-live
+
+# Everything that needs no engine, two at a time.
+test-fast: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not live" $(ARGS)
+
+test-live: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -m live $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
