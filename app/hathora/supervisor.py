@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -105,8 +106,8 @@ class Membership:
     async def _forget_the_last_life(self) -> None:
         """Remove what a server of this name and port left behind, and see that calls succeed."""
         try:
-            await asyncio.to_thread(self._registration.load)
-            if await asyncio.to_thread(self._registration.leave):
+            await self._call(self._registration.load)
+            if await self._call(self._registration.leave):
                 log.warning("an endpoint of an earlier process was removed")
             self._unclean = False
         except NetworkFailed as error:
@@ -120,7 +121,7 @@ class Membership:
         self._unclean = self._joined = True
         self._say(NetworkState.REGISTERING)
         try:
-            await asyncio.to_thread(self._registration.join, self._stop)
+            await self._call(lambda: self._registration.join(self._stop))
         except NetworkFailed as error:
             if self._wanted:  # else it was told to stop
                 self._say(NetworkState.FAILED, error)
@@ -134,13 +135,23 @@ class Membership:
     async def _leave(self) -> None:
         self._say(NetworkState.LEAVING)
         try:
-            await asyncio.to_thread(self._registration.leave)
+            await self._call(self._registration.leave)
         except NetworkFailed as error:
             log.error("the endpoint could not be removed", reason=str(error))
             self._say(NetworkState.LEFT, error)
             return
         self._unclean = False
         self._say(NetworkState.LEFT)
+
+    async def _call(self, call: Callable[[], Any]) -> Any:
+        try:
+            return await asyncio.to_thread(call)
+        except NetworkFailed:
+            raise
+        except Exception as error:  # whatever the client library meets, the endpoint has to go
+            log.exception("unexpected failure of a call to Google Cloud")
+            said = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            raise NetworkFailed(said, permanent=False) from error
 
     async def _until_asked(self, timeout_s: float | None) -> None:
         with suppress(TimeoutError):
@@ -174,17 +185,27 @@ class Supervisor:
         self._registration = registration
         self._arguments = arguments
         self._required = required
+        self._child: subprocess.Popen[bytes] | None = None
 
     async def run(self) -> int:
         ours, theirs = socket.socketpair()
         kills_before = _out_of_memory_kills()
+        self._pass_on_signals()
         with theirs:
-            child = self._start(theirs.fileno())
-        self._pass_on_signals(child)
+            child = self._child = self._start(theirs.fileno())
+        try:
+            return await self._watch_over(child, ours, kills_before)
+        finally:
+            if child.poll() is None:  # a fault of our own: no server without its supervisor
+                child.kill()
+
+    async def _watch_over(
+        self, child: subprocess.Popen[bytes], ours: socket.socket, kills_before: int
+    ) -> int:
         tell = await supervise(ours, lambda phase: membership.want(phase == "ready"))
         membership = Membership(self._registration, tell)
         keeping = asyncio.create_task(membership.keep(), name="membership")
-        refused = asyncio.create_task(self._end_unless_registered(membership, child))
+        refused = asyncio.create_task(self._end_unless_registered(membership))
         code = await asyncio.to_thread(child.wait)
         membership.want(False, over=True)
         _end_the_rest()
@@ -202,20 +223,22 @@ class Supervisor:
             env=without_key(), pass_fds=[fd], start_new_session=True,
         )  # fmt: skip
 
-    def _pass_on_signals(self, child: subprocess.Popen[bytes]) -> None:
+    def _pass_on_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, child.send_signal, signal.SIGTERM)
+            loop.add_signal_handler(number, self._end_child)
 
-    async def _end_unless_registered(
-        self, membership: Membership, child: subprocess.Popen[bytes]
-    ) -> bool:
+    def _end_child(self) -> None:
+        if self._child is not None:
+            self._child.send_signal(signal.SIGTERM)
+
+    async def _end_unless_registered(self, membership: Membership) -> bool:
         """True if the server was told to end because it must be registered and is not."""
         error = await membership.first
         if error is None or not self._required:
             return False
         log.error("ending: GCP_NEG_REQUIRED, and the registration failed", reason=str(error))
-        child.send_signal(signal.SIGTERM)
+        self._end_child()
         return True
 
 

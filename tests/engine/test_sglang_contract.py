@@ -55,6 +55,9 @@ assert "if self.event_loop is not None:\\n            return" in loop
 engine = inspect.getsource(Engine.__init__)
 for name in ("self.template_manager", "self._scheduler_init_result", "self.tokenizer_manager"):
     assert name in engine, name
+assert 'getenv("SGLANG_BLOCK_NONZERO_RANK_CHILDREN") == "0"' in inspect.getsource(
+    Engine._launch_subprocesses
+)
 from sglang.srt.constrained import base_grammar_backend
 assert "self.executor = ThreadPoolExecutor()" in inspect.getsource(base_grammar_backend)
 fields = {field.name for field in msgspec.structs.fields(ServerArgs)}

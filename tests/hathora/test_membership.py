@@ -140,6 +140,21 @@ async def test_a_group_that_cannot_be_reached_is_known_before_the_model_is_loade
         assert states(said) == ["failed"]
 
 
+async def test_a_fault_in_the_client_library_does_not_keep_the_endpoint_attached() -> None:
+    class Faulty(Scripted):
+        def join(self, stop: threading.Event) -> Place:
+            super().join(stop)
+            raise KeyError("a field that is not there")
+
+    registration = Faulty()
+    async with kept(registration) as (membership, said):
+        membership.want(True)
+        await eventually(lambda: membership.network.state is NetworkState.FAILED)
+        assert registration.attached
+    assert not registration.attached
+    assert said[-1].state is NetworkState.LEFT
+
+
 async def test_after_the_end_nothing_is_registered_any_more() -> None:
     registration = Scripted()
     async with kept(registration) as (membership, _):
