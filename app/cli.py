@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             sys.exit(_show_settings(given))
         link_fd = given.pop("link_fd", None)
         loaded = settings.load(given, supervised=link_fd is not None)
-        if mode == "serve" and link_fd is None and loaded.settings.gcp_key is not None:
+        if mode == "serve" and link_fd is None and loaded.settings.networked:
             _supervise(loaded, arguments)
         _serve(loaded, mode, link_fd)
     except StartError as error:

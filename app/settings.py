@@ -792,6 +792,11 @@ class Settings(BaseSettings):
         """Names that the model is served under, the first one being shown."""
         return self.served_model_name or (self.model_path,)
 
+    @property
+    def networked(self) -> bool:
+        """An endpoint is to be registered: load() has seen to it that all is there for it."""
+        return self.hathora_networking and self.gcp_key is not None
+
     def engine_options(self) -> dict[str, Any]:
         """SGLang's options, as far as they are set; False switches are left to its defaults."""
         options = {

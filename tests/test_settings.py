@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 
 from app import settings
 from app.errors import ConfigError
-from app.settings import describe, load, markdown
+from app.settings import Settings, describe, load, markdown
 
 
 def flags(*argv: str) -> dict[str, object]:
@@ -192,3 +193,64 @@ def test_a_log_file_that_cannot_be_written_is_one_line() -> None:
 
     with pytest.raises(ConfigError, match=r"LOG_FILE: cannot write /proc/nowhere/x\.log"):
         logs.file_is_writable(load({}, {"LOG_FILE": "/proc/nowhere/x.log"}).settings)
+
+
+def test_every_setting_is_read_by_somebody() -> None:
+    app = Path(__file__).parents[1] / "app"
+    source = "\n".join(path.read_text() for path in app.rglob("*.py"))
+    for name, field in Settings.model_fields.items():
+        about = field.json_schema_extra
+        assert isinstance(about, dict)
+        passed_on = about["engine"] is not None
+        read = re.search(rf'\.{name}\b|"{name}"', source)
+        assert passed_on or read, f"nobody reads {name}"
+
+
+NETWORK = {
+    "HATHORA_HOSTNAME": "x.example", "HATHORA_DEFAULT_PORT": "7777", "HATHORA_REGION": "Seattle",
+    "GCP_SERVICE_ACCOUNT_KEY_BASE64": "c2VjcmV0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", NETWORK)
+def test_networking_needs_all_four_or_none_and_names_what_is_missing(missing: str) -> None:
+    given = {name: value for name, value in NETWORK.items() if name != missing}
+    with pytest.raises(ConfigError, match=f"needs {missing}, too") as error:
+        load({}, given)
+    assert "c2VjcmV0" not in str(error.value)
+    assert load({}, {**given, "HATHORA_NETWORKING": "false"}).settings.hathora_networking is False
+    assert load({}, NETWORK).settings.gcp_key is not None
+    assert load({}, {}).settings.gcp_key is None
+
+
+def test_the_endpoints_port_is_the_servers_unless_that_is_set() -> None:
+    assert load({}, NETWORK).settings.port == 7777
+    assert load({}, {**NETWORK, "PORT": "8000"}).settings.port == 8000
+
+
+def test_the_serving_process_gets_everything_but_the_key() -> None:
+    config = '{"gcp_service_account_key_base64": "c2VjcmV0", "tp_size": 2}'
+    left = settings.without_key({**NETWORK, "DEPLOYMENT_CONFIG_JSON": config, "PATH": "/bin"})
+    assert "c2VjcmV0" not in str(left)
+    assert load({}, left, supervised=True).settings.tp_size == 2
+    assert left["PATH"] == "/bin"
+
+
+def test_the_key_is_not_taken_from_the_command_line() -> None:
+    with pytest.raises(SystemExit):
+        flags("--gcp-service-account-key-base64", "c2VjcmV0")
+
+
+def test_networking_switched_off_starts_no_supervisor() -> None:
+    loaded = load({}, {**NETWORK, "HATHORA_NETWORKING": "false"})
+    assert not loaded.settings.networked
+    assert load({}, NETWORK).settings.networked
+
+
+def test_a_replaced_servers_command_line_yields_to_everything_else() -> None:
+    command = "python -m sglang.launch_server --model-path /a --tp 2 --page-size 16"
+    loaded = load({}, {"SGLANG_SERVER_CMD": command, "TP_SIZE": "4"})
+    assert (loaded.settings.model_path, loaded.settings.tp_size) == ("/a", 4)
+    assert loaded.settings.engine_args == {"page_size": 16}
+    with pytest.raises(ConfigError, match=r"only an sglang\.launch_server"):
+        load({}, {"SGLANG_SERVER_CMD": "bash -c 'rm -r /'"})
