@@ -37,6 +37,7 @@ from app.settings import Loaded, without_key
 
 NOT_REGISTERED = 72
 """Exit code: GCP_NEG_REQUIRED, and the registration failed."""
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 60.0
 _ENTRY = Path(__file__).parents[2] / "serve_hathora.py"
 
@@ -50,7 +51,8 @@ def run(loaded: Loaded, arguments: Sequence[str]) -> int:
     settings = loaded.settings.model_copy(update={"log_file": ""})
     logs.configure(settings)
     registration = Registration(settings)
-    _shield()
+    # Processes that lose their parent become ours: none is left behind.
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
         return asyncio.run(Supervisor(registration, arguments, settings.gcp_neg_required).run())
     finally:
@@ -193,6 +195,9 @@ class Supervisor:
         self._pass_on_signals()
         with theirs:
             child = self._child = self._start(theirs.fileno())
+        # Nobody else reads our memory or environment: the key is in them. After the fork, which
+        # looks into /proc/self, where even we may not look then.
+        _prctl(_PR_SET_DUMPABLE, 0)
         try:
             return await self._watch_over(child, ours, kills_before)
         finally:
@@ -242,14 +247,10 @@ class Supervisor:
         return True
 
 
-def _shield() -> None:
-    """Nobody else reads this process's memory or environment (the key is in them), and processes
-    that lose their parent become its children, so that none is left behind."""
+def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    set_dumpable, set_child_subreaper = 4, 36
-    for option, value in ((set_dumpable, 0), (set_child_subreaper, 1)):
-        if libc.prctl(option, value, 0, 0, 0) != 0:
-            log.warning("prctl failed", option=option, error=os.strerror(ctypes.get_errno()))
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        log.warning("prctl failed", option=option, error=os.strerror(ctypes.get_errno()))
 
 
 def _end_the_rest() -> None:
