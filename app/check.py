@@ -67,6 +67,8 @@ class Server:
     """The name to ask for; None leaves it to the server."""
     listed: str | None = None
     """A name that /v1/models has shown."""
+    generates: bool = True
+    """False for an embedding model, as /model_info says."""
     texts: dict[str, str] = field(default_factory=dict)
     """Path -> the text of the whole answer."""
 
@@ -159,7 +161,26 @@ def shows_one_model(server: Server) -> str:
     return str(fitting({"id": server.listed, "object": "model"}, answer.content)["id"])
 
 
+def says_what_it_does(server: Server) -> str:
+    shape = {"model_path": str, "is_generation": (True, False)}
+    info = fitting(shape, server.ask("GET", "/model_info").content)
+    server.generates = info["is_generation"]
+    return "it generates" if server.generates else "it embeds"
+
+
+def embeds(server: Server) -> str:
+    if server.generates:
+        raise Finding("skipped", "the model generates")
+    body = {} if server.model is None else {"model": server.model}
+    shape = {"object": "list", "data": [{"embedding": [float], "index": int}]}
+    response = server.ask("POST", "/v1/embeddings", json={**body, "input": ["ping", "pong"]})
+    vectors = [entry["embedding"] for entry in fitting(shape, response.content)["data"]]
+    expect(len(vectors) == 2, "two vectors", len(vectors))
+    return f"2 vectors of {len(vectors[0])} numbers"
+
+
 def answers_whole(endpoint: Endpoint, server: Server) -> str:
+    _needs_generation(server)
     response = server.ask("POST", endpoint.path, json=endpoint.ask_of(server))
     answer = fitting(endpoint.whole, response.content)
     expect(len(answer["choices"]) == 1, "one choice", len(answer["choices"]))
@@ -168,6 +189,7 @@ def answers_whole(endpoint: Endpoint, server: Server) -> str:
 
 
 def streams(endpoint: Endpoint, server: Server) -> str:
+    _needs_generation(server)
     began = time.perf_counter()
     chunks: list[tuple[float, dict[str, Any]]] = []  # and after how many seconds each came
     done = False
@@ -197,6 +219,11 @@ def streams(endpoint: Endpoint, server: Server) -> str:
     if text != server.texts.get(endpoint.path, text):  # batching can turn a near tie
         raise Finding("warning", f"not the text of the whole answer: {_quoted(text)}, {seen}")
     return seen
+
+
+def _needs_generation(server: Server) -> None:
+    if not server.generates:
+        raise Finding("skipped", "the model embeds")
 
 
 def refuses_what_is_not_json(server: Server) -> str:
@@ -250,10 +277,12 @@ CHECKS = (
     ("/ping", partial(answers_200, "/ping")),
     ("/v1/models", lists_its_models),
     ("/v1/models/{id}", shows_one_model),
+    ("/model_info", says_what_it_does),
     ("chat", partial(answers_whole, CHAT)),
     ("chat, streamed", partial(streams, CHAT)),
     ("completion", partial(answers_whole, COMPLETION)),
     ("completion, streamed", partial(streams, COMPLETION)),
+    ("embeddings", embeds),
     ("error: not JSON", refuses_what_is_not_json),
     ("error: unknown model", refuses_an_unknown_model),
     ("error: unknown path", refuses_an_unknown_path),

@@ -75,6 +75,8 @@ def _serve(loaded: Loaded, mode: str, link_fd: int | None) -> NoReturn:
     logs.configure(loaded.settings)
     for warning in loaded.warnings:
         logs.log.warning(warning)
+    if mode == "runpod" and loaded.settings.networked:
+        logs.log.warning("no network endpoint is registered: RunPod brings the jobs")
     runtime = environment.prepare(loaded.settings)
     try:
         code = _run(loaded, runtime, mode, link_fd)

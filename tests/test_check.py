@@ -89,7 +89,15 @@ async def test_a_server_as_it_should_be_is_found_so(
     header, *rows, end = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["check", "verdict", "ms"]
     assert len(rows) == len(check.CHECKS)
-    assert end == "16 checks, all as they should be (1 skipped)"
+    assert end == "17 checks, all as they should be (2 skipped)"
+
+
+async def test_an_embedding_model_is_asked_to_embed(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve(ScriptedEngine(embedding_size=4)) as running:
+        assert await run(f"127.0.0.1:{running.port}") == 0
+    out = capsys.readouterr().out
+    assert "2 vectors of 4 numbers" in out
+    assert "14 checks, all as they should be (5 skipped)" in out
 
 
 async def test_a_key_is_sent_and_a_wrong_one_must_be_refused(
@@ -98,7 +106,7 @@ async def test_a_key_is_sent_and_a_wrong_one_must_be_refused(
     async with serve(ScriptedEngine("Par", "is"), API_KEY="kö-secret") as running:
         url = f"127.0.0.1:{running.port}"
         assert await run(url, "--api-key", "kö-secret") == 0
-        assert capsys.readouterr().out.endswith("\n17 checks, all as they should be\n")
+        assert capsys.readouterr().out.endswith("\n18 checks, all as they should be (1 skipped)\n")
         assert await run(url) == 1
         assert "401 (give --api-key)" in capsys.readouterr().out
 
@@ -111,7 +119,7 @@ async def test_an_open_server_is_off_when_a_key_is_in_use(
         assert await run(f"127.0.0.1:{running.port}") == 1
     out = capsys.readouterr().out
     assert "expected status 401, saw 200" in out
-    assert out.endswith("\n17 checks, 1 off\n")
+    assert out.endswith("\n18 checks, 1 off (1 skipped)\n")
 
 
 async def test_json_has_every_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +135,7 @@ async def test_another_text_in_the_stream_is_a_warning(capsys: pytest.CaptureFix
     texts = iter(["one", "two", "three", "four"])
     async with serve(ScriptedEngine(script=lambda _: [next(texts)])) as running:
         assert await run(f"127.0.0.1:{running.port}") == 0
-    assert "(2 warning, 1 skipped)" in capsys.readouterr().out
+    assert "(2 warning, 2 skipped)" in capsys.readouterr().out
 
 
 async def test_a_model_that_is_not_served_is_off(capsys: pytest.CaptureFixture[str]) -> None:
