@@ -16,6 +16,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.compute import GROUP, FakeCompute
+
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 240
 
@@ -124,3 +126,21 @@ def start(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
     yield begin
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeCompute]:
+    """A Compute API, for servers that register a network endpoint."""
+    with FakeCompute() as running:
+        running.add_machine()
+        yield running
+
+
+def registered(server: LiveServer, fake: FakeCompute) -> LiveServer:
+    """Once the endpoint is in the group; a server that is ready gets there at once."""
+    deadline = time.monotonic() + 10
+    while server.get("/health").json()["network"]["state"] != "registered":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert fake.endpoints[GROUP]
+    return server

@@ -16,8 +16,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.live.conftest import LiveServer
+from tests.live.conftest import LiveServer, registered
 from tests.support import sse
+from tests.support.compute import GROUP, FakeCompute
 
 pytestmark = pytest.mark.live
 Start = Callable[..., LiveServer]
@@ -106,13 +107,23 @@ def test_a_drain_loses_nobody(start: Start) -> None:
     _nothing_left(pids)
 
 
-def test_the_rest_is_told_when_the_drain_takes_too_long(start: Start) -> None:
-    server = start(DRAIN_TIMEOUT="1").ready()
+def test_the_rest_is_told_when_the_drain_takes_too_long(start: Start, fake: FakeCompute) -> None:
+    server = start(DRAIN_TIMEOUT="1", **fake.environ())
+    server.wait_for("/livez", 200)
+    assert not fake.endpoints[GROUP], "registered before a token was generated"
+    registered(server.ready(), fake)
     streams = Streams(server, [story(4000), story(4000, stream=False)])
     streams.wait_begun(1)
     server.process.send_signal(signal.SIGTERM)
     assert server.exit_code(within_s=15) == 0
     streamed, whole = streams.join()
+    assert [name for name in fake.names if name != "operation"] == [
+        "aggregatedList", "get", "listNetworkEndpoints",  # nothing was left by an earlier process
+        "aggregatedList", "get", "listNetworkEndpoints",
+        "attachNetworkEndpoints", "listNetworkEndpoints",
+        "detachNetworkEndpoints", "listNetworkEndpoints",
+    ]  # fmt: skip
+    assert fake.named("detachNetworkEndpoints")[0].at < streamed["ended"], "drained before it left"
     *_, error, done = sse.frames(streamed["text"])
     assert done == "[DONE]"
     assert error["error"]["code"] == "server_shutting_down"
@@ -151,9 +162,15 @@ def test_ctrl_c_in_a_terminal_drains_as_cleanly(start: Start) -> None:
     assert "Traceback" not in server.log
 
 
-@pytest.mark.parametrize("victim", ["sglang::scheduler", "sglang::detokenizer"])
-def test_a_killed_engine_is_admitted_to_everyone(start: Start, victim: str) -> None:
-    server = start().ready()
+@pytest.mark.parametrize(
+    ("victim", "networked"), [("sglang::scheduler", True), ("sglang::detokenizer", False)]
+)
+def test_a_killed_engine_is_admitted_to_everyone(
+    start: Start, fake: FakeCompute, victim: str, networked: bool
+) -> None:
+    server = start(**fake.environ() if networked else {}).ready()
+    if networked:
+        registered(server, fake)
     pids = [p.pid for p in server.children()]
     streams = Streams(server, [story(4000)] * 8 + [story(4000, stream=False)] * 4)
     streams.wait_begun(8)
@@ -177,6 +194,11 @@ def test_a_killed_engine_is_admitted_to_everyone(start: Start, victim: str) -> N
     assert slowest < 2
     assert code == 70
     assert out < 5
+    if networked:
+        gone = fake.named("detachNetworkEndpoints")[0].at - killed
+        print(f"out of the group after {gone:.2f} s")
+        assert not fake.endpoints[GROUP]
+        assert gone < 5
     _nothing_left(pids)
 
 
