@@ -932,11 +932,16 @@ def _launch_layers(layers: Sequence[_Layer]) -> tuple[_Layer, ...]:
     return tuple(found)
 
 
-def _loose(value: str) -> Any:
+def _loose(value: Any) -> Any:
+    """A number or a switch if it reads as one; JSON objects stay text, which SGLang's options for
+    them are."""
+    if isinstance(value, list):
+        return [_loose(each) for each in value]
     try:
-        return json.loads(value)
+        read = json.loads(value)
     except ValueError:
         return value
+    return value if isinstance(read, dict | list) else read
 
 
 def _names(field_name: str) -> list[str]:
@@ -1047,6 +1052,13 @@ def markdown() -> str:
 
 
 _SECRET = re.compile("key|token$|secret|password", re.IGNORECASE)
+_SECRET_FLAG = re.compile(r"(--[a-z-]*(?:key|token|secret|password)[= ]+)\S+", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+def hidden(text: str) -> str:
+    """A command line or an address without the secrets that may be in it."""
+    return _USERINFO.sub("***", _SECRET_FLAG.sub(r"\1***", text))
 
 
 def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -1072,7 +1084,15 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
         raise ConfigError(f"{DEPLOYMENT_CONFIG} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{DEPLOYMENT_CONFIG} must be a JSON object")
-    return {key: value for key, value in config.items() if value is not None}
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        # `TP_SIZE`, `tp_size` and `tp-size` are the same name.
+        name = key.lower().replace("-", "_")
+        if name in found:
+            raise ConfigError(f"{DEPLOYMENT_CONFIG} has {name} twice; keep one")
+        if value is not None:
+            found[name] = value
+    return found
 
 
 def _read_layer(given: Mapping[str, Any], shape: str, *, lower: bool, where: str = "") -> _Layer:
@@ -1119,6 +1139,8 @@ def _shown(value: object) -> str:
             return ""
         case tuple():
             return ",".join(str(part) for part in value)
+        case str():
+            return hidden(value)
         case bool():
             return str(value).lower()
         case dict():

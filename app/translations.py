@@ -57,7 +57,7 @@ GONE: dict[str, str] = {
 
 _NOTHING = {"", "0", "0.0", "false", "none", "auto"}
 """Values that ask for nothing: forms send every field."""
-_LAUNCHERS = ("-m", "sglang.launch_server", "sglang", "serve", "launch_server")
+_LAUNCHERS = ("sglang.launch_server", "sglang::launch_server")
 _NOT_OURS = {"host", "port"}
 """Options of a replaced server: whoever reached it inside its container reaches this one."""
 
@@ -81,29 +81,38 @@ def launch_options(command: str, origin: str) -> dict[str, Any]:
         words = shlex.split(command.replace("\\\n", " "))
     except ValueError as error:
         raise ConfigError(f"{origin}: {error}") from None
-    options: dict[str, Any] = {}
-    name = None
-    for word in words:
+    given: list[tuple[str, list[str]]] = []
+    for word in _after_the_launcher(words, origin):
         if word.startswith("--"):
-            flag, given, value = word[2:].partition("=")
+            flag, has_value, text = word[2:].partition("=")
             name = flag.replace("_", "-")
-            options[name] = value if given else "true"
-        elif name is not None:
-            if options[name] != "true":
-                raise ConfigError(f"{origin}: {word!r} is more than one value for --{name}")
-            options[name] = word
-            name = None
-        elif word not in _LAUNCHERS and not word.rpartition("/")[2].startswith("python"):
-            raise ConfigError(f"{origin}: only an sglang.launch_server can be taken over")
-    for old, new in _LAUNCH_NAMES.items():
-        if old in options:
-            options[new] = options.pop(old)
+            given.append((_LAUNCH_NAMES.get(name, name), [text] if has_value else []))
+        elif not given:
+            raise ConfigError(f"{origin}: {word!r} is no option of sglang.launch_server")
+        else:
+            given[-1][1].append(word)
+    options: dict[str, Any] = {}
+    for name, values in given:
+        value: Any = values if len(values) > 1 else values[0] if values else "true"
+        if options.setdefault(name, value) != value:
+            raise ConfigError(f"{origin} has --{name} twice with different values; keep one")
     return {name: value for name, value in options.items() if name not in _NOT_OURS}
+
+
+def _after_the_launcher(words: list[str], origin: str) -> list[str]:
+    """`python3 -u -m sglang.launch_server ...` and `sglang serve ...`; options alone are, too."""
+    for no, word in enumerate(words):
+        if word in _LAUNCHERS or words[no : no + 2] == ["sglang", "serve"]:
+            return words[no + (1 if word in _LAUNCHERS else 2) :]
+    if words and not words[0].startswith("--"):
+        raise ConfigError(f"{origin}: only an sglang.launch_server can be taken over")
+    return words
 
 
 _LAUNCH_NAMES = {
     "model": "model-path", "tp": "tp-size", "pp": "pp-size", "dp": "dp-size",
     "enable-ep-moe": "enable-expert-parallel",
+    "max-total-tokens": "kv-pool-tokens",  # here that name bounds one request
 }  # fmt: skip
 
 
@@ -218,7 +227,8 @@ def _drafts(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, A
     chosen: dict[str, Any] = {
         "speculative_algorithm": settings.speculative_algorithm or "STANDALONE"
     }
-    if tokens is None or settings.speculative_num_steps is not None:
+    sglangs = settings.speculative_num_steps or settings.speculative_eagle_topk
+    if tokens is None or sglangs or "DRAFT_TOKENS" in origins["num_speculative_tokens"].upper():
         return chosen, ""
     # SGLang wants all three or none; vLLM's count is the steps, SGLang's has the root in it.
     return chosen | {

@@ -254,3 +254,53 @@ def test_a_replaced_servers_command_line_yields_to_everything_else() -> None:
     assert loaded.settings.engine_args == {"page_size": 16}
     with pytest.raises(ConfigError, match=r"only an sglang\.launch_server"):
         load({}, {"SGLANG_SERVER_CMD": "bash -c 'rm -r /'"})
+
+
+def test_the_deployments_names_may_be_written_in_any_way() -> None:
+    config = '{"TP_SIZE": 2, "model-path": "/x", "Max_Queue": 3}'
+    loaded = load({}, {"DEPLOYMENT_CONFIG_JSON": config})
+    found = loaded.settings
+    assert (found.tp_size, found.model_path, found.max_queue) == (2, "/x", 3)
+    assert not loaded.warnings
+    with pytest.raises(ConfigError, match="tp_size twice"):
+        load({}, {"DEPLOYMENT_CONFIG_JSON": '{"TP_SIZE": 2, "tp-size": 4}'})
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("python3 -u -m sglang.launch_server --cuda-graph-bs 1 2 4", {"cuda_graph_bs": [1, 2, 4]}),
+        ("sglang serve --page-size=32", {"page_size": 32}),
+        ("--json-model-override-args '{\"a\": 1}'", {"json_model_override_args": '{"a": 1}'}),
+        ("--enable-dp-attention", {"enable_dp_attention": True}),
+    ],
+)
+def test_options_of_a_replaced_server_are_taken_over(
+    command: str, options: dict[str, object]
+) -> None:
+    assert load({}, {"SGLANG_EXTRA_ARGS": command}).settings.engine_args == options
+
+
+def test_a_replaced_servers_pool_of_tokens_is_not_the_bound_of_a_request() -> None:
+    found = load({}, {"SGLANG_EXTRA_ARGS": "--max-total-tokens 500000"}).settings
+    assert (found.kv_pool_tokens, found.max_total_tokens) == (500_000, None)
+    with pytest.raises(ConfigError, match="twice"):
+        load({}, {"SGLANG_EXTRA_ARGS": "--tp 2 --tp-size 4"})
+
+
+def test_a_command_line_and_an_address_are_shown_without_their_secrets() -> None:
+    given = {
+        "SGLANG_SERVER_CMD": "sglang.launch_server --model-path x --api-key sk-1 --hf-token=hf-2",
+        "SGLANG_BASE_URL": "https://user:pass-3@host/v1",
+    }
+    shown = " ".join(value for _, value, _ in describe(load({}, given)))
+    assert not [secret for secret in ("sk-1", "hf-2", "pass-3") if secret in shown]
+    assert "https://***@host/v1" in shown
+
+
+def test_sglangs_own_names_of_speculation_stay_as_they_are() -> None:
+    given = {"SPECULATIVE_MODEL": "d", "SPECULATIVE_NUM_DRAFT_TOKENS": "16",
+             "SPECULATIVE_EAGLE_TOPK": "4"}  # fmt: skip
+    found = load({}, given).settings
+    assert (found.num_speculative_tokens, found.speculative_eagle_topk) == (16, 4)
+    assert found.speculative_num_steps is None

@@ -24,7 +24,7 @@ def complete(options: dict[str, Any], *, tp_size: Any, expert_parallel: bool) ->
     """
     tp_size = options.get("tp_size", tp_size)
     config = _config(options) if tp_size == "auto" or _named_gpt_oss(options) else None
-    if config is not None and getattr(config, "model_type", None) == "gpt_oss":
+    if config is not None and config.get("model_type") == "gpt_oss":
         tp_size = _complete_gpt_oss(options, config, tp_size)
     if tp_size == "auto":
         tp_size = _auto(options, config)
@@ -44,7 +44,7 @@ def tensor_parallel(gpus: int, heads: int, kv_heads: int) -> int:
     return fits[-1]
 
 
-def _complete_gpt_oss(options: dict[str, Any], config: Any, tp_size: Any) -> Any:
+def _complete_gpt_oss(options: dict[str, Any], config: dict[str, Any], tp_size: Any) -> Any:
     for parser in ("tool_call_parser", "reasoning_parser"):
         if options.get(parser) == "auto":
             options[parser] = "gpt-oss"
@@ -52,33 +52,40 @@ def _complete_gpt_oss(options: dict[str, Any], config: Any, tp_size: Any) -> Any
     if name is not None and "mem_fraction_static" not in options:
         options["mem_fraction_static"] = 0.92 if any(each in name for each in _ROOMY) else 0.90
         log.info("gpt-oss", gpu=name, mem_fraction_static=options["mem_fraction_static"])
-    large = getattr(config, "num_hidden_layers", 0) >= _GPT_OSS_LARGE_LAYERS
+    large = config.get("num_hidden_layers", 0) >= _GPT_OSS_LARGE_LAYERS
     return "auto" if tp_size is None and large else tp_size
 
 
-def _auto(options: dict[str, Any], config: Any) -> int:
-    gpus = gpu_count() // int(options.get("pp_size", 1)) * int(options.get("nnodes", 1))
-    text = config.get_text_config()
-    heads = text.num_attention_heads
-    size = tensor_parallel(gpus, heads, getattr(text, "num_key_value_heads", None) or heads)
+def _auto(options: dict[str, Any], config: dict[str, Any] | None) -> int:
+    assert config is not None
+    gpus = gpu_count() * int(options.get("nnodes", 1)) // int(options.get("pp_size", 1))
+    if not options.get("enable_dp_attention"):  # replicas have GPUs of their own
+        gpus //= int(options.get("dp_size", 1))
+    text = config.get("text_config") or config
+    heads = text.get("num_attention_heads")
+    if not heads:
+        raise ConfigError("TP_SIZE=auto: the model's config names no attention heads; set TP_SIZE")
+    size = tensor_parallel(gpus, heads, text.get("num_key_value_heads") or heads)
     log.info("TP_SIZE=auto", gpus=gpus, heads=heads, tp_size=size)
     if size < gpus:
         log.warning(f"{gpus - size} of {gpus} GPUs stay unused: the model has {heads} heads")
     return size
 
 
-def _config(options: dict[str, Any]) -> Any:
+def _config(options: dict[str, Any]) -> dict[str, Any]:
+    """config.json as it is: no model's own code runs for this."""
     import transformers
 
     try:
-        return transformers.AutoConfig.from_pretrained(
-            options["model_path"],
-            revision=options.get("revision"),
-            trust_remote_code=bool(options.get("trust_remote_code")),
+        found, _ = transformers.PretrainedConfig.get_config_dict(
+            options["model_path"], revision=options.get("revision")
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise ConfigError(f"MODEL_PATH: its config cannot be read: {reason}") from None
+    if not found:
+        raise ConfigError(f"MODEL_PATH: there is no config.json in {options['model_path']}")
+    return dict(found)
 
 
 def _named_gpt_oss(options: dict[str, Any]) -> bool:

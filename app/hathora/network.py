@@ -72,7 +72,7 @@ class Registration:
         place = self._found(target)
         with doing(f"cannot attach {place.endpoint} to {place.group}"):
             if _is_listed(compute, target, deadline):
-                log.info("endpoint was attached already", **msgspec.to_builtins(place))
+                log.debug("endpoint was attached already", **msgspec.to_builtins(place))
             else:
                 deadline.retry("attach", lambda: self._attach(compute, target, deadline))
                 deadline.retry("confirm", lambda: _confirm(compute, target, deadline, listed=True))

@@ -11,12 +11,11 @@ a drain and the engine's death end the work, not the posting of what they have t
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeAlias
-
-import orjson
 
 from app import logs, metrics
 from app.dialects.fields import error_json
@@ -103,11 +102,13 @@ class _Work:
             log.exception("request failed", job=self._job_id)
             self._fail(InternalError("The server failed on this request."))
         finally:
-            if self._writer is not None:
-                self._writer.abandon()
-            self._finish()
-            self._deliver(_END)
-            logs.request_id.reset(token)
+            try:
+                if self._writer is not None:
+                    self._writer.abandon()
+                self._finish()
+            finally:
+                self._deliver(_END)  # or the job would never end
+                logs.request_id.reset(token)
 
     async def _answer(self) -> None:
         ask = self._ask = read_job(self._input, self._rules)
@@ -128,7 +129,7 @@ class _Work:
         if self._writer is not None:
             self._writer.fail(error)
         # The SDK makes the job FAILED by this key, and keeps its value as text.
-        self._deliver({"error": orjson.dumps(details).decode()})
+        self._deliver({"error": json.dumps(details)})
 
     def _note(self, error: ServeError) -> None:
         self._status, self._ended_by = error.status, error

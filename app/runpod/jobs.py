@@ -200,7 +200,7 @@ def _sampling(params: Json, form: Form) -> Json:
         elif name not in _HARMLESS or not any(
             value == harmless and type(value) is type(harmless) for harmless in _HARMLESS[name]
         ):
-            field = f"sampling_params.{name[:40]}"
+            field = f"sampling_params.{ascii(name)[1:41].rstrip(chr(39))}"
             raise UnsupportedParameter(
                 f"Unsupported parameter: '{field}' is not supported by this server.", param=field
             )

@@ -43,6 +43,8 @@ from app.runpod.handler import Handler
 _PAUSE_S = 1.0
 """Between two questions for jobs, after one that failed or was answered with nothing at once."""
 _AT_ONCE_S = 0.2
+_LAST_POLL_S = 1.0
+_BUSY_PAUSE_S = 5.0
 _SAID_CHARS = 2000
 _PR_SET_PDEATHSIG = 1
 _LEVELS = {"ERROR": log.error, "WARN": log.warning}
@@ -177,6 +179,8 @@ class JobLoop(JobScaler):  # type: ignore[misc]
                 for task in (taking, running):
                     if task.done():
                         task.result()  # it never ends by itself
+                # A job that is on its way to us would be nobody's.
+                await asyncio.wait({taking}, timeout=_LAST_POLL_S)
                 taking.cancel()
                 await asyncio.wait({taking})
                 await self.jobs_queue.join()
@@ -192,6 +196,23 @@ class JobLoop(JobScaler):  # type: ignore[misc]
             task = asyncio.create_task(self.handle_job(session, job))
             self.jobs_tasks[job["id"]] = task
             task.add_done_callback(_look_at)
+
+    async def monitor_stop_signals(self, session: aiohttp.ClientSession) -> None:
+        """Until cancelled: the SDK's own stops listening when it stops taking, and a job that is
+        stopped during a drain would go on."""
+        while rp_job._job_stop_url() is not None:
+            try:
+                stopped = await rp_job.get_stop_signals(session)
+            except TooManyRequests:
+                await asyncio.sleep(_BUSY_PAUSE_S)
+                continue
+            except (aiohttp.ClientError, OSError) as error:
+                log.debug("runpod: cannot hear of stopped jobs", error=repr(error))
+                stopped = []
+            for job_id in stopped:
+                await self.stop_job(job_id)
+            if not stopped:
+                await asyncio.sleep(_PAUSE_S)
 
     async def _take(self, session: aiohttp.ClientSession, places: int) -> Any:
         """The SDK asks again without a pause, whatever the answer was."""

@@ -29,7 +29,7 @@ from app.logs import log
 from app.runpod.handler import handler
 from app.runpod.local import LocalBackend
 from app.runpod.upstream import UpstreamBackend
-from app.settings import Settings
+from app.settings import Settings, hidden
 
 if TYPE_CHECKING:
     from app.runpod.sdk import JobLoop
@@ -100,7 +100,7 @@ class Worker:
         if upstream is None:
             self._host.start()
             return
-        log.info("forwarding jobs", to=self._settings.upstream_url)
+        log.info("forwarding jobs", to=hidden(self._settings.upstream_url or ""))
         if self._settings.warmup_on_start:
             await upstream.warm_up()
         self._lifecycle.enter(Phase.READY)
@@ -110,7 +110,8 @@ class Worker:
 
         return JobLoop(
             handler(self._settings, self._gate, backend),
-            concurrency=self._settings.max_concurrency,
+            # A fresh worker for each job: the platform may end this one with the first result.
+            concurrency=1 if self._settings.refresh_worker else self._settings.max_concurrency,
             refresh=self._settings.refresh_worker,
         )
 

@@ -17,7 +17,6 @@ from starlette.responses import Response
 from app.dialects.fields import error_json
 from app.engine.base import Engine, Load
 from app.errors import InvalidRequest, ServeError
-from app.settings import Settings
 from app.types import Json
 from app.web.replies import error_response, json_response
 from app.web.state import serving_of
@@ -102,7 +101,7 @@ async def loads(request: Request) -> Response:
             "timestamp": datetime.now(UTC).isoformat(),
             "version": _sglang(engine),
             "accelerator": engine.info.device,
-            "num_accelerators": _accelerators(serving.settings),
+            "num_accelerators": _accelerators(engine),
             "in_flight": serving.gate.in_flight,
             "loads": [_snapshot(load) for load in found],
         }
@@ -164,9 +163,9 @@ def _internal_state(load: Load) -> Json:
     }  # fmt: skip
 
 
-def _accelerators(settings: Settings) -> int:
+def _accelerators(engine: Engine) -> int:
     """Of one replica."""
-    options = settings.engine_options()
+    options = engine.options()
     return int(options.get("tp_size", 1)) * int(options.get("pp_size", 1))
 
 

@@ -3,6 +3,7 @@
 The port is looked for where the server has it from, as far as that is the environment.
 """
 
+import json
 import os
 import sys
 import urllib.error
@@ -12,7 +13,7 @@ TIMEOUT_S = 4.0
 
 
 def main() -> int:
-    port = os.environ.get("PORT") or os.environ.get("HATHORA_DEFAULT_PORT") or "8000"
+    port = _port()
     # Never through a proxy, whatever http_proxy says.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -25,6 +26,19 @@ def main() -> int:
         print(f"no answer on port {port}: {error}")
         return 1
     return 0
+
+
+def _port() -> str:
+    """The environment over DEPLOYMENT_CONFIG_JSON over the default, as the server has it."""
+    try:
+        config = json.loads(os.environ.get("DEPLOYMENT_CONFIG_JSON") or "{}")
+    except ValueError:
+        config = {}  # the server does not start with it
+    below = {name.upper().replace("-", "_"): value for name, value in config.items()}
+    for name in ("PORT", "HATHORA_DEFAULT_PORT"):
+        if found := os.environ.get(name) or below.get(name):
+            return str(found)
+    return "8000"
 
 
 if __name__ == "__main__":

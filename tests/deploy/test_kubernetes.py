@@ -238,10 +238,15 @@ def test_the_service_monitor_finds_the_services() -> None:
     (monitor,) = of("ServiceMonitor")
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
     (match,) = monitor["spec"]["selector"]["matchExpressions"]
-    services = {each["metadata"]["name"]: each for each in of("Service")}
-    for name in match["values"]:
-        assert services[name]["metadata"]["labels"][match["key"]] == name
+    services = {each["metadata"]["labels"][match["key"]]: each for each in of("Service")}
+    assert set(match["values"]) <= services.keys()
     for endpoint in monitor["spec"]["endpoints"]:
         assert endpoint["path"] == "/metrics"
         for name in match["values"]:
             assert endpoint["port"] in {each["name"] for each in services[name]["spec"]["ports"]}
+
+
+def test_no_service_takes_the_name_that_a_leader_worker_set_makes_one_of() -> None:
+    sets = {each["metadata"]["name"] for each in of("LeaderWorkerSet")}
+    assert sets
+    assert not sets & {each["metadata"]["name"] for each in of("Service")}

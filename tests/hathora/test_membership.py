@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from app.hathora import supervisor
+from app.hathora import membership as module
+from app.hathora.membership import Membership
 from app.hathora.network import NetworkFailed, Place
-from app.hathora.supervisor import Membership
 from app.lifecycle import Network, NetworkState
 from tests.support.serving import eventually
 
@@ -61,7 +61,7 @@ async def kept(registration: Any) -> AsyncIterator[tuple[Membership, list[Networ
     try:
         yield membership, said
     finally:
-        membership.want(False, over=True)
+        membership.finish()
         async with asyncio.timeout(5):
             await keeping
 
@@ -108,7 +108,7 @@ async def test_a_server_that_ends_while_it_registers_is_removed_all_the_same() -
 
 
 async def test_a_failed_registration_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.01)
     registration = Scripted(*[NetworkFailed("503", permanent=False)] * 2)
     async with kept(registration) as (membership, said):
         membership.want(True)
@@ -155,10 +155,36 @@ async def test_a_fault_in_the_client_library_does_not_keep_the_endpoint_attached
     assert said[-1].state is NetworkState.LEFT
 
 
+async def test_a_server_that_was_told_to_end_is_not_registered_again() -> None:
+    registration = Scripted()
+    async with kept(registration) as (membership, _):
+        membership.want(True)
+        await eventually(lambda: membership.network.state is NetworkState.REGISTERED)
+        membership.retire()
+        membership.want(True)
+        await eventually(lambda: membership.network.state is NetworkState.LEFT)
+        assert not registration.attached
+
+
+async def test_what_somebody_else_has_removed_is_attached_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_AGAIN_S", 0.02)
+    registration = Scripted()
+    async with kept(registration) as (membership, said):
+        membership.want(True)
+        await eventually(lambda: membership.network.state is NetworkState.REGISTERED)
+        registration.attached = False
+        await eventually(lambda: registration.attached)
+        registration.failures.append(NetworkFailed("503", permanent=False))
+        await eventually(lambda: not registration.failures)
+        assert states(said) == ["registering", "registered"]
+
+
 async def test_after_the_end_nothing_is_registered_any_more() -> None:
     registration = Scripted()
     async with kept(registration) as (membership, _):
-        membership.want(False, over=True)
+        membership.finish()
         membership.want(True)
     assert "join" not in registration.calls
     assert not membership.first.done()

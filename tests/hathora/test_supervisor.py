@@ -225,6 +225,25 @@ def test_the_key_is_known_to_the_supervisor_alone(start: Callable[..., Supervise
     assert "torch" not in libraries
 
 
+def test_a_server_that_hangs_is_out_of_the_group_all_the_same(
+    start: Callable[..., Supervised],
+) -> None:
+    server = start().registered()
+    serving = server.server()
+    serving.suspend()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.until(lambda: not server.endpoints) < WITHIN_S
+    serving.resume()
+    assert server.exit_code() == 0
+
+
+def test_a_closed_terminal_is_a_reason_to_leave(start: Callable[..., Supervised]) -> None:
+    server = start().registered()
+    server.process.send_signal(signal.SIGHUP)
+    assert server.exit_code() == 0
+    assert not server.endpoints
+
+
 def test_a_second_signal_ends_it_at_once(start: Callable[..., Supervised]) -> None:
     server = start().registered()
     stream(server, [])
