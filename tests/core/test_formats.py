@@ -143,6 +143,32 @@ def test_harmony_is_read_in_all_its_spellings(header: str, end: str) -> None:
         assert _calls(pieces) == [("ping", {"a": 1})]
 
 
+AGENT = (
+    "<|channel|>analysis<|message|>Two cities; ask for both.<|end|>"
+    "<|start|>assistant<|channel|>commentary<|message|>I look it up.<|end|>"
+    "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+    '{"city": "Oslo"}<|call|>'
+    "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+    '{"city": "Bod\u00f8 <north>"}<|call|>'
+    "<|start|>assistant<|channel|>analysis<|message|>Done.<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>Rain in both.<|return|>"
+)
+
+
+def test_an_agents_turn_of_gpt_oss_is_read_the_same_wherever_it_is_cut() -> None:
+    tokens = re.findall(r"<\|\w+\|>| ?\w+|\s|[^\w\s]", AGENT)
+    assert "".join(tokens) == AGENT
+    whole = _read(Harmony(calls=True), [AGENT])
+    assert _thought(whole) == "Two cities; ask for both.Done."
+    assert _said(whole) == "I look it up.Rain in both."
+    assert _calls(whole) == [
+        ("get_weather", {"city": "Oslo"}), ("get_weather", {"city": "Bod\u00f8 <north>"}),
+    ]  # fmt: skip
+    cuts = [[AGENT[:at], AGENT[at:]] for at in range(len(AGENT))]
+    for parts in (tokens, list(AGENT), *cuts):
+        assert _read(Harmony(calls=True), parts) == whole
+
+
 def test_harmony_without_tools_or_channels_is_text() -> None:
     assert _said(_read(Harmony(calls=False), [HEADERS[0] + "x"])) == "x"
     assert _said(_read(Harmony(calls=True), ["Just a < b."])) == "Just a < b."

@@ -109,10 +109,19 @@ class LiveWorker:
                 self.process.wait()
         with contextlib.suppress(TimeoutError):
             self.wait(self.platform.__aexit__(), 10)
+        self.wait(_end_tasks(), 10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
         self._out.close()
+
+
+async def _end_tasks() -> None:
+    """Connections that the worker left open are tasks of the loop that is to be closed."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 @pytest.fixture(scope="module")
