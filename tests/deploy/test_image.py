@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import re
 import shutil
@@ -208,6 +209,14 @@ def test_the_health_check_asks_the_servers_port(
         done = healthcheck(image, **{name: str(port)})
     assert done.returncode == code
     assert '{"phase":"x"}' in done.stdout
+
+
+def test_the_health_check_knows_the_port_of_a_deployments_settings(image: Container) -> None:
+    with answering(200) as port:
+        given = json.dumps({"Port": port, "hathora-default-port": 9})
+        done = healthcheck(image, DEPLOYMENT_CONFIG_JSON=given)
+        over = healthcheck(image, DEPLOYMENT_CONFIG_JSON=given, PORT="9")
+    assert (done.returncode, over.returncode) == (0, 1)
 
 
 def test_the_health_check_fails_when_nobody_answers(image: Container) -> None:

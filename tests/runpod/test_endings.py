@@ -37,6 +37,7 @@ def openai(route: str, **body: Any) -> dict[str, Any]:
         ({"prompt": "a", "sampling_params": {"use_beam_search": True}}, 400, "use_beam_search"),
         ({"prompt": "a", "sampling_params": {"length_penalty": 2.0}}, 400, "length_penalty"),
         ({"text": "a", "input_embeds": [[1.0]]}, 400, "input_embeds"),
+        ({"prompt": "a", "sampling_params": {"\ud800": 1}}, 400, "sampling_params.\\ud800"),
     ],
 )  # fmt: skip
 async def test_a_bad_job_fails_with_status_and_field(
@@ -140,6 +141,17 @@ async def test_an_idle_worker_stops_without_waiting_for_its_long_polls() -> None
         began = asyncio.get_running_loop().time()
         await station.stop()
         assert asyncio.get_running_loop().time() - began < 1
+
+
+async def test_a_job_that_is_stopped_during_a_drain_ends_at_once() -> None:
+    async with working(ScriptedEngine("a", asyncio.Event())) as station:
+        job = station.platform.submit({"prompt": "x"})
+        await eventually(lambda: station.engine.running == 1)
+        stopping = asyncio.create_task(station.stop())
+        await eventually(lambda: not station.loop.is_alive())
+        station.platform.cancel(job)
+        await stopping
+        assert station.engine.running == station.gate.in_flight == 0
 
 
 async def test_jobs_inside_can_be_ended_with_an_error() -> None:
