@@ -7,6 +7,9 @@ PORT ?= 8000
 VENV := .venv
 UV := $(VENV)/bin/uv
 UV_VERSION := 0.13.8
+# Where Python may not write bytecode each start compiles it anew: a second more until the port
+# answers, and the engine's processes import SGLang each for themselves.
+COMPILED := --compile-bytecode
 
 .PHONY: demo test test-fast test-live lint docs lock clean
 
@@ -45,12 +48,12 @@ $(UV):
 
 $(VENV)/.installed: requirements.txt $(UV)
 	@echo "==> installing requirements.txt (10 GB of SGLang, PyTorch and CUDA; half a minute with a warm cache)"
-	$(UV) pip install --python $(VENV)/bin/python -r requirements.txt
+	$(UV) pip install $(COMPILED) --python $(VENV)/bin/python -r requirements.txt
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "==> installing requirements-dev.txt"
-	$(UV) pip install --python $(VENV)/bin/python -r requirements-dev.txt
+	$(UV) pip install $(COMPILED) --python $(VENV)/bin/python -r requirements-dev.txt
 	@touch $@
 
 clean:

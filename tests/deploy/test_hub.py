@@ -15,7 +15,6 @@ import pytest
 from tests.deploy.manifests import DEPLOY, SETTINGS
 
 FOLDER = DEPLOY / "runpod"
-pytestmark = pytest.mark.skipif(not (FOLDER / "hub.json").exists(), reason="not there")
 TEXT = {"type": "string", "minLength": 1}
 INPUT = {
     "type": "object",

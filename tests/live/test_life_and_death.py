@@ -250,7 +250,7 @@ def test_the_port_answers_at_once_and_while_the_engine_loads(start: Start) -> No
         time.sleep(0.1)
     ready = time.monotonic() - server.started
     print(f"livez after {first:.2f} s, slowest {slowest * 1e3:.0f} ms, ready after {ready:.1f} s")
-    assert first < 2.5  # importing FastAPI and uvicorn takes most of it
+    assert first < 1.5
     assert server.get("/health").json()["status"] == "ok"
     assert server.get("/ping").status_code == 200
 
