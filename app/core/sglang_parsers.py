@@ -117,7 +117,7 @@ class Output:
             tag = value.model_dump(by_alias=True)
             if "structures" in tag:
                 tag = {"type": "structural_tag", "format": _modern(tag, use, choice)}
-            return Grammar(kind, json.dumps(tag), "tools")
+            return Grammar(kind, json.dumps(_few_blanks(tag)), "tools")
         return Grammar(kind, value if isinstance(value, str) else json.dumps(value), "tools")
 
     def _calls_or_answer(self, answer: Grammar, use: ToolUse) -> Grammar:
@@ -133,7 +133,7 @@ class Output:
         either = {
             "type": "or",
             "elements": [
-                {"type": "json_schema", "json_schema": json.loads(answer.text)},
+                _few_blanks({"type": "json_schema", "json_schema": json.loads(answer.text)}),
                 tag["format"],
             ],
         }
@@ -167,6 +167,21 @@ def _modern(legacy: Json, use: ToolUse, choice: str) -> Json:
         "stop_after_first": not use.parallel,
         "tags": tags,
     }
+
+
+def _few_blanks(format: Any) -> Any:
+    """The format with one blank at most between two tokens of JSON.
+
+    The engine's `constrained_json_disable_any_whitespace` does not reach into structural tags; with
+    as many as it likes, a model may write blanks until its tokens are used up.
+    """
+    if isinstance(format, list):
+        return [_few_blanks(each) for each in format]
+    if not isinstance(format, dict):
+        return format
+    if format.get("type") == "json_schema" and "json_schema" in format:
+        return {**format, "max_whitespace_cnt": 1}
+    return {key: _few_blanks(value) for key, value in format.items()}
 
 
 def _array_of_calls(use: ToolUse) -> Json:

@@ -83,7 +83,7 @@ def test_thirty_of_thirty_forced_calls_follow_their_schema(live: LiveServer, cho
     def ask(no: int) -> dict[str, Any]:
         return _chat(
             live, f"Question {no}", tools=TOOLS, tool_choice=choice, stream=bool(no % 2),
-            parallel_tool_calls=no % 3 == 0, temperature=1.0,
+            parallel_tool_calls=no % 3 == 0, temperature=1.0, max_tokens=2000,
         )  # fmt: skip
 
     for no, answer in enumerate(_thirty(ask)):
@@ -118,6 +118,7 @@ def test_a_response_format_beside_tools_leaves_both(live: LiveServer) -> None:
             live, f"Say {no}", tools=TOOLS, response_format=format, stream=bool(no % 2),
             temperature=1.0, parallel_tool_calls=False,
         )  # fmt: skip
+        assert answer["finish"] != "length"
         if answer["calls"]:
             (name, arguments) = answer["calls"][0]
             jsonschema.validate(json.loads(arguments), SCHEMAS[name])
@@ -223,7 +224,7 @@ def test_running_usage_is_on_every_frame(live: LiveServer) -> None:
     frames = sse.frames(live.http.post(CHAT, json=body).raise_for_status().text)[:-1]
     counts = [frame["usage"]["completion_tokens"] for frame in frames[1:]]
     assert counts == sorted(counts)
-    assert (counts[0], counts[-1]) == (1, 6)
+    assert 1 <= counts[0] <= counts[-1] == 6  # tokens that come together share a frame
 
 
 def test_an_answer_can_go_on_from_what_is_there(live: LiveServer) -> None:

@@ -164,10 +164,14 @@ async def test_strict_tools_and_schemas_reach_the_engine_as_grammars() -> None:
     assert json.loads(plain.text) == schema
     assert strict is not None
     assert strict.kind == "structural_tag"
+    (tag,) = json.loads(strict.text)["format"]["tags"]
+    assert tag["content"]["max_whitespace_cnt"] == 1  # a model may not go on with blanks
     assert auto is text is None
     assert both is not None
     elements = json.loads(both.text)["format"]["elements"]
-    assert elements[0] == {"type": "json_schema", "json_schema": schema}
+    few_blanks = {"max_whitespace_cnt": 1}
+    assert elements[0] == {"type": "json_schema", "json_schema": schema} | few_blanks
+    assert all(tag["content"].items() > few_blanks.items() for tag in elements[1]["tags"])
 
 
 async def test_grammars_wait_for_the_end_of_the_thinking() -> None:
