@@ -18,7 +18,7 @@ from app import logs
 from app.errors import Draining, EngineDied, NotReady, Overloaded
 from app.lifecycle import NO_NETWORK, Gate, Lifecycle, Network, NetworkState, Phase
 from app.types import (
-    Events,
+    Beat,
     Finished,
     ReasoningDelta,
     Started,
@@ -75,6 +75,23 @@ class RequestStats:
     def ttft_s(self) -> float | None:
         return None if self.first_token is None else self.first_token - self.arrived
 
+    def note(self, beat: Beat) -> None:
+        """When the first and the last token came, and how it ended."""
+        for event in beat:
+            match event:
+                case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
+                    self.last_token = time.perf_counter()
+                    if self.first_token is None:
+                        self.first_token = self.last_token
+                case Started(prompt_tokens):
+                    self.prompt_tokens = prompt_tokens
+                case Finished(reason):
+                    self.finish_reason = reason
+                case Usage():
+                    self.prompt_tokens = event.prompt_tokens
+                    self.completion_tokens = event.completion_tokens
+                    self.cached_tokens = event.cached_tokens
+
     def record(self) -> None:
         """Observe the metrics; once, when the request is over."""
         if self.prompt_tokens is not None:
@@ -89,29 +106,6 @@ class RequestStats:
         if self.completion_tokens is not None and self.completion_tokens > 1:
             spent = self.last_token - self.first_token
             INTER_TOKEN.observe(spent / (self.completion_tokens - 1))
-
-
-async def observe(events: Events, stats: RequestStats) -> Events:
-    """Pass the events on, noting in `stats` when the first and last token came and how it ended."""
-    try:
-        async for beat in events:
-            for event in beat:
-                match event:
-                    case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
-                        stats.last_token = time.perf_counter()
-                        if stats.first_token is None:
-                            stats.first_token = stats.last_token
-                    case Started(prompt_tokens):
-                        stats.prompt_tokens = prompt_tokens
-                    case Finished(reason):
-                        stats.finish_reason = reason
-                    case Usage():
-                        stats.prompt_tokens = event.prompt_tokens
-                        stats.completion_tokens = event.completion_tokens
-                        stats.cached_tokens = event.cached_tokens
-            yield beat
-    finally:
-        await events.aclose()
 
 
 class LoopLag:

@@ -544,6 +544,11 @@ class Settings(BaseSettings):
         help="Objects, arrays, strings (keys too) and literals in a request's JSON; of numbers, "
         "such as token ids, ten count as one.",
     )  # fmt: skip
+    max_stream_interval: int = setting(
+        4, "MAX_STREAM_INTERVAL", section="Bounds", ge=1, le=64,
+        help="Steps of the engine whose tokens may share one frame while the event loop lags, so "
+        "that overload makes streams coarser before it makes them slower; 1: never.",
+    )  # fmt: skip
 
     # -- logs and metrics --------------------------------------------------------------------
     log_level: LogLevel = setting(

@@ -156,6 +156,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`TokenIds` events are wanted."""
     progress: bool = False
     """`Progress` events are wanted."""
+    whole: bool = False
+    """Nobody reads the answer as it comes: it may come in few pieces."""
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):

@@ -22,6 +22,7 @@ from app.engine.base import Chunk, Embedding, Engine, EngineInfo
 from app.errors import InternalError, ModelNotFound
 from app.lifecycle import Gate
 from app.logs import log
+from app.metrics import RequestStats
 from app.types import (
     Beat,
     ChatPrompt,
@@ -89,11 +90,13 @@ class ServedModel:
                 param="model",
             )
 
-    async def generate(self, request: GenerationRequest) -> Events:
+    async def generate(
+        self, request: GenerationRequest, stats: RequestStats | None = None
+    ) -> Events:
         """Answer a request. The first beat means that the engine has accepted it.
 
-        Raises ServeError before or between beats. Closing it (or cancelling its consumer) aborts
-        the request in the engine and gives its turn to the next.
+        `stats` is told what happens. Raises ServeError before or between beats. Closing it (or
+        cancelling its consumer) aborts the request in the engine and gives its turn to the next.
         """
         limits.check_sampling(request.sampling, self.info)
         prepared = await self._preparer.prepare(request)
@@ -106,10 +109,16 @@ class ServedModel:
                 await self._forget_grammars()
             if (grammar := job.sampling.grammar) is not None:
                 await self.grammars.check(grammar)
-        async with self._gate.turn, aclosing(self._chunks(request, jobs)) as batches:
-            answer = _Answer(request, jobs)
-            async for chunks in batches:
-                yield answer.beat(chunks)
+        async with self._gate.turn:
+            answer = _Answer(request, jobs, stats)
+            if len(jobs) == 1:  # nearly always; each generator on the way costs every token
+                async with aclosing(self._stream(request, jobs[0], request.id)) as chunks:
+                    async for chunk in chunks:
+                        yield answer.beat((chunk,))
+            else:
+                async with aclosing(self._streams(request, jobs)) as batches:
+                    async for batch in batches:
+                        yield answer.beat(batch)
             if not answer.complete:
                 raise InternalError("The engine ended this request without finishing it.")
 
@@ -168,27 +177,26 @@ class ServedModel:
         use = prompt.tool_use if isinstance(prompt, ChatPrompt) else None
         return Job(prepared, sampling, echo, use)
 
-    async def _chunks(
+    def _stream(self, request: GenerationRequest, job: Job, id: str) -> AsyncGenerator[Chunk, None]:
+        return self._engine.generate(
+            job.prepared.ids,
+            job.sampling,
+            id=id,
+            choices=request.n,
+            scoring=request.scoring,
+            thinking=job.prepared.gates_grammar,
+            token_ids=request.token_ids,
+            whole=request.whole,
+        )
+
+    async def _streams(
         self, request: GenerationRequest, jobs: list[Job]
     ) -> AsyncGenerator[Sequence[Chunk], None]:
-        """The engine's chunks, their index being the choice's in the whole request."""
+        """The chunks of several prompts, their index being the choice's in the whole request."""
+        # The engine aborts by prefix: ids of one length cannot be each other's.
         streams = [
-            self._engine.generate(
-                job.prepared.ids,
-                job.sampling,
-                # The engine aborts by prefix: ids of one length cannot be each other's.
-                id=request.id if len(jobs) == 1 else f"{request.id}-{no:04}",
-                choices=request.n,
-                scoring=request.scoring,
-                thinking=job.prepared.gates_grammar,
-            )
-            for no, job in enumerate(jobs)
+            self._stream(request, job, f"{request.id}-{no:04}") for no, job in enumerate(jobs)
         ]
-        if len(streams) == 1:
-            async with aclosing(streams[0]) as single:
-                async for chunk in single:
-                    yield (chunk,)
-            return
         async with aclosing(_merge(streams)) as merged:
             async for batch in merged:
                 yield [
@@ -200,8 +208,11 @@ class ServedModel:
 class _Answer:
     """Turns chunks into beats, keeping the counts that the engine reports along the way."""
 
-    def __init__(self, request: GenerationRequest, jobs: Sequence[Job]) -> None:
+    def __init__(
+        self, request: GenerationRequest, jobs: Sequence[Job], stats: RequestStats | None
+    ) -> None:
         self._request = request
+        self._stats = stats
         self._prompt_tokens = [len(job.prepared.ids) for job in jobs]
         self._cached: list[int | None] = [None] * len(jobs)
         self._reasoning = 0
@@ -236,6 +247,8 @@ class _Answer:
                 self._finish(chunk)
                 if self.complete:
                     beat.append(self._usage())
+        if self._stats is not None:
+            self._stats.note(beat)
         return beat
 
     def _finish(self, chunk: Chunk) -> None:
@@ -270,9 +283,12 @@ class _Choice:
         self._interpreter = Interpreter(index, make_reader() if make_reader else None, job.use)
         self._alignment = Alignment() if request.scoring is not None else None
         self._scored: list[ScoredToken] = []
+        self._plain = not (job.echo or request.token_ids or make_reader or request.scoring)
         self.completion_tokens = 0
 
-    def events(self, chunk: Chunk) -> list[Event]:
+    def events(self, chunk: Chunk) -> Sequence[Event]:
+        if self._plain and chunk.finish is None:  # nearly every token
+            return (TextDelta(chunk.text, self._index),) if chunk.text else ()
         events: list[Event] = []
         if self._token_ids and chunk.ids:
             events.append(TokenIds(tuple(chunk.ids), self._index))

@@ -23,7 +23,7 @@ from app.core.grammars import GrammarBounds
 from app.core.model import ServedModel
 from app.dialects.json_shape import shape
 from app.errors import InvalidRequest, ServeError, UnsupportedParameter
-from app.metrics import RequestStats, observe
+from app.metrics import RequestStats
 from app.settings import Settings
 from app.types import Event, Events, GenerationRequest, Json, Result, fold
 
@@ -94,7 +94,7 @@ class Call(msgspec.Struct, kw_only=True):
     """What the end line of the log says about the request: `model`, `max_tokens`, `stream`, ..."""
 
     def generate(self, request: GenerationRequest) -> Events:
-        return observe(self.model.generate(request), self.stats)
+        return self.model.generate(request, self.stats)
 
 
 class Presenter(Protocol):

@@ -228,6 +228,7 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
         n=fields.choices(body, call),
         scoring=_scoring(body, call.bounds),
         progress=body.progress,
+        whole=not body.stream,
     )
 
 

@@ -146,6 +146,7 @@ def lower(body: CompletionBody, call: Call) -> GenerationRequest:
         echo=bool(body.echo),
         scoring=scoring,
         progress=body.progress or of > n,
+        whole=not body.stream,
     )
 
 

@@ -77,6 +77,7 @@ def lower(body: NativeBody, call: Call) -> GenerationRequest:
         scoring=_scoring(body, call.bounds) if body.return_logprob else None,
         token_ids=True,
         progress=True,
+        whole=not body.stream,
     )
 
 

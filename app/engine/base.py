@@ -145,10 +145,14 @@ class Engine(Protocol):
         choices: int,
         scoring: Scoring | None = None,
         thinking: bool = False,
+        token_ids: bool = False,
+        whole: bool = False,
     ) -> AsyncGenerator[Chunk, None]:
         """Generate `choices` answers to one prompt, interleaved as they come.
 
-        `thinking`: a grammar in `sampling` waits for the end of the thinking. Closing the
+        `thinking`: a grammar in `sampling` waits for the end of the thinking. `token_ids`: chunks
+        have their ids. `whole`: nobody reads the answer as it comes; it may be told in few chunks,
+        the first of them still at the first token. Closing the
         generator, or cancelling its consumer, aborts the request inside the engine. Raises
         ServeError: what the engine refuses or ends on its own.
         """

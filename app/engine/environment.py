@@ -61,6 +61,8 @@ def prepare(settings: Settings) -> RuntimeDir:
         "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
         "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        # msgpack, whose columns can be skipped, instead of pickle: engine/exchange.py.
+        "SGLANG_USE_PICKLE_IPC": "0",
         # Log-probabilities are the model's own, as OpenAI's, not those after temperature.
         "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",
     }

@@ -104,7 +104,9 @@ async def launch(
         raise StartError(f"the engine could not be started: {reason}") from error
     finally:
         watching.cancel()
-    return Follower(engine, watch) if settings.node_rank else SGLangEngine(engine, pools, watch)
+    if settings.node_rank:
+        return Follower(engine, watch)
+    return SGLangEngine(engine, pools, watch, widest_stride=settings.max_stream_interval)
 
 
 def _build(
@@ -275,6 +277,8 @@ _RESERVED = {
     "tokenizer_worker_num": "one process serves one engine",
     "enable_metrics": "set ENABLE_METRICS instead",
     "grammar_backend": "requests' grammars are tried with xgrammar",
+    "crash_dump_folder": "this server keeps no requests",
+    "export_metrics_to_file": "set ENABLE_METRICS and scrape /metrics",
     "nnodes": "set NNODES instead",
     "node_rank": "set NODE_RANK instead",
 }

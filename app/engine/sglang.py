@@ -19,9 +19,10 @@ import numpy as np
 
 from app.engine.base import Chunk, Embedding, EngineInfo, Load, Rendered
 from app.engine.chat import ChatRenderer
+from app.engine.exchange import Exchange, Line, Question, aborted
 from app.engine.pooling import Pooling
 from app.engine.tokens import Vocabulary
-from app.errors import InternalError, InvalidRequest, Overloaded, StartError
+from app.errors import InvalidRequest, StartError
 from app.logs import log
 from app.types import ChatPrompt, Json, Sampling, Scoring
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from app.engine.launch import Watch
 
 _CLOSE_TIMEOUT_S = 10.0
+_WHOLE_INTERVAL = 64
+"""Tokens between two signs of life of an answer that nobody reads as it comes."""
 # (before the prefix, before the suffix, before the middle): what models trained to fill gaps call
 # these tokens. Codestral's suffix comes first and nothing stands before the middle.
 _GAP_TOKENS = (
@@ -44,7 +47,9 @@ _GAP_TOKENS = (
 class SGLangEngine:
     """`Engine` over sglang.Engine."""
 
-    def __init__(self, engine: Any, pools: Pooling | None, watch: Watch) -> None:
+    def __init__(
+        self, engine: Any, pools: Pooling | None, watch: Watch, *, widest_stride: int = 1
+    ) -> None:
         from sglang.version import __version__
 
         self._engine = engine
@@ -64,6 +69,7 @@ class SGLangEngine:
             for each in (self._tokenizer, self._thread_tokenizer)
         )
         self._vocabulary = Vocabulary(self._tokenizer)
+        self._exchange = Exchange(self._manager, self._vocabulary, widest_stride=widest_stride)
         self._serialised_vocabulary: str | None = None
         self._gap = _gap_tokens(self._tokenizer)
         self._first_token = next(iter(self._tokenizer("")["input_ids"]), None)
@@ -98,18 +104,16 @@ class SGLangEngine:
         self._take_over()
 
     def _take_over(self) -> None:
-        manager, loop = self._manager, asyncio.get_running_loop()
+        manager = self._manager
         if manager._subprocess_watchdog is not None:
             manager._subprocess_watchdog.stop()
-        manager.event_loop = loop  # auto_create_handle_loop() then has nothing left to do
-        self._reading = loop.create_task(manager.handle_loop(), name="engine-handle-loop")
-        self._reading.add_done_callback(self._reading_ended)
+        # auto_create_handle_loop() then has nothing left to do; `Exchange` reads.
+        manager.event_loop = asyncio.get_running_loop()
+        self._exchange.broken.add_done_callback(self._lose)
 
-    def _reading_ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or self.lost.done():
-            return
-        log.error("SGLang's read loop failed", exc_info=task.exception())
-        self.lost.set_result(f"SGLang's read loop failed: {task.exception()!r}"[:300])
+    def _lose(self, broken: asyncio.Future[str]) -> None:
+        if not broken.cancelled() and not self.lost.done():
+            self.lost.set_result(broken.result())
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._own_tokenizer()(text)["input_ids"]
@@ -161,40 +165,49 @@ class SGLangEngine:
         choices: int,
         scoring: Scoring | None = None,
         thinking: bool = False,
+        token_ids: bool = False,
+        whole: bool = False,
     ) -> AsyncGenerator[Chunk, None]:
-        from sglang.srt.managers.io_struct import GenerateReqInput
-
-        params = self._sampling_params(sampling)
-        if choices > 1:
-            params["n"] = choices
-        request = GenerateReqInput(
-            input_ids=prompt, sampling_params=params, stream=True, rid=id,
-            require_reasoning=thinking,
+        question = Question(
+            prompt=prompt, sampling=self._sampling_params(sampling, whole), scoring=scoring,
+            thinking=thinking, token_ids=token_ids,
         )  # fmt: skip
-        if scoring is not None:
-            request.return_logprob = True
-            request.top_logprobs_num = scoring.top
-            # -1: of the answer only.
-            request.logprob_start_len = -1 if scoring.prompt_from is None else scoring.prompt_from
+        exchange = self._exchange
+        inbox = exchange.inbox()
+        lines: list[Line] = []
         self._began()
-        answered = False
-        prompts_given: set[int] = set()
         try:
-            async with aclosing(self._manager.generate_request(request, None)) as stream:
-                async for piece in stream:
-                    chunk = _chunk(piece)
-                    if scoring is not None:
-                        with_prompt = chunk.index not in prompts_given
-                        prompts_given.add(chunk.index)
-                        chunk = self._with_scores(chunk, piece["meta_info"], with_prompt)
+            if choices == 1:
+                lines.append(exchange.ask(id, question, inbox))
+            else:
+                await self._read_once(id, question)
+                for choice in range(choices):
+                    # One by one: what was asked before one is refused has to be aborted.
+                    line = exchange.ask(f"{id}-{choice:04}", question, inbox, choice)
+                    lines.append(line)
+            unfinished = choices
+            while unfinished:
+                for chunk in await inbox.take():
+                    unfinished -= chunk.finish is not None
                     yield chunk
-                    answered = True
         except ValueError as error:
-            if answered:
-                raise
             raise _refused(error) from error
         finally:
             self._in_flight -= 1
+            for line in lines:
+                exchange.abort(line)
+
+    async def _read_once(self, id: str, question: Question) -> None:
+        """Have the prompt read into the prefix cache, so that several choices share it."""
+        sampling = question.sampling | {"max_new_tokens": 0, "min_new_tokens": 0}
+        inbox = self._exchange.inbox()
+        line = self._exchange.ask(
+            f"{id}-once", msgspec.structs.replace(question, sampling=sampling), inbox
+        )
+        try:
+            await inbox.take()
+        finally:
+            self._exchange.abort(line)
 
     async def embed(
         self, prompts: Sequence[list[int]], *, id: str, dimensions: int | None = None
@@ -251,8 +264,7 @@ class SGLangEngine:
     def silent_s(self) -> float:
         if not self._in_flight:
             return 0.0
-        last_heard: float = self._manager.last_receive_tstamp
-        return max(0.0, time.time() - max(last_heard, self._asked_since))
+        return max(0.0, time.monotonic() - max(self._exchange.heard_at, self._asked_since))
 
     async def warm_up(self) -> None:
         self._serialised_vocabulary = await asyncio.to_thread(self._serialise_vocabulary)
@@ -276,8 +288,7 @@ class SGLangEngine:
         self._closed = True
         self._watch.close()
         await self._ask_schedulers_to_end()
-        self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
+        self._exchange.close()
         await asyncio.to_thread(self._engine.shutdown)
 
     async def _ask_schedulers_to_end(self) -> None:
@@ -298,21 +309,14 @@ class SGLangEngine:
 
     def _began(self) -> None:
         if not self._in_flight:
-            self._asked_since = time.time()
+            self._asked_since = time.monotonic()
         self._in_flight += 1
 
-    def _with_scores(self, chunk: Chunk, meta: dict[str, Any], with_prompt: bool) -> Chunk:
-        scored = self._vocabulary.scored
-        prompt = meta.get("input_token_logprobs") if with_prompt else None
-        return msgspec.structs.replace(
-            chunk,
-            scored=scored(meta.get("output_token_logprobs") or (), meta.get("output_top_logprobs")),
-            prompt=scored(prompt, meta.get("input_top_logprobs")) if prompt else (),
-        )
-
-    def _sampling_params(self, sampling: Sampling) -> dict[str, Any]:
+    def _sampling_params(self, sampling: Sampling, whole: bool) -> dict[str, Any]:
         """SGLang's names; only what differs from its defaults, which it then need not check."""
         params: dict[str, Any] = dict(self.info.default_sampling)
+        if whole:
+            params["stream_interval"] = _WHOLE_INTERVAL
         # Absent would mean 128; None means up to the end of the context.
         params["max_new_tokens"] = sampling.max_tokens
         for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
@@ -343,48 +347,10 @@ class SGLangEngine:
         return params
 
 
-def _chunk(piece: dict[str, Any]) -> Chunk:
-    """One of SGLang's output dicts. Raises what an abort means."""
-    meta = piece["meta_info"]
-    finish = meta["finish_reason"]
-    if finish is None:
-        return Chunk(
-            piece.get("index", 0), piece["text"], meta["prompt_tokens"], meta["completion_tokens"],
-            meta["cached_tokens"], ids=piece["output_ids"],
-        )  # fmt: skip
-    kind, matched = finish["type"], finish.get("matched")
-    if kind == "abort":
-        raise _aborted(finish)
-    if kind not in ("stop", "length") or matched == "NaN happened":
-        raise InternalError("The model's output could not be sampled.")
-    return Chunk(
-        piece.get("index", 0), piece["text"], meta["prompt_tokens"], meta["completion_tokens"],
-        meta["cached_tokens"], meta.get("reasoning_tokens") or 0, kind, matched,
-        ids=piece["output_ids"],
-    )  # fmt: skip
-
-
-def _aborted(finish: dict[str, Any]) -> Exception:
-    message = str(finish.get("message") or "The engine ended this request.")[:400]
-    if message.startswith(("Failed to compile", "Grammar preprocessing")):
-        # The rest of the message may be the whole grammar.
-        reason = message.partition(": ")[2].partition("grammar_key")[0][:200]
-        return InvalidRequest(
-            f"The engine cannot compile this schema or grammar: {reason}", param="response_format"
-        )
-    match finish.get("status_code"):
-        case 400:
-            return InvalidRequest(message)
-        case 503:
-            return Overloaded(message)
-        case _:
-            return InternalError(message)
-
-
 def _embedding(found: dict[str, Any]) -> Embedding:
     finish = found["meta_info"].get("finish_reason") or {}
     if finish.get("type") == "abort" or "embedding" not in found:
-        raise _aborted(finish)
+        raise aborted(finish)
     # SGLang normalises in the model's own precision, which may be half.
     vector = np.asarray(found["embedding"], dtype=np.float32)
     length = float(np.linalg.norm(vector.astype(np.float64))) or 1.0

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 
 from app.types import ScoredToken, Token
@@ -28,18 +29,23 @@ class Vocabulary:
         """The bytes of a token. Those of one character may be spread over several tokens."""
 
     def scored(
-        self, rows: Sequence[tuple[float | None, int, Any]], tops: Sequence[Any] | None
+        self,
+        logprobs: Sequence[float | None],
+        ids: Sequence[int],
+        top_logprobs: Sequence[Sequence[float | None] | None] = (),
+        top_ids: Sequence[Sequence[int] | None] = (),
     ) -> tuple[ScoredToken, ...]:
-        """SGLang's rows of (logprob, id, text), with the alternatives at each position."""
+        """SGLang's columns: one entry for each position, the alternatives' as many as there are."""
         raw = self.raw
         found = []
-        for position, (logprob, id, _) in enumerate(rows):
+        tops = list(zip_longest(top_logprobs, top_ids))
+        for position, (logprob, id) in enumerate(zip(logprobs, ids, strict=True)):
             own = Token(id, raw(id), _finite(logprob))
-            row = (tops[position] if tops and position < len(tops) else None) or ()
+            values, others = tops[position] if position < len(tops) else ((), ())
             top = [
                 # One token, one number: evaluation harnesses compare the two as floats.
                 own if other == id else Token(other, raw(other), _finite(value))
-                for value, other, _ in row
+                for value, other in zip(values or (), others or (), strict=True)
             ]
             top.sort(key=lambda token: -token.logprob)
             found.append(ScoredToken(own, tuple(top), logprob is not None))

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -52,12 +53,12 @@ def create_app(serving: Serving) -> FastAPI:
         redoc_url=None,
     )
     app.state.serving = serving
+    for dialect in DIALECTS:  # first: routes are tried in turn
+        _add(app, dialect, serving)
     app.include_router(ops.router)
     app.include_router(info.router)
     if serving.settings.admin_api_key:
         app.include_router(admin.router)
-    for dialect in DIALECTS:
-        _add(app, dialect, serving)
     app.openapi = lambda: _openapi(app, serving)  # type: ignore[method-assign]
     return app
 
@@ -81,12 +82,16 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 def _add(app: FastAPI, dialect: Dialect[Any], serving: Serving) -> None:
     async def generate() -> Response:
-        return Generation(dialect, serving)
+        raise NotImplementedError  # it describes the route
 
     app.add_api_route(
         dialect.path, generate, methods=["POST"], summary=dialect.summary,
         name=dialect.body.__name__, response_class=Response, openapi_extra=_request_body(dialect),
     )  # fmt: skip
+    route = app.routes[-1]
+    assert isinstance(route, APIRoute)
+    # Past FastAPI's own handling, whose stacks and wrappers every frame would pass.
+    route.app = Generation(dialect, serving)
 
 
 def _request_body(dialect: Dialect[Any]) -> Json:

@@ -32,8 +32,8 @@ class RequestScope:
     """Gives a request its id, its headers, its two log lines and its metrics.
 
     `scope["state"]` carries: `engine_id`, the id inside the engine; `request_id`, the client's or
-    the same; `stats`; `about`, what a dialect adds to the end line; `status`, `ended_by`, `error`,
-    set on the way.
+    the same; `stats`; `about`, what a dialect adds to the end line; `send`, the server's own; and,
+    set on the way, `status`, `ended_by`, `error`.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -55,7 +55,7 @@ class RequestScope:
         state: dict[str, Any] = scope.setdefault("state", {})
         state |= {
             "engine_id": engine_id, "request_id": request_id, "stats": RequestStats(), "about": {},
-            "status": 0,
+            "status": 0, "send": send,
         }  # fmt: skip
         client = scope["client"][0] if scope.get("client") else None
         say = log.debug if path in _PROBES else log.info

@@ -64,16 +64,15 @@ def error_response(error: ServeError, encode: Encode) -> Response:
     return json_response(encode(error), error.status, _error_headers(error))
 
 
-class Generation(Response):
-    """The answer of a dialect; everything happens when it is sent."""
+class Generation:
+    """A dialect's endpoint, an ASGI application."""
 
     def __init__(self, dialect: Dialect[Any], serving: Serving) -> None:
         self._dialect = dialect
         self._serving = serving
-        self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writer = _Writer(send, self._dialect.error)
+        writer = _Writer(send, scope["state"]["send"], self._dialect.error)
         try:
             async with self._serving.gate.admit(*_names(scope)) as ticket:
                 await self._answer(scope, receive, writer, ticket)
@@ -126,8 +125,11 @@ class Generation(Response):
 class _Writer:
     """Sends one answer, and remembers how far it got."""
 
-    def __init__(self, send: Send, encode: Encode) -> None:
+    def __init__(self, send: Send, send_body: Send, encode: Encode) -> None:
+        """`send_body`: the server's own, for all but the head, at which alone the middlewares on
+        the way look; each of them costs every frame."""
         self._send = send
+        self._send_body = send_body
         self._encode = encode
         self._fail: Callable[[ServeError], bytes] | None = None
         self._started = False
@@ -153,7 +155,7 @@ class _Writer:
             )
         if self.sending_since is None:
             self.sending_since = time.monotonic()
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._send_body({"type": "http.response.body", "body": data, "more_body": True})
         self.last_write = time.monotonic()
         self.sending_since = None
 
@@ -163,7 +165,7 @@ class _Writer:
 
     async def end(self) -> None:
         self.ended = True
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send_body({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def whole(self, content: bytes, status: int = 200, headers: Any = ()) -> None:
         self._started = self.ended = True
@@ -174,7 +176,7 @@ class _Writer:
         await self._send(
             {"type": "http.response.start", "status": status, "headers": [*base, *headers]}
         )
-        await self._send({"type": "http.response.body", "body": content})
+        await self._send_body({"type": "http.response.body", "body": content})
 
     async def fail(self, error: ServeError, scope: Scope) -> None:
         """End the answer with an error: its real status if nothing has left, else a frame."""
@@ -204,44 +206,47 @@ class _Companion:
         self._heartbeat_s = serving.settings.heartbeat_s
         self._write_timeout_s = serving.settings.write_timeout_s
         self._task: asyncio.Task[None] | None = None
+        self._beat: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._listen())
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._listen())
+        self._look_after(self._heartbeat_s)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait({self._task})
-        if not self._task.cancelled() and (failure := self._task.exception()) is not None:
-            log.warning("the client could not be listened to", error=repr(failure))
+        assert self._timer is not None
+        self._timer.cancel()
+        for task in filter(None, (self._task, self._beat)):
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled() and (failure := task.exception()) is not None:
+                log.warning("the client could not be listened to", error=repr(failure))
 
     async def _listen(self) -> None:
-        while True:
-            silent_s = time.monotonic() - self._writer.last_write
-            wait_s = min(max(0.01, self._heartbeat_s - silent_s), self._write_timeout_s)
-            try:
-                message = await asyncio.wait_for(self._receive(), wait_s)
-            except TimeoutError:
-                since = self._writer.sending_since
-                if since is not None and time.monotonic() - since > self._write_timeout_s:
-                    self._ticket.end(ClientGone("The client does not read its stream."))
-                    return
-                if time.monotonic() - self._writer.last_write >= self._heartbeat_s:
-                    try:
-                        async with asyncio.timeout(self._write_timeout_s):
-                            await self._writer.heartbeat()
-                    except TimeoutError:
-                        self._ticket.end(ClientGone("The client does not read its stream."))
-                        return
-                    self._writer.last_write = time.monotonic()
-                continue
-            if message["type"] == "http.disconnect":
-                if not self._writer.ended:
-                    self._ticket.end(ClientGone("The client has left."))
-                return
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._writer.ended:
+            self._ticket.end(ClientGone("The client has left."))
+
+    def _look_after(self, wait_s: float) -> None:
+        self._timer = self._loop.call_later(min(wait_s, self._write_timeout_s), self._look)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        since = self._writer.sending_since
+        if since is not None and now - since > self._write_timeout_s:
+            self._ticket.end(ClientGone("The client does not read its stream."))
+            return
+        silent_s = now - self._writer.last_write
+        if silent_s >= self._heartbeat_s and (self._beat is None or self._beat.done()):
+            self._beat = self._loop.create_task(self._writer.heartbeat())
+            silent_s = 0.0
+        self._look_after(max(0.01, self._heartbeat_s - silent_s))
 
 
 async def read_body(headers: Headers, receive: Receive, settings: Settings) -> bytes:

@@ -7,14 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from app.engine import sglang
+from app.engine.exchange import _end_of
 from app.engine.launch import _check_reserved
-from app.engine.sglang import _chunk
 from app.errors import ConfigError, InternalError, InvalidRequest, Overloaded, ServeError
-
-
-def _piece(finish: dict[str, object] | None) -> dict[str, object]:
-    meta = {"finish_reason": finish, "prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}
-    return {"text": "x", "output_ids": [1], "meta_info": meta}
 
 
 @pytest.mark.parametrize(
@@ -31,12 +26,12 @@ def test_an_abort_is_an_error_and_never_a_finish(
     finish: dict[str, object], error: type[ServeError]
 ) -> None:
     with pytest.raises(error):
-        _chunk(_piece(finish))
+        _end_of(finish)
 
 
 def test_a_finish_says_what_matched() -> None:
-    chunk = _chunk(_piece({"type": "stop", "matched": 2}))
-    assert (chunk.finish, chunk.matched, chunk.completion_tokens) == ("stop", 2, 2)
+    assert _end_of({"type": "stop", "matched": 2}) == ("stop", 2)
+    assert _end_of({"type": "length", "length": 7}) == ("length", None)
 
 
 @pytest.mark.parametrize("name", ["incremental_streaming_output", "model_path", "device"])
@@ -47,9 +42,9 @@ def test_engine_args_cannot_undo_what_the_adapter_needs(name: str) -> None:
 
 def test_an_engine_that_was_idle_is_not_taken_for_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 10_000.0
-    monkeypatch.setattr(sglang.time, "time", lambda: now)
+    monkeypatch.setattr(sglang.time, "monotonic", lambda: now)
     engine = object.__new__(sglang.SGLangEngine)
-    engine._manager = SimpleNamespace(last_receive_tstamp=now - 3600)
+    engine._exchange = SimpleNamespace(heard_at=now - 3600)
     engine._in_flight, engine._asked_since = 0, 0.0
     assert engine.silent_s() == 0
     engine._in_flight, engine._asked_since = 1, now - 2

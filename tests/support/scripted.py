@@ -52,6 +52,8 @@ class ScriptedEngine:
         self.scorings: list[Scoring | None] = []
         self.gated: list[bool] = []
         """`thinking` of every `generate`."""
+        self.whole: list[bool] = []
+        """`whole` of every `generate`."""
         self.chats: list[ChatPrompt] = []
         self.embedded: list[tuple[list[list[int]], int | None]] = []
         """Of every `embed`: prompts, dimensions."""
@@ -85,10 +87,13 @@ class ScriptedEngine:
         choices: int,
         scoring: Scoring | None = None,
         thinking: bool = False,
+        token_ids: bool = False,
+        whole: bool = False,
     ) -> AsyncGenerator[Chunk, None]:
         self.calls.append((prompt, sampling, id, choices))
         self.scorings.append(scoring)
         self.gated.append(thinking)
+        self.whole.append(whole)
         self.running += 1
         done = False
         try:
