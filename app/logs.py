@@ -19,6 +19,7 @@ import logging.handlers
 import queue
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from app.errors import ConfigError
 from app.settings import Settings
 
 _QUEUE_SIZE = 10_000
+_BATCH = 500
 _FLUSH_TIMEOUT_S = 1.5
 _FILE_BYTES, _FILES_KEPT = 10_000_000, 5
 
@@ -39,21 +41,20 @@ log = structlog.stdlib.get_logger("serve_hathora")
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
-_listener: logging.handlers.QueueListener | None = None
+_listener: _Writer | None = None
 
 
 def configure(settings: Settings) -> None:
     """Set up this process's logging. Called once, before anything logs."""
     global _listener
     style = _style(settings.log_format)
-    handlers: list[logging.Handler] = [_formatted(logging.StreamHandler(sys.stdout), style)]
+    targets: list[_Target] = [_Stdout(_formatter(style))]
     if file_is_writable(settings):
-        file = logging.handlers.RotatingFileHandler(
-            settings.log_file, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, delay=True
-        )
-        handlers.append(_formatted(file, "console" if style == "console" else "json", colors=False))
-    records: queue.Queue[logging.LogRecord] = queue.Queue(_QUEUE_SIZE)
-    _listener = logging.handlers.QueueListener(records, *handlers)
+        # JSON is formatted once for both.
+        plain = targets[0].formatter if style == "json" else _formatter(style, colors=False)
+        targets.append(_File(plain, settings.log_file))
+    records: queue.Queue[logging.LogRecord | None] = queue.Queue(_QUEUE_SIZE)
+    _listener = _Writer(records, targets)
     _listener.start()
     root = logging.getLogger()
     root.handlers[:] = [_QueueHandler(records)]
@@ -135,8 +136,7 @@ def engine_config(settings: Settings, note: Path) -> dict[str, Any]:
 def process_handler(style: Literal["console", "json"], file: str, note: str) -> logging.Handler:
     """The handler for whichever process asks: the serving one, or one of the engine's."""
     if _listener is not None:
-        assert isinstance(_listener.queue, queue.Queue)
-        return _QueueHandler(_listener.queue)
+        return _QueueHandler(_listener.records)
     return _ChildHandler(style, file, note)
 
 
@@ -158,6 +158,84 @@ class _QueueHandler(logging.handlers.QueueHandler):
             self.queue.put_nowait(record)
         except queue.Full:
             _QueueHandler.lost += 1
+
+
+class _Target:
+    """Where lines go. Whoever stops reading, or a full disk, costs lines and nothing else."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        self.formatter = formatter
+
+    def write(self, lines: str) -> None:
+        raise NotImplementedError
+
+
+class _Stdout(_Target):
+    def write(self, lines: str) -> None:
+        sys.stdout.write(lines)
+        sys.stdout.flush()
+
+
+class _File(_Target):
+    """Rotated at 10 MB. The engine's processes write to it, too."""
+
+    def __init__(self, formatter: logging.Formatter, path: str) -> None:
+        super().__init__(formatter)
+        self._handler = logging.handlers.RotatingFileHandler(
+            path, backupCount=_FILES_KEPT, delay=True
+        )
+
+    def write(self, lines: str) -> None:
+        handler = self._handler
+        if handler.stream is None:
+            handler.stream = handler._open()
+        handler.stream.write(lines)
+        handler.stream.flush()
+        if handler.stream.tell() >= _FILE_BYTES:
+            handler.doRollover()
+
+
+class _Writer(threading.Thread):
+    """Writes what has queued up in one go, each line formatted once for all who want it so."""
+
+    def __init__(
+        self, records: queue.Queue[logging.LogRecord | None], targets: Sequence[_Target]
+    ) -> None:
+        super().__init__(name="log", daemon=True)
+        self.records = records
+        self._targets = targets
+
+    def stop(self) -> None:
+        """Write what is queued, then end."""
+        self.records.put(None)
+        self.join()
+
+    def run(self) -> None:
+        while True:
+            batch = [self.records.get()]
+            with suppress(queue.Empty):
+                while len(batch) < _BATCH:
+                    batch.append(self.records.get_nowait())
+            self._write([record for record in batch if record is not None])
+            if None in batch:
+                return
+
+    def _write(self, records: list[logging.LogRecord]) -> None:
+        formatted: dict[logging.Formatter, str] = {}
+        for target in self._targets:
+            if (form := target.formatter) not in formatted:
+                formatted[form] = "".join([_line(form, each) for each in records])
+            try:
+                target.write(formatted[form])
+            except (OSError, ValueError):  # its reader has gone, the disk is full, it is closed
+                _QueueHandler.lost += len(records)
+
+
+def _line(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    try:
+        return formatter.format(record) + "\n"
+    except Exception as error:  # some library's own record; the others are not to suffer
+        return f"{record.name}: a line that cannot be formatted: {error!r}\n"
 
 
 class _ChildHandler(logging.Handler):
@@ -191,6 +269,13 @@ def _style(asked: Literal["auto", "console", "json"]) -> Literal["console", "jso
 def _formatted(
     handler: logging.Handler, style: Literal["console", "json"], *, colors: bool | None = None
 ) -> logging.Handler:
+    handler.setFormatter(_formatter(style, colors=colors))
+    return handler
+
+
+def _formatter(
+    style: Literal["console", "json"], *, colors: bool | None = None
+) -> logging.Formatter:
     if style == "json":
         render: Any = structlog.processors.JSONRenderer(serializer=_dumps)
     else:
@@ -198,18 +283,15 @@ def _formatted(
             colors=sys.stdout.isatty() if colors is None else colors,
             exception_formatter=structlog.dev.plain_traceback,
         )
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[
-                structlog.stdlib.add_logger_name,
-                structlog.stdlib.add_log_level,
-                _take_from_record,
-                structlog.processors.format_exc_info,
-            ],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
-        )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.add_log_level,
+            _take_from_record,
+            structlog.processors.format_exc_info,
+        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
     )
-    return handler
 
 
 def _dumps(event: Any, **_: Any) -> str:

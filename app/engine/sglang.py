@@ -21,7 +21,7 @@ from app.engine.base import Chunk, Embedding, EngineInfo, Load, Rendered
 from app.engine.chat import ChatRenderer
 from app.engine.exchange import Exchange, Line, Question, aborted
 from app.engine.pooling import Pooling
-from app.engine.tokens import Vocabulary
+from app.engine.tokens import Vocabulary, quicken
 from app.errors import InvalidRequest, StartError
 from app.logs import log
 from app.types import ChatPrompt, Json, Sampling, Scoring
@@ -63,6 +63,8 @@ class SGLangEngine:
         # The fast tokenizers forbid use from two threads at once; prompts are prepared in one
         # thread beside the loop, stop strings are tokenised by SGLang on the loop.
         self._thread_tokenizer = copy.deepcopy(self._tokenizer)
+        for each in (self._tokenizer, self._thread_tokenizer):
+            quicken(each)
         self._loop_thread = threading.get_ident()
         self._renderer, self._thread_renderer = (
             ChatRenderer(self._manager, engine.template_manager, each)
@@ -116,7 +118,7 @@ class SGLangEngine:
             self.lost.set_result(broken.result())
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._own_tokenizer()(text)["input_ids"]
+        ids: list[int] = self._own_tokenizer().encode(text)
         return ids
 
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
@@ -281,6 +283,8 @@ class SGLangEngine:
             tokens = [chunk.completion_tokens async for chunk in stream]
         if tokens[-1:] != [1]:
             raise StartError("the engine did not generate a token when it was warmed up")
+        # What is there now stays: no collection need look at it again, in no process.
+        await self._manager.freeze_gc()
 
     async def close(self) -> None:
         if self._closed:
