@@ -45,11 +45,19 @@ for name in ("parse_stream_chunk", "parse_stream_end"):
 params = inspect.signature(SamplingParams).parameters
 assert {"json_schema", "regex", "ebnf", "structural_tag", "ebnf_full_assistant"} <= set(params)
 source = inspect.getsource(TokenizerManager)
-for name in ("handle_loop", "_dispatch_to_scheduler", "auto_create_handle_loop",
-             "generate_request", "get_loads", "flush_cache", "start_profile", "config_value"):
+for name in ("_handle_batch_output", "_dispatch_to_scheduler", "auto_create_handle_loop",
+             "generate_request", "get_loads", "flush_cache", "start_profile", "config_value",
+             "freeze_gc"):
     assert callable(getattr(TokenizerManager, name)), name
-for name in ("self.event_loop = ", "self.last_receive_tstamp = ", "_subprocess_watchdog"):
+for name in ("self.event_loop = ", "self.last_receive_tstamp = ", "_subprocess_watchdog",
+             "self.recv_from_detokenizer = ", "self.send_to_scheduler = ", "self.request_logger = ",
+             "self.soft_watchdog = ", "self.sampling_params_class", "self.tokenizer_ipc_name = ",
+             "self.preferred_sampling_params = ", "self.disaggregation_mode = ",
+             "self.enable_trace = ", "self.enable_priority_scheduling = ",
+             "self.default_priority_value = ", "self._result_dispatcher = "):
     assert name in source, name
+from sglang.srt.managers.tokenizer_manager import stamp_http_worker_ipc
+assert {"stream_interval", "is_normalized"} <= set(inspect.signature(SamplingParams).parameters)
 loop = inspect.getsource(TokenizerManager.auto_create_handle_loop)
 assert "if self.event_loop is not None:\\n            return" in loop
 engine = inspect.getsource(Engine.__init__)

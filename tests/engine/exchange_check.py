@@ -1,0 +1,225 @@
+"""`Exchange` against SGLang's real messages and real sockets; run by test_exchange.py in a process
+of its own, since importing SGLang changes the process it is imported into."""
+
+# ruff: noqa: E402, ASYNC110
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import warnings
+from array import array
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+warnings.simplefilter("ignore")
+os.environ["SGLANG_USE_PICKLE_IPC"] = "0"
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import pytest
+import zmq
+import zmq.asyncio
+from sglang.srt.managers import io_struct
+from sglang.srt.managers.io_struct import AbortReq, BatchStrOutput, FlushCacheReqOutput
+from sglang.srt.sampling.sampling_params import SamplingParams
+
+from app.engine.exchange import Exchange, Question
+from app.errors import InternalError, InvalidRequest, Overloaded
+from app.types import Scoring
+
+COLUMNS = [
+    field.name for field in io_struct.msgspec.structs.fields(BatchStrOutput)
+    if field.name not in ("rids", "http_worker_ipcs")
+]  # fmt: skip
+
+
+class Engine:
+    """The other ends of the sockets."""
+
+    def __init__(self) -> None:
+        folder = tempfile.mkdtemp()
+        context = zmq.Context.instance()
+        self.asked, self.says = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+        ours = zmq.asyncio.Context.instance()
+        to_engine, from_engine = ours.socket(zmq.PUSH), ours.socket(zmq.PULL)
+        to_engine.bind(f"ipc://{folder}/a")
+        from_engine.bind(f"ipc://{folder}/b")
+        self.asked.connect(f"ipc://{folder}/a")
+        self.says.connect(f"ipc://{folder}/b")
+        self.dispatched: list[Any] = []
+        self.observed: list[str] = []
+        collector = SimpleNamespace(
+            labels={},
+            **{
+                name: lambda *_, _name=name, **__: self.observed.append(_name)
+                for name in (
+                    "observe_time_to_first_token", "observe_inter_token_latency",
+                    "observe_one_finished_request", "observe_one_aborted_request",
+                )
+            },
+        )  # fmt: skip
+        manager = SimpleNamespace(
+            send_to_scheduler=to_engine, recv_from_detokenizer=from_engine,
+            request_logger=SimpleNamespace(log_requests=False),
+            soft_watchdog=SimpleNamespace(disable=nullcontext),
+            sampling_params_class=SamplingParams, preferred_sampling_params=None, tokenizer=None,
+            model_config=SimpleNamespace(vocab_size=100), disaggregation_mode=None,
+            enable_trace=False, enable_priority_scheduling=False, default_priority_value=None,
+            tokenizer_ipc_name=None, enable_metrics=True, metrics_collector=collector,
+            last_receive_tstamp=0.0, _result_dispatcher=self.dispatched.append,
+        )  # fmt: skip
+        vocabulary = SimpleNamespace(scored=lambda *columns: tuple(map(tuple, columns)))
+        self.exchange = Exchange(manager, vocabulary, widest_stride=1)  # type: ignore[arg-type]
+
+    async def question(self) -> Any:
+        while not self.asked.poll(0):
+            await asyncio.sleep(0.01)
+        return io_struct.msgpack_decode(self.asked.recv())
+
+    def say(self, message: Any) -> None:
+        self.says.send(io_struct.msgpack_encode(message))
+
+    def output(self, rids: list[str], texts: list[str], **columns: Any) -> None:
+        rows = len(rids)
+        values: dict[str, Any] = dict.fromkeys(COLUMNS)
+        values |= {
+            "finished_reasons": [None] * rows, "output_strs": texts,
+            "output_ids": [array("q", [7])] * rows, "prompt_tokens": [3] * rows,
+            "completion_tokens": [len(text) for text in texts], "reasoning_tokens": [0] * rows,
+            "cached_tokens": [1] * rows,
+        }  # fmt: skip
+        self.say(BatchStrOutput(rids=rids, http_worker_ipcs=[None] * rows, **(values | columns)))
+
+
+STOP = {"type": "stop", "matched": 2}
+
+
+async def rows_reach_their_requests_and_nobody_elses() -> None:
+    engine = Engine()
+    exchange = engine.exchange
+    plain, scored = exchange.inbox(), exchange.inbox()
+    sampling = {"max_new_tokens": 9, "stream_interval": 5}
+    exchange.ask("a", Question(prompt=[1, 2, 3], sampling=sampling), plain, 1)
+    asked = await engine.question()
+    assert (asked.rid, list(asked.input_ids), asked.stream) == ("a", [1, 2, 3], True)
+    assert (asked.sampling_params.max_new_tokens, asked.sampling_params.stream_interval) == (9, 5)
+    assert (asked.return_logprob, asked.logprob_start_len) == (False, -1)
+    wanted = Question(
+        prompt=[4],
+        sampling={},
+        scoring=Scoring(top=1, prompt_from=0),
+        token_ids=True,
+        thinking=True,
+    )
+    exchange.ask("b", wanted, scored)
+    asked = await engine.question()
+    assert (asked.top_logprobs_num, asked.logprob_start_len) == (1, 0)
+    assert asked.require_reasoning
+    logprobs = {
+        "output_token_logprobs_val": [None, None, [-0.5]],
+        "output_token_logprobs_idx": [None, None, [7]],
+        "output_top_logprobs_val": [None, None, [[-0.5]]],
+        "output_top_logprobs_idx": [None, None, [[7]]],
+        "input_token_logprobs_val": [None, None, [None, -1.0]],
+        "input_token_logprobs_idx": [None, None, [4, 5]],
+        "input_top_logprobs_val": [None, None, [None, [-1.0]]],
+        "input_top_logprobs_idx": [None, None, [None, [5]]],
+    }
+    engine.output(["unknown", "a", "b"], ["!", "x", "yy"], **logprobs)
+    (chunk,) = await plain.take()
+    assert (chunk.index, chunk.text, chunk.completion_tokens, chunk.finish) == (1, "x", 1, None)
+    assert (chunk.prompt_tokens, chunk.cached_tokens, chunk.ids) == (3, 1, ())
+    (chunk,) = await scored.take()
+    assert (chunk.text, list(chunk.ids)) == ("yy", [7])
+    assert chunk.scored == ((-0.5,), (7,), ([-0.5],), ([7],))
+    assert chunk.prompt == ((None, -1.0), (4, 5), (None, [-1.0]), (None, [5]))
+    logprobs = {name: [*column[:2], []] for name, column in logprobs.items()}
+    engine.output(["b", "a"], ["z", "xy"], finished_reasons=[None, STOP], reasoning_tokens=[0, 1])
+    (chunk,) = await plain.take()
+    assert (chunk.finish, chunk.matched, chunk.reasoning_tokens) == ("stop", 2, 1)
+    assert engine.observed[-1] == "observe_one_finished_request"
+    (chunk,) = await scored.take()
+    assert (chunk.text, chunk.prompt) == ("z", ())
+    exchange.close()
+
+
+async def an_abort_reaches_the_engine_once_and_silences_the_request() -> None:
+    engine = Engine()
+    inbox = engine.exchange.inbox()
+    line = engine.exchange.ask("a", Question(prompt=[1], sampling={}), inbox)
+    await engine.question()
+    engine.exchange.abort(line)
+    engine.exchange.abort(line)
+    assert isinstance(said := await engine.question(), AbortReq)
+    assert said.rid == "a"
+    assert not engine.asked.poll(50)
+    engine.output(["a"], ["late"])
+    taking = asyncio.create_task(inbox.take())
+    await asyncio.sleep(0.05)
+    assert not taking.done()
+    taking.cancel()
+    engine.exchange.close()
+
+
+async def what_the_engine_ends_is_an_error() -> None:
+    engine = Engine()
+    for finish, error in (
+        ({"type": "abort", "message": "m", "status_code": 400}, InvalidRequest),
+        ({"type": "abort", "message": "m", "status_code": 503}, Overloaded),
+        ({"type": "stop", "matched": "NaN happened"}, InternalError),
+    ):
+        inbox = engine.exchange.inbox()
+        engine.exchange.ask("a", Question(prompt=[1], sampling={}), inbox)
+        engine.output(["a"], [""], finished_reasons=[finish])
+        assert await _failure(inbox) is error
+    inbox = engine.exchange.inbox()
+    engine.exchange.ask("a", Question(prompt=[1], sampling={}), inbox)
+    refused = {"type": "abort", "message": "The queue is full.", "status_code": 503}
+    engine.say(AbortReq(rid="a", finished_reason=refused))
+    assert await _failure(inbox) is Overloaded
+    engine.exchange.close()
+
+
+async def other_messages_are_sglangs_and_nonsense_is_the_engines_end() -> None:
+    engine = Engine()
+    engine.say(FlushCacheReqOutput(success=True))
+    while not engine.dispatched:
+        await asyncio.sleep(0.01)
+    assert isinstance(engine.dispatched[0], FlushCacheReqOutput)
+    engine.says.send(b"\xc1nonsense")
+    assert "could not be read" in await engine.exchange.broken
+    engine.exchange.close()
+
+
+async def sampling_that_sglang_refuses_is_refused_before_it_is_sent() -> None:
+    engine = Engine()
+    question = Question(prompt=[1], sampling={"top_p": 7})
+    with pytest.raises(ValueError, match="top_p"):
+        engine.exchange.ask("a", question, engine.exchange.inbox())
+    assert not engine.asked.poll(50)
+    engine.exchange.close()
+
+
+async def _failure(inbox: Any) -> type[Exception]:
+    try:
+        await asyncio.wait_for(inbox.take(), 5)
+    except Exception as error:
+        return type(error)
+    raise AssertionError("no failure")
+
+
+CASES = (
+    rows_reach_their_requests_and_nobody_elses,
+    an_abort_reaches_the_engine_once_and_silences_the_request,
+    what_the_engine_ends_is_an_error,
+    other_messages_are_sglangs_and_nonsense_is_the_engines_end,
+    sampling_that_sglang_refuses_is_refused_before_it_is_sent,
+)
+
+if __name__ == "__main__":
+    for case in CASES:
+        asyncio.run(asyncio.wait_for(case(), 30))
+        print(case.__name__.replace("_", " "))
