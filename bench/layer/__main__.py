@@ -63,7 +63,10 @@ async def _measure(chosen: list[str], sizes: Sizes) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    lines = [f"| {'serving layer alone':<40} | {'':>13} | {'at most':>7} |", "| --- | ---: | ---: |"]
+    lines = [
+        f"| {'serving layer alone':<40} | {'':>13} | {'at most':>7} |",
+        "| --- | ---: | ---: |",
+    ]
     for row in rows:
         figure = f"{row.figure:,.0f}" if row.figure >= 1000 else f"{row.figure:.3g}"
         bound = "" if row.bound is None else f"{row.bound:g}" + " (over)" * row.over

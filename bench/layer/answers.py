@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import orjson
 
+OK = b"HTTP/1.1 200 "
 END = b"\r\n0\r\n\r\n"
 """Of a chunked body. Frames are JSON, so this never stands inside one."""
 
@@ -73,7 +74,7 @@ def _body(raw: bytes) -> bytes:
 
 
 def _check_head(head: bytes) -> None:
-    if not head.startswith(b"HTTP/1.1 200 "):
+    if not head.startswith(OK):
         raise Broken(f"its head is {head[:200]!r}")
     if b"text/event-stream" not in head or b"chunked" not in head:
         raise Broken(f"not a stream: {head!r}")

@@ -19,7 +19,7 @@ from typing import cast
 import orjson
 import uvloop
 
-from bench.layer.answers import END, Broken, check, check_beginning
+from bench.layer.answers import END, OK, Broken, check, check_beginning
 from bench.layer.engine import words
 
 _CHECKED_FULLY = 50
@@ -142,8 +142,10 @@ class Connection(asyncio.Protocol):
             self._figures.most_open = max(self._figures.most_open, self._figures.open)
         if self._answer is None or self._answer.done():
             return
-        if self._received.endswith(END) or (
-            self._until is not None and self._received.count(b"data: ") >= self._until
+        if (
+            self._received.endswith(END)
+            or (self._until is not None and self._received.count(b"data: ") >= self._until)
+            or not self._received.startswith(OK[: len(self._received)])  # whose end is elsewhere
         ):
             self._answer.set_result(bytes(self._received))
 

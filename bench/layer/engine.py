@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from typing import Any
 
 from app.engine.base import Chunk, Rendered
-from app.types import ChatPrompt, Sampling, Scoring
+from app.types import ChatPrompt, Sampling
 from tests.support.scripted import ScriptedEngine
 
 _CONTEXT_TOKENS = 1_000_000
@@ -40,7 +41,8 @@ class SteppedEngine(ScriptedEngine):
 
     `step_s` 0: a step is made once every request has taken its token: a chunk is one token, and the
     server's speed is the only one. Else a step is made every `step_s`, whoever has taken what; the
-    tokens that a request finds together are one chunk.
+    tokens that a request finds together are one chunk. Whatever else is asked for, such as scores,
+    is not given.
     """
 
     def __init__(self, step_s: float = 0.0) -> None:
@@ -63,8 +65,7 @@ class SteppedEngine(ScriptedEngine):
         *,
         id: str,
         choices: int,
-        scoring: Scoring | None = None,
-        thinking: bool = False,
+        **_: Any,
     ) -> AsyncGenerator[Chunk, None]:
         first, wanted = int(self.decode(prompt)), sampling.max_tokens
         assert wanted, "the client says how many tokens it wants"
@@ -78,7 +79,7 @@ class SteppedEngine(ScriptedEngine):
                 new = range(taken, answer.tokens)
                 taken = answer.tokens
                 yield Chunk(
-                    0, words(first + new.start, len(new)), len(prompt), taken, 0, ids=new,
+                    0, words(first + new.start, len(new)), len(prompt), taken, 0,
                     finish="length" if taken == wanted else None,
                 )  # fmt: skip
         finally:

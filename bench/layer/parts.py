@@ -1,4 +1,4 @@
-"""What is measured: cost, memory, a hundred thousand streams, and what a long load leaves behind."""
+"""What is measured: cost, memory, a crowd of streams, and what a long load leaves behind."""
 
 from __future__ import annotations
 
@@ -100,9 +100,7 @@ async def _point(server: Server, streams: int, tokens: int) -> _Point:
     )
 
 
-async def _spent(
-    server: Server, streams: int, requests: int, tokens: int
-) -> tuple[float, Figures]:
+async def _spent(server: Server, streams: int, requests: int, tokens: int) -> tuple[float, Figures]:
     before_s = server.cpu_s
     figures = await run(Load(server.port, streams, requests, (tokens, tokens)))
     return server.cpu_s - before_s, figures

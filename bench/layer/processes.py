@@ -70,7 +70,9 @@ class Server:
     async def idle(self) -> None:
         """Wait until nobody is inside. Raises TimeoutError: someone was forgotten."""
         async with asyncio.timeout(10):
-            while await self.in_flight():
+            while True:
+                if not await self.in_flight():
+                    return
                 await asyncio.sleep(0.1)
 
     async def _ready(self) -> None:
@@ -100,7 +102,7 @@ class Server:
 
 
 async def run(load: Load) -> Figures:
-    """Put the load on its server, from a process of its own. Raises RuntimeError: a wrong answer."""
+    """Load the server from a process of its own. Raises RuntimeError: an answer was wrong."""
     client = await _client(load)
     said, _ = await client.communicate()
     if client.returncode != 0:
