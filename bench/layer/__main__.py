@@ -42,7 +42,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=default.rounds, help="of cost")
     parser.add_argument("--crowd", type=int, default=default.crowd, help="streams at once")
     parser.add_argument(
-        "--requests", type=int, default=default.requests, help="of crowd and of soak"
+        "--requests",
+        type=int,
+        default=default.requests,
+        help="of crowd and of soak; fewer are not enough to tell growth from warm-up",
     )
     parser.add_argument("--output", type=Path, help="write the raw figures here, as JSON")
     given = vars(parser.parse_args())
