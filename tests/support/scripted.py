@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
 
 from app.engine.base import Chunk, Embedding, EngineInfo, Load, Rendered
 from app.types import ChatPrompt, EndReason, Json, Sampling, ScoredToken, Scoring, Token
@@ -31,7 +32,7 @@ class ScriptedEngine:
         finish: EndReason = "stop",
         matched: str | int | None = None,
         rendered: Callable[[ChatPrompt, list[int]], Rendered] | None = None,
-        **info: object,
+        **info: Any,
     ) -> None:
         """`rendered` makes more of a conversation's ids than a plain `Rendered`."""
         self._script = script or (lambda _: steps)

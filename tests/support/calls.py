@@ -1,0 +1,211 @@
+"""How many functions the serving layer calls for a request and for each of its tokens.
+
+    python -m tests.support.calls            a table, and the functions that a token calls
+    python -m tests.support.calls --json     for tests/test_serving_cost.py
+
+Everything from uvicorn's connection to the last write is real; the socket is a list, the engine the
+benchmark's. A request is counted twice, with few and with many tokens: the difference is the
+tokens', the rest the request's. Resuming a coroutine counts, for each one on the way in.
+
+A process of its own: what a test has imported, patched or left running would be counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+_FEW, _MANY = 20, 220
+_CASES = {
+    "chat, streamed": ("/v1/chat/completions", True),
+    "completions, streamed": ("/v1/completions", True),
+    "chat, whole": ("/v1/chat/completions", False),
+}
+
+
+@dataclass
+class Cost:
+    token_calls: float
+    token_writes: float
+    request_calls: float
+    """Besides its tokens'."""
+    by_function: dict[str, float]
+    """The calls of one token, most first."""
+
+
+class Wire(asyncio.Transport):
+    """A socket that takes everything; `answered` is set once an answer is complete."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.writes = 0
+        self.answered = asyncio.Event()
+
+    def write(self, data: Any) -> None:
+        self.writes += 1
+        if data.endswith((b"0\r\n\r\n", b"}")):
+            self.answered.set()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+class Calls:
+    """Counts what is called in this thread, and does not count itself."""
+
+    def __init__(self) -> None:
+        self.found: Counter[str | CodeType] = Counter()
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
+        if event == "call":
+            self.found[frame.f_code] += 1
+        elif event == "c_call":
+            self.found[arg.__qualname__] += 1
+
+
+async def measure() -> dict[str, Cost]:
+    async with _connection() as (protocol, wire):
+        found = {}
+        for case, (path, stream) in _CASES.items():
+            await _counted(protocol, wire, _request(path, _MANY, stream))  # what is made once
+            few, few_writes = await _counted(protocol, wire, _request(path, _FEW, stream))
+            many, many_writes = await _counted(protocol, wire, _request(path, _MANY, stream))
+            tokens = _MANY - _FEW
+            token_calls = (many.total() - few.total()) / tokens
+            many.subtract(few)
+            found[case] = Cost(
+                token_calls=token_calls,
+                token_writes=(many_writes - few_writes) / tokens,
+                request_calls=few.total() - _FEW * token_calls,
+                by_function={
+                    _name(each): count / tokens for each, count in many.most_common() if count > 0
+                },
+            )
+        return found
+
+
+async def _counted(
+    protocol: Any, wire: Wire, request: bytes
+) -> tuple[Counter[str | CodeType], int]:
+    calls = Calls()
+    wire.writes = 0
+    wire.answered.clear()
+    gc.collect()
+    sys.setprofile(calls)
+    try:
+        protocol.data_received(request)
+        await wire.answered.wait()
+        await asyncio.gather(*protocol.tasks)
+    finally:
+        sys.setprofile(None)
+    return calls.found, wire.writes
+
+
+@asynccontextmanager
+async def _connection() -> AsyncIterator[tuple[Any, Wire]]:
+    """One connection to the application, ready and without a server's own ticking."""
+    import uvicorn
+    from uvicorn.server import ServerState
+
+    from app.core.host import ModelHost
+    from app.lifecycle import Gate, Lifecycle, Phase
+    from app.metrics import LoopLag, Metrics
+    from app.web.app import create_app
+    from app.web.protocol import bounded
+    from app.web.state import Serving
+    from bench.layer.engine import SteppedEngine
+    from tests.support.serving import eventually, settings
+
+    configured = settings()
+    lifecycle = Lifecycle()
+    gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=0)
+
+    async def launch(_: Any) -> SteppedEngine:
+        return SteppedEngine()
+
+    host = ModelHost(configured, lifecycle, gate, launch)
+    lag = LoopLag()
+    serving = Serving(configured, lifecycle, gate, host, lag, Metrics(lifecycle, gate, lag))
+    config = uvicorn.Config(
+        create_app(serving), http=bounded(configured), ws="none", log_config=None, access_log=False
+    )
+    config.load()
+    host.start()
+    await eventually(lambda: lifecycle.phase is Phase.READY)
+    protocol = bounded(configured)(config, ServerState(), {})
+    wire = Wire()
+    protocol.connection_made(wire)
+    try:
+        yield protocol, wire
+    finally:
+        protocol.connection_lost(None)
+        await host.close()
+
+
+def _request(path: str, tokens: int, stream: bool) -> bytes:
+    body: dict[str, Any] = {"model": "default", "max_tokens": tokens, "stream": stream}
+    prompt = f"{1000:>32}"
+    if "chat" in path:
+        body["messages"] = [{"role": "user", "content": prompt}]
+    else:
+        body["prompt"] = prompt
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+def _name(called: str | CodeType) -> str:
+    if isinstance(called, str):
+        return called
+    place = called.co_filename.rsplit("site-packages/", 1)[-1].rsplit("python3.11/", 1)[-1]
+    return f"{called.co_qualname} ({os.path.relpath(place) if place.startswith('/') else place})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true")
+    as_json = parser.parse_args().json
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        # Before prometheus_client is imported: the server's counters live in files.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        import uvloop
+
+        from app import logs
+        from tests.support.serving import settings
+
+        gc.disable()
+        with redirect_stdout(nowhere):
+            logs.configure(settings(LOG_FILE=f"{folder}/server.log"))
+            found = uvloop.run(measure())
+            logs.flush()
+    if as_json:
+        print(json.dumps({case: asdict(cost) for case, cost in found.items()}))
+        return
+    print(f"{'':<24}{'a token':>10}{'writes':>10}{'a request':>12}")
+    for case, cost in found.items():
+        print(
+            f"{case:<24}{cost.token_calls:>10.2f}{cost.token_writes:>10.2f}"
+            f"{cost.request_calls:>12.0f}"
+        )
+    for case, cost in found.items():
+        print(f"\n{case}: calls of a token")
+        for function, count in cost.by_function.items():
+            print(f"{count:>8.2f}  {function}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What a token and a request cost the serving layer; that a thousand streams get what is theirs.
+
+The cost is in function calls, which do not depend on the machine's speed. Over 20 runs on a loaded
+machine a token's figure was within 0.02 and a request's within 5 (the log's writer is a thread), so
+one call more for each token is seen. `python -m tests.support.calls` measures anew and lists the
+calls of a token; a change that makes it cheaper lowers the bounds below. 34 of a token's are the
+benchmark engine's own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from bench.layer.client import Load, allow_files
+from bench.layer.engine import SteppedEngine
+from bench.layer.processes import run
+from tests.support.serving import eventually, serve
+
+BOUNDS = {
+    # measured:               82.0 and 1577; 82.0 and 1535; 66.0 and 1566
+    "chat, streamed": {"token_calls": 82.5, "token_writes": 1, "request_calls": 1620},
+    "completions, streamed": {"token_calls": 82.5, "token_writes": 1, "request_calls": 1580},
+    "chat, whole": {"token_calls": 66.5, "token_writes": 0, "request_calls": 1610},
+}
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, dict[str, Any]]:
+    command = [sys.executable, "-m", "tests.support.calls", "--json"]
+    ran = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, timeout=60, check=True
+    )
+    found: dict[str, dict[str, Any]] = json.loads(ran.stdout)
+    return found
+
+
+@pytest.mark.parametrize("figure", ["token_calls", "token_writes", "request_calls"])
+@pytest.mark.parametrize("case", BOUNDS)
+def test_serving_costs_no_more_calls_than_before(
+    case: str, figure: str, measured: dict[str, dict[str, Any]]
+) -> None:
+    found, bound = measured[case][figure], BOUNDS[case][figure]
+    assert found <= bound, f"{case}: {figure}; see which with `python -m tests.support.calls`"
+
+
+@pytest.fixture
+def unseen() -> Iterator[None]:
+    """Two log lines of each request, of which pytest would print all if one test failed."""
+    with capture_logs():
+        yield
+
+
+@pytest.mark.usefixtures("unseen")
+async def test_a_thousand_streams_at_once_lose_repeat_and_reorder_nothing() -> None:
+    """The client checks each answer whole, and fails on the first that is wrong."""
+    allow_files(4096)
+    engine = SteppedEngine()
+    async with serve(engine, MAX_CONCURRENCY="1024", MAX_QUEUE="1024") as server:
+        figures = await run(Load(server.port, streams=1024, requests=4096, tokens=(4, 12)))
+
+        assert (figures.finished, figures.left, figures.connections) == (4096, 0, 1024)
+        await eventually(lambda: server.gate.in_flight == 0)
+        assert (engine.running, engine.aborted) == (0, 0)
+
+
+@pytest.mark.usefixtures("unseen")
+async def test_streams_left_in_the_middle_end_in_the_engine_and_harm_no_other() -> None:
+    allow_files(4096)
+    engine = SteppedEngine()
+    async with serve(engine, MAX_CONCURRENCY="256", MAX_QUEUE="256") as server:
+        load = Load(server.port, streams=128, requests=1000, tokens=(20, 60), leave=True)
+        figures = await run(load)
+
+        assert (figures.finished, figures.left) == (900, 100)
+        await eventually(lambda: server.gate.in_flight == 0)
+        assert engine.running == 0
+        assert engine.aborted > 0
