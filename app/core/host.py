@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from app.core.model import ServedModel
+from app.core.process import settle_memory
 from app.engine.base import Engine, EngineLost
 from app.engine.follower import Follower
 from app.errors import ServeError, StartError
@@ -83,6 +84,7 @@ class ModelHost:
             self.model.grammars.warm_up()
             if self._settings.warmup_on_start:
                 await self._unless_lost(self._answer_warmup(self.model))
+            settle_memory()
             self._enter(Phase.READY)
             progress.cancel()
             raise EngineLost(await self.engine.lost)

@@ -72,6 +72,11 @@ class Generation:
         self._serving = serving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # In a task of its own: each token would else resume every coroutine between the server
+        # and here, some twenty of them.
+        await asyncio.create_task(self._serve(scope, receive, send))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = _Writer(send, scope["state"]["send"], self._dialect.error)
         try:
             async with self._serving.gate.admit(*_names(scope)) as ticket:
@@ -120,6 +125,8 @@ class Generation:
                     await writer.end()
                 case _:
                     assert_never(reply)
+            # Whoever has read the answer may ask again at once, and must find the place free.
+            ticket.leave()
 
 
 class _Writer:
