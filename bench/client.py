@@ -19,7 +19,8 @@ from typing import Any
 
 from bench import models
 from bench.load import Load
-from bench.servers import MODEL_NAME, BenchError, Server
+from bench.servers import BenchError, Server
+from bench.setup import MODEL_NAME
 
 _BACKEND = "sglang-oai-chat"
 _PATH = "/v1/chat/completions"
@@ -28,7 +29,7 @@ _PATH = "/v1/chat/completions"
 def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, float]:
     """Figures of one load. Raises BenchError unless every request was answered as it should be."""
     _check_answer(load, server, model, seed=seed + 1)
-    meter = _Meter(server, requests=load.requests, warm_up=min(load.streams, 16))
+    meter = _Meter(server, requests=load.requests, warm_up=load.streams)
     found = _drive(load, server, model, meter, seed=seed)
     failed = [error for error in found["errors"] if error]
     if failed or found["completed"] != load.requests:

@@ -14,20 +14,8 @@ from typing import Any
 
 from bench import client, models, table
 from bench.load import Load, chosen
-from bench.servers import (
-    FLOOR,
-    OURS,
-    ROOT,
-    THEIRS,
-    BenchError,
-    Server,
-    Subject,
-    differences,
-    end,
-    engine_options,
-    launch_server,
-    this_server,
-)
+from bench.servers import FLOOR, OURS, THEIRS, BenchError, Server, end, launch_server, this_server
+from bench.setup import ROOT, Subject, differences, engine_options
 from bench.table import Result
 
 _SEEDS_A_ROUND = 1000
@@ -81,6 +69,7 @@ class _Round:
                 with start(self._subject, Path(folder)) as server:
                     self._keep(server.name, table.START, {"first_token_s": server.first_token_s})
                     options.append(server.options())
+                    server.settle()
                     self._drive(server)
         if found := differences(*options):
             raise BenchError(f"the engines ran with different options: {'; '.join(found)}")

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bench import models
+
 
 @dataclass(frozen=True)
 class Load:
@@ -34,7 +36,8 @@ def _streams(streams: int, requests: int, output_tokens: int = 256) -> Load:
     return Load(str(streams), streams, 32, output_tokens, requests, about)
 
 
-# Every token of the string is chosen under the grammar, and its end comes with its length.
+# The grammar ends the string by its length; what may follow a call is left to the model, which is
+# made to end there: only launch_server lets it go on.
 _NOTE = {
     "type": "function",
     "function": {
@@ -56,14 +59,14 @@ _NOTE = {
 TINY = (
     _streams(1, 6),
     _streams(16, 48),
-    _streams(64, 64),
-    _streams(256, 256, 128),
+    _streams(64, 96),
+    _streams(256, 256),
     Load("prefill", 64, 1024, 32, 128, "64 streams, 1024 tokens in, 32 out"),
     Load("whole", 64, 32, 64, 256, "64 at a time, not streamed, 64 out", stream=False),
     Load(
         "tools", 16, 32, 256, 64, "16 streams, a required call under a grammar", answers="call",
         body={"tools": [_NOTE], "tool_choice": "required", "parallel_tool_calls": False,
-              "ignore_eos": False},
+              "ignore_eos": False, "logit_bias": {str(models.END_ID): 100}},
     ),
     Load(
         "logprobs", 16, 32, 64, 96, "16 streams, 64 out, top_logprobs 5", answers="logprobs",

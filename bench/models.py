@@ -21,6 +21,7 @@ from app.engine import demo
 RECIPE = 1
 """Part of the folder's name: raise it when the model changes."""
 
+END_ID = 2
 _VOCABULARY = 1536
 _HIDDEN = 128
 _HEAD = 64
@@ -53,7 +54,7 @@ def find(name: str) -> Path:
     tiny = folder / f"bench-tiny-{RECIPE}"
     if not tiny.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        _publish(tiny)
+        make(tiny)
     return tiny
 
 
@@ -73,7 +74,7 @@ def _words(model: Path) -> list[str]:
     return [text for text in texts if len(tokenizer.encode(text).ids) == 1]
 
 
-def _publish(tiny: Path) -> None:
+def make(tiny: Path) -> None:
     fresh = Path(tempfile.mkdtemp(prefix="bench-", dir=tiny.parent))
     try:
         readable = _write_tokenizer(fresh)
@@ -90,7 +91,7 @@ def _write_tokenizer(folder: Path) -> list[int]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    trainer = trainers.BpeTrainer(  # type: ignore[no-untyped-call]
         vocab_size=_VOCABULARY - len(_MARKERS),
         special_tokens=list(_SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -146,7 +147,7 @@ def _write_weights(folder: Path, readable: list[int]) -> None:
         "mlp_bias": False,
         "tie_word_embeddings": False,
         "bos_token_id": 1,
-        "eos_token_id": 2,
+        "eos_token_id": END_ID,
         "pad_token_id": 0,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2))

@@ -1,83 +1,37 @@
 """Starting and stopping what is compared: `sglang.launch_server` and this server.
 
 Both get the same model, the same engine options and the same environment, in a process group of
-their own. What is measured is the serving side: every process of the server that is not one of the
-engine's (`sglang::scheduler`, `sglang::detokenizer`).
+their own. What is measured is the serving side: the process that was started, and those of its
+children that listen on the port. The engine's processes are not counted.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from app.engine import environment
+from bench.setup import MODEL_NAME, ROOT, Subject, as_flags, as_settings, shell_environment
 
-ROOT = Path(__file__).parents[1]
 OURS, THEIRS, FLOOR = "this server", "launch_server", "floor"
-MODEL_NAME = "bench"
 START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 45
-_KV_POOL_TOKENS = {"tiny": 131_072, "demo": 65_536}
-_DIFFER_BY_NATURE = {
-    "incremental_streaming_output",  # how the serving process takes its output, not the engine's
-    "host", "port", "launch_command", "startup_time", "uptime_s", "internal_states", "frontend",
-    "random_seed", "tokenizer_path", "served_model_name", "nccl_port", "version", "warmups",
-}  # fmt: skip
+_SETTLE_WITHIN_S = 60
+_IDLE_CPU_S = 0.15
 
 
 class BenchError(Exception):
     """The benchmark cannot go on; a figure would be wrong."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What one server is started with."""
-
-    model: Path
-    options: Mapping[str, Any]
-    """SGLang's engine options, as `Engine(...)` takes them."""
-    theirs: Sequence[str] = ()
-    """Further arguments for launch_server alone."""
-    ours: Mapping[str, str] = field(default_factory=dict)
-    """Further settings of this server alone."""
-
-
-def engine_options(model: str, *, metrics: bool) -> dict[str, Any]:
-    """What app/engine/launch.py gives the engine, and a KV cache that every load fits into.
-
-    Also prepares this process's environment, which all others inherit.
-    """
-    import torch
-
-    options: dict[str, Any] = {
-        "max_total_tokens": _KV_POOL_TOKENS[model],
-        "constrained_json_disable_any_whitespace": True,
-        "enable_metrics": metrics,
-        "tool_call_parser": "hermes",
-    }
-    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "SGLANG_RETURN_ORIGINAL_LOGPROB": "1"}
-    if model == "tiny":
-        # Its matrices are so small that two threads wait for each other longer than they compute;
-        # where others want the cores, a hundred times longer. One head and one thread never wait.
-        os.environ["OMP_NUM_THREADS"] = "1"
-        options["dtype"] = "float32"  # without AMX a quarter of bfloat16's cost
-    if torch.accelerator.current_accelerator(check_available=True) is None:
-        environment.use_cpu()
-        options |= {"device": "cpu", "attention_backend": "torch_native", "sleep_on_idle": True}
-    return options
 
 
 @contextmanager
@@ -86,7 +40,7 @@ def launch_server(subject: Subject, folder: Path) -> Iterator[Server]:
     command = [
         sys.executable, "-m", "sglang.launch_server", "--host", "127.0.0.1", "--port", str(port),
         "--model-path", str(subject.model), "--served-model-name", MODEL_NAME,
-        *_flags(subject.options), *subject.theirs,
+        *as_flags(subject.options), *subject.theirs,
     ]  # fmt: skip
     with _running(THEIRS, command, {}, port, folder) as server:
         yield server
@@ -94,16 +48,13 @@ def launch_server(subject: Subject, folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def this_server(subject: Subject, folder: Path) -> Iterator[Server]:
-    port, options = _free_port(), dict(subject.options)
+    port = _free_port()
     settings = {
         "HOST": "127.0.0.1",
         "PORT": str(port),
         "MODEL_PATH": str(subject.model),
         "SERVED_MODEL_NAME": MODEL_NAME,
-        "KV_POOL_TOKENS": str(options["max_total_tokens"]),
-        "ENABLE_METRICS": str(options["enable_metrics"]),
-        "TOOL_CALL_PARSER": options["tool_call_parser"],
-        **({"DTYPE": options["dtype"]} if "dtype" in options else {}),
+        **as_settings(subject.options),
         **subject.ours,
     }
     command = [sys.executable, str(ROOT / "serve_hathora.py")]
@@ -115,7 +66,7 @@ class Server:
     """A server that generates."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.name, self.process, self.log = name, process, log
+        self.name, self.process, self.port, self.log = name, process, port, log
         self.url = f"http://127.0.0.1:{port}"
         self.http = httpx.Client(base_url=self.url, timeout=60)
         self.first_token_s = 0.0
@@ -136,13 +87,22 @@ class Server:
 
     def options(self) -> dict[str, Any]:
         """The engine's options, as they came out."""
-        found = self.http.get("/server_info").raise_for_status().json()
-        return {name: value for name, value in found.items() if name not in _DIFFER_BY_NATURE}
+        found: dict[str, Any] = self.http.get("/server_info").raise_for_status().json()
+        return found
+
+    def settle(self) -> None:
+        """Wait until nothing of it is busy with the start any more."""
+        until = time.monotonic() + _SETTLE_WITHIN_S
+        while time.monotonic() < until:
+            before_s = _cpu_s(self._all())
+            time.sleep(1)
+            if _cpu_s(self._all()) - before_s < _IDLE_CPU_S:
+                return
+        raise BenchError(f"{self.name} is busy {_SETTLE_WITHIN_S} s after it was ready")
 
     def serving_cpu_s(self) -> float:
         """Seconds of processor time used so far, all threads."""
-        times = [process.cpu_times() for process in self._serving()]
-        return sum(each.user + each.system for each in times)
+        return _cpu_s(self._serving())
 
     def serving_rss_bytes(self) -> int:
         return sum(process.memory_info().rss for process in self._serving())
@@ -150,33 +110,42 @@ class Server:
     def last_lines(self, count: int = 25) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
-    def _serving(self) -> list[psutil.Process]:
+    def _all(self) -> list[psutil.Process]:
         main = psutil.Process(self.process.pid)
-        return [main, *(p for p in main.children(recursive=True) if not _of_engine(p))]
+        return [main, *main.children(recursive=True)]
+
+    def _serving(self) -> list[psutil.Process]:
+        main, *others = self._all()
+        return [main, *(process for process in others if _listens(process, self.port))]
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Engine options that both report and that are not the same."""
-    return [
-        f"{name}: {one[name]!r}, {other[name]!r}"
-        for name in sorted(one.keys() & other.keys())
-        if json.dumps(one[name], sort_keys=True) != json.dumps(other[name], sort_keys=True)
-    ]
+def _listens(process: psutil.Process, port: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        sockets = process.net_connections("tcp")
+        return any(
+            each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets
+        )
+    return False
 
 
-def _of_engine(process: psutil.Process) -> bool:
-    return any(part.startswith("sglang::") for part in process.cmdline())
+def _cpu_s(processes: Iterable[psutil.Process]) -> float:
+    used_s = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            times = process.cpu_times()
+            used_s += times.user + times.system
+    return used_s
 
 
 @contextmanager
 def _running(
-    name: str, command: Sequence[str], settings: Mapping[str, str], port: int, folder: Path
+    name: str, command: Sequence[str], settings: dict[str, str], port: int, folder: Path
 ) -> Iterator[Server]:
     log = folder / f"{name.replace(' ', '-')}.log"
     started = time.monotonic()
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=folder, env=_environment() | settings, stdout=out,
+            command, cwd=folder, env=shell_environment() | settings, stdout=out,
             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     server = Server(name, process, port, log)
@@ -199,33 +168,6 @@ def end(process: subprocess.Popen[Any]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """This process's, without settings of this server that a shell may have exported."""
-    from app.settings import Settings
-
-    names = {
-        name
-        for about in Settings.model_fields.values()
-        for name in about.json_schema_extra["names"]  # type: ignore[index,call-overload,union-attr]
-    }
-    kept = {"HF_TOKEN", "DOWNLOAD_DIR"}
-    found = {name: value for name, value in os.environ.items() if name not in names - kept}
-    return found | {"PYTHONPATH": os.pathsep.join([str(ROOT), *_paths()])}
-
-
-def _paths() -> list[str]:
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-
-
-def _flags(options: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            yield flag
-        elif value is not False:
-            yield from (flag, str(value))
 
 
 def _free_port() -> int:
