@@ -1,6 +1,7 @@
 # make demo   a server with the small demo model on port 8000
 # make test   every test, those on the real engine included
 # make lint   what CI checks before the tests
+# make bench  this server against sglang.launch_server: docs/performance.md
 
 PYTHON ?= python3.11
 PORT ?= 8000
@@ -11,7 +12,7 @@ UV_VERSION := 0.13.8
 # answers, and the engine's processes import SGLang each for themselves.
 COMPILED := --compile-bytecode
 
-.PHONY: demo test test-fast test-live lint docs lock clean
+.PHONY: demo test test-fast test-live lint bench docs lock clean
 
 demo: $(VENV)/.installed
 	@echo "==> serving the demo model on http://localhost:$(PORT) (about a minute until it is ready)"
@@ -30,6 +31,10 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# make bench ARGS="--model demo --rounds 1"
+bench: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m bench compare $(ARGS)
 
 docs: $(VENV)/.installed
 	$(VENV)/bin/python serve_hathora.py settings --markdown > docs/settings.md

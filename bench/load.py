@@ -1,0 +1,86 @@
+"""The loads: how many requests of which kind are under way at a time.
+
+Requests are counted so that one load takes about five seconds on two cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench import models
+
+
+@dataclass(frozen=True)
+class Load:
+    name: str
+    streams: int
+    """Requests under way at a time."""
+    input_tokens: int
+    output_tokens: int
+    requests: int
+    about: str
+    stream: bool = True
+    body: Mapping[str, Any] = field(default_factory=dict)
+    answers: Literal["text", "call", "logprobs"] = "text"
+
+    @property
+    def has_floor(self) -> bool:
+        """Can the engine alone be asked for the same?"""
+        return self.stream and not self.body
+
+
+def _streams(streams: int, requests: int, output_tokens: int = 256) -> Load:
+    about = f"{streams} streams, 32 tokens in, {output_tokens} out"
+    return Load(str(streams), streams, 32, output_tokens, requests, about)
+
+
+# The grammar ends the string by its length; what may follow a call is left to the model, which is
+# made to end there: only launch_server lets it go on.
+_NOTE = {
+    "type": "function",
+    "function": {
+        "name": "note",
+        "description": "Keep a note.",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "text": {"type": "string", "minLength": 120, "maxLength": 120},
+                "urgent": {"type": "boolean"},
+            },
+            "required": ["text", "urgent"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+TINY = (
+    _streams(1, 6),
+    _streams(16, 48),
+    _streams(64, 96),
+    _streams(256, 256),
+    Load("prefill", 64, 1024, 32, 128, "64 streams, 1024 tokens in, 32 out"),
+    Load("whole", 64, 32, 64, 256, "64 at a time, not streamed, 64 out", stream=False),
+    Load(
+        "tools", 16, 32, 256, 64, "16 streams, a required call under a grammar", answers="call",
+        body={"tools": [_NOTE], "tool_choice": "required", "parallel_tool_calls": False,
+              "ignore_eos": False, "logit_bias": {str(models.END_ID): 100}},
+    ),
+    Load(
+        "logprobs", 16, 32, 64, 96, "16 streams, 64 out, top_logprobs 5", answers="logprobs",
+        body={"logprobs": True, "top_logprobs": 5},
+    ),
+)  # fmt: skip
+DEMO = (_streams(1, 2, 64), _streams(16, 16, 64), _streams(64, 64, 32))
+LOADS = {"tiny": TINY, "demo": DEMO}
+
+
+def chosen(model: str, names: Sequence[str] | None = None) -> list[Load]:
+    """The model's loads of these names, in the order of the table; all without names."""
+    known = LOADS[model]
+    if unknown := set(names or ()) - {load.name for load in known}:
+        have = ", ".join(load.name for load in known)
+        raise ValueError(f"no load {', '.join(sorted(unknown))} for {model}; there are {have}")
+    return [load for load in known if names is None or load.name in names]

@@ -1,0 +1,96 @@
+"""What the servers and the floor are started with: the same model, options and environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from app.engine import environment
+from app.settings import DEPLOYMENT_CONFIG, Settings
+
+ROOT = Path(__file__).parents[1]
+MODEL_NAME = "bench"
+_KV_POOL_TOKENS = {"tiny": 131_072, "demo": 65_536}
+_NOT_THE_ENGINE = {
+    "incremental_streaming_output",  # how the serving process takes the engine's output
+    "host", "port", "launch_command", "startup_time", "uptime_s", "internal_states", "frontend",
+    "random_seed", "tokenizer_path", "served_model_name", "nccl_port", "warmups",
+    "context_length", "max_req_input_len", "max_running_requests",  # as far as each server takes
+}  # fmt: skip
+_REDACTED = ("***", "<redacted>")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one server is started with."""
+
+    model: Path
+    options: Mapping[str, Any]
+    """SGLang's engine options, as `Engine(...)` takes them."""
+    theirs: Sequence[str] = ()
+    """Further arguments for launch_server alone."""
+    ours: Mapping[str, str] = field(default_factory=dict)
+    """Further settings of this server alone."""
+
+
+def engine_options(model: str, *, metrics: bool) -> dict[str, Any]:
+    """What app/engine/launch.py gives the engine, and a KV cache that every load fits into.
+
+    Also prepares this process's environment, which all others inherit.
+    """
+    import torch
+
+    options: dict[str, Any] = {
+        "max_total_tokens": _KV_POOL_TOKENS[model],
+        "constrained_json_disable_any_whitespace": True,
+        "enable_metrics": metrics,
+        "tool_call_parser": "hermes",
+    }
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "SGLANG_RETURN_ORIGINAL_LOGPROB": "1"}
+    if model == "tiny":
+        # Its matrices are so small that two threads wait for each other longer than they compute;
+        # where others want the cores, a hundred times longer. One head and one thread never wait.
+        os.environ["OMP_NUM_THREADS"] = "1"
+        options["dtype"] = "float32"  # without AMX a quarter of bfloat16's cost
+    if torch.accelerator.current_accelerator(check_available=True) is None:
+        environment.use_cpu()
+        options |= {"device": "cpu", "attention_backend": "torch_native", "sleep_on_idle": True}
+    return options
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Engine options that both report and that are not the same."""
+    both = (one.keys() & other.keys()) - _NOT_THE_ENGINE
+    pairs = {name: (one[name], other[name]) for name in sorted(both)}
+    return [
+        f"{name}: {first!r}, {second!r}"
+        for name, (first, second) in pairs.items()
+        if first != second and first not in _REDACTED and second not in _REDACTED
+    ]
+
+
+def shell_environment() -> dict[str, str]:
+    """This process's environment without this server's settings: what a shell exports for one
+    start must not change what is measured."""
+    about = (cast("dict[str, Any]", f.json_schema_extra) for f in Settings.model_fields.values())
+    settings = {DEPLOYMENT_CONFIG, *(name for each in about for name in each["names"])}
+    return {name: value for name, value in os.environ.items() if name not in settings}
+
+
+def as_flags(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            yield flag
+        elif value is not False:
+            yield from (flag, str(value))
+
+
+def as_settings(options: Mapping[str, Any]) -> dict[str, str]:
+    """Those that app/engine/launch.py does not set by itself."""
+    names = {"max_total_tokens": "KV_POOL_TOKENS", "enable_metrics": "ENABLE_METRICS",
+             "tool_call_parser": "TOOL_CALL_PARSER", "dtype": "DTYPE"}  # fmt: skip
+    return {names[option]: str(options[option]) for option in options if option in names}

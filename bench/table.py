@@ -1,0 +1,125 @@
+"""Raw results as one markdown table: medians of each, and the ratios of what was run in pairs.
+
+A ratio is taken within each round, between runs that were minutes apart, and then the median over
+the rounds: what slows the whole machine for a while cancels out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from bench.servers import FLOOR, OURS, THEIRS
+
+START = "start"
+FIGURES = {
+    "first_token_s": "start to the first token, s",
+    "cpu_us_per_token": "CPU per token, µs",
+    "cpu_ms_per_request": "CPU per request, ms",
+    "tokens_per_s": "output tokens/s",
+    "ttft_p50_ms": "TTFT p50, ms",
+    "ttft_p99_ms": "TTFT p99, ms",
+    "itl_p50_ms": "ITL p50, ms",
+    "itl_p99_ms": "ITL p99, ms",
+    "latency_p50_ms": "whole answer p50, ms",
+    "latency_p99_ms": "whole answer p99, ms",
+    "rss_mb": "memory, MB",
+}
+_HEAD = ("load", "figure", THEIRS, OURS, "ratio (min-max)", FLOOR, f"{OURS} / {FLOOR}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one subject showed under one load in one round."""
+
+    setup: str
+    """The model, and what was not as usual."""
+    round: int
+    subject: str
+    load: str
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.least:.2f}-{self.most:.2f})"
+
+
+def write(results: Path, result: Result) -> None:
+    with results.open("a") as file:
+        file.write(json.dumps(vars(result)) + "\n")
+
+
+def read(results: Path) -> list[Result]:
+    if not results.exists():
+        return []
+    return [Result(**json.loads(line)) for line in results.read_text().splitlines() if line]
+
+
+def next_round(results: Iterable[Result], setup: str) -> int:
+    return max((result.round for result in results if result.setup == setup), default=0) + 1
+
+
+def markdown(results: Iterable[Result]) -> str:
+    """One table for each setup, loads in the order in which they were first run."""
+    by_setup: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        by_setup[result.setup].append(result)
+    return "\n\n".join(_table(setup, found) for setup, found in by_setup.items())
+
+
+def _table(setup: str, results: Sequence[Result]) -> str:
+    found = _by_round(results)
+    rows = [_HEAD, tuple("---" for _ in _HEAD)]
+    for load in dict.fromkeys(load for load, _, _ in found):
+        rows += _rows(load, found)
+    counts = {len(rounds) for rounds in found.values()}
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"Model and setup: {setup}; rounds: {max(counts)}", "", *lines])
+
+
+_Rounds = dict[tuple[str, str, str], dict[int, float]]
+"""(load, figure, subject) -> round -> value"""
+
+
+def _by_round(results: Iterable[Result]) -> _Rounds:
+    found: _Rounds = defaultdict(dict)
+    for result in results:
+        for figure, value in result.figures.items():
+            found[result.load, figure, result.subject][result.round] = value
+    return found
+
+
+def _rows(load: str, rounds: _Rounds) -> Iterator[tuple[str, ...]]:
+    for figure, title in FIGURES.items():
+        theirs, ours, floor = (
+            rounds.get((load, figure, subject), {}) for subject in (THEIRS, OURS, FLOOR)
+        )
+        if theirs or ours or floor:
+            yield (
+                load, title, _median(theirs), _median(ours), _shown(paired(ours, theirs)),
+                _median(floor), _shown(paired(ours, floor)),
+            )  # fmt: skip
+
+
+def paired(one: dict[int, float], other: dict[int, float]) -> Ratio | None:
+    """`one` to `other` in each round that has both; None if there is no such round."""
+    ratios = [value / other[round] for round, value in one.items() if other.get(round)]
+    return Ratio(median(ratios), min(ratios), max(ratios)) if ratios else None
+
+
+def _median(values: dict[int, float]) -> str:
+    return f"{median(values.values()):.4g}" if values else ""
+
+
+def _shown(ratio: Ratio | None) -> str:
+    return "" if ratio is None else str(ratio)
