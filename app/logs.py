@@ -47,6 +47,9 @@ _listener: _Writer | None = None
 def configure(settings: Settings) -> None:
     """Set up this process's logging. Called once, before anything logs."""
     global _listener
+    # Nothing that our lines show; each costs every record, the first of them a walk up the stack.
+    logging._srcfile = None  # as the logging HOWTO has it
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     style = _style(settings.log_format)
     targets: list[_Target] = [_Stdout(_formatter(style))]
     if file_is_writable(settings):

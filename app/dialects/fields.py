@@ -8,6 +8,7 @@ them, `guided_*` and `structured_outputs` as vLLM does, read 2026-11.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -16,7 +17,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from app.core.grammars import GrammarBounds, check_regex, check_schema, check_text
 from app.dialects.base import Body, Bounds, Call
 from app.errors import InvalidRequest, ServeError, UnsupportedParameter
-from app.types import Grammar, Json, Sampling, ScoredToken, Usage
+from app.types import Grammar, Json, Sampling, ScoredToken, Token, Usage
 
 # What no operator can allow more of; SGLang itself takes 32 stop strings.
 _MAX_STOPS, _MAX_STOP_CHARS = 32, 4096
@@ -396,16 +397,25 @@ def error_json(error: ServeError) -> Json:
     }
 
 
-def logprob_json(scored: ScoredToken) -> Json:
-    """One token of `logprobs.content`."""
-    token = scored.token
-    return {
-        "token": token.text, "logprob": token.logprob, "bytes": list(token.raw),
-        "top_logprobs": [
-            {"token": each.text, "logprob": each.logprob, "bytes": list(each.raw)}
-            for each in scored.top
-        ],
-    }  # fmt: skip
+def logprob_json(scored: ScoredToken) -> orjson.Fragment:
+    """One token of `logprobs.content`, rendered."""
+    top = b"},".join([_rendered(each) for each in scored.top])
+    return orjson.Fragment(
+        b'%b,"top_logprobs":[%b]}' % (_rendered(scored.token), top + b"}" if top else b"")
+    )
+
+
+def _rendered(token: Token) -> bytes:
+    """Up to its closing brace."""
+    before, after = _around(token.raw)
+    return b"%b%b%b" % (before, orjson.dumps(token.logprob), after)
+
+
+@lru_cache(65_536)
+def _around(raw: bytes) -> tuple[bytes, bytes]:
+    """What stands before and after a token's log-probability: the same each time."""
+    text = orjson.dumps(raw.decode(errors="replace"))
+    return b'{"token":%b,"logprob":' % text, b',"bytes":%b' % orjson.dumps(list(raw))
 
 
 DONE = b"data: [DONE]\n\n"

@@ -15,6 +15,7 @@ Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails firs
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from array import array
 from collections.abc import Sequence
@@ -41,6 +42,15 @@ _COLUMNS: dict[str, Any] = {
     "cached_tokens": list[int],
 }
 """Of every message; the other columns are decoded when somebody asks for them."""
+_SCORES = {
+    side: [
+        f"{side}_{name}"
+        for name in (
+            "token_logprobs_val", "token_logprobs_idx", "top_logprobs_val", "top_logprobs_idx",
+        )
+    ]
+    for side in ("input", "output")
+}  # fmt: skip
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +134,8 @@ class Exchange:
         """Done when the engine's output cannot be read any more; its result is the reason."""
         self.heard_at = time.monotonic()
         self._handling: set[asyncio.Task[None]] = set()
+        if manager.enable_metrics:
+            _remember_series(manager.metrics_collector)
         self._request_log = manager.request_logger if manager.request_logger.log_requests else None
         self._closing = ExitStack()
         # It watches SGLang's own reader, which does not run.
@@ -299,9 +311,10 @@ class Exchange:
         """A row with everything that was asked for."""
         question = line.question
         ids: Sequence[int] = ()
-        scored, prompt = (), ()
+        scored: Any = ()
+        prompt: Any = ()
         if question.token_ids:
-            ids = self._column(batch, "output_ids")[row]
+            ids = self._cell(batch, "output_ids", row)
         if question.scoring is not None:
             scored = self._scores(batch, "output", row)
             if not line.prompt_given and question.scoring.prompt_from is not None:
@@ -314,25 +327,17 @@ class Exchange:
         )  # fmt: skip
 
     def _scores(self, batch: Any, side: str, row: int) -> Any:
-        found = [
-            (column[row] if column and row < len(column) else None) or ()
-            for column in (
-                self._column(batch, f"{side}_{name}")
-                for name in (
-                    "token_logprobs_val", "token_logprobs_idx",
-                    "top_logprobs_val", "top_logprobs_idx",
-                )
-            )
-        ]  # fmt: skip
+        found = [self._cell(batch, name, row) or () for name in _SCORES[side]]
         return self._vocabulary.scored(*found)
 
-    def _column(self, batch: Any, name: str) -> Any:
-        """A column that is decoded once, when the first row of a message needs it."""
-        value = getattr(batch, name)
-        if isinstance(value, msgspec.Raw):
-            value = self._decode_column(value)
-            setattr(batch, name, value)
-        return value
+    def _cell(self, batch: Any, name: str, row: int) -> Any:
+        """Of a column that is decoded once, when the first row of a message needs it; None if that
+        is empty."""
+        column = getattr(batch, name)
+        if type(column) is msgspec.Raw:
+            column = self._decode_column(column)
+            setattr(batch, name, column)
+        return column[row] if column and row < len(column) else None
 
     def _aborted(self, said: Any) -> None:
         """The engine ended a request that it had not begun."""
@@ -362,13 +367,8 @@ class Exchange:
             collector.observe_inter_token_latency(
                 labels, times.finished_time - line.first_at, tokens - 1
             )
-        details, verified = (
-            (column[row] if column and row < len(column) else None)
-            for column in (
-                self._column(batch, "cached_tokens_details"),
-                self._column(batch, "spec_verify_ct"),
-            )
-        )
+        details = self._cell(batch, "cached_tokens_details", row)
+        verified = self._cell(batch, "spec_verify_ct", row)
         sampling = line.question.sampling
         collector.observe_one_finished_request(
             labels,
@@ -384,6 +384,14 @@ class Exchange:
                 times.get_time_per_output_token(tokens) if kind != "abort" else None
             ),
         )
+
+
+def _remember_series(collector: Any) -> None:
+    """Look each series up once. SGLang does it for every observation; the labels are the server's
+    own, a handful."""
+    for metric in vars(collector).values():
+        if callable(labels := getattr(metric, "labels", None)):
+            metric.labels = functools.cache(labels)
 
 
 def _batch_type(message: Any) -> Any:

@@ -49,6 +49,7 @@ class Engine:
         from_engine.bind(f"ipc://{folder}/b")
         self.asked.connect(f"ipc://{folder}/a")
         self.says.connect(f"ipc://{folder}/b")
+        assert zmq.Socket.shadow(to_engine.underlying).poll(10_000, zmq.POLLOUT)  # connected
         self.dispatched: list[Any] = []
         self.observed: list[str] = []
         collector = SimpleNamespace(
