@@ -25,10 +25,10 @@ from bench.layer.processes import run
 from tests.support.serving import eventually, serve
 
 BOUNDS = {
-    # measured:               82.0 and 1577; 82.0 and 1535; 66.0 and 1566
-    "chat, streamed": {"token_calls": 82.5, "token_writes": 1, "request_calls": 1620},
-    "completions, streamed": {"token_calls": 82.5, "token_writes": 1, "request_calls": 1580},
-    "chat, whole": {"token_calls": 66.5, "token_writes": 0, "request_calls": 1610},
+    # measured:               57.0 and 996; 57.0 and 954; 44.0 and 983
+    "chat, streamed": {"token_calls": 57.5, "token_writes": 1, "request_calls": 1020},
+    "completions, streamed": {"token_calls": 57.5, "token_writes": 1, "request_calls": 980},
+    "chat, whole": {"token_calls": 44.5, "token_writes": 0, "request_calls": 1010},
 }
 
 
