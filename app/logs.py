@@ -40,16 +40,27 @@ log = structlog.stdlib.get_logger("serve_hathora")
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
 _listener: logging.handlers.QueueListener | None = None
+_process: int | None = None
 
 
-def configure(settings: Settings) -> None:
-    """Set up this process's logging. Called once, before anything logs."""
+def configure(settings: Settings, *, rotates: bool = True, process: int | None = None) -> None:
+    """Set up this process's logging. Called once, before anything logs.
+
+    `rotates`: this one of the processes that write the log file moves it aside when it is full.
+    `process`: the number of this one, of several that serve; every line has it.
+    """
+    global _process
+    _process = process
     global _listener
     style = _style(settings.log_format)
     handlers: list[logging.Handler] = [_formatted(logging.StreamHandler(sys.stdout), style)]
     if file_is_writable(settings):
-        file = logging.handlers.RotatingFileHandler(
-            settings.log_file, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, delay=True
+        file: logging.Handler = (
+            logging.handlers.RotatingFileHandler(
+                settings.log_file, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, delay=True
+            )
+            if rotates
+            else logging.handlers.WatchedFileHandler(settings.log_file, delay=True)
         )
         handlers.append(_formatted(file, "console" if style == "console" else "json", colors=False))
     records: queue.Queue[logging.LogRecord] = queue.Queue(_QUEUE_SIZE)
@@ -222,6 +233,12 @@ def _dumps(event: Any, **_: Any) -> str:
 def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     if (rid := request_id.get()) is not None:
         event.setdefault("request_id", rid)
+    return _add_process(event)
+
+
+def _add_process(event: EventDict) -> EventDict:
+    if _process is not None:
+        event["process"] = _process
     return event
 
 
@@ -232,7 +249,7 @@ def _take_from_record(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     event["timestamp"] = made.isoformat(timespec="microseconds").replace("+00:00", "Z")
     if (rid := getattr(record, "request_id", None)) is not None:
         event["request_id"] = rid
-    return event
+    return _add_process(event)
 
 
 def _quieten(settings: Settings) -> None:
