@@ -816,6 +816,8 @@ class Settings(BaseSettings):
         options.pop("tp_size", None)  # the launch counts GPUs and heads
         if self.nnodes == 1:
             del options["nnodes"], options["node_rank"]
+        if self.tokenizer_workers == 1:
+            del options["tokenizer_worker_num"]
         if self.model_loader_extra_config:
             options["model_loader_extra_config"] = json.dumps(self.model_loader_extra_config)
         overrides = {"rope_scaling": self.rope_scaling, "rope_theta": self.rope_theta}

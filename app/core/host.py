@@ -37,12 +37,16 @@ class ModelHost:
         gate: Gate,
         launch: Launch,
         admitted: Admitted | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
+        """`quiet`: another process says how far the start is."""
         self._settings = settings
         self._lifecycle = lifecycle
         self._gate = gate
         self._launch = launch
         self._admitted = admitted
+        self._quiet = quiet
         self._task: asyncio.Task[None] | None = None
         self.engine: Engine | None = None
         self.model: ServedModel | None = None
@@ -106,6 +110,8 @@ class ModelHost:
             await self._warm(launched)
         if self._admitted is not None:
             await self._admitted()
+        if isinstance(launched, SharedEngine):
+            launched.all_attached()
 
     async def _warm(self, engine: Engine) -> None:
         await engine.warm_up()
@@ -150,7 +156,7 @@ class ModelHost:
             Phase.LOADING: "loading the model",
             Phase.WARMING: "generating the first token",
         }
-        while True:
+        while not self._quiet:
             await asyncio.sleep(_PROGRESS_S)
             if (doing := what.get(self._lifecycle.phase)) is None:
                 return

@@ -15,6 +15,7 @@ questions (a flush, a profile) comes back through the parent.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable
 from concurrent.futures import Future
 from multiprocessing import resource_tracker
@@ -39,10 +40,16 @@ class SharedEngine:
         # that ours replaces, and the line on which the schedulers are asked to end.
         self._worker = engine.tokenizer_manager
         self._worker._subprocess_watchdog.stop()
+        _show_command()
         loop = asyncio.get_running_loop()
         router = engine.tokenizer_router
         for task in (router._task, router._handle_task):
             task.add_done_callback(lambda done: loop.call_soon_threadsafe(self._router_ended, done))
+
+    def all_attached(self) -> None:
+        """What the others attach by is removed: whatever ends this process, it is not left."""
+        self._engine._multi_tokenizer_shm.unlink()
+        self._engine._multi_tokenizer_shm = None
 
     async def close(self) -> None:
         from app.engine.sglang import end_schedulers
@@ -83,10 +90,18 @@ def _attach(parent: int) -> Any:
     from sglang.srt.entrypoints.engine import Engine
 
     engine = Engine.attach_tokenizer_worker(parent)
+    _show_command()
     # Python counts memory that was only opened as this process's own, and would remove it at the
     # end (until 3.13, where `track=False` is new). It is the parent's.
     resource_tracker.unregister(f"/multi_tokenizer_args_{parent}", "shared_memory")
     return engine
+
+
+def _show_command() -> None:
+    """In the list of processes; a TokenizerWorker has its own name shown for the whole process."""
+    import setproctitle
+
+    setproctitle.setproctitle(" ".join(sys.orig_argv))
 
 
 class _WatchedElsewhere:

@@ -120,7 +120,7 @@ class Server:
         self._lag = LoopLag()
         self._host = ModelHost(
             settings, self._lifecycle, self._gate, launch,
-            self._siblings.all_warm if self._siblings else None,
+            self._siblings.all_warm if self._siblings else None, quiet=self._siblings is not None,
         )  # fmt: skip
         self._own = ThisProcess(self._gate, self._lag, self._host.silent_s)
 

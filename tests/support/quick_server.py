@@ -19,26 +19,29 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 async def _launch(settings: Any, runtime: Any, loading: Callable[[], None]) -> Any:
     loading()
     await asyncio.sleep(float(settings.engine_args.get("loading_s", 0)))
-    return _Shared() if settings.tokenizer_workers > 1 else _scripted()
+    return _shared() if settings.tokenizer_workers > 1 else _scripted(settings)
 
 
 async def _attach(settings: Any, parent: Awaitable[int]) -> Any:
     await parent
-    return _scripted()
+    return _scripted(settings)
 
 
-def _scripted() -> Any:
+def _scripted(settings: Any) -> Any:
     from tests.support.scripted import ScriptedEngine
 
-    return ScriptedEngine(*(["word "] + [0.05, "word "] * 50))
+    return ScriptedEngine(*(["word "] + [0.05, "word "] * settings.engine_args.get("words", 50)))
 
 
-def _Shared() -> Any:  # noqa: N802
+def _shared() -> Any:
     from app.engine.shared import SharedEngine
 
     class Lives(SharedEngine):
         def __init__(self) -> None:
             self.lost = asyncio.get_running_loop().create_future()
+
+        def all_attached(self) -> None:
+            pass
 
         async def close(self) -> None:
             pass
