@@ -70,12 +70,12 @@ class Signals:
         settings: Settings,
         cleanup: Callable[[], None],
         link_fd: int | None = None,
-        in_flight: Callable[[], int] | None = None,
+        counted: Counted | None = None,
     ) -> None:
-        """`link_fd`: the line to the supervisor, if there is one; `in_flight`: how many are inside,
-        if the gate does not know."""
+        """`link_fd`: the line to the supervisor, if there is one; `counted`: who knows how many are
+        inside, if that is not the gate."""
         self._settings = settings
-        self._in_flight = in_flight
+        self._counted = counted
         self._cleanup = cleanup
         self._link = ServerEnd(link_fd) if link_fd is not None else None
         self._count = 0
@@ -83,8 +83,7 @@ class Signals:
         self.asked_at = 0.0
 
     async def open(self, lifecycle: Lifecycle, gate: Gate) -> None:
-        self._lifecycle = lifecycle
-        self._in_flight = self._in_flight or (lambda: gate.in_flight)
+        self._lifecycle, self._gate = lifecycle, gate
         if self._link is not None:
             await self._link.open(lost=self._orphaned)
             lifecycle.listeners.append(self._link.tell)
@@ -119,8 +118,9 @@ class Signals:
         if self._count > 1:
             log.warning("second signal: exiting at once", signal=number.name)
             exit_now(128 + number, self._cleanup)
+        inside = self._counted.figures().in_flight if self._counted else self._gate.in_flight
         log.info(
-            "draining", signal=number.name, in_flight=self._in_flight and self._in_flight(),
+            "draining", signal=number.name, in_flight=inside,
             timeout_s=self._settings.drain_timeout_s,
         )  # fmt: skip
         self.asked_at = time.monotonic()

@@ -60,8 +60,8 @@ class FromParent:
 
     async def open(self, lifecycle: Lifecycle, gate: Gate) -> None:
         self._lifecycle, self._gate = lifecycle, gate
-        # They were blocked at birth; what is imported later may change that.
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # The first two were blocked at birth; what is imported later may change that.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
         lifecycle.listeners.append(self._tell_of_the_end)
         await self._line.open()

@@ -9,7 +9,7 @@ It serves no HTTP itself. Every phase of the server is its phase, and the others
 SIGTERM, SIGINT   ─> each sees its people out ─> all are out ─> all go ─> engine down ─> exit 0
 a second one      ─> all out now (128 + signal)
 engine lost       ─> each answers those inside with an error ─> exit 70
-a process is lost ─> the same: the engine would go on computing for nobody, and wait for it
+a process is lost ─> the same: the engine would go on computing for nobody
 this one is lost  ─> each answers those inside with an error and goes
 """
 
@@ -116,8 +116,7 @@ class Parent:
         # Nobody comes in here.
         self._gate = Gate(self._lifecycle, max_running=0, max_waiting=0)
         self._host = ModelHost(settings, self._lifecycle, self._gate, launch, self._all_warm)
-        board = Board(runtime.path)
-        self._orders = Signals(settings, runtime.remove, link_fd, lambda: board.figures().in_flight)
+        self._orders = Signals(settings, runtime.remove, link_fd, Board(runtime.path))
         self._children: list[Child] = []
         self._questions: dict[int, _Question] = {}
         self._numbers = itertools.count()
