@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import uvicorn
@@ -38,9 +39,10 @@ _BACKLOG = 2048
 
 def bind(settings: Settings) -> socket.socket:
     """Take the port, before anything slow begins. Raises ConfigError."""
-    listener = _socket(settings)
-    _take(listener, settings, settings.port)
-    listener.listen(_BACKLOG)
+    with _taking(settings) as sockets:
+        sockets.append(listener := _socket(settings))
+        listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)
     return listener
 
 
@@ -49,16 +51,15 @@ def bind_several(settings: Settings, count: int) -> list[socket.socket]:
 
     Raises ConfigError.
     """
-    # Sharing it with others would be no error: only a socket that does not is told.
-    with _socket(settings) as first:
-        _take(first, settings, settings.port)
+    # To share the port with a stranger would be no error: only a socket that does not is told.
+    with _socket(settings) as first, _taking(settings) as listeners:
+        first.bind((settings.host, settings.port))
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listeners = [_socket(settings) for _ in range(count)]
-        for each in listeners:
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            _take(each, settings, first.getsockname()[1])
-    for each in listeners:
-        each.listen(_BACKLOG)
+        for _ in range(count):
+            listeners.append(listener := _socket(settings))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(first.getsockname())
+            listener.listen(_BACKLOG)
     return listeners
 
 
@@ -74,13 +75,17 @@ def _socket(settings: Settings) -> socket.socket:
     return listener
 
 
-def _take(listener: socket.socket, settings: Settings, port: int) -> None:
+@contextmanager
+def _taking(settings: Settings) -> Iterator[list[socket.socket]]:
+    """Sockets that are closed again if one of them cannot have the port."""
+    sockets: list[socket.socket] = []
     try:
-        listener.bind((settings.host, port))
+        yield sockets
     except OSError as error:
-        listener.close()
+        for each in sockets:
+            each.close()
         raise ConfigError(
-            f"PORT: cannot listen on {settings.host}:{port}: {error.strerror or error}"
+            f"PORT: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
         ) from None
 
 
