@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from app import __version__, settings
@@ -33,11 +33,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         if mode == "settings":
             sys.exit(_show_settings(given))
-        link_fd = given.pop("link_fd", None)
-        loaded = settings.load(given, supervised=link_fd is not None)
+        link_fd, process = given.pop("link_fd", None), given.pop("process", None)
+        loaded = settings.load(given, supervised=(link_fd or process) is not None)
+        if process is not None:
+            _serve_with_others(loaded, process)
         if mode == "serve" and link_fd is None and loaded.settings.networked:
             _supervise(loaded, arguments)
-        _serve(loaded, mode, link_fd)
+        _serve(loaded, mode, arguments, link_fd)
     except StartError as error:
         print(f"serve_hathora: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -56,6 +58,7 @@ def _parser(mode: str) -> argparse.ArgumentParser:
         parser.add_argument("--markdown", action="store_true", help="docs/settings.md")
     if mode == "serve":
         parser.add_argument("--link-fd", type=int, help=argparse.SUPPRESS)  # the supervisor's
+        parser.add_argument("--process", help=argparse.SUPPRESS)  # the parent's: number:line:port
     settings.add_arguments(parser)
     return parser
 
@@ -68,43 +71,93 @@ def _supervise(loaded: Loaded, arguments: Sequence[str]) -> NoReturn:
     os._exit(code)
 
 
-def _serve(loaded: Loaded, mode: str, link_fd: int | None) -> NoReturn:
+def _serve(loaded: Loaded, mode: str, arguments: Sequence[str], link_fd: int | None) -> NoReturn:
     from app import logs
     from app.engine import environment
 
-    logs.configure(loaded.settings)
+    chosen = loaded.settings
+    several = chosen.tokenizer_workers > 1 and mode == "serve" and chosen.node_rank == 0
+    if not several:
+        chosen = chosen.model_copy(update={"tokenizer_workers": 1})
+    # Of several processes the first rotates the log file: this one has little to write.
+    logs.configure(chosen, rotates=not several)
     for warning in loaded.warnings:
         logs.log.warning(warning)
-    if mode == "runpod" and loaded.settings.networked:
+    if mode == "runpod" and chosen.networked:
         logs.log.warning("no network endpoint is registered: RunPod brings the jobs")
-    runtime = environment.prepare(loaded.settings)
+    if mode == "runpod" and loaded.settings.tokenizer_workers > 1:
+        logs.log.warning("TOKENIZER_WORKERS: no effect (one process takes the jobs)")
+    runtime = environment.prepare(chosen)
+
+    async def launch(loading: Any) -> Any:
+        from app.engine.launch import launch
+
+        return await launch(chosen, runtime, loading)
+
+    def run() -> int:
+        if mode == "runpod":
+            from app.runpod import worker
+
+            return worker.run(chosen, launch, runtime.remove)
+        from app.web import server
+        from app.web.orders import Signals
+
+        if several:
+            from app.workers import parent
+
+            listeners = server.bind_several(chosen, chosen.tokenizer_workers)
+            return parent.run(chosen, listeners, arguments, launch, runtime, link_fd)
+        listener = server.bind(chosen)
+        orders = Signals(chosen, runtime.remove, link_fd)
+        return server.run(chosen, listener, launch, runtime.remove, orders)
+
+    _to_the_end(run, runtime.remove)
+
+
+def _serve_with_others(loaded: Loaded, process: str) -> NoReturn:
+    """Be one of several serving processes, as the parent says; it has warned of the settings."""
+    from app import logs
+    from app.engine import environment
+
+    no, line_fd, port_fd = map(int, process.split(":"))
+    logs.configure(loaded.settings, rotates=no == 0, process=no)
+    runtime = environment.join()
+
+    def run() -> int:
+        import socket
+
+        from app.web import server
+        from app.workers.child import FromParent
+
+        orders = FromParent(no, loaded.settings.tokenizer_workers, line_fd, runtime)
+
+        async def launch(loading: Any) -> Any:
+            from app.engine import shared
+
+            await orders.loading.wait()
+            loading()
+            return await shared.attach(loaded.settings, orders.engine_up())
+
+        listener = socket.socket(fileno=port_fd)
+        return server.run(loaded.settings, listener, launch, orders.clean_up, orders)
+
+    _to_the_end(run, lambda: None)
+
+
+def _to_the_end(run: Callable[[], int], cleanup: Callable[[], None]) -> NoReturn:
+    from app import logs
+
     try:
-        code = _run(loaded, runtime, mode, link_fd)
+        code = run()
     except StartError as error:
         logs.log.error("cannot start", reason=str(error))
         code = error.exit_code
     try:
-        runtime.remove()
+        cleanup()
         logs.flush()
     finally:
         # SGLang registers its own shutdown with atexit, and torch's threads may outlive main().
         os._exit(code)
-
-
-def _run(loaded: Loaded, runtime: Any, mode: str, link_fd: int | None) -> int:
-    async def launch(loading: Any) -> Any:
-        from app.engine.launch import launch
-
-        return await launch(loaded.settings, runtime, loading)
-
-    if mode == "runpod":
-        from app.runpod import worker
-
-        return worker.run(loaded.settings, launch, runtime.remove)
-    from app.web import server
-
-    listener = server.bind(loaded.settings)
-    return server.run(loaded.settings, listener, launch, runtime.remove, link_fd)
 
 
 def _show_settings(given: dict[str, Any]) -> int:

@@ -19,7 +19,14 @@ from typing import Self
 
 import msgspec
 
-from app.errors import Draining, EngineDied, NotReady, Overloaded, ServeError
+from app.errors import (
+    Draining,
+    EngineDied,
+    NotReady,
+    Overloaded,
+    RequestAborted,
+    ServeError,
+)  # fmt: skip
 
 
 class Phase(StrEnum):
@@ -190,6 +197,8 @@ class Gate:
         self._idle.set()
         self.turn = asyncio.Semaphore(max_running)
         """Held while a request is in the engine."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when somebody has come in or gone."""
 
     @property
     def in_flight(self) -> int:
@@ -213,17 +222,27 @@ class Gate:
         ticket = Ticket(self, names)
         self._tickets.add(ticket)
         self._idle.clear()
+        self.on_change()
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
         self._tickets.discard(ticket)
         if not self._tickets:
             self._idle.set()
+        self.on_change()
 
     def end(self, name: str, error: Callable[[], ServeError]) -> int:
         """End the requests of this name; returns how many there were. A client's name for its
         requests need not be unique."""
         return self._end([each for each in self._tickets if name in each.names], error)
+
+    def abort(self, name: str | None) -> int:
+        """End the requests of this name, or all, by the operator's word; returns how many."""
+
+        def aborted() -> ServeError:
+            return RequestAborted("The operator of this server has ended this request.")
+
+        return self.end_all(aborted) if name is None else self.end(name, aborted)
 
     def end_all(self, error: Callable[[], ServeError]) -> int:
         """End every request inside; returns how many there were."""

@@ -42,10 +42,17 @@ log = structlog.stdlib.get_logger("serve_hathora")
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
 _listener: _Writer | None = None
+_process: int | None = None
 
 
-def configure(settings: Settings) -> None:
-    """Set up this process's logging. Called once, before anything logs."""
+def configure(settings: Settings, *, rotates: bool = True, process: int | None = None) -> None:
+    """Set up this process's logging. Called once, before anything logs.
+
+    `rotates`: this one of the processes that write the log file moves it aside when it is full.
+    `process`: the number of this one, of several that serve; every line has it.
+    """
+    global _process
+    _process = process
     global _listener
     # Nothing that our lines show; each costs every record, the first of them a walk up the stack.
     logging._srcfile = None  # as the logging HOWTO has it
@@ -55,7 +62,7 @@ def configure(settings: Settings) -> None:
     if file_is_writable(settings):
         # JSON is formatted once for both.
         plain = targets[0].formatter if style == "json" else _formatter(style, colors=False)
-        targets.append(_File(plain, settings.log_file))
+        targets.append(_File(plain, settings.log_file, rotates=rotates))
     records: queue.Queue[logging.LogRecord | None] = queue.Queue(_QUEUE_SIZE)
     _listener = _Writer(records, targets)
     _listener.start()
@@ -180,21 +187,26 @@ class _Stdout(_Target):
 
 
 class _File(_Target):
-    """Rotated at 10 MB. The engine's processes write to it, too."""
+    """Rotated at 10 MB, by one of the processes that write to it; the others follow."""
 
-    def __init__(self, formatter: logging.Formatter, path: str) -> None:
+    def __init__(self, formatter: logging.Formatter, path: str, *, rotates: bool) -> None:
         super().__init__(formatter)
-        self._handler = logging.handlers.RotatingFileHandler(
-            path, backupCount=_FILES_KEPT, delay=True
+        self._rotates = rotates
+        self._handler: Any = (
+            logging.handlers.RotatingFileHandler(path, backupCount=_FILES_KEPT, delay=True)
+            if rotates
+            else logging.handlers.WatchedFileHandler(path, delay=True)
         )
 
     def write(self, lines: str) -> None:
         handler = self._handler
         if handler.stream is None:
             handler.stream = handler._open()
+        if not self._rotates:
+            handler.reopenIfNeeded()
         handler.stream.write(lines)
         handler.stream.flush()
-        if handler.stream.tell() >= _FILE_BYTES:
+        if self._rotates and handler.stream.tell() >= _FILE_BYTES:
             handler.doRollover()
 
 
@@ -307,6 +319,12 @@ def _dumps(event: Any, **_: Any) -> str:
 def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     if (rid := request_id.get()) is not None:
         event.setdefault("request_id", rid)
+    return _add_process(event)
+
+
+def _add_process(event: EventDict) -> EventDict:
+    if _process is not None:
+        event["process"] = _process
     return event
 
 
@@ -317,7 +335,7 @@ def _take_from_record(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     event["timestamp"] = made.isoformat(timespec="microseconds").replace("+00:00", "Z")
     if (rid := getattr(record, "request_id", None)) is not None:
         event["request_id"] = rid
-    return event
+    return _add_process(event)
 
 
 def _quieten(settings: Settings) -> None:

@@ -2,14 +2,18 @@
 
 SGLang's come from several processes through prometheus_client's multiprocess files, so ours use
 them too: PROMETHEUS_MULTIPROC_DIR must be in the environment before this module is imported
-(`runtime_dir.prepare` sees to it). Figures of this process alone are read when they are scraped.
+(`environment.prepare` sees to it), and several serving processes have it in common. What is no sum
+of events (`Figures`) is read at the scrape.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -122,18 +126,65 @@ class LoopLag:
         self.worst_s = max(self.worst_s, self.last_s)
 
 
-class _Process(Collector):
-    """Gauges of the serving process, read at the scrape."""
+class Figures(msgspec.Struct, frozen=True):
+    """What is read when it is asked for: of one serving process, or of all together."""
+
+    in_flight: int
+    lag_s: float
+    worst_lag_s: float
+    """Since the last scrape."""
+    silent_s: float
+    """The longest that a process with work has waited for a word from the engine."""
+    heard_s: float
+    """The shortest; infinite without any work."""
+    log_lines_dropped: int
+
+
+class Counted(Protocol):
+    """Whoever knows the figures."""
+
+    def figures(self) -> Figures: ...
+
+    def scraped(self) -> None:
+        """The worst of something is counted anew."""
+
+
+class ThisProcess:
+    """The figures of this process alone."""
 
     def __init__(
-        self, lifecycle: Lifecycle, gate: Gate, lag: LoopLag, network: Callable[[], Network]
+        self, gate: Gate, lag: LoopLag, silent_s: Callable[[], float] = lambda: 0.0
     ) -> None:
-        self._lifecycle, self._gate, self._lag = lifecycle, gate, lag
-        self._network = network
+        self._gate, self._lag, self._silent_s = gate, lag, silent_s
+
+    def figures(self) -> Figures:
+        silent_s = self._silent_s()
+        return Figures(
+            in_flight=self._gate.in_flight,
+            lag_s=self._lag.last_s,
+            worst_lag_s=self._lag.worst_s,
+            silent_s=silent_s,
+            heard_s=silent_s if self._gate.in_flight else math.inf,
+            log_lines_dropped=logs.dropped(),
+        )
+
+    def scraped(self) -> None:
+        self._lag.worst_s = self._lag.last_s
+
+
+class _Read(Collector):
+    """Gauges that are read at the scrape."""
+
+    def __init__(
+        self, lifecycle: Lifecycle, counted: Counted, network: Callable[[], Network]
+    ) -> None:
+        self._lifecycle, self._counted, self._network = lifecycle, counted, network
 
     def collect(self) -> Iterable[Metric]:
+        found = self._counted.figures()
+        self._counted.scraped()
         yield GaugeMetricFamily(
-            "serve_in_flight_requests", "Requests inside, waiting or running.", self._gate.in_flight
+            "serve_in_flight_requests", "Requests inside, waiting or running.", found.in_flight
         )
         phase = GaugeMetricFamily("serve_phase", "1 for the phase it is in.", labels=["phase"])
         for each in Phase:
@@ -151,14 +202,14 @@ class _Process(Collector):
         )
         yield GaugeMetricFamily("serve_uptime_seconds", "Since start.", self._lifecycle.uptime_s)
         yield GaugeMetricFamily(
-            "serve_event_loop_lag_seconds", "How late the last timer ran.", self._lag.last_s
+            "serve_event_loop_lag_seconds", "How late the last timer ran.", found.lag_s
         )
-        worst, self._lag.worst_s = self._lag.worst_s, self._lag.last_s
         yield GaugeMetricFamily(
-            "serve_event_loop_lag_worst_seconds", "Latest timer since the last scrape.", worst
-        )
+            "serve_event_loop_lag_worst_seconds", "Latest timer since the last scrape.",
+            found.worst_lag_s,
+        )  # fmt: skip
         yield CounterMetricFamily(
-            "serve_log_lines_dropped", "Log lines lost to a slow reader.", logs.dropped()
+            "serve_log_lines_dropped", "Log lines lost to a slow reader.", found.log_lines_dropped
         )
 
 
@@ -173,10 +224,12 @@ class Metrics:
         gate: Gate,
         lag: LoopLag,
         network: Callable[[], Network] = lambda: NO_NETWORK,
+        counted: Counted | None = None,
     ) -> None:
+        """`counted`: who knows the figures of the whole server, if it is more than this process."""
         self._registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
-        self._registry.register(_Process(lifecycle, gate, lag, network))
+        self._registry.register(_Read(lifecycle, counted or ThisProcess(gate, lag), network))
 
     def scrape(self) -> bytes:
         """Blocking: reads the files of every process. Call it in a thread."""

@@ -393,6 +393,11 @@ class Settings(BaseSettings):
         "127.0.0.1", "FORWARDED_ALLOW_IPS", section="Server",
         help="Proxies whose X-Forwarded-For is believed, separated by commas; `*` for all.",
     )  # fmt: skip
+    tokenizer_workers: int = setting(
+        1, "TOKENIZER_WORKERS", "TOKENIZER_WORKER_NUM", section="Server",
+        engine="tokenizer_worker_num", ge=1, le=64,
+        help="Serving processes that share the port and one engine; docs/scaling.md.",
+    )  # fmt: skip
     drain_timeout_s: float = setting(
         30.0, "DRAIN_TIMEOUT", section="Server", ge=0,
         help="Seconds that requests may take to finish after SIGTERM.",
@@ -405,11 +410,12 @@ class Settings(BaseSettings):
     # -- bounds ------------------------------------------------------------------------------
     max_concurrency: int = setting(
         512, "MAX_CONCURRENCY", section="Bounds", ge=1,
-        help="Requests in the engine at a time.",
+        help="Requests in the engine at a time; each of several TOKENIZER_WORKERS has its share.",
     )  # fmt: skip
     max_queue: int = setting(
         1024, "MAX_QUEUE", "MAX_QUEUED_REQUESTS", section="Bounds", ge=0,
-        help="Requests that wait for their turn; past it 503 with Retry-After.",
+        help="Requests that wait for their turn, shared out in the same way; past it 503 with "
+        "Retry-After.",
     )  # fmt: skip
     max_total_tokens: int | None = setting(
         None, "MAX_TOTAL_TOKENS", section="Bounds", ge=1,
@@ -815,6 +821,8 @@ class Settings(BaseSettings):
         options.pop("tp_size", None)  # the launch counts GPUs and heads
         if self.nnodes == 1:
             del options["nnodes"], options["node_rank"]
+        if self.tokenizer_workers == 1:
+            del options["tokenizer_worker_num"]
         if self.model_loader_extra_config:
             options["model_loader_extra_config"] = json.dumps(self.model_loader_extra_config)
         overrides = {"rope_scaling": self.rope_scaling, "rope_theta": self.rope_theta}

@@ -15,6 +15,7 @@ FLOORS = [
     {"core"},
     {"dialects", "hathora"},
     {"web", "runpod", "check"},
+    {"workers"},
     {"cli"},
 ]
 FILES = sorted(path for path in APP.rglob("*.py") if "sgl_kernel" not in path.parts)

@@ -223,6 +223,14 @@ def test_networking_needs_all_four_or_none_and_names_what_is_missing(missing: st
     assert load({}, {}).settings.gcp_key is None
 
 
+def test_the_workers_of_a_replaced_server_are_ours() -> None:
+    command = "python -m sglang.launch_server --tokenizer-worker-num 4"
+    found = load({}, {"SGLANG_SERVER_CMD": command}).settings
+    assert found.tokenizer_workers == 4
+    assert found.engine_options()["tokenizer_worker_num"] == 4
+    assert "tokenizer_worker_num" not in load({}, {}).settings.engine_options()
+
+
 def test_the_endpoints_port_is_the_servers_unless_that_is_set() -> None:
     assert load({}, NETWORK).settings.port == 7777
     assert load({}, {**NETWORK, "PORT": "8000"}).settings.port == 8000

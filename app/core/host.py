@@ -13,14 +13,17 @@ from app.core.model import ServedModel
 from app.core.process import settle_memory
 from app.engine.base import Engine, EngineLost
 from app.engine.follower import Follower
+from app.engine.shared import SharedEngine
 from app.errors import ServeError, StartError
 from app.lifecycle import Gate, Lifecycle, Phase
 from app.logs import log
 from app.settings import Settings
 from app.types import GenerationRequest, Sampling, TextPrompt, fold
 
-Launch: TypeAlias = Callable[[Callable[[], None]], Awaitable[Engine | Follower]]
+Launch: TypeAlias = Callable[[Callable[[], None]], Awaitable[Engine | Follower | SharedEngine]]
 """Starts an engine; the argument is called when its processes begin to load the model."""
+Admitted: TypeAlias = Callable[[], Awaitable[None]]
+"""Returns once all of a server's processes are ready."""
 
 _PROGRESS_S = 5.0
 
@@ -29,21 +32,36 @@ class ModelHost:
     """Owns the engine. `start` returns at once; `lifecycle` tells how far it is."""
 
     def __init__(
-        self, settings: Settings, lifecycle: Lifecycle, gate: Gate, launch: Launch
+        self,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        gate: Gate,
+        launch: Launch,
+        admitted: Admitted | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
+        """`quiet`: another process says how far the start is."""
         self._settings = settings
         self._lifecycle = lifecycle
         self._gate = gate
         self._launch = launch
+        self._admitted = admitted
+        self._quiet = quiet
         self._task: asyncio.Task[None] | None = None
         self.engine: Engine | None = None
         self.model: ServedModel | None = None
-        self._follower: Follower | None = None
+        self._silent: Follower | SharedEngine | None = None
+        """An engine of which nothing is asked here."""
         self.start_error: StartError | None = None
 
     @property
     def loaded(self) -> bool:
-        return self.engine is not None or self._follower is not None
+        return self.engine is not None or self._silent is not None
+
+    def silent_s(self) -> float:
+        """For how long the engine has said nothing while it has work."""
+        return self.engine.silent_s() if self.engine is not None else 0.0
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._live(), name="model-host")
@@ -56,7 +74,7 @@ class ModelHost:
                 await self._task
         if self.model is not None:
             await self.model.close()
-        for running in (self.engine, self._follower):
+        for running in (self.engine, self._silent):
             if running is not None:
                 await running.close()
 
@@ -64,30 +82,19 @@ class ModelHost:
         progress = asyncio.create_task(self._report_progress())
         try:
             launched = await self._launch(lambda: self._enter(Phase.LOADING))
+            if isinstance(launched, Follower | SharedEngine):
+                self._silent = launched
+            else:
+                self.engine = launched
             if isinstance(launched, Follower):
-                self._follower = launched
                 self._enter(Phase.FOLLOWING)
-                progress.cancel()
-                raise EngineLost(await launched.lost)
-            self.engine = launched
-            self._enter(Phase.WARMING)
-            await self._unless_lost(self.engine.warm_up())
-            self.model = ServedModel(
-                self.engine,
-                self._gate,
-                names=self._settings.names,
-                max_total_tokens=self._settings.max_total_tokens,
-                max_prompt_chars=self._settings.max_prompt_chars,
-                max_prompt_scores=self._settings.max_prompt_scores,
-                grammar_timeout_s=self._settings.grammar_timeout_s,
-            )
-            self.model.grammars.warm_up()
-            if self._settings.warmup_on_start:
-                await self._unless_lost(self._answer_warmup(self.model))
-            settle_memory()
-            self._enter(Phase.READY)
+            else:
+                self._enter(Phase.WARMING)
+                await _unless_lost(launched, self._make_ready(launched))
+                settle_memory()
+                self._enter(Phase.READY)
             progress.cancel()
-            raise EngineLost(await self.engine.lost)
+            raise EngineLost(await launched.lost)
         except EngineLost as lost:
             self._lifecycle.enter(Phase.DEAD, f"the engine is gone: {lost}")
         except StartError as error:
@@ -99,6 +106,29 @@ class ModelHost:
             self._lifecycle.enter(Phase.FAILED, str(self.start_error))
         finally:
             progress.cancel()
+
+    async def _make_ready(self, launched: Engine | SharedEngine) -> None:
+        if not isinstance(launched, SharedEngine):
+            await self._warm(launched)
+        if self._admitted is not None:
+            await self._admitted()
+        if isinstance(launched, SharedEngine):
+            launched.all_attached()
+
+    async def _warm(self, engine: Engine) -> None:
+        await engine.warm_up()
+        self.model = ServedModel(
+            engine,
+            self._gate,
+            names=self._settings.names,
+            max_total_tokens=self._settings.max_total_tokens,
+            max_prompt_chars=self._settings.max_prompt_chars,
+            max_prompt_scores=self._settings.max_prompt_scores,
+            grammar_timeout_s=self._settings.grammar_timeout_s,
+        )
+        self.model.grammars.warm_up()
+        if self._settings.warmup_on_start:
+            await self._answer_warmup(self.model)
 
     async def _answer_warmup(self, model: ServedModel) -> None:
         """The operator's own prompt, once; a refusal is logged and no reason not to serve."""
@@ -118,16 +148,6 @@ class ModelHost:
             return
         log.info("warmed up", seconds=round(time.monotonic() - began, 2))
 
-    async def _unless_lost(self, work: Coroutine[Any, Any, None]) -> None:
-        assert self.engine is not None
-        working = asyncio.create_task(work)
-        either: set[asyncio.Future[Any]] = {working, self.engine.lost}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            working.cancel()
-            raise EngineLost(self.engine.lost.result())
-        working.result()
-
     def _enter(self, phase: Phase) -> None:
         if self._lifecycle.enter(phase):
             log.info("phase", phase=str(phase), elapsed_s=round(self._lifecycle.uptime_s, 1))
@@ -138,7 +158,7 @@ class ModelHost:
             Phase.LOADING: "loading the model",
             Phase.WARMING: "generating the first token",
         }
-        while True:
+        while not self._quiet:
             await asyncio.sleep(_PROGRESS_S)
             if (doing := what.get(self._lifecycle.phase)) is None:
                 return
@@ -147,6 +167,18 @@ class ModelHost:
                 phase=str(self._lifecycle.phase),
                 elapsed_s=round(self._lifecycle.uptime_s),
             )
+
+
+async def _unless_lost(engine: Engine | SharedEngine, work: Coroutine[Any, Any, None]) -> None:
+    working = asyncio.create_task(work)
+    either: set[asyncio.Future[Any]] = {working, engine.lost}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise EngineLost(engine.lost.result())
+        working.result()
+    finally:
+        working.cancel()
 
 
 def exit_code(lifecycle: Lifecycle, host: ModelHost) -> int:

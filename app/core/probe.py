@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import aclosing
 
 from app.core.host import ModelHost
@@ -22,9 +24,18 @@ _LOOK_S = 1.0
 class Probe:
     """One generation at a time: whoever asks during one waits for its outcome."""
 
-    def __init__(self, host: ModelHost, lifecycle: Lifecycle, *, timeout_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        host: ModelHost,
+        lifecycle: Lifecycle,
+        *,
+        heard_s: Callable[[], float] = lambda: math.inf,
+        timeout_s: float = 20.0,
+    ) -> None:
+        """`heard_s`: since when the engine has said nothing to any process of this server."""
         self._host = host
         self._lifecycle = lifecycle
+        self._heard_s = heard_s
         self._timeout_s = timeout_s
         self._running: asyncio.Task[None] | None = None
         self._waiting = 0
@@ -72,8 +83,7 @@ class Probe:
 
     def _heard_lately(self, waited_s: float) -> bool:
         """The engine has said something since the probe began: it is busy, not stuck."""
-        engine = self._host.engine
-        return engine is not None and engine.silent_s() < waited_s - _LOOK_S / 2
+        return min(self._host.silent_s(), self._heard_s()) < waited_s - _LOOK_S / 2
 
 
 async def _generate(model: ServedModel) -> None:

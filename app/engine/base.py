@@ -104,6 +104,19 @@ class Load(msgspec.Struct, frozen=True):
     """The largest batch."""
 
 
+class Watched(Protocol):
+    """The engine's processes under somebody's eyes."""
+
+    lost: asyncio.Future[str]
+    """Done when one of them has ended; its result says which and how."""
+
+    @property
+    def processes(self) -> Sequence[Any]: ...
+
+    def close(self) -> None:
+        """From now on a process's end is what we want."""
+
+
 class EngineLost(Exception):
     """A process of the engine ended on its own; `str()` says which and how."""
 

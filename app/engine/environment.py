@@ -26,8 +26,8 @@ class RuntimeDir:
     files, logging config. SGLang speaks pickle over those sockets, so nobody else may reach them.
     """
 
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="serve-"))
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or Path(tempfile.mkdtemp(prefix="serve-"))
         self.error_note = self.path / "engine-errors.log"
 
     def last_error(self) -> str | None:
@@ -74,6 +74,11 @@ def prepare(settings: Settings) -> RuntimeDir:
         os.environ |= {"HF_TOKEN": token, "HUGGING_FACE_HUB_TOKEN": token}
     tempfile.tempdir = None  # forget the folder that was cached before TMPDIR changed
     return runtime
+
+
+def join() -> RuntimeDir:
+    """The folder of the process that started this one; its environment is this one's, too."""
+    return RuntimeDir(Path(os.environ["TMPDIR"]))
 
 
 EMBEDDING_MODELS = "app.engine.models"

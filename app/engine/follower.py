@@ -6,19 +6,15 @@ SGLang's processes here take their work from node 0 and end when it tells them t
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any
 
-
-class _Watch(Protocol):
-    lost: asyncio.Future[str]
-
-    def close(self) -> None: ...
+from app.engine.base import Watched
 
 
 class Follower:
     """`sglang.Engine` on a node other than 0: nothing can be asked of it."""
 
-    def __init__(self, engine: Any, watch: _Watch) -> None:
+    def __init__(self, engine: Any, watch: Watched) -> None:
         self._engine = engine
         self._watch = watch
         self.lost = watch.lost

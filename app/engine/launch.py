@@ -4,15 +4,15 @@ Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails firs
 
     serving process                               children
     ┌───────────────────────────────┐   ipc   ┌──────────────┐
-    │ event loop: TokenizerManager ─┼────────>│ scheduler(s) │  the model
-    │      ^ handle_loop            │         └──────┬───────┘
+    │ event loop: Exchange ─────────┼────────>│ scheduler(s) │  the model
+    │      ^                        │         └──────┬───────┘
     │      └────────────────────────┼───<── detokenizer <──┘
     │ engine thread: built Engine,  │
     │ then waits for ever           │
     └───────────────────────────────┘
 
 Three things that SGLang would do by itself are done here instead:
-- its read loop runs as a task of ours (`handle_loop`): left alone it takes SIGTERM and SIGQUIT for
+- its read loop does not run, `Exchange` reads instead: the loop takes SIGTERM and SIGQUIT for
   itself at the first request, and kills the whole process tree if it fails;
 - its watchdog is stopped: `Watch` sees a child's end at once, not within a second, and lets the
   requests inside be answered before the process goes;
@@ -44,6 +44,7 @@ from app.engine.base import EngineLost
 from app.engine.follower import Follower
 from app.engine.pooling import Pooling
 from app.engine.sglang import SGLangEngine
+from app.engine.shared import SharedEngine
 from app.errors import ConfigError, StartError
 from app.logs import log
 from app.settings import Settings
@@ -57,10 +58,10 @@ _CPU_KV_POOL_TOKENS = 65_536
 
 async def launch(
     settings: Settings, runtime: environment.RuntimeDir, loading: Callable[[], None]
-) -> SGLangEngine | Follower:
+) -> SGLangEngine | Follower | SharedEngine:
     """Import SGLang and load the model; `loading` is called when the import is done.
 
-    A Follower on any node but the first.
+    A Follower on any node but the first; a SharedEngine if several processes serve it.
 
     Raises ConfigError or StartError with one clear line, EngineLost if a child is killed meanwhile.
     """
@@ -106,6 +107,8 @@ async def launch(
         watching.cancel()
     if settings.node_rank:
         return Follower(engine, watch)
+    if settings.tokenizer_workers > 1:
+        return SharedEngine(engine, watch)
     return SGLangEngine(engine, pools, watch, widest_stride=settings.max_stream_interval)
 
 
@@ -121,12 +124,9 @@ def _build(
         if settings.demo
         else _check_model_path(settings.model_path)
     )
-    import torch
-
-    on_cpu = _choose_cpu(settings.device, torch)
-    if on_cpu:
-        environment.use_cpu()
-    environment.use_own_models()
+    on_cpu = prepare_import(settings.device)
+    if on_cpu and settings.device is None:
+        log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")
     if settings.node_rank:
         environment.follow()
     from sglang.srt.entrypoints.engine import Engine
@@ -160,17 +160,23 @@ def _build(
         options["tokenizer_path"] = _tokenizer_at(settings.tokenizer_revision, options)
     hardware.complete(options, tp_size=settings.tp_size, expert_parallel=settings.expert_parallel)
     pools = _embedding(str(model_path), options, on_cpu)
+    if pools is not None and settings.tokenizer_workers > 1:
+        raise ConfigError("TOKENIZER_WORKERS: an embedding model is served by one process")
     for option, find in (
         ("tool_call_parser", parser_names.tool_call_parser),
         ("reasoning_parser", parser_names.reasoning_parser),
     ):
         options[option] = find(options[option]) if options.get(option) else None
     _check_options(options, ServerArgs)
-    # Here and not at the first request that needs them, which would be on the event loop.
-    for name in ("entrypoints.openai.serving_chat", "managers.io_struct"):
-        importlib.import_module(f"sglang.srt.{name}")
+    import_for_requests()
     loading()
     return Engine(**options), pools
+
+
+def import_for_requests() -> None:
+    """Here and not at the first request that needs them, which would be on the event loop."""
+    for name in ("entrypoints.openai.serving_chat", "managers.io_struct"):
+        importlib.import_module(f"sglang.srt.{name}")
 
 
 def _fetch_demo(cache: Path) -> Path:
@@ -221,14 +227,25 @@ def _tokenizer_at(revision: str, options: dict[str, Any]) -> str:
         raise ConfigError(f"TOKENIZER_REVISION: {reason}") from None
 
 
+def prepare_import(device: str | None) -> bool:
+    """Make this process ready to import SGLang. True if the engine shall run on the CPU.
+
+    Raises ConfigError if the device asked for is missing.
+    """
+    import torch
+
+    on_cpu = _choose_cpu(device, torch)
+    if on_cpu:
+        environment.use_cpu()
+    environment.use_own_models()
+    return on_cpu
+
+
 def _choose_cpu(device: str | None, torch: Any) -> bool:
-    """True if the engine shall run on the CPU; ConfigError if the device asked for is missing."""
     present = torch.accelerator.current_accelerator(check_available=True)
     if device == "cpu":
         return True
     if device is None:
-        if present is None:
-            log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")
         return present is None
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("DEVICE=cuda, but no usable CUDA GPU was found")
@@ -274,7 +291,7 @@ _RESERVED = {
     "incremental_streaming_output": "this server needs it as it is",
     "skip_tokenizer_init": "this server tokenises every prompt",
     "is_embedding": "the model's files say whether it is one",
-    "tokenizer_worker_num": "one process serves one engine",
+    "tokenizer_worker_num": "set TOKENIZER_WORKERS instead",
     "enable_metrics": "set ENABLE_METRICS instead",
     "grammar_backend": "requests' grammars are tried with xgrammar",
     "crash_dump_folder": "this server keeps no requests",

@@ -10,14 +10,15 @@ import asyncio
 import copy
 import threading
 import time
+import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from app.engine.base import Chunk, Embedding, EngineInfo, Load, Rendered
+from app.engine.base import Chunk, Embedding, EngineInfo, Load, Rendered, Watched
 from app.engine.chat import ChatRenderer
 from app.engine.exchange import Exchange, Line, Question, aborted
 from app.engine.pooling import Pooling
@@ -25,9 +26,6 @@ from app.engine.tokens import Vocabulary, quicken
 from app.errors import InvalidRequest, StartError
 from app.logs import log
 from app.types import ChatPrompt, Json, Sampling, Scoring
-
-if TYPE_CHECKING:
-    from app.engine.launch import Watch
 
 _CLOSE_TIMEOUT_S = 10.0
 _WHOLE_INTERVAL = 64
@@ -48,7 +46,7 @@ class SGLangEngine:
     """`Engine` over sglang.Engine."""
 
     def __init__(
-        self, engine: Any, pools: Pooling | None, watch: Watch, *, widest_stride: int = 1
+        self, engine: Any, pools: Pooling | None, watch: Watched, *, widest_stride: int = 1
     ) -> None:
         from sglang.version import __version__
 
@@ -269,17 +267,17 @@ class SGLangEngine:
         return max(0.0, time.monotonic() - max(self._exchange.heard_at, self._asked_since))
 
     async def warm_up(self) -> None:
+        # Several processes may warm up at once, and the engine tells requests apart by their ids.
+        id = "warmup" + uuid.uuid4().hex[6:]
         self._serialised_vocabulary = await asyncio.to_thread(self._serialise_vocabulary)
         prompt = self.encode("Hello") or [0]
         if self.info.embeds:
-            (found,) = await self.embed([prompt], id="warmup" + "0" * 26)
+            (found,) = await self.embed([prompt], id=id)
             if len(found.vector) != self.info.embedding_size:
                 raise StartError("the engine did not give a vector when it was warmed up")
             return
         sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
-        async with aclosing(
-            self.generate(prompt, sampling, id="warmup" + "0" * 26, choices=1)
-        ) as stream:
+        async with aclosing(self.generate(prompt, sampling, id=id, choices=1)) as stream:
             tokens = [chunk.completion_tokens async for chunk in stream]
         if tokens[-1:] != [1]:
             raise StartError("the engine did not generate a token when it was warmed up")
@@ -291,21 +289,9 @@ class SGLangEngine:
             return
         self._closed = True
         self._watch.close()
-        await self._ask_schedulers_to_end()
+        await end_schedulers(self._manager, self._watch)
         self._exchange.close()
         await asyncio.to_thread(self._engine.shutdown)
-
-    async def _ask_schedulers_to_end(self) -> None:
-        """SGLang's schedulers release GPU memory and NCCL only when they are asked to end."""
-        from sglang.srt.managers.io_struct import ShutdownReq
-
-        schedulers = [p for p in self._watch.processes if p.is_alive() and "scheduler" in p.name]
-        if not schedulers:
-            return
-        self._manager._dispatch_to_scheduler(ShutdownReq())
-        deadline = time.monotonic() + _CLOSE_TIMEOUT_S
-        while any(p.is_alive() for p in schedulers) and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
 
     def _own_tokenizer(self) -> Any:
         on_loop = threading.get_ident() == self._loop_thread
@@ -349,6 +335,19 @@ class SGLangEngine:
             if grammar.covers_thinking:
                 params["ebnf_full_assistant"] = True
         return params
+
+
+async def end_schedulers(manager: Any, watch: Watched) -> None:
+    """SGLang's schedulers release GPU memory and NCCL only when they are asked to end."""
+    from sglang.srt.managers.io_struct import ShutdownReq
+
+    schedulers = [p for p in watch.processes if p.is_alive() and "scheduler" in p.name]
+    if not schedulers:
+        return
+    manager._dispatch_to_scheduler(ShutdownReq())
+    deadline = time.monotonic() + _CLOSE_TIMEOUT_S
+    while any(p.is_alive() for p in schedulers) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
 
 
 def _embedding(found: dict[str, Any]) -> Embedding:

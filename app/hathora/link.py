@@ -36,6 +36,7 @@ class ServerEnd:
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self.listeners: list[Callable[[Network], None]] = []
         self.network = Network(NetworkState.WAITING)
 
     async def open(self, *, lost: Callable[[], None]) -> None:
@@ -60,15 +61,21 @@ class ServerEnd:
     async def _listen(self, reader: asyncio.StreamReader, lost: Callable[[], None]) -> None:
         with suppress(ConnectionError):
             while line := await reader.readline():
-                self.network = msgspec.json.decode(line, type=Network)
-                self._changed.set()
+                self._note(msgspec.json.decode(line, type=Network))
         # Nobody is left who could attach or detach anything.
-        self.network = msgspec.structs.replace(
-            self.network, state=NetworkState.FAILED, error="the supervisor is gone"
+        self._note(
+            msgspec.structs.replace(
+                self.network, state=NetworkState.FAILED, error="the supervisor is gone"
+            )
         )
-        self._changed.set()
         log.error("the supervisor is gone")
         lost()
+
+    def _note(self, network: Network) -> None:
+        self.network = network
+        self._changed.set()
+        for listener in self.listeners:
+            listener(network)
 
 
 async def supervise(end: socket.socket, heard: Callable[[str], None]) -> Callable[[Network], None]:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from app.dialects.admin import AbortBody, ProfileBody
 from app.dialects.base import AnyBody, read
 from app.dialects.fields import error_json
-from app.errors import InvalidRequest, RequestAborted, ServeError
+from app.errors import InvalidRequest, ServeError
 from app.logs import log
 from app.web.middleware import Keys, unauthenticated
 from app.web.replies import error_response, json_response, read_body
@@ -51,10 +51,10 @@ router = APIRouter(route_class=_AdminRoute)
 @router.get("/flush_cache", include_in_schema=False)
 async def flush_cache(request: Request) -> Response:
     """400 if requests are running; with `timeout` it waits so many seconds for their end."""
-    gate, (engine, _) = serving_of(request).gate, serving_of(request).loaded()
+    serving, (engine, _) = serving_of(request), serving_of(request).loaded()
     clock = asyncio.get_running_loop().time
     deadline = clock() + _timeout_s(request)
-    while gate.in_flight or not await engine.flush_cache():
+    while serving.figures().in_flight or not await engine.flush_cache():
         if clock() >= deadline:
             raise InvalidRequest("The cache was not flushed: requests are running.")
         await asyncio.sleep(_LOOK_S)
@@ -64,17 +64,14 @@ async def flush_cache(request: Request) -> Response:
 @router.post("/abort_request", summary="End one request, or all")
 async def abort_request(request: Request) -> Response:
     body = await _body(AbortBody, request)
-    gate = serving_of(request).gate
-    if body.abort_all:
-        ended = gate.end_all(_aborted)
-    elif body.rid is not None:
-        ended = gate.end(body.rid, _aborted)
-    else:
+    if not body.abort_all and body.rid is None:
         raise InvalidRequest(
             "Missing required parameter: 'rid' or 'abort_all'.",
             param="rid",
             code="missing_required_parameter",
         )
+    name = None if body.abort_all else body.rid
+    ended = await serving_of(request).abort(name)
     log.warning("requests aborted by the operator", count=ended)
     return json_response({"aborted": ended})
 
@@ -100,10 +97,6 @@ async def _body(kind: type[AnyBody], request: Request) -> AnyBody:
     serving = serving_of(request)
     raw = await read_body(request.headers, request.receive, serving.settings)
     return read(kind, raw or b"{}", serving.bounds)
-
-
-def _aborted() -> ServeError:
-    return RequestAborted("The operator of this server has ended this request.")
 
 
 def _timeout_s(request: Request) -> float:

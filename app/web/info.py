@@ -102,7 +102,7 @@ async def loads(request: Request) -> Response:
             "version": _sglang(engine),
             "accelerator": engine.info.device,
             "num_accelerators": _accelerators(engine),
-            "in_flight": serving.gate.in_flight,
+            "in_flight": serving.figures().in_flight,
             "loads": [_snapshot(load) for load in found],
         }
     )

@@ -17,7 +17,7 @@ from app.lifecycle import Phase
 from app.metrics import Metrics
 from app.types import Json
 from app.web.replies import error_response, json_response
-from app.web.state import Serving, serving_of
+from app.web.state import serving_of
 
 router = APIRouter()
 _STALLED_AFTER_S = 300.0
@@ -47,9 +47,10 @@ async def health(request: Request) -> Response:
     """
     serving = serving_of(request)
     phase = serving.lifecycle.phase
-    ready = phase in (Phase.READY, Phase.FOLLOWING) and not _stalled(serving)
+    figures = serving.figures()
+    stalled = figures.silent_s > _STALLED_AFTER_S
+    ready = phase in (Phase.READY, Phase.FOLLOWING) and not stalled
     rising = phase in (Phase.STARTING, Phase.LOADING, Phase.WARMING)
-    engine = serving.host.engine
     body: Json = {
         "status": "ok" if ready else "starting" if rising else str(phase),
         "engine_status": "ready" if ready else "not_initialized" if rising else "unavailable",
@@ -58,14 +59,14 @@ async def health(request: Request) -> Response:
         "timestamp": time.time(),
         "phase": str(phase),
         "uptime_s": round(serving.lifecycle.uptime_s, 1),
-        "in_flight": serving.gate.in_flight,
-        "engine_silent_s": round(engine.silent_s(), 1) if engine else None,
-        "event_loop_lag_s": round(serving.lag.last_s, 4),
+        "in_flight": figures.in_flight,
+        "engine_silent_s": round(figures.silent_s, 1) if serving.host.engine else None,
+        "event_loop_lag_s": round(figures.lag_s, 4),
         "network": to_builtins(serving.network()),
     }
     if serving.lifecycle.reason:
         body["reason"] = serving.lifecycle.reason
-    if _stalled(serving):
+    if stalled:
         body |= {"status": "stalled", "engine_status": "stalled"}
     return json_response(body, 200 if ready else 503, {} if ready else {"retry-after": "5"})
 
@@ -74,7 +75,8 @@ async def health(request: Request) -> Response:
 async def livez(request: Request) -> Response:
     """200 from the first second on; 503 once the engine is lost or hangs."""
     serving = serving_of(request)
-    lost = serving.lifecycle.phase in (Phase.DEAD, Phase.FAILED) or _stalled(serving)
+    stalled = serving.figures().silent_s > _STALLED_AFTER_S
+    lost = serving.lifecycle.phase in (Phase.DEAD, Phase.FAILED) or stalled
     return json_response(
         {"status": "dead" if lost else "ok", "phase": str(serving.lifecycle.phase)},
         503 if lost else 200,
@@ -126,8 +128,3 @@ async def one_model(request: Request, model: str) -> Response:
         return json_response(models.card(model, serving.host.model, serving.lifecycle))
     except ServeError as error:
         return error_response(error, error_json)
-
-
-def _stalled(serving: Serving) -> bool:
-    engine = serving.host.engine
-    return engine is not None and engine.silent_s() > _STALLED_AFTER_S

@@ -15,8 +15,9 @@ from app.dialects.base import Bounds
 from app.engine.base import Engine
 from app.errors import NotReady
 from app.lifecycle import NO_NETWORK, Gate, Lifecycle, Network
-from app.metrics import LoopLag, Metrics
+from app.metrics import Figures, LoopLag, Metrics, ThisProcess
 from app.settings import Settings
+from app.web.orders import Siblings
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,20 @@ class Serving:
     metrics: Metrics | None
     network: Callable[[], Network] = lambda: NO_NETWORK
     """The endpoint that leads here, if there is one."""
+    siblings: Siblings | None = None
+    """The server's other processes, if there are any."""
+
+    def figures(self) -> Figures:
+        """Of the whole server."""
+        counted = self.siblings or ThisProcess(self.gate, self.lag, self.host.silent_s)
+        return counted.figures()
+
+    async def abort(self, name: str | None) -> int:
+        """End the server's requests of this name, or all; returns how many there were."""
+        ended = self.gate.abort(name)
+        if self.siblings is not None:
+            ended += await self.siblings.abort(name)
+        return ended
 
     def loaded(self) -> tuple[Engine, ServedModel]:
         """Raises Unavailable before the model is ready and after the engine's end, not in a
@@ -40,7 +55,7 @@ class Serving:
 
     @cached_property
     def probe(self) -> Probe:
-        return Probe(self.host, self.lifecycle)
+        return Probe(self.host, self.lifecycle, heard_s=lambda: self.figures().heard_s)
 
     @cached_property
     def bounds(self) -> Bounds:

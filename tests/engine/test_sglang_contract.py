@@ -66,6 +66,19 @@ for name in ("self.template_manager", "self._scheduler_init_result", "self.token
 assert 'getenv("SGLANG_BLOCK_NONZERO_RANK_CHILDREN") == "0"' in inspect.getsource(
     Engine._launch_subprocesses
 )
+from sglang.srt.environ import envs
+from sglang.srt.managers.multi_tokenizer_mixin import MultiTokenizerRouter
+assert list(inspect.signature(Engine.attach_tokenizer_worker).parameters) == ["parent_pid"]
+assert "multi_tokenizer_args_{parent_pid}" in inspect.getsource(Engine.attach_tokenizer_worker)
+for name in ("self.tokenizer_router = ", "self._multi_tokenizer_shm = ",
+             "self.tokenizer_manager._subprocess_watchdog = "):
+    assert name in engine, name
+assert 'getattr(self, "_multi_tokenizer_shm", None)' in inspect.getsource(Engine.shutdown)
+for name in ("self._task = ", "self._handle_task = "):
+    assert name in inspect.getsource(MultiTokenizerRouter), name
+# If its loop fails, print_exception_wrapper stops here, before it kills the process tree.
+assert not hasattr(MultiTokenizerRouter, "dump_requests_before_crash")
+assert envs.SGLANG_BATCH_TOKENIZER_OUTPUTS.get()  # outputs go out grouped by process
 from sglang.srt.constrained import base_grammar_backend
 assert "self.executor = ThreadPoolExecutor()" in inspect.getsource(base_grammar_backend)
 fields = {field.name for field in msgspec.structs.fields(ServerArgs)}

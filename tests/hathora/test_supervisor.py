@@ -213,6 +213,23 @@ def test_a_supervisor_that_is_killed_takes_the_server_with_it_and_the_next_start
     assert not second.endpoints
 
 
+def test_several_serving_processes_are_one_server_to_the_group(
+    start: Callable[..., Supervised], fake: FakeCompute
+) -> None:
+    server = start(TOKENIZER_WORKERS="2").registered()
+    for _ in range(8):  # whichever of them answers
+        assert server.health()["network"]["state"] == "registered"
+    got: list[str] = []
+    client = stream(server, got)
+    server.process.send_signal(signal.SIGTERM)
+    server.until(lambda: server.health()["phase"] == "draining")
+    assert not server.endpoints, "draining began before the load balancer was told"
+    client.join()
+    assert "[DONE]" in "".join(got)
+    assert server.exit_code() == 0
+    assert len(fake.named("attachNetworkEndpoints")) == 1
+
+
 def test_the_key_is_known_to_the_supervisor_alone(start: Callable[..., Supervised]) -> None:
     server = start().registered()
     serving = server.server()

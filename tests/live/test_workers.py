@@ -1,0 +1,207 @@
+"""Two serving processes over the real engine: as right as one, and as right in the end.
+
+The server is started once; the last test that uses it ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.engine import demo
+from tests.live.conftest import LiveServer
+from tests.live.test_life_and_death import Streams, _nothing_left, story
+from tests.support import sse
+
+pytestmark = pytest.mark.live
+Start = Callable[..., LiveServer]
+CHAT = "/v1/chat/completions"
+FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 20}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+QUESTIONS: list[dict[str, Any]] = [
+    {"messages": FRANCE},
+    {"messages": FRANCE, "n": 2, "max_tokens": 6},
+    {"messages": FRANCE, "stop": "Paris"},
+    {"messages": FRANCE, "logprobs": True, "top_logprobs": 2, "max_tokens": 4},
+    {
+        "messages": [{"role": "user", "content": "Weather in Oslo?"}], "tools": [WEATHER],
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    },
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    server = LiveServer(
+        tmp_path_factory.mktemp("two"), TOKENIZER_WORKERS="2", ADMIN_API_KEY="operator",
+        LOG_FORMAT="json",
+    )  # fmt: skip
+    try:
+        yield server.ready()
+    finally:
+        server.stop()
+
+
+def _processes(server: LiveServer, names: set[str]) -> dict[str, int]:
+    """Which process has answered each of these requests, as its log says."""
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith('{"client"')]
+    return {
+        line["request_id"]: line["process"] for line in lines if line.get("request_id") in names
+    }
+
+
+def _ask(server: LiveServer, body: dict[str, Any], name: str) -> Any:
+    """What matters of the answer, asked on a connection of its own."""
+    body = {"temperature": 0, "max_tokens": 40, **body}
+    headers = {"x-request-id": name}
+    answer = httpx.post(server.url + CHAT, json=body, headers=headers, timeout=60)
+    choices: list[dict[str, Any]] = answer.raise_for_status().json()["choices"]
+    for choice in choices:
+        for call in choice["message"].get("tool_calls") or ():
+            del call["id"]
+    return choices, answer.json()["usage"]["completion_tokens"]
+
+
+def test_64_streams_are_complete_and_both_processes_serve(two: LiveServer) -> None:
+    def read(no: int) -> list[Any]:
+        headers = {"x-request-id": f"many-{no}"}
+        body = story(24) | {"messages": [{"role": "user", "content": f"Count from {no}."}]}
+        return sse.frames(httpx.post(two.url + CHAT, json=body, headers=headers, timeout=120).text)
+
+    with ThreadPoolExecutor(64) as pool:
+        found = list(pool.map(read, range(64)))
+    for frames in found:
+        assert frames[-1] == "[DONE]"
+        assert frames[-2]["choices"][0]["finish_reason"] == "length"
+    served = list(_processes(two, {f"many-{no}" for no in range(64)}).values())
+    print(f"{served.count(0)} by the first process, {served.count(1)} by the second")
+    assert len(served) == 64
+    assert min(served.count(0), served.count(1)) >= 8
+
+
+@pytest.mark.parametrize("question", range(len(QUESTIONS)))
+def test_each_process_answers_as_a_server_that_is_one(
+    live: LiveServer, two: LiveServer, question: int
+) -> None:
+    expected = _ask(live, QUESTIONS[question], "alone")
+    names: set[str] = set()
+    while set(_processes(two, names).values()) != {0, 1}:
+        assert len(names) < 20, "one of the processes is not asked"
+        names.add(name := f"same-{question}-{len(names)}")
+        assert _ask(two, QUESTIONS[question], name) == expected
+
+
+def test_a_scrape_counts_what_both_have_done_once(two: LiveServer) -> None:
+    series = (
+        "serve_completion_tokens_total", "sglang:generation_tokens_total",
+        "sglang:num_requests_total", "serve_time_to_first_token_seconds_count",
+    )  # fmt: skip
+    before = [two.metric(name) for name in series]
+    names: set[str] = set()
+    while set(_processes(two, names).values()) != {0, 1}:
+        assert len(names) < 20, "one of the processes is not asked"
+        names.add(name := f"counted-{len(names)}")
+        body = {"messages": FRANCE, "ignore_eos": True, "max_tokens": 5}
+        assert _ask(two, body, name)[1] == 5
+    expected = [5 * len(names), 5 * len(names), len(names), len(names)]
+    deadline = time.monotonic() + 5  # a request is counted once its answer has left
+    while True:
+        gained = [two.metric(name) - early for name, early in zip(series, before, strict=True)]
+        if gained == expected:
+            break
+        assert time.monotonic() < deadline, f"{gained=} {expected=}"
+
+
+async def test_clients_that_leave_free_the_engine(two: LiveServer) -> None:
+    async def leave() -> None:
+        async with (
+            httpx.AsyncClient(base_url=two.url, timeout=60) as client,
+            client.stream("POST", CHAT, json=story(4000)) as answer,
+        ):
+            await anext(answer.aiter_lines())
+
+    await asyncio.gather(*(leave() for _ in range(12)))
+    deadline = time.monotonic() + 3
+    while two.metric("serve_in_flight_requests") or two.metric("sglang:num_running_reqs"):
+        assert time.monotonic() < deadline
+    (load,) = two.get("/v1/loads").json()["loads"]
+    assert load["num_running_reqs"] == 0
+
+
+def test_the_operator_reaches_what_runs_in_both(two: LiveServer) -> None:
+    streams = Streams(two, [story(4000)] * 12)
+    streams.wait_begun(12)
+    key = {"authorization": "Bearer operator"}
+    answer = two.http.post("/abort_request", json={"abort_all": True}, headers=key)
+    assert answer.json() == {"aborted": 12}
+    for result in streams.join():
+        assert sse.frames(result["text"])[-2]["error"]["code"] == "request_aborted"
+    flushed = two.http.post("/flush_cache", params={"timeout": "5"}, headers=key)
+    assert flushed.json()["success"]
+
+
+def test_a_killed_engine_is_admitted_to_the_clients_of_both(two: LiveServer) -> None:
+    pids = [two.process.pid, *(each.pid for each in two.children())]
+    streams = Streams(two, [story(4000)] * 12)
+    streams.wait_begun(12)
+    killed = time.monotonic()
+    two.child("sglang::scheduler").kill()
+    code = two.exit_code(within_s=10)
+    out = time.monotonic() - killed
+    results = streams.join()
+    slowest = max(result["ended"] for result in results) - killed
+    print(f"last client told after {slowest:.2f} s, exit {code} after {out:.2f} s")
+    for result in results:
+        *_, error, done = sse.frames(result["text"])
+        assert done == "[DONE]"
+        assert error["error"]["code"] == "engine_dead"
+    assert slowest < 2
+    assert code == 70
+    _nothing_left(pids)
+    assert not Path(f"/dev/shm/multi_tokenizer_args_{two.process.pid}").exists()
+
+
+def test_a_drain_loses_nobody_of_either(start: Start) -> None:
+    server = start(TOKENIZER_WORKERS="2", MAX_CONCURRENCY="32").ready()
+    pids = [server.process.pid, *(each.pid for each in server.children())]
+    streams = Streams(server, [story(100)] * 16)
+    streams.wait_begun(16)
+    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does: the others get it, too
+    refused = httpx.post(server.url + CHAT, json=story(1))
+    assert refused.json()["error"]["code"] == "server_shutting_down"
+    assert server.exit_code(within_s=60) == 0
+    for result in streams.join():
+        frames = sse.frames(result["text"])
+        assert frames[-1] == "[DONE]"
+        assert frames[-2]["choices"][0]["finish_reason"] == "length"
+    _nothing_left(pids)
+    assert "Traceback" not in server.log
+    assert "leaked" not in server.log
+
+
+def test_an_embedding_model_is_served_by_one_process(start: Start) -> None:
+    model = demo.ensure(demo.default_cache(), demo.EMBEDDING, say=print)
+    server = start(demo=False, MODEL_PATH=str(model), TOKENIZER_WORKERS="2")
+    assert server.exit_code(within_s=120) == 78
+    assert "TOKENIZER_WORKERS" in server.log
