@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
+
 from bench import compare, table
 from bench.load import LOADS
 from bench.servers import BenchError
@@ -27,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         if given.command == "compare":
             compare.run(_asked(given))
         print(table.markdown(table.read(given.output)))
-    except (BenchError, ValueError, OSError) as error:
+    except (BenchError, ValueError, OSError, httpx.HTTPError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

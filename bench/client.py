@@ -24,6 +24,7 @@ from bench.setup import MODEL_NAME
 
 _BACKEND = "sglang-oai-chat"
 _PATH = "/v1/chat/completions"
+_ANSWER_WITHIN_S = 300
 
 
 def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, float]:
@@ -143,7 +144,7 @@ def _check_answer(load: Load, server: Server, model: Path, *, seed: int) -> None
         "model": MODEL_NAME, "messages": [{"role": "user", "content": text}], "temperature": 0.0,
         "max_completion_tokens": load.output_tokens, "ignore_eos": True, **load.body,
     }  # fmt: skip
-    answer = server.http.post(_PATH, json=body)
+    answer = server.http.post(_PATH, json=body, timeout=_ANSWER_WITHIN_S)
     if answer.status_code != 200:
         raise BenchError(f"{server.name}, load {load.name}: {answer.text}\n{server.last_lines()}")
     choice = answer.json()["choices"][0]

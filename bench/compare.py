@@ -63,16 +63,16 @@ class _Round:
         self._asked, self._subject, self._loads, self._number = asked, subject, loads, number
 
     def servers(self) -> None:
-        options: list[dict[str, Any]] = []
+        reported: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             for start in (launch_server, this_server):
                 with start(self._subject, Path(folder)) as server:
+                    reported.append(server.options())
+                    if found := differences(reported[0], reported[-1]):
+                        raise BenchError(f"the engines' options differ: {'; '.join(found)}")
                     self._keep(server.name, table.START, {"first_token_s": server.first_token_s})
-                    options.append(server.options())
                     server.settle()
                     self._drive(server)
-        if found := differences(*options):
-            raise BenchError(f"the engines ran with different options: {'; '.join(found)}")
 
     def _drive(self, server: Server) -> None:
         for place, load in enumerate(self._loads):

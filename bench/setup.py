@@ -13,7 +13,7 @@ from app.settings import DEPLOYMENT_CONFIG, Settings
 
 ROOT = Path(__file__).parents[1]
 MODEL_NAME = "bench"
-_KV_POOL_TOKENS = {"tiny": 131_072, "demo": 65_536}
+_KV_POOL_TOKENS = {"tiny": 131_072, "demo": 16_384}
 _NOT_THE_ENGINE = {
     "incremental_streaming_output",  # how the serving process takes the engine's output
     "host", "port", "launch_command", "startup_time", "uptime_s", "internal_states", "frontend",
@@ -51,14 +51,19 @@ def engine_options(model: str, *, metrics: bool) -> dict[str, Any]:
     }
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "SGLANG_RETURN_ORIGINAL_LOGPROB": "1"}
     if model == "tiny":
-        # Its matrices are so small that two threads wait for each other longer than they compute;
-        # where others want the cores, a hundred times longer. One head and one thread never wait.
-        os.environ["OMP_NUM_THREADS"] = "1"
         options["dtype"] = "float32"  # without AMX a quarter of bfloat16's cost
     if torch.accelerator.current_accelerator(check_available=True) is None:
         environment.use_cpu()
         options |= {"device": "cpu", "attention_backend": "torch_native", "sleep_on_idle": True}
+        os.environ.setdefault("OMP_NUM_THREADS", str(_threads(model)))
     return options
+
+
+def _threads(model: str) -> int:
+    """Of the engine on a CPU. OpenMP's threads spin while they wait for each other: if one has to
+    share its core with the load client, a step takes up to a hundred times as long. The tiny
+    model's matrices are too small for two anyway."""
+    return 1 if model == "tiny" else max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
