@@ -183,14 +183,14 @@ def test_a_killed_engine_is_admitted_to_the_clients_of_both(two: LiveServer) -> 
 
 
 def test_a_drain_loses_nobody_of_either(start: Start) -> None:
-    server = start(TOKENIZER_WORKERS="2", MAX_CONCURRENCY="32").ready()
+    server = start(TOKENIZER_WORKERS="2", DRAIN_TIMEOUT="100").ready()
     pids = [server.process.pid, *(each.pid for each in server.children())]
-    streams = Streams(server, [story(100)] * 16)
+    streams = Streams(server, [story(30)] * 16)
     streams.wait_begun(16)
     os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does: the others get it, too
     refused = httpx.post(server.url + CHAT, json=story(1))
     assert refused.json()["error"]["code"] == "server_shutting_down"
-    assert server.exit_code(within_s=60) == 0
+    assert server.exit_code(within_s=110) == 0
     for result in streams.join():
         frames = sse.frames(result["text"])
         assert frames[-1] == "[DONE]"
