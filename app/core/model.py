@@ -128,7 +128,9 @@ class ServedModel:
         if self.grammars.compiled >= _GRAMMARS_KEPT and self._gate.in_flight <= 1:
             if await self._engine.flush_cache():
                 log.info("the engine's caches were emptied", grammars=self.grammars.compiled)
-            self.grammars.compiled = 0
+                self.grammars.compiled = 0
+            else:  # another process of TOKENIZER_WORKERS is at work; not at every request again
+                self.grammars.compiled -= _GRAMMARS_KEPT // 20
 
     async def embed(
         self, prompts: Sequence[Prompt], *, id: str, dimensions: int | None = None

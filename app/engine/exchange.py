@@ -65,7 +65,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """The answer's ids are wanted."""
 
 
-class Line:
+class Pending:
     """One request as the engine knows it: one choice."""
 
     __slots__ = (
@@ -88,14 +88,17 @@ class Line:
 class _Logged:
     """LOG_REQUESTS: one request in SGLang's own log."""
 
-    def __init__(self, logger: Any, tokenizer: Any, line: Line) -> None:
+    def __init__(self, logger: Any, tokenizer: Any, request: Pending) -> None:
         from sglang.srt.managers.io_struct import GenerateReqInput
 
-        question = line.question
+        question = request.question
         self.text: list[str] = []
         self._logger = logger
         self._about = GenerateReqInput(
-            input_ids=question.prompt, sampling_params=question.sampling, rid=line.id, stream=True
+            input_ids=question.prompt,
+            sampling_params=question.sampling,
+            rid=request.id,
+            stream=True,
         )
         logger.log_received_request(self._about, tokenizer)
 
@@ -127,7 +130,7 @@ class Exchange:
         self._begins_batch, self._decode = _decoder(io_struct.BatchStrOutput, self._batch)
         self._decode_column = msgspec.msgpack.Decoder(ext_hook=_ext_hook()).decode
         self._encode = io_struct.msgpack_encode
-        self._lines: dict[str, Line] = {}
+        self._pending: dict[str, Pending] = {}
         self._pace = Pace(self._loop, widest_stride)
         self._phase = 0
         self.broken: asyncio.Future[str] = self._loop.create_future()
@@ -150,7 +153,7 @@ class Exchange:
         self._phase += 1
         return Inbox(self._phase)
 
-    def ask(self, id: str, question: Question, inbox: Inbox, choice: int = 0) -> Line:
+    def ask(self, id: str, question: Question, inbox: Inbox, choice: int = 0) -> Pending:
         """Have the engine answer into `inbox`. Raises ValueError if SGLang refuses the sampling,
         InternalError if nobody takes the question."""
         manager = self._manager
@@ -185,27 +188,29 @@ class Exchange:
             time_stats=times,
         )
         times.set_tokenize_finish_time()
-        line = Line(id, inbox, choice, question, times)
+        request = Pending(id, inbox, choice, question, times)
         times.set_api_server_dispatch_time()
         asked.wrap_pickle_fields()
-        self._send(asked)
+        if not self._send(asked):
+            raise InternalError("The engine takes no requests.")
         times.set_api_server_dispatch_finish_time()
-        self._lines[id] = line
+        self._pending[id] = request
         if self._request_log is not None:
-            line.log = _Logged(self._request_log, manager.tokenizer, line)
-        return line
+            request.log = _Logged(self._request_log, manager.tokenizer, request)
+        return request
 
-    def abort(self, line: Line) -> None:
+    def abort(self, request: Pending) -> None:
         """Have the engine forget it; nothing more is heard of it. No effect once it has ended."""
-        if self._lines.pop(line.id, None) is None:
+        if self._pending.pop(request.id, None) is None:
             return
-        line.times.set_finished_time()
-        self._send(self._io.AbortReq(rid=line.id))
+        request.times.set_finished_time()
+        self._send(self._io.AbortReq(rid=request.id))  # if nobody takes it, it is forgotten anyway
         if self._manager.enable_metrics:
             collector = self._manager.metrics_collector
             collector.observe_one_aborted_request(collector.labels)
 
-    def _send(self, message: Any) -> None:
+    def _send(self, message: Any) -> bool:
+        """False if nobody is there to take it: the engine is gone."""
         if (name := self._manager.tokenizer_ipc_name) is not None:
             from sglang.srt.managers.tokenizer_manager import stamp_http_worker_ipc
 
@@ -213,7 +218,8 @@ class Exchange:
         try:
             self._to_engine.send(self._encode(message), zmq.NOBLOCK)
         except zmq.Again:
-            raise InternalError("The engine takes no requests.") from None
+            return False
+        return True
 
     # -- from the engine ---------------------------------------------------------------------
 
@@ -258,58 +264,58 @@ class Exchange:
             self._break(error)
 
     def _deliver(self, batch: Any) -> None:
-        lines, pace = self._lines, self._pace
+        pending, pace = self._pending, self._pace
         texts, finished = batch.output_strs, batch.finished_reasons
         prompts, completed, cached = (
             batch.prompt_tokens, batch.completion_tokens, batch.cached_tokens,
         )  # fmt: skip
         pace.begin()
         for row, id in enumerate(batch.rids):
-            if (line := lines.get(id)) is None:
+            if (request := pending.get(id)) is None:
                 continue  # aborted meanwhile
             if finished[row] is not None:
-                self._finish(line, batch, row)
+                self._finish(request, batch, row)
                 continue
-            inbox = line.inbox
+            inbox = request.inbox
             inbox.put(
-                Chunk(line.choice, texts[row], prompts[row], completed[row], cached[row])
-                if line.plain
-                else self._detailed(line, batch, row)
+                Chunk(request.choice, texts[row], prompts[row], completed[row], cached[row])
+                if request.plain
+                else self._detailed(request, batch, row)
             )
-            if line.first_at is None:
-                self._note_first(line)
+            if request.first_at is None:
+                self._note_first(request)
                 inbox.wake()
             else:
                 pace.put(inbox)
-            if line.log is not None:
-                line.log.text.append(texts[row])
+            if request.log is not None:
+                request.log.text.append(texts[row])
         pace.end()
 
-    def _finish(self, line: Line, batch: Any, row: int) -> None:
-        del self._lines[line.id]
-        if line.first_at is None:
-            self._note_first(line)
+    def _finish(self, request: Pending, batch: Any, row: int) -> None:
+        del self._pending[request.id]
+        if request.first_at is None:
+            self._note_first(request)
         reason = batch.finished_reasons[row]
-        line.times.set_finished_time()
+        request.times.set_finished_time()
         if self._manager.enable_metrics:
-            self._observe(line, batch, row)
+            self._observe(request, batch, row)
         try:
             finish, matched = _end_of(reason)
         except (InternalError, InvalidRequest, Overloaded) as error:
-            line.inbox.fail(error)
+            request.inbox.fail(error)
             return
         chunk = msgspec.structs.replace(
-            self._detailed(line, batch, row),
+            self._detailed(request, batch, row),
             reasoning_tokens=batch.reasoning_tokens[row], finish=finish, matched=matched,
         )  # fmt: skip
-        line.inbox.put(chunk)
-        line.inbox.wake()
-        if line.log is not None:
-            line.log.finished(chunk, reason, line.times.get_e2e_latency())
+        request.inbox.put(chunk)
+        request.inbox.wake()
+        if request.log is not None:
+            request.log.finished(chunk, reason, request.times.get_e2e_latency())
 
-    def _detailed(self, line: Line, batch: Any, row: int) -> Chunk:
+    def _detailed(self, request: Pending, batch: Any, row: int) -> Chunk:
         """A row with everything that was asked for."""
-        question = line.question
+        question = request.question
         ids: Sequence[int] = ()
         scored: Any = ()
         prompt: Any = ()
@@ -317,11 +323,11 @@ class Exchange:
             ids = self._cell(batch, "output_ids", row)
         if question.scoring is not None:
             scored = self._scores(batch, "output", row)
-            if not line.prompt_given and question.scoring.prompt_from is not None:
+            if not request.prompt_given and question.scoring.prompt_from is not None:
                 prompt = self._scores(batch, "input", row)
-                line.prompt_given = bool(prompt)
+                request.prompt_given = bool(prompt)
         return Chunk(
-            line.choice, batch.output_strs[row], batch.prompt_tokens[row],
+            request.choice, batch.output_strs[row], batch.prompt_tokens[row],
             batch.completion_tokens[row], batch.cached_tokens[row],
             ids=ids, scored=scored, prompt=prompt,
         )  # fmt: skip
@@ -341,22 +347,22 @@ class Exchange:
 
     def _aborted(self, said: Any) -> None:
         """The engine ended a request that it had not begun."""
-        if (line := self._lines.pop(said.rid, None)) is None:
+        if (request := self._pending.pop(said.rid, None)) is None:
             return
-        line.times.set_finished_time()
+        request.times.set_finished_time()
         finish = said.finished_reason or {"type": "abort", "message": said.abort_message}
-        line.inbox.fail(aborted(finish))
+        request.inbox.fail(aborted(finish))
 
     # -- SGLang's own series -----------------------------------------------------------------
 
-    def _note_first(self, line: Line) -> None:
-        line.first_at = time.perf_counter()
-        line.times.set_first_token_time(line.first_at)
+    def _note_first(self, request: Pending) -> None:
+        request.first_at = time.perf_counter()
+        request.times.set_first_token_time(request.first_at)
 
-    def _observe(self, line: Line, batch: Any, row: int) -> None:
+    def _observe(self, request: Pending, batch: Any, row: int) -> None:
         """What SGLang's reader counts, once for each request instead of once for each token."""
-        assert line.first_at is not None
-        collector, times = self._manager.metrics_collector, line.times
+        assert request.first_at is not None
+        collector, times = self._manager.metrics_collector, request.times
         labels = dict(collector.labels)
         tokens = batch.completion_tokens[row]
         kind = batch.finished_reasons[row].get("type")
@@ -365,11 +371,11 @@ class Exchange:
                 labels, times.get_first_token_latency(), stream=True
             )
             collector.observe_inter_token_latency(
-                labels, times.finished_time - line.first_at, tokens - 1
+                labels, times.finished_time - request.first_at, tokens - 1
             )
         details = self._cell(batch, "cached_tokens_details", row)
         verified = self._cell(batch, "spec_verify_ct", row)
-        sampling = line.question.sampling
+        sampling = request.question.sampling
         collector.observe_one_finished_request(
             labels,
             batch.prompt_tokens[row],

@@ -20,7 +20,7 @@ import numpy as np
 
 from app.engine.base import Chunk, Embedding, EngineInfo, Load, Rendered, Watched
 from app.engine.chat import ChatRenderer
-from app.engine.exchange import Exchange, Line, Question, aborted
+from app.engine.exchange import Exchange, Pending, Question, aborted
 from app.engine.pooling import Pooling
 from app.engine.tokens import Vocabulary, quicken
 from app.errors import InvalidRequest, StartError
@@ -174,17 +174,17 @@ class SGLangEngine:
         )  # fmt: skip
         exchange = self._exchange
         inbox = exchange.inbox()
-        lines: list[Line] = []
+        pending: list[Pending] = []
         self._began()
         try:
             if choices == 1:
-                lines.append(exchange.ask(id, question, inbox))
+                pending.append(exchange.ask(id, question, inbox))
             else:
                 await self._read_once(id, question)
                 for choice in range(choices):
                     # One by one: what was asked before one is refused has to be aborted.
-                    line = exchange.ask(f"{id}-{choice:04}", question, inbox, choice)
-                    lines.append(line)
+                    request = exchange.ask(f"{id}-{choice:04}", question, inbox, choice)
+                    pending.append(request)
             unfinished = choices
             while unfinished:
                 for chunk in await inbox.take():
@@ -194,20 +194,20 @@ class SGLangEngine:
             raise _refused(error) from error
         finally:
             self._in_flight -= 1
-            for line in lines:
-                exchange.abort(line)
+            for request in pending:
+                exchange.abort(request)
 
     async def _read_once(self, id: str, question: Question) -> None:
         """Have the prompt read into the prefix cache, so that several choices share it."""
         sampling = question.sampling | {"max_new_tokens": 0, "min_new_tokens": 0}
         inbox = self._exchange.inbox()
-        line = self._exchange.ask(
+        request = self._exchange.ask(
             f"{id}-once", msgspec.structs.replace(question, sampling=sampling), inbox
         )
         try:
             await inbox.take()
         finally:
-            self._exchange.abort(line)
+            self._exchange.abort(request)
 
     async def embed(
         self, prompts: Sequence[list[int]], *, id: str, dimensions: int | None = None

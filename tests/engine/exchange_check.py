@@ -165,6 +165,21 @@ async def an_abort_reaches_the_engine_once_and_silences_the_request() -> None:
     engine.exchange.close()
 
 
+async def an_engine_that_is_gone_takes_no_question_and_minds_no_abort() -> None:
+    engine = Engine()
+    inbox = engine.exchange.inbox()
+    line = engine.exchange.ask("a", Question(prompt=[1], sampling={}), inbox)
+    await engine.question()
+    engine.asked.close(linger=0)
+    deadline = asyncio.get_running_loop().time() + 10
+    with pytest.raises(InternalError):
+        while asyncio.get_running_loop().time() < deadline:  # until its end is noticed
+            engine.exchange.ask("b", Question(prompt=[1], sampling={}), inbox)
+            await asyncio.sleep(0.01)
+    engine.exchange.abort(line)
+    engine.exchange.close()
+
+
 async def what_the_engine_ends_is_an_error() -> None:
     engine = Engine()
     for finish, error in (
@@ -215,6 +230,7 @@ async def _failure(inbox: Any) -> type[Exception]:
 CASES = (
     rows_reach_their_requests_and_nobody_elses,
     an_abort_reaches_the_engine_once_and_silences_the_request,
+    an_engine_that_is_gone_takes_no_question_and_minds_no_abort,
     what_the_engine_ends_is_an_error,
     other_messages_are_sglangs_and_nonsense_is_the_engines_end,
     sampling_that_sglang_refuses_is_refused_before_it_is_sent,
