@@ -172,7 +172,7 @@ async def an_engine_that_is_gone_takes_no_question_and_minds_no_abort() -> None:
     await engine.question()
     engine.asked.close(linger=0)
     deadline = asyncio.get_running_loop().time() + 10
-    with pytest.raises(InternalError):
+    with pytest.raises(InternalError):  # noqa: PT012
         while asyncio.get_running_loop().time() < deadline:  # until its end is noticed
             engine.exchange.ask("b", Question(prompt=[1], sampling={}), inbox)
             await asyncio.sleep(0.01)
