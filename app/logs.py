@@ -16,9 +16,10 @@ import copy
 import json
 import logging
 import logging.handlers
-import queue
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from app.settings import Settings
 
 _QUEUE_SIZE = 10_000
 _BATCH = 500
+_GATHER_S = 0.05
 _FLUSH_TIMEOUT_S = 1.5
 _FILE_BYTES, _FILES_KEPT = 10_000_000, 5
 
@@ -63,11 +65,10 @@ def configure(settings: Settings, *, rotates: bool = True, process: int | None =
         # JSON is formatted once for both.
         plain = targets[0].formatter if style == "json" else _formatter(style, colors=False)
         targets.append(_File(plain, settings.log_file, rotates=rotates))
-    records: queue.Queue[logging.LogRecord | None] = queue.Queue(_QUEUE_SIZE)
-    _listener = _Writer(records, targets)
+    _listener = _Writer(targets)
     _listener.start()
     root = logging.getLogger()
-    root.handlers[:] = [_QueueHandler(records)]
+    root.handlers[:] = [_QueueHandler(_listener)]
     root.setLevel(settings.log_level.upper())
     _quieten(settings)
     structlog.configure(
@@ -146,28 +147,36 @@ def engine_config(settings: Settings, note: Path) -> dict[str, Any]:
 def process_handler(style: Literal["console", "json"], file: str, note: str) -> logging.Handler:
     """The handler for whichever process asks: the serving one, or one of the engine's."""
     if _listener is not None:
-        return _QueueHandler(_listener.records)
+        return _QueueHandler(_listener)
     return _ChildHandler(style, file, note)
 
 
-class _QueueHandler(logging.handlers.QueueHandler):
+class _QueueHandler(logging.Handler):
     """Hands records to the writer thread; a full queue costs lines, never the event loop's time."""
 
     lost = 0
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+    def __init__(self, writer: _Writer) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            kept = self._writer.put(self._prepared(record))
+        except Exception:  # as logging's own: a library's line with wrong arguments
+            self.handleError(record)
+            return
+        if not kept:
+            _QueueHandler.lost += 1
+
+    def _prepared(self, record: logging.LogRecord) -> logging.LogRecord:
+        if isinstance(record.msg, dict):
+            return record  # ours: complete, and nobody else's
         # The request's id lives in this task's context, which the writer thread does not see.
         record = copy.copy(record)
-        if not isinstance(record.msg, dict):
-            record.msg, record.args = record.getMessage(), None
-            record.request_id = request_id.get()
+        record.msg, record.args = record.getMessage(), None
+        record.request_id = request_id.get()
         return record
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
-            _QueueHandler.lost += 1
 
 
 class _Target:
@@ -211,29 +220,53 @@ class _File(_Target):
 
 
 class _Writer(threading.Thread):
-    """Writes what has queued up in one go, each line formatted once for all who want it so."""
+    """Writes what has gathered in one go, each line formatted once for all who want it so.
 
-    def __init__(
-        self, records: queue.Queue[logging.LogRecord | None], targets: Sequence[_Target]
-    ) -> None:
+    It sleeps between two batches. Woken by each line it would take the interpreter from the event
+    loop each time, which costs a request as much as its template.
+    """
+
+    def __init__(self, targets: Sequence[_Target]) -> None:
         super().__init__(name="log", daemon=True)
-        self.records = records
         self._targets = targets
+        self._records: deque[logging.LogRecord] = deque()
+        self._work = threading.Event()
+        self._idle = False
+        self._stopping = False
+
+    def put(self, record: logging.LogRecord) -> bool:
+        """False if there are too many."""
+        if len(self._records) >= _QUEUE_SIZE:
+            return False
+        self._records.append(record)
+        if self._idle:
+            self._idle = False
+            self._work.set()
+        return True
 
     def stop(self) -> None:
-        """Write what is queued, then end."""
-        self.records.put(None)
+        """Write what is there, then end."""
+        self._stopping = True
+        self._work.set()
         self.join()
 
     def run(self) -> None:
-        while True:
-            batch = [self.records.get()]
-            with suppress(queue.Empty):
-                while len(batch) < _BATCH:
-                    batch.append(self.records.get_nowait())
-            self._write([record for record in batch if record is not None])
-            if None in batch:
-                return
+        while not self._stopping:
+            if self._records:
+                self._drain()
+                time.sleep(_GATHER_S)
+                continue
+            self._work.clear()
+            self._idle = True
+            if not self._records and not self._stopping:  # nothing came since it looked
+                self._work.wait()
+            self._idle = False
+        self._drain()
+
+    def _drain(self) -> None:
+        while self._records:
+            records = [self._records.popleft() for _ in range(min(_BATCH, len(self._records)))]
+            self._write(records)
 
     def _write(self, records: list[logging.LogRecord]) -> None:
         formatted: dict[logging.Formatter, str] = {}
@@ -298,7 +331,8 @@ def _formatter(
             colors=sys.stdout.isatty() if colors is None else colors,
             exception_formatter=structlog.dev.plain_traceback,
         )
-    return structlog.stdlib.ProcessorFormatter(
+    kind = _JsonFormatter if style == "json" else structlog.stdlib.ProcessorFormatter
+    return kind(
         foreign_pre_chain=[
             structlog.stdlib.add_logger_name,
             structlog.stdlib.add_log_level,
@@ -307,6 +341,13 @@ def _formatter(
         ],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
     )
+
+
+class _JsonFormatter(structlog.stdlib.ProcessorFormatter):
+    """Our own lines are complete: what structlog would do to them here ends as they began."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _dumps(record.msg) if isinstance(record.msg, dict) else super().format(record)
 
 
 def _dumps(event: Any, **_: Any) -> str:

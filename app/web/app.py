@@ -27,7 +27,7 @@ from app.errors import (
 from app.settings import Settings
 from app.types import Json
 from app.web import admin, info, ops
-from app.web.middleware import Authentication, RequestScope
+from app.web.middleware import Authentication, RequestScope, Shortcut
 from app.web.replies import Generation, error_response
 from app.web.state import Serving
 
@@ -43,16 +43,18 @@ def create_app(serving: Serving) -> FastAPI:
         yield
         await serving.host.close()
 
+    shortcuts: dict[str, APIRoute] = {}
     app = FastAPI(
         title="SGLang Hathora Server",
         version=__version__,
         lifespan=lifespan,
-        middleware=_middleware(serving.settings),
+        middleware=_middleware(serving.settings, shortcuts),
         exception_handlers={HTTPException: _http_error},
         redirect_slashes=False,
         redoc_url=None,
     )
     app.state.serving = serving
+    app.state.shortcuts = shortcuts
     for dialect in DIALECTS:  # first: routes are tried in turn
         _add(app, dialect, serving)
     app.include_router(ops.router)
@@ -63,7 +65,7 @@ def create_app(serving: Serving) -> FastAPI:
     return app
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
+def _middleware(settings: Settings, shortcuts: dict[str, APIRoute]) -> list[Middleware]:
     stack = [Middleware(RequestScope, settings=settings)]
     if settings.cors_origins:
         stack.append(
@@ -77,6 +79,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         )
     if settings.api_key:
         stack.append(Middleware(Authentication, settings=settings))
+    stack.append(Middleware(Shortcut, routes=shortcuts))
     return stack
 
 
@@ -90,8 +93,8 @@ def _add(app: FastAPI, dialect: Dialect[Any], serving: Serving) -> None:
     )  # fmt: skip
     route = app.routes[-1]
     assert isinstance(route, APIRoute)
-    # Past FastAPI's own handling, whose stacks and wrappers every frame would pass.
     route.app = Generation(dialect, serving)
+    app.state.shortcuts[dialect.path] = route
 
 
 def _request_body(dialect: Dialect[Any]) -> Json:
