@@ -65,7 +65,9 @@ class _Round:
     def servers(self) -> None:
         reported: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            for start in (launch_server, this_server):
+            order = (launch_server, this_server)
+            # In turn first: a machine that slows down in the course of an hour favours neither.
+            for start in order if self._number % 2 else reversed(order):
                 with start(self._subject, Path(folder)) as server:
                     reported.append(server.options())
                     if found := differences(reported[0], reported[-1]):

@@ -24,7 +24,7 @@ def settle_memory() -> None:
     ever garbage that only a collection finds.
     """
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(20_000, 5, 10)
 
 
 def exit_now(code: int, cleanup: Callable[[], None]) -> NoReturn:
