@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 MODEL_NAME = "bench"
 _KV_POOL_TOKENS = {"tiny": 131_072, "demo": 16_384}
 _NOT_THE_ENGINE = {
-    "incremental_streaming_output",  # how the serving process takes the engine's output
+    # How the serving processes take the engine's output, and how many they are.
+    "incremental_streaming_output", "tokenizer_worker_num",
     "host", "port", "launch_command", "startup_time", "uptime_s", "internal_states", "frontend",
     "random_seed", "tokenizer_path", "served_model_name", "nccl_port", "warmups",
     "context_length", "max_req_input_len", "max_running_requests",  # as far as each server takes
