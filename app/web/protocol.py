@@ -12,6 +12,7 @@ and used here still exists.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import orjson
@@ -30,6 +31,17 @@ _NOT_COUNTED = 64
 _LINGER_S = 2.0
 """How long a client that was refused may take to read why. A socket closed with unread data in it
 takes the answer along."""
+
+
+class _Way:
+    """The transport as a request's answer has it: to close it waits for what is still coming."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -62,6 +74,7 @@ class BoundedHttp(HttpToolsProtocol):
         self, transport: asyncio.Transport
     ) -> None:
         super().connection_made(transport)
+        self._way = _Way(transport, self._close)
         self._await_the_rest()
 
     def data_received(self, data: bytes) -> None:
@@ -102,6 +115,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        self.cycle.transport = self._way  # type: ignore[assignment]  # all that a cycle uses of it
         self._stop_waiting()
         self._reading = "body"
         self._fields = self._head_bytes = self._held_bytes = 0
@@ -180,11 +194,26 @@ class BoundedHttp(HttpToolsProtocol):
             self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         elif self._reading == "body":  # whose answer has already left
-            self.transport.close()
+            self._linger()
             return
-        self._unset_keepalive_if_required()
         self.transport.write(_answer(error, self.server_state.default_headers))
+        self._linger()
+
+    def _close(self) -> None:
+        """After an answer that is the last."""
+        if self._reading == "nothing" or self.transport.is_closing():
+            self.transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Say no more, and throw away what comes, until the client has read why and leaves."""
+        self._refused = True
+        self._stop_waiting()
+        self._unset_keepalive_if_required()
+        self.pipeline.clear()
         self.transport.write_eof()
+        self.flow.resume_reading()
         self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from app.dialects.base import read
 from app.dialects.completions import CompletionBody
 from app.dialects.json_shape import shape
 from app.errors import InvalidRequest
+from app.lifecycle import Phase
 from app.web import protocol, replies
 from app.web.protocol import BoundedHttp
 from tests.support.scripted import ScriptedEngine
@@ -41,6 +43,14 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         self._writer.write(data)
+
+    async def never_stop_sending(self) -> None:
+        """Raises ConnectionError when the other side has gone."""
+        async with asyncio.timeout(5):
+            while True:
+                self._writer.write(b"x")
+                await self._writer.drain()
+                await asyncio.sleep(0.01)
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """The next answer: status, headers, body (one with a content-length)."""
@@ -406,6 +416,30 @@ async def test_the_rest_of_a_body_that_is_answered_does_not_hold_the_connection(
         assert ended.exception() is not None or ended.result() == b""
 
 
+async def test_a_last_answer_arrives_though_the_body_was_not_read() -> None:
+    async with serve(ScriptedEngine("x"), MAX_BODY_BYTES="1024") as running:
+        for status, said in ((413, b"connection: close"), (503, b"x-draining: yes")):
+            async with connect(running) as wire:
+                # More than the server reads at once: what it leaves is in the socket's buffer.
+                wire.send(post(b"x" * 2_000_000, said))
+                assert (await wire.refusal())[0] == status
+            running.lifecycle.enter(Phase.DRAINING)
+
+
+async def test_a_client_who_never_stops_sending_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "_LINGER_S", 0.3)
+    async with (
+        serve(ScriptedEngine("x"), MAX_BODY_BYTES="1024") as running,
+        connect(running) as wire,
+    ):
+        wire.send(post(b"x" * 2_000_000, b"connection: close")[:1_000_000])
+        assert (await wire.refusal())[0] == 413
+        with pytest.raises(ConnectionError):
+            await wire.never_stop_sending()
+
+
 async def test_the_rest_of_a_body_that_is_answered_may_be_sent_and_then_more_asked() -> None:
     async with (
         serve(ScriptedEngine("x"), MAX_BODY_BYTES="1024") as running,
@@ -572,7 +606,7 @@ async def test_uvicorn_is_still_as_the_protocol_takes_it_to_be() -> None:
                 inspect.signature(overridden).parameters
             )
     for used in (
-        "cycle", "pipeline", "transport", "loop", "client", "server_state",
+        "cycle", "flow", "pipeline", "transport", "loop", "client", "server_state",
         "_unset_keepalive_if_required",
     ):  # fmt: skip
         assert hasattr(theirs, used)
@@ -582,5 +616,9 @@ async def test_uvicorn_is_still_as_the_protocol_takes_it_to_be() -> None:
         "waiting_for_100_continue",
     ):  # fmt: skip
         assert f"self.{used} = " in cycle
+    of_a_transport = r"self\.transport\.(\w+)"
+    assert set(re.findall(of_a_transport, inspect.getsource(RequestResponseCycle))) <= {
+        "close", "is_closing", "write",
+    }  # fmt: skip
     assert "self.send_400_response(" in inspect.getsource(HttpToolsProtocol.data_received)
     assert httptools_impl.STATUS_LINE[431].startswith(b"HTTP/1.1 431 ")
