@@ -1,8 +1,8 @@
 """Logging: structlog in front, one form for our lines, uvicorn's and SGLang's, a writer that never
 blocks the event loop.
 
-    our code ─ structlog ─┐
-    uvicorn, SGLang ──────┴─ stdlib record ─ bounded queue ─ thread ─ stdout, rotating file
+    our code ──────── structlog ─ line ────┐
+    uvicorn, SGLang ─ stdlib ──── record ──┴─ bounded queue ─ thread ─ stdout, rotating file
 
 The engine's processes are told by a dictConfig file (`engine_config`) to log the same way; they
 write to the same stdout and the same file, and their last error to a note that explains a failed
@@ -24,11 +24,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import orjson
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from app.errors import ConfigError
 from app.settings import Settings
@@ -39,7 +39,8 @@ _GATHER_S = 0.05
 _FLUSH_TIMEOUT_S = 1.5
 _FILE_BYTES, _FILES_KEPT = 10_000_000, 5
 
-log = structlog.stdlib.get_logger("serve_hathora")
+_NAME = "serve_hathora"
+log: FilteringBoundLogger = structlog.get_logger(_NAME)
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
@@ -65,24 +66,17 @@ def configure(settings: Settings, *, rotates: bool = True, process: int | None =
         # JSON is formatted once for both.
         plain = targets[0].formatter if style == "json" else _formatter(style, colors=False)
         targets.append(_File(plain, settings.log_file, rotates=rotates))
-    _listener = _Writer(targets)
-    _listener.start()
+    _listener = writer = _Writer(targets)
+    writer.start()
     root = logging.getLogger()
-    root.handlers[:] = [_QueueHandler(_listener)]
+    root.handlers[:] = [_QueueHandler(writer)]
     root.setLevel(settings.log_level.upper())
     _quieten(settings)
+    # Two lines a request: one function makes a line complete, and no stdlib record is made of it.
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.add_logger_name,
-            structlog.stdlib.add_log_level,
-            _add_request_id,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[_complete],
+        logger_factory=lambda *_: _Lines(writer),
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         cache_logger_on_first_use=True,
     )
 
@@ -125,7 +119,7 @@ def flush() -> None:
 
 def dropped() -> int:
     """Lines that were lost because the log's reader did not keep up."""
-    return _QueueHandler.lost
+    return _Writer.lost
 
 
 def engine_config(settings: Settings, note: Path) -> dict[str, Any]:
@@ -151,10 +145,20 @@ def process_handler(style: Literal["console", "json"], file: str, note: str) -> 
     return _ChildHandler(style, file, note)
 
 
-class _QueueHandler(logging.Handler):
-    """Hands records to the writer thread; a full queue costs lines, never the event loop's time."""
+class _Lines:
+    """Our own lines, complete, on their way to the writer: what structlog takes for a logger."""
 
-    lost = 0
+    def __init__(self, writer: _Writer) -> None:
+        self._writer = writer
+
+    def info(self, **line: Any) -> None:
+        self._writer.put(line)
+
+    debug = warning = error = critical = info
+
+
+class _QueueHandler(logging.Handler):
+    """Others' records on their way to the writer."""
 
     def __init__(self, writer: _Writer) -> None:
         super().__init__()
@@ -162,27 +166,23 @@ class _QueueHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            kept = self._writer.put(self._prepared(record))
+            # The request's id lives in this task's context, which the writer thread does not see.
+            record = copy.copy(record)
+            record.msg, record.args = record.getMessage(), None
+            record.request_id = request_id.get()
         except Exception:  # as logging's own: a library's line with wrong arguments
             self.handleError(record)
-            return
-        if not kept:
-            _QueueHandler.lost += 1
+        else:
+            self._writer.put(record)
 
-    def _prepared(self, record: logging.LogRecord) -> logging.LogRecord:
-        if isinstance(record.msg, dict):
-            return record  # ours: complete, and nobody else's
-        # The request's id lives in this task's context, which the writer thread does not see.
-        record = copy.copy(record)
-        record.msg, record.args = record.getMessage(), None
-        record.request_id = request_id.get()
-        return record
+
+_Line: TypeAlias = logging.LogRecord | dict[str, Any]
 
 
 class _Target:
     """Where lines go. Whoever stops reading, or a full disk, costs lines and nothing else."""
 
-    def __init__(self, formatter: logging.Formatter) -> None:
+    def __init__(self, formatter: _Formatter) -> None:
         self.formatter = formatter
 
     def write(self, lines: str) -> None:
@@ -198,7 +198,7 @@ class _Stdout(_Target):
 class _File(_Target):
     """Rotated at 10 MB, by one of the processes that write to it; the others follow."""
 
-    def __init__(self, formatter: logging.Formatter, path: str, *, rotates: bool) -> None:
+    def __init__(self, formatter: _Formatter, path: str, *, rotates: bool) -> None:
         super().__init__(formatter)
         self._rotates = rotates
         self._handler: Any = (
@@ -223,26 +223,28 @@ class _Writer(threading.Thread):
     """Writes what has gathered in one go, each line formatted once for all who want it so.
 
     It sleeps between two batches. Woken by each line it would take the interpreter from the event
-    loop each time, which costs a request as much as its template.
+    loop each time, which costs a request as much as its template. A full queue costs lines, never
+    the event loop's time.
     """
+
+    lost = 0
 
     def __init__(self, targets: Sequence[_Target]) -> None:
         super().__init__(name="log", daemon=True)
         self._targets = targets
-        self._records: deque[logging.LogRecord] = deque()
+        self._records: deque[_Line] = deque()
         self._work = threading.Event()
         self._idle = False
         self._stopping = False
 
-    def put(self, record: logging.LogRecord) -> bool:
-        """False if there are too many."""
+    def put(self, record: _Line) -> None:
         if len(self._records) >= _QUEUE_SIZE:
-            return False
+            _Writer.lost += 1
+            return
         self._records.append(record)
         if self._idle:
             self._idle = False
             self._work.set()
-        return True
 
     def stop(self) -> None:
         """Write what is there, then end."""
@@ -268,22 +270,25 @@ class _Writer(threading.Thread):
             records = [self._records.popleft() for _ in range(min(_BATCH, len(self._records)))]
             self._write(records)
 
-    def _write(self, records: list[logging.LogRecord]) -> None:
-        formatted: dict[logging.Formatter, str] = {}
+    def _write(self, records: list[_Line]) -> None:
+        formatted: dict[_Formatter, str] = {}
         for target in self._targets:
             if (form := target.formatter) not in formatted:
-                formatted[form] = "".join([_line(form, each) for each in records])
+                formatted[form] = "".join([_text(form, each) for each in records])
             try:
                 target.write(formatted[form])
             except (OSError, ValueError):  # its reader has gone, the disk is full, it is closed
-                _QueueHandler.lost += len(records)
+                _Writer.lost += len(records)
 
 
-def _line(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+def _text(formatter: _Formatter, record: _Line) -> str:
     try:
+        if isinstance(record, dict):
+            return formatter.own(record) + "\n"
         return formatter.format(record) + "\n"
     except Exception as error:  # some library's own record; the others are not to suffer
-        return f"{record.name}: a line that cannot be formatted: {error!r}\n"
+        name = _NAME if isinstance(record, dict) else record.name
+        return f"{name}: a line that cannot be formatted: {error!r}\n"
 
 
 class _ChildHandler(logging.Handler):
@@ -321,9 +326,7 @@ def _formatted(
     return handler
 
 
-def _formatter(
-    style: Literal["console", "json"], *, colors: bool | None = None
-) -> logging.Formatter:
+def _formatter(style: Literal["console", "json"], *, colors: bool | None = None) -> _Formatter:
     if style == "json":
         render: Any = structlog.processors.JSONRenderer(serializer=_dumps)
     else:
@@ -331,23 +334,26 @@ def _formatter(
             colors=sys.stdout.isatty() if colors is None else colors,
             exception_formatter=structlog.dev.plain_traceback,
         )
-    kind = _JsonFormatter if style == "json" else structlog.stdlib.ProcessorFormatter
-    return kind(
-        foreign_pre_chain=[
-            structlog.stdlib.add_logger_name,
-            structlog.stdlib.add_log_level,
-            _take_from_record,
-            structlog.processors.format_exc_info,
-        ],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
-    )
+    return _Formatter(render)
 
 
-class _JsonFormatter(structlog.stdlib.ProcessorFormatter):
-    """Our own lines are complete: what structlog would do to them here ends as they began."""
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """One form for others' records and our own lines, which are complete as they come."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return _dumps(record.msg) if isinstance(record.msg, dict) else super().format(record)
+    def __init__(self, render: Any) -> None:
+        super().__init__(
+            foreign_pre_chain=[
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.add_log_level,
+                _take_from_record,
+                structlog.processors.format_exc_info,
+            ],
+            processors=[self.remove_processors_meta, render],
+        )
+        self._render = render
+
+    def own(self, line: dict[str, Any]) -> str:
+        return str(self._render(None, line["level"], line.copy()))  # renderers take it apart
 
 
 def _dumps(event: Any, **_: Any) -> str:
@@ -357,9 +363,13 @@ def _dumps(event: Any, **_: Any) -> str:
         return json.dumps(event, default=repr)
 
 
-def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def _complete(_: WrappedLogger, level: str, event: EventDict) -> EventDict:
+    event["logger"], event["level"] = _NAME, level
     if (rid := request_id.get()) is not None:
         event.setdefault("request_id", rid)
+    event["timestamp"] = _iso(datetime.now(UTC))
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(_, level, event)
     return _add_process(event)
 
 
@@ -372,11 +382,14 @@ def _add_process(event: EventDict) -> EventDict:
 def _take_from_record(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """What the record knew when it was made, in the form of our own lines."""
     record: logging.LogRecord = event["_record"]
-    made = datetime.fromtimestamp(record.created, UTC)
-    event["timestamp"] = made.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    event["timestamp"] = _iso(datetime.fromtimestamp(record.created, UTC))
     if (rid := getattr(record, "request_id", None)) is not None:
         event["request_id"] = rid
     return _add_process(event)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _quieten(settings: Settings) -> None:

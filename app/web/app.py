@@ -8,23 +8,22 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from app import __version__
 from app.dialects.base import Bounds, Dialect
 from app.dialects.fields import error_json
 from app.dialects.routes import DIALECTS
 from app.errors import (
+    InternalError,
     InvalidRequest,
     MethodNotAllowed,
     RouteNotFound,
     ServeError,
 )  # fmt: skip
-from app.settings import Settings
 from app.types import Json
 from app.web import admin, info, ops
 from app.web.middleware import Authentication, RequestScope, Shortcut
@@ -34,8 +33,29 @@ from app.web.state import Serving
 _EXPOSED = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]
 
 
-def create_app(serving: Serving) -> FastAPI:
-    """Routes and middleware around a `Serving`; its engine is started by the lifespan."""
+def create_app(serving: Serving) -> ASGIApp:
+    """Everything that answers; the engine is started by the lifespan.
+
+    What generates stands beside FastAPI, not below it: its layers would cost a request as much as
+    its validation.
+    """
+    settings = serving.settings
+    app: ASGIApp = Shortcut(_api(serving), {d.path: Generation(d, serving) for d in DIALECTS})
+    if settings.api_key:
+        app = Authentication(app, settings)
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+    return RequestScope(app, settings)
+
+
+def _api(serving: Serving) -> FastAPI:
+    """The routes, and the description of all."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -43,20 +63,17 @@ def create_app(serving: Serving) -> FastAPI:
         yield
         await serving.host.close()
 
-    shortcuts: dict[str, APIRoute] = {}
     app = FastAPI(
         title="SGLang Hathora Server",
         version=__version__,
         lifespan=lifespan,
-        middleware=_middleware(serving.settings, shortcuts),
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: _http_error, Exception: _failed},
         redirect_slashes=False,
         redoc_url=None,
     )
     app.state.serving = serving
-    app.state.shortcuts = shortcuts
-    for dialect in DIALECTS:  # first: routes are tried in turn
-        _add(app, dialect, serving)
+    for dialect in DIALECTS:
+        _describe(app, dialect)
     app.include_router(ops.router)
     app.include_router(info.router)
     if serving.settings.admin_api_key:
@@ -65,36 +82,16 @@ def create_app(serving: Serving) -> FastAPI:
     return app
 
 
-def _middleware(settings: Settings, shortcuts: dict[str, APIRoute]) -> list[Middleware]:
-    stack = [Middleware(RequestScope, settings=settings)]
-    if settings.cors_origins:
-        stack.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_methods=["*"],
-                allow_headers=["*"],
-                expose_headers=_EXPOSED,
-            )
-        )
-    if settings.api_key:
-        stack.append(Middleware(Authentication, settings=settings))
-    stack.append(Middleware(Shortcut, routes=shortcuts))
-    return stack
+def _describe(app: FastAPI, dialect: Dialect[Any]) -> None:
+    """A route that tells of a dialect, and refuses other methods; `Shortcut` answers it."""
 
-
-def _add(app: FastAPI, dialect: Dialect[Any], serving: Serving) -> None:
     async def generate() -> Response:
-        raise NotImplementedError  # it describes the route
+        raise AssertionError("Shortcut answers this")
 
     app.add_api_route(
         dialect.path, generate, methods=["POST"], summary=dialect.summary,
         name=dialect.body.__name__, response_class=Response, openapi_extra=_request_body(dialect),
     )  # fmt: skip
-    route = app.routes[-1]
-    assert isinstance(route, APIRoute)
-    route.app = Generation(dialect, serving)
-    app.state.shortcuts[dialect.path] = route
 
 
 def _request_body(dialect: Dialect[Any]) -> Json:
@@ -164,6 +161,11 @@ def _openapi(app: FastAPI, serving: Serving) -> Json:
             schemas[dialect.body.__name__] = schema
         app.openapi_schema = document
     return app.openapi_schema
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """Starlette raises the error once more behind it: RequestScope logs it."""
+    return error_response(InternalError("The server failed on this request."), error_json)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -63,6 +63,9 @@ class BoundedHttp(HttpToolsProtocol):
     _fields = 0
     _head_bytes = 0
     """The request line and the fields that are complete; after the head, the trailers."""
+    on_lost: Callable[[], None] | None = None
+    """Called once if the client leaves, or is refused, before its answer is complete. Whoever makes
+    the answer sets it, and finds the connection as `scope["state"]["connection"]`."""
     _held_bytes = 0
     """Received and not given out by the parser: what it may be keeping for itself. Where a head
     begins inside of one read is not known; such a read is let pass."""
@@ -92,6 +95,12 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+        self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost()
 
     # -- the parser's callbacks; what they raise ends in send_400_response -----------------------
 
@@ -116,6 +125,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self.cycle.transport = self._way  # type: ignore[assignment]  # all that a cycle uses of it
+        self.scope["state"]["connection"] = self
         self._stop_waiting()
         self._reading = "body"
         self._fields = self._head_bytes = self._held_bytes = 0
@@ -193,6 +203,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
+            self._tell_lost()
         elif self._reading == "body":  # whose answer has already left
             self._linger()
             return

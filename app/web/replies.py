@@ -2,7 +2,7 @@
 
     admit ── read body ── answer ──┬── whole: one JSON
       │ 503, body unread           └── stream: the status line leaves with the first frame
-      └ from here on the ticket is held, and `_Companion` listens to the client
+      └ from here on the ticket is held, and the client may be lost
 
 One response class for everything that generates: an early failure has its real status even if a
 stream was asked for; a late one becomes the dialect's error frame.
@@ -14,8 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from types import TracebackType
-from typing import Any, Self, TypeAlias, assert_never
+from typing import Any, Protocol, TypeAlias, assert_never
 
 import orjson
 from starlette.datastructures import Headers
@@ -52,6 +51,12 @@ _STREAM_HEADERS = [
 ]
 
 Encode: TypeAlias = Callable[[ServeError], Json]
+
+
+class Connection(Protocol):
+    """What a request's `scope["state"]["connection"]` is; see web/protocol.py."""
+
+    on_lost: Callable[[], None] | None
 
 
 def json_response(
@@ -99,7 +104,7 @@ class Generation:
     ) -> None:
         state, settings = scope["state"], self._serving.settings
         raw = await read_body(Headers(scope=scope), receive, settings)
-        async with _Companion(receive, ticket, writer, self._serving):
+        with _Watch(state["connection"], ticket, writer, self._serving):
             model = self._serving.host.model
             if model is None:
                 raise NotReady("The model is not ready yet.")
@@ -201,42 +206,32 @@ class _Writer:
                     await self.end()
 
 
-class _Companion:
-    """Listens to the client while its answer is made: the one task beside the request's own.
+class _Watch:
+    """Over the client while its answer is made: one that has left ends its request, one that does
+    not read is given up, and a stream that is silent is kept alive."""
 
-    It notices that the client has left, in whatever phase; it keeps a silent stream alive; it gives
-    up a client that does not read.
-    """
-
-    def __init__(self, receive: Receive, ticket: Ticket, writer: _Writer, serving: Serving) -> None:
-        self._receive, self._ticket, self._writer = receive, ticket, writer
+    def __init__(
+        self, connection: Connection, ticket: Ticket, writer: _Writer, serving: Serving
+    ) -> None:
+        self._connection, self._ticket, self._writer = connection, ticket, writer
         self._heartbeat_s = serving.settings.heartbeat_s
         self._write_timeout_s = serving.settings.write_timeout_s
-        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
         self._beat: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        self._task = self._loop.create_task(self._listen())
+    def __enter__(self) -> None:
+        self._connection.on_lost = self._lost
         self._look_after(self._heartbeat_s)
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        assert self._task is not None
+    def __exit__(self, *_: object) -> None:
+        self._connection.on_lost = None
         assert self._timer is not None
         self._timer.cancel()
-        for task in filter(None, (self._task, self._beat)):
-            task.cancel()
-            await asyncio.wait({task})
-            if not task.cancelled() and (failure := task.exception()) is not None:
-                log.warning("the client could not be listened to", error=repr(failure))
+        if self._beat is not None:
+            self._beat.cancel()
 
-    async def _listen(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def _lost(self) -> None:
         if not self._writer.ended:
             self._ticket.end(ClientGone("The client has left."))
 
