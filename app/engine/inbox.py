@@ -9,8 +9,8 @@ from collections.abc import Callable
 from app.engine.base import Chunk
 
 _WINDOW_S = 0.25
-_WIDEN_ABOVE = 0.6
-_NARROW_BELOW = 0.35
+_WIDEN_ABOVE = 0.4
+_NARROW_BELOW = 0.3
 _LONGEST_HOLD_S = 0.1
 
 
@@ -86,9 +86,10 @@ class Pace:
     """Lets each request see only every `stride`-th step of the engine while the event loop lags.
 
     A frame costs the same whether it carries one token or four. When what one step sets going
-    takes most of the time until the next (`_WIDEN_ABOVE` of it), frames grow instead of queues: the
-    stream becomes coarser, the engine is not held up. First and last tokens never wait, others no
-    longer than `_LONGEST_HOLD_S`.
+    takes more than `_WIDEN_ABOVE` of the time until the next, frames grow instead of queues: the
+    stream becomes coarser, new requests are taken in sooner, the engine keeps its processor. They
+    shrink when smaller ones would take less than `_NARROW_BELOW`. First and last tokens never wait,
+    others no longer than `_LONGEST_HOLD_S`.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class Pace:
         busy = self._busy_s / elapsed_s
         if busy > _WIDEN_ABOVE and self.stride < self._widest:
             self.stride += 1
-        elif busy < _NARROW_BELOW and self.stride > 1:
+        elif self.stride > 1 and busy * self.stride / (self.stride - 1) < _NARROW_BELOW:
             self.stride -= 1
             if self.stride == 1:
                 self.release()
