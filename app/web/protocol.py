@@ -4,19 +4,29 @@
     body   pieces (chunks) it may come in                 413
     pipe   requests sent ahead of their answers           no more are read
 
+    last answer, more to come    half closed, read on for a while: a reset would take it along
+    Connection: Upgrade          refused in silence, as HTTP has it; the body is read
+    client lost                  whoever makes the answer is told, however much was sent
+
 Written against uvicorn 0.54 (protocols/http/httptools_impl.py), which has no bound on any of these
-and answers what is not HTTP in plain text. tests/web/test_bounds.py checks that what is overridden
-and used here still exists.
+and answers what is not HTTP in plain text, and httptools 0.9. tests/web/test_bounds.py checks that
+what is overridden and used here still exists.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
 
+import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from app import metrics
 from app.dialects.fields import error_json
@@ -29,8 +39,8 @@ _MAX_PIPELINED = 64
 _NOT_COUNTED = 64
 """Method, version and the empty line, which are of a head that is not complete, but not counted."""
 _LINGER_S = 2.0
-"""How long a client that was refused may take to read why. A socket closed with unread data in it
-takes the answer along."""
+"""How long a client that was refused may take to read why, once the answer has left. A socket
+closed with unread data in it takes the answer along."""
 
 
 class _Way:
@@ -55,14 +65,16 @@ class BoundedHttp(HttpToolsProtocol):
     max_header_bytes: ClassVar[int]
     max_headers: ClassVar[int]
     header_timeout_s: ClassVar[float]
+    write_timeout_s: ClassVar[float]
 
     _reading: Literal["nothing", "head", "body"] = "nothing"
     _deadline: asyncio.TimerHandle | None = None
     _refused = False
-    _error: ServeError | None = None
     _fields = 0
     _head_bytes = 0
     """The request line and the fields that are complete; after the head, the trailers."""
+    _running: RequestResponseCycle | None = None
+    """Whose answer is made, or was the last; `cycle` is the newest, which may still wait."""
     on_lost: Callable[[], None] | None = None
     """Called once if the client leaves, or is refused, before its answer is complete. Whoever makes
     the answer sets it, and finds the connection as `scope["state"]["connection"]`."""
@@ -84,7 +96,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self._refused:
             return
         self._held_bytes += len(data)
-        super().data_received(data)  # calls the callbacks below
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._refused:
             return
         if self._head_bytes + self._held_bytes > self.max_header_bytes + _NOT_COUNTED:
@@ -92,8 +105,57 @@ class BoundedHttp(HttpToolsProtocol):
         elif self._deadline is None and not self._answering:
             self._await_the_rest()
 
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)  # calls the callbacks below
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._has_body():
+                self._read_body_after_all()
+            if rest := data[upgrade.args[0] :]:
+                self._parse(rest)
+        except httptools.HttpParserError as error:
+            given = error.__context__  # what a callback raised
+            self._refuse(given if isinstance(given, ServeError) else _not_http())
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _has_body(self) -> bool:
+        return any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+
+    def _read_body_after_all(self) -> None:
+        """httptools takes what follows a head with `Connection: Upgrade` for another protocol, and
+        some clients offer one with each request (Java's: h2c). Another parser, which is told of a
+        head with the same body, reads on."""
+        begun = False
+
+        def once_begun(callback: Callable[..., None]) -> Callable[..., None]:
+            return lambda *args: callback(*args) if begun else None
+
+        callbacks = SimpleNamespace(
+            **{
+                name: once_begun(getattr(self, name))
+                for name in (
+                    "on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body",
+                    "on_message_complete",
+                )
+            }
+        )  # fmt: skip
+        self.parser = httptools.HttpRequestParser(callbacks)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        framing = [
+            b"%b: %b\r\n" % header
+            for header in self.headers
+            if header[0] in (b"content-length", b"transfer-encoding")
+        ]
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+        begun = True
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
         self._tell_lost()
 
@@ -102,12 +164,12 @@ class BoundedHttp(HttpToolsProtocol):
         if on_lost is not None:
             on_lost()
 
-    # -- the parser's callbacks; what they raise ends in send_400_response -----------------------
+    # -- the parser's callbacks; what they raise ends in _refuse ---------------------------------
 
     def on_message_begin(self) -> None:
         self._stop_waiting()
         if len(self.pipeline) >= _MAX_PIPELINED:
-            self._fail(InvalidRequest(f"Over {_MAX_PIPELINED} requests are waiting."))
+            raise InvalidRequest(f"Over {_MAX_PIPELINED} requests are waiting.")
         self._reading = "head"
         self._fields = self._head_bytes = self._pieces = 0
         super().on_message_begin()
@@ -134,33 +196,30 @@ class BoundedHttp(HttpToolsProtocol):
         self._held_bytes = 0
         self._pieces += 1
         if self._pieces > _MAX_PIECES:
-            self._fail(BodyTooLarge(f"The request's body comes in over {_MAX_PIECES} pieces."))
+            raise BodyTooLarge(f"The request's body comes in over {_MAX_PIECES} pieces.")
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and self._has_body():
+            return  # its body comes yet
         self._reading = "nothing"
         self._head_bytes = self._held_bytes = 0
         super().on_message_complete()
+        if not self.pipeline:
+            # A large body has stopped the reading; unless it goes on nobody hears the client leave.
+            self.flow.resume_reading()
 
     def _count(self, size: int) -> None:
         self._held_bytes = max(0, self._held_bytes - size)
         self._head_bytes += size
         if self._head_bytes > self.max_header_bytes or self._fields > self.max_headers:
-            self._fail(self._too_large())
+            raise self._too_large()
 
     def _too_large(self) -> ServeError:
         return HeadersTooLarge(
             f"The request's line and headers are over {self.max_header_bytes} bytes "
             f"(MAX_HEADER_BYTES) or over {self.max_headers} fields (MAX_HEADERS)."
         )
-
-    def _fail(self, error: ServeError) -> None:
-        self._error = error
-        raise error
-
-    def send_400_response(self, msg: str) -> None:
-        error = InvalidRequest("This is not a valid HTTP request.", code="invalid_http_request")
-        self._refuse(self._error or error)
 
     # -- the deadline ------------------------------------------------------------------------
 
@@ -185,6 +244,20 @@ class BoundedHttp(HttpToolsProtocol):
 
     # -- the way out -------------------------------------------------------------------------
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def shutdown(self) -> None:
+        if self._answering:
+            super().shutdown()
+        elif not self._refused:
+            self._close()
+
+    def cut_off(self) -> None:
+        """Of a client that does not read: what it was sent is not kept for it any longer."""
+        self.transport.abort()
+
     def _refuse(self, error: ServeError) -> None:
         """Read no more of this connection; say why, unless that would break into an answer."""
         self._refused = True
@@ -195,7 +268,11 @@ class BoundedHttp(HttpToolsProtocol):
         client = self.client[0] if self.client else None
         log.info("connection refused", client=client, status=error.status, reason=error.message)
         if self._answering:
-            if self._reading != "body" or self.cycle.response_started or self.pipeline:
+            if self._reading == "body" and self.pipeline:
+                self.pipeline.popleft()  # nothing of it will be made
+                self._newest().keep_alive = False
+                return
+            if self._reading != "body" or self.cycle.response_started:
                 # The answers to what came before go first, and are the last.
                 self.cycle.keep_alive = False
                 return
@@ -210,9 +287,14 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.write(_answer(error, self.server_state.default_headers))
         self._linger()
 
+    def _newest(self) -> RequestResponseCycle:
+        assert self._running is not None
+        return self.pipeline[0][0] if self.pipeline else self._running
+
     def _close(self) -> None:
         """After an answer that is the last."""
-        if self._reading == "nothing" or self.transport.is_closing():
+        more = self._reading != "nothing" or self._refused
+        if not more or self.transport.is_closing():
             self.transport.close()
         else:
             self._linger()
@@ -225,7 +307,16 @@ class BoundedHttp(HttpToolsProtocol):
         self.pipeline.clear()
         self.transport.write_eof()
         self.flow.resume_reading()
-        self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
+        self._wait_for_the_end(self.loop.time() + self.write_timeout_s)
+
+    def _wait_for_the_end(self, latest: float) -> None:
+        def over() -> None:
+            if self.transport.get_write_buffer_size() and self.loop.time() < latest:
+                self._wait_for_the_end(latest)
+            else:
+                self.transport.abort()
+
+        self._deadline = self.loop.call_later(_LINGER_S, over)
 
 
 def bounded(settings: Settings) -> type[BoundedHttp]:
@@ -235,8 +326,13 @@ def bounded(settings: Settings) -> type[BoundedHttp]:
         max_header_bytes = settings.max_header_bytes
         max_headers = settings.max_headers
         header_timeout_s = settings.header_timeout_s
+        write_timeout_s = settings.write_timeout_s
 
     return Configured
+
+
+def _not_http() -> InvalidRequest:
+    return InvalidRequest("This is not a valid HTTP request.", code="invalid_http_request")
 
 
 def _answer(error: ServeError, headers: list[tuple[bytes, bytes]]) -> bytes:

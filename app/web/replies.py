@@ -58,6 +58,8 @@ class Connection(Protocol):
 
     on_lost: Callable[[], None] | None
 
+    def cut_off(self) -> None: ...
+
 
 def json_response(
     content: Any, status: int = 200, headers: dict[str, str] | None = None
@@ -160,13 +162,10 @@ class _Writer:
         self.last_write = time.monotonic()
 
     async def frame(self, data: bytes) -> None:
-        if not self._started:
-            self._started = True
-            await self._send(
-                {"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS}
-            )
         if self.sending_since is None:
             self.sending_since = time.monotonic()
+        if not self._started:
+            await self._head(200, _STREAM_HEADERS)
         await self._send_body({"type": "http.response.body", "body": data, "more_body": True})
         self.last_write = time.monotonic()
         self.sending_since = None
@@ -177,18 +176,26 @@ class _Writer:
 
     async def end(self) -> None:
         self.ended = True
+        self.sending_since = time.monotonic()
         await self._send_body({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def whole(self, content: bytes, status: int = 200, headers: Any = ()) -> None:
-        self._started = self.ended = True
         base = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
         ]
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [*base, *headers]}
-        )
+        self.sending_since = time.monotonic()
+        await self._head(status, [*base, *headers])
+        self.ended = True
         await self._send_body({"type": "http.response.body", "body": content})
+
+    async def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._started = True  # a heartbeat may come between
+        try:
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        except asyncio.CancelledError:  # it waited for the answer before it to be read
+            self._started = False
+            raise
 
     async def fail(self, error: ServeError, scope: Scope) -> None:
         """End the answer with an error: its real status if nothing has left, else a frame."""
@@ -242,11 +249,13 @@ class _Watch:
         now = time.monotonic()
         since = self._writer.sending_since
         if since is not None and now - since > self._write_timeout_s:
-            self._ticket.end(ClientGone("The client does not read its stream."))
+            self._ticket.end(ClientGone("The client does not read its answer."))
+            self._connection.cut_off()
             return
         silent_s = now - self._writer.last_write
-        if silent_s >= self._heartbeat_s and (self._beat is None or self._beat.done()):
-            self._beat = self._loop.create_task(self._writer.heartbeat())
+        if silent_s >= self._heartbeat_s:
+            if self._beat is None or self._beat.done():
+                self._beat = self._loop.create_task(self._writer.heartbeat())
             silent_s = 0.0
         self._look_after(max(0.01, self._heartbeat_s - silent_s))
 

@@ -33,7 +33,8 @@ from app.web.state import Serving
 
 _ANSWER_THE_LOST_S = 1.5
 _CUT_OFF_S = 3.0
-_CONNECTIONS_CLOSE_S = 2
+_CONNECTIONS_CLOSE_S = 3
+"""More than a client that was refused has for reading why."""
 _BACKLOG = 2048
 
 

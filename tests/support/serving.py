@@ -28,6 +28,8 @@ class Running:
     serving: Serving
     engine: Any
     port: int
+    connections: set[Any]
+    """The server's, each a `BoundedHttp`."""
 
     @property
     def gate(self) -> Gate:
@@ -80,7 +82,7 @@ async def serve(
         if ready and engine is not None:
             await eventually(lambda: lifecycle.phase is Phase.READY)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            yield Running(client, serving, engine, port)
+            yield Running(client, serving, engine, port, server.server_state.connections)
     finally:
         server.should_exit = True
         await task

@@ -44,6 +44,13 @@ class Wire:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
+    async def sent(self, data: bytes) -> None:
+        """Raises ConnectionError if the other side is gone."""
+        for at in range(0, len(data), 10_000):
+            self._writer.write(data[at : at + 10_000])
+            await self._writer.drain()
+            await asyncio.sleep(0.001)
+
     async def never_stop_sending(self) -> None:
         """Raises ConnectionError when the other side has gone."""
         async with asyncio.timeout(5):
@@ -307,6 +314,94 @@ async def test_only_so_many_requests_may_be_ahead_of_their_answers() -> None:
     assert answers.count(b"HTTP/1.1 200 ") == protocol._MAX_PIPELINED + 1
 
 
+async def test_a_request_that_breaks_off_behind_an_answer_takes_no_place() -> None:
+    gate = asyncio.Event()
+    broken = post(b"").replace(b"content-length: 0", b"transfer-encoding: chunked") + b"nonsense"
+    engine = ScriptedEngine("a", gate)
+    async with serve(engine) as running, connect(running) as wire:
+        wire.send(post(STREAM))
+        await eventually(lambda: engine.running == 1)
+        wire.send(broken)
+        await asyncio.sleep(0.05)
+        gate.set()
+        answer = await wire.rest()
+        assert running.gate.in_flight == 0
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def test_one_who_leaves_with_requests_ahead_gives_all_their_places_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = ScriptedEngine("a", asyncio.Event())
+    async with serve(engine) as running:
+        async with connect(running) as wire:
+            wire.send(post(STREAM) + post(STREAM))
+            await eventually(lambda: engine.running == 1)
+        await eventually(lambda: engine.running == 0 and running.gate.in_flight == 0)
+        assert (engine.aborted, len(engine.calls)) == (1, 1)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+# -- an upgrade that is offered --------------------------------------------------------------------
+
+UPGRADE = b"connection: Upgrade, HTTP2-Settings"
+H2C = (UPGRADE, b"upgrade: h2c", b"http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
+
+
+def in_pieces(body: bytes, *headers: bytes) -> bytes:
+    pieces = b"".join(
+        b"%x\r\n%b\r\n" % (len(piece), piece)
+        for piece in (body[at : at + 20] for at in range(0, len(body), 20))
+    )
+    head = post(b"", *headers).replace(b"content-length: 0", b"transfer-encoding: chunked")
+    return head + pieces + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("way", [post, in_pieces])
+@pytest.mark.parametrize("cut", ["whole", "behind the head", "everywhere"])
+async def test_a_request_that_offers_an_upgrade_is_answered_without(way: Any, cut: str) -> None:
+    """As Java's HttpClient does with every request."""
+    request = way(CHAT, *H2C)
+    async with serve(ScriptedEngine("x")) as running, connect(running) as wire:
+        for _ in range(3):
+            if cut == "whole":
+                wire.send(request)
+            elif cut == "behind the head":
+                head, body = request.split(b"\r\n\r\n", 1)
+                wire.send(head + b"\r\n\r\n")
+                await asyncio.sleep(0.02)
+                wire.send(body)
+            else:
+                for at in range(len(request)):
+                    wire.send(request[at : at + 1])
+                    await asyncio.sleep(0)
+            status, _, body = await wire.answer()
+            assert (status, json.loads(body)["choices"][0]["message"]["content"]) == (200, "x")
+        wire.send(request + get_of(100) + request + b"GET / HTTP/1.1\r\nbad header\r\n\r\n")
+        assert [(await wire.answer())[0] for _ in range(3)] == [200, 200, 200]
+
+
+@pytest.mark.parametrize("upgrade", [b"websocket", b"h2c"])
+async def test_an_upgrade_without_a_body_is_ignored(upgrade: bytes) -> None:
+    request = GET.replace(b"\r\n\r\n", b"\r\n%b\r\nupgrade: %b\r\n\r\n" % (UPGRADE, upgrade))
+    async with serve(ScriptedEngine("x")) as running, connect(running) as wire:
+        wire.send(request + GET + post(CHAT))
+        assert [(await wire.answer())[0] for _ in range(3)] == [200, 200, 200]
+
+
+async def test_what_a_head_with_an_upgrade_says_of_its_body_is_bounded_too() -> None:
+    async with serve(ScriptedEngine("x"), MAX_BODY_BYTES="1024") as running:
+        async with connect(running) as wire:
+            wire.send(post(b"x" * 2000, *H2C))
+            assert (await wire.answer())[0] == 413
+            wire.send(GET)
+            assert (await wire.answer())[0] == 200
+        async with connect(running) as wire:
+            wire.send(in_pieces(CHAT, *H2C)[:-3] + b"nonsense")
+            assert (await wire.refusal())[:2] == (400, "invalid_http_request")
+
+
 # -- the body --------------------------------------------------------------------------------------
 
 
@@ -424,6 +519,30 @@ async def test_a_last_answer_arrives_though_the_body_was_not_read() -> None:
                 wire.send(post(b"x" * 2_000_000, said))
                 assert (await wire.refusal())[0] == status
             running.lifecycle.enter(Phase.DRAINING)
+
+
+async def test_a_last_answer_is_not_cut_for_what_comes_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "_LINGER_S", 0.1)
+    text = "x" * 40_000_000  # more than the sockets' buffers take
+    async with serve(ScriptedEngine(text)) as running, connect(running) as wire:
+        wire.send(post(CHAT) + b"nonsense\r\n\r\n")
+        await asyncio.sleep(0.5)
+        answer = await wire.rest()
+    assert answer.count(text.encode()) == 1
+
+
+async def test_the_servers_end_lets_a_refusal_be_read() -> None:
+    async with (
+        serve(ScriptedEngine("x"), MAX_BODY_BYTES="1024") as running,
+        connect(running) as wire,
+    ):
+        wire.send(post(b"x" * 2_000_000, b"connection: close")[:1_000_000])
+        assert (await wire.answer())[0] == 413
+        for each in list(running.connections):
+            each.shutdown()
+        await wire.sent(b"x" * 900_000)  # and is not reset, which would take the answer along
 
 
 async def test_a_client_who_never_stops_sending_is_not_waited_for(
@@ -595,16 +714,17 @@ async def test_what_is_too_deep_is_refused_with_its_bound_and_not_parsed() -> No
 async def test_uvicorn_is_still_as_the_protocol_takes_it_to_be() -> None:
     config = uvicorn.Config(app=lambda *_: None, http=HttpToolsProtocol)
     theirs = HttpToolsProtocol(config, ServerState(), {})
+    overridden = {
+        "connection_made", "connection_lost", "data_received", "shutdown", "_should_upgrade",
+        "_start_asgi_task", "on_message_begin", "on_url", "on_header", "on_headers_complete",
+        "on_body", "on_message_complete",
+    }  # fmt: skip
     for name, ours in vars(BoundedHttp).items():
-        if name.startswith("__"):
-            continue
-        if name.startswith("_") or not callable(ours):
+        if name in overridden:
+            signature = inspect.signature(getattr(HttpToolsProtocol, name))
+            assert list(inspect.signature(ours).parameters) == list(signature.parameters)
+        elif not name.startswith("__"):
             assert not hasattr(theirs, name), f"{name} is uvicorn's too by now"
-        else:
-            overridden = getattr(HttpToolsProtocol, name)
-            assert list(inspect.signature(ours).parameters) == list(
-                inspect.signature(overridden).parameters
-            )
     for used in (
         "cycle", "flow", "pipeline", "transport", "loop", "client", "server_state",
         "_unset_keepalive_if_required",
@@ -620,5 +740,10 @@ async def test_uvicorn_is_still_as_the_protocol_takes_it_to_be() -> None:
     assert set(re.findall(of_a_transport, inspect.getsource(RequestResponseCycle))) <= {
         "close", "is_closing", "write",
     }  # fmt: skip
-    assert "self.send_400_response(" in inspect.getsource(HttpToolsProtocol.data_received)
+    received = inspect.getsource(HttpToolsProtocol.data_received)
+    assert set(re.findall(r"self\.(\w+)\(", received)) == {  # ours does the first alone
+        "_unset_keepalive_if_required", "send_400_response", "_should_upgrade",
+        "handle_websocket_upgrade", "_unsupported_upgrade_warning",
+    }  # fmt: skip
+    assert "lenient_data_after_close=True" in inspect.getsource(HttpToolsProtocol.__init__)
     assert httptools_impl.STATUS_LINE[431].startswith(b"HTTP/1.1 431 ")

@@ -41,6 +41,22 @@ async def test_one_who_leaves_frees_slot_and_engine(stream: bool, steps: int) ->
         assert engine.aborted == 1
 
 
+async def test_one_who_leaves_is_noticed_whatever_was_sent() -> None:
+    """The server stops reading while over 64 KB lie there unread."""
+    engine = ScriptedEngine(asyncio.Event())
+    body = _body(False)[:-1] + b',"metadata":{"long":"%b"}}' % (b"x" * 200_000)
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    async with serve(engine) as running:
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(head)
+        await eventually(lambda: running.gate.in_flight == 1)  # it waits for the body
+        writer.write(body)
+        await eventually(lambda: engine.running == 1)
+        writer.close()
+        await eventually(lambda: engine.running == 0 and running.gate.in_flight == 0)
+        assert engine.aborted == 1
+
+
 async def test_one_who_leaves_the_queue_never_reaches_the_engine() -> None:
     engine = ScriptedEngine(asyncio.Event())
     async with serve(engine, MAX_CONCURRENCY="1", MAX_QUEUE="1") as running:
@@ -74,13 +90,16 @@ async def test_one_who_sends_no_body_is_told_to_hurry() -> None:
         writer.close()
 
 
-async def test_one_who_does_not_read_is_given_up() -> None:
+async def test_one_who_does_not_read_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     engine = ScriptedEngine(*["x" * 100_000] * 400)
     async with serve(engine, HEARTBEAT_INTERVAL="0.1", WRITE_TIMEOUT="0.3") as running:
         writer = await _post_raw(running, _body(True))
         await eventually(lambda: engine.running == 1)
         await eventually(lambda: engine.running == 0 and running.gate.in_flight == 0)
         assert engine.aborted == 1
+        # Nothing is kept for it, and uvicorn has nothing to complain of.
+        await eventually(lambda: not running.connections)
+        assert not [each for each in caplog.records if each.levelname == "ERROR"]
         writer.close()
 
 
