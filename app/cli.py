@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if mode == "settings":
             sys.exit(_show_settings(given))
         link_fd, process = given.pop("link_fd", None), given.pop("process", None)
-        loaded = settings.load(given, supervised=(link_fd or process) is not None)
+        loaded = settings.load(given, supervised=link_fd is not None or process is not None)
         if process is not None:
             _serve_with_others(loaded, process)
         if mode == "serve" and link_fd is None and loaded.settings.networked:

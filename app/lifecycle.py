@@ -165,10 +165,6 @@ class Ticket:
             self._error = error
             self._task.cancel()
 
-    def leave(self) -> None:
-        """Give the place back before the context ends."""
-        self._gate.leave(self)
-
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
         assert self._task is not None

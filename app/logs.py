@@ -44,7 +44,7 @@ log: FilteringBoundLogger = structlog.get_logger(_NAME)
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
-_listener: _Writer | None = None
+_writer: _Writer | None = None
 _process: int | None = None
 
 
@@ -54,9 +54,8 @@ def configure(settings: Settings, *, rotates: bool = True, process: int | None =
     `rotates`: this one of the processes that write the log file moves it aside when it is full.
     `process`: the number of this one, of several that serve; every line has it.
     """
-    global _process
+    global _process, _writer
     _process = process
-    global _listener
     # Nothing that our lines show; each costs every record, the first of them a walk up the stack.
     logging._srcfile = None  # as the logging HOWTO has it
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -66,7 +65,7 @@ def configure(settings: Settings, *, rotates: bool = True, process: int | None =
         # JSON is formatted once for both.
         plain = targets[0].formatter if style == "json" else _formatter(style, colors=False)
         targets.append(_File(plain, settings.log_file, rotates=rotates))
-    _listener = writer = _Writer(targets)
+    _writer = writer = _Writer(targets)
     writer.start()
     root = logging.getLogger()
     root.handlers[:] = [_QueueHandler(writer)]
@@ -101,8 +100,8 @@ def file_is_writable(settings: Settings) -> bool:
 
 def flush() -> None:
     """Write what is queued; logging ends here."""
-    global _listener
-    listener, _listener = _listener, None
+    global _writer
+    listener, _writer = _writer, None
     if listener is None:
         return
 
@@ -140,8 +139,8 @@ def engine_config(settings: Settings, note: Path) -> dict[str, Any]:
 
 def process_handler(style: Literal["console", "json"], file: str, note: str) -> logging.Handler:
     """The handler for whichever process asks: the serving one, or one of the engine's."""
-    if _listener is not None:
-        return _QueueHandler(_listener)
+    if _writer is not None:
+        return _QueueHandler(_writer)
     return _ChildHandler(style, file, note)
 
 
@@ -363,13 +362,13 @@ def _dumps(event: Any, **_: Any) -> str:
         return json.dumps(event, default=repr)
 
 
-def _complete(_: WrappedLogger, level: str, event: EventDict) -> EventDict:
+def _complete(logger: WrappedLogger, level: str, event: EventDict) -> EventDict:
     event["logger"], event["level"] = _NAME, level
     if (rid := request_id.get()) is not None:
         event.setdefault("request_id", rid)
     event["timestamp"] = _iso(datetime.now(UTC))
     if "exc_info" in event:
-        event = structlog.processors.format_exc_info(_, level, event)
+        event = structlog.processors.format_exc_info(logger, level, event)
     return _add_process(event)
 
 

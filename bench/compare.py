@@ -1,4 +1,4 @@
-"""Rounds in turn: launch_server, this server, the floor, each with every load, then again."""
+"""Rounds: both servers, each second round in the other order, then the floor; with every load."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The floor: the same load at the engine alone, `Engine.async_generate` in-process, no HTTP.
 
 What this process spends is SGLang's own part of serving (its TokenizerManager), which no server on
-top of it can go below. A process of its own, run by `bench.__main__`:
+top of it can go below. A process of its own, run by bench/compare.py:
 
     python -m bench.floor tiny|demo ENGINE_OPTIONS_JSON LOAD...
 

@@ -22,7 +22,7 @@ from app.types import GenerationRequest, Sampling, TextPrompt, fold
 
 Launch: TypeAlias = Callable[[Callable[[], None]], Awaitable[Engine | Follower | SharedEngine]]
 """Starts an engine; the argument is called when its processes begin to load the model."""
-Admitted: TypeAlias = Callable[[], Awaitable[None]]
+AllWarm: TypeAlias = Callable[[], Awaitable[None]]
 """Returns once all of a server's processes are ready."""
 
 _PROGRESS_S = 5.0
@@ -37,7 +37,7 @@ class ModelHost:
         lifecycle: Lifecycle,
         gate: Gate,
         launch: Launch,
-        admitted: Admitted | None = None,
+        all_warm: AllWarm | None = None,
         *,
         quiet: bool = False,
     ) -> None:
@@ -46,18 +46,18 @@ class ModelHost:
         self._lifecycle = lifecycle
         self._gate = gate
         self._launch = launch
-        self._admitted = admitted
+        self._all_warm = all_warm
         self._quiet = quiet
         self._task: asyncio.Task[None] | None = None
         self.engine: Engine | None = None
         self.model: ServedModel | None = None
-        self._silent: Follower | SharedEngine | None = None
+        self._unasked: Follower | SharedEngine | None = None
         """An engine of which nothing is asked here."""
         self.start_error: StartError | None = None
 
     @property
     def loaded(self) -> bool:
-        return self.engine is not None or self._silent is not None
+        return self.engine is not None or self._unasked is not None
 
     def silent_s(self) -> float:
         """For how long the engine has said nothing while it has work."""
@@ -74,7 +74,7 @@ class ModelHost:
                 await self._task
         if self.model is not None:
             await self.model.close()
-        for running in (self.engine, self._silent):
+        for running in (self.engine, self._unasked):
             if running is not None:
                 await running.close()
 
@@ -83,7 +83,7 @@ class ModelHost:
         try:
             launched = await self._launch(lambda: self._enter(Phase.LOADING))
             if isinstance(launched, Follower | SharedEngine):
-                self._silent = launched
+                self._unasked = launched
             else:
                 self.engine = launched
             if isinstance(launched, Follower):
@@ -110,8 +110,8 @@ class ModelHost:
     async def _make_ready(self, launched: Engine | SharedEngine) -> None:
         if not isinstance(launched, SharedEngine):
             await self._warm(launched)
-        if self._admitted is not None:
-            await self._admitted()
+        if self._all_warm is not None:
+            await self._all_warm()
         if isinstance(launched, SharedEngine):
             launched.all_attached()
 

@@ -105,9 +105,8 @@ class ServedModel:
             limits.check_scores(request.scoring, lengths, request.n, self._max_prompt_scores)
         jobs = [self._job(request, no, ready) for no, ready in enumerate(prepared)]
         for job in jobs:
-            if job.sampling.grammar is not None:
-                await self._forget_grammars()
             if (grammar := job.sampling.grammar) is not None:
+                await self._forget_grammars()
                 await self.grammars.check(grammar)
         async with self._gate.turn:
             answer = _Answer(request, jobs, stats)
@@ -259,7 +258,7 @@ class _Answer:
         self._open -= 1
 
     def _note_cached(self, chunk: Chunk) -> None:
-        # With several choices SGLang first runs the prompt once and then reports it as cached.
+        # The first of several prompts or choices that are alike leaves the others its cache.
         prompt_no = chunk.index // self._request.n
         cached = self._cached[prompt_no]
         if cached is None or chunk.cached_tokens < cached:
@@ -282,10 +281,11 @@ class _Choice:
         self._token_ids = request.token_ids
         self._echo = job.echo
         make_reader = job.prepared.reader
-        self._interpreter = Interpreter(index, make_reader() if make_reader else None, job.use)
+        reader = make_reader() if make_reader else None
+        self._interpreter = Interpreter(index, reader, job.use)
         self._alignment = Alignment() if request.scoring is not None else None
         self._scored: list[ScoredToken] = []
-        self._plain = not (job.echo or request.token_ids or make_reader or request.scoring)
+        self._plain = not (job.echo or request.token_ids or reader or request.scoring)
         self.completion_tokens = 0
 
     def events(self, chunk: Chunk) -> Sequence[Event]:

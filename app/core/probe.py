@@ -32,7 +32,7 @@ class Probe:
         heard_s: Callable[[], float] = lambda: math.inf,
         timeout_s: float = 20.0,
     ) -> None:
-        """`heard_s`: since when the engine has said nothing to any process of this server."""
+        """`heard_s`: seconds since the engine last spoke to one of this server's processes."""
         self._host = host
         self._lifecycle = lifecycle
         self._heard_s = heard_s

@@ -23,8 +23,9 @@ def settle_memory() -> None:
     And collections come seldom. What a thousand open streams hold outlives the young generation,
     which at the interpreter's own 700 objects is over every few tokens; next to nothing of it is
     ever garbage that only a collection finds. What loading the model needed and gave back (100 MB
-    with the demo model) goes back to the system.
+    with the demo model) goes back to the system. ENGINE_ARGS's `gc_threshold` has no say here.
     """
+    gc.unfreeze()  # SGLang has frozen this process already, garbage and all
     gc.collect()
     with suppress(AttributeError):  # a C library other than glibc
         ctypes.CDLL(None).malloc_trim(0)

@@ -47,7 +47,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """What one choice gained in one engine step. `text` is new text; the counts are totals."""
+    """What one choice gained since its last chunk: in one step of the engine, or in several.
+
+    `text` is new text; the counts are totals.
+    """
 
     index: int
     text: str
@@ -165,9 +168,9 @@ class Engine(Protocol):
 
         `thinking`: a grammar in `sampling` waits for the end of the thinking. `token_ids`: chunks
         have their ids. `whole`: nobody reads the answer as it comes; it may be told in few chunks,
-        the first of them still at the first token. Closing the
-        generator, or cancelling its consumer, aborts the request inside the engine. Raises
-        ServeError: what the engine refuses or ends on its own.
+        the first of them still at the first token. Closing the generator, or cancelling its
+        consumer, aborts the request inside the engine. Raises ServeError: what the engine refuses
+        or ends on its own.
         """
 
     async def embed(

@@ -23,7 +23,8 @@ _STAND_IN = Path(__file__).parent / "cpu"
 
 class RuntimeDir:
     """A private folder (0700) for what lives as long as the process: the engine's sockets, metric
-    files, logging config. SGLang speaks pickle over those sockets, so nobody else may reach them.
+    files, logging config. SGLang unpickles parts of what comes over those sockets, so nobody else
+    may reach them.
     """
 
     def __init__(self, path: Path | None = None) -> None:

@@ -136,6 +136,7 @@ class Exchange:
         self.broken: asyncio.Future[str] = self._loop.create_future()
         """Done when the engine's output cannot be read any more; its result is the reason."""
         self.heard_at = time.monotonic()
+        """When the engine last said anything, by the monotonic clock."""
         self._handling: set[asyncio.Task[None]] = set()
         if manager.enable_metrics:
             _remember_series(manager.metrics_collector)
@@ -348,6 +349,8 @@ class Exchange:
     def _aborted(self, said: Any) -> None:
         """The engine ended a request that it had not begun."""
         if (request := self._pending.pop(said.rid, None)) is None:
+            if said.rid in self._manager.rid_to_state:  # an embedding, which SGLang waits for
+                self._manager._result_dispatcher(said)
             return
         request.times.set_finished_time()
         finish = said.finished_reason or {"type": "abort", "message": said.abort_message}

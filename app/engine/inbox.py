@@ -21,7 +21,7 @@ class Inbox:
     is taken in one piece.
     """
 
-    __slots__ = ("_chunks", "_error", "_waiter", "phase")
+    __slots__ = ("_chunks", "_error", "_waiter", "phase", "step")
 
     def __init__(self, phase: int = 0) -> None:
         self._chunks: list[Chunk] = []
@@ -29,6 +29,8 @@ class Inbox:
         self._waiter: asyncio.Future[None] | None = None
         self.phase = phase
         """Spreads the requests over the engine's steps, where not each of them is passed on."""
+        self.step = 0
+        """The last one that had something for it."""
 
     def put(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)
@@ -115,7 +117,13 @@ class Pace:
 
     def put(self, inbox: Inbox) -> None:
         """Something that may wait has been put into `inbox`."""
-        if self.stride == 1 or (self._step + inbox.phase) % self.stride == 0:
+        if self.stride == 1:  # nothing is held
+            inbox.wake()
+            return
+        if inbox.step != self._step:  # its choices come in one; in others it may have no part
+            inbox.step = self._step
+            inbox.phase += 1
+        if inbox.phase % self.stride == 0:
             self._held.pop(inbox, None)
             inbox.wake()
             return

@@ -175,12 +175,13 @@ class SGLangEngine:
         exchange = self._exchange
         inbox = exchange.inbox()
         pending: list[Pending] = []
+        cached: int | None = None
         self._began()
         try:
             if choices == 1:
                 pending.append(exchange.ask(id, question, inbox))
             else:
-                await self._read_once(id, question)
+                cached = await self._read_once(id, question)
                 for choice in range(choices):
                     # One by one: what was asked before one is refused has to be aborted.
                     request = exchange.ask(f"{id}-{choice:04}", question, inbox, choice)
@@ -189,7 +190,13 @@ class SGLangEngine:
             while unfinished:
                 for chunk in await inbox.take():
                     unfinished -= chunk.finish is not None
-                    yield chunk
+                    yield (
+                        chunk
+                        if cached is None
+                        else msgspec.structs.replace(
+                            chunk, cached_tokens=min(cached, chunk.cached_tokens)
+                        )
+                    )
         except ValueError as error:
             raise _refused(error) from error
         finally:
@@ -197,17 +204,19 @@ class SGLangEngine:
             for request in pending:
                 exchange.abort(request)
 
-    async def _read_once(self, id: str, question: Question) -> None:
-        """Have the prompt read into the prefix cache, so that several choices share it."""
+    async def _read_once(self, id: str, question: Question) -> int:
+        """Have the prompt read into the prefix cache, so that several choices share it; returns how
+        many of its tokens were there before, which the choices cannot tell any more."""
         sampling = question.sampling | {"max_new_tokens": 0, "min_new_tokens": 0}
         inbox = self._exchange.inbox()
         request = self._exchange.ask(
             f"{id}-once", msgspec.structs.replace(question, sampling=sampling), inbox
         )
         try:
-            await inbox.take()
+            (chunk,) = await inbox.take()
         finally:
             self._exchange.abort(request)
+        return chunk.cached_tokens
 
     async def embed(
         self, prompts: Sequence[list[int]], *, id: str, dimensions: int | None = None
@@ -275,13 +284,13 @@ class SGLangEngine:
             (found,) = await self.embed([prompt], id=id)
             if len(found.vector) != self.info.embedding_size:
                 raise StartError("the engine did not give a vector when it was warmed up")
-            return
-        sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
-        async with aclosing(self.generate(prompt, sampling, id=id, choices=1)) as stream:
-            tokens = [chunk.completion_tokens async for chunk in stream]
-        if tokens[-1:] != [1]:
-            raise StartError("the engine did not generate a token when it was warmed up")
-        # What is there now stays: no collection need look at it again, in no process.
+        else:
+            sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
+            async with aclosing(self.generate(prompt, sampling, id=id, choices=1)) as stream:
+                tokens = [chunk.completion_tokens async for chunk in stream]
+            if tokens[-1:] != [1]:
+                raise StartError("the engine did not generate a token when it was warmed up")
+        # What is there now stays: no collection in the engine's processes need look at it again.
         await self._manager.freeze_gc()
 
     async def close(self) -> None:

@@ -39,7 +39,8 @@ class SharedEngine:
         # SGLang gives this process a TokenizerWorker, too. It serves nobody: it has the watchdog
         # that ours replaces, and the line on which the schedulers are asked to end.
         self._worker = engine.tokenizer_manager
-        self._worker._subprocess_watchdog.stop()
+        if self._worker._subprocess_watchdog is not None:
+            self._worker._subprocess_watchdog.stop()
         _show_command()
         loop = asyncio.get_running_loop()
         router = engine.tokenizer_router

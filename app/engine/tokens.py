@@ -1,4 +1,5 @@
-"""What the tokens of a vocabulary are made of: their true bytes, as log-probabilities need them."""
+"""What the tokens of a vocabulary are made of: their true bytes, as log-probabilities need them.
+And a shorter way from text to ids."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
       │ 503, body unread           └── stream: the status line leaves with the first frame
       └ from here on the ticket is held, and the client may be lost
 
-One response class for everything that generates: an early failure has its real status even if a
+One application for everything that generates: an early failure has its real status even if a
 stream was asked for; a late one becomes the dialect's error frame.
 """
 
@@ -132,8 +132,6 @@ class Generation:
                     await writer.end()
                 case _:
                     assert_never(reply)
-            # Whoever has read the answer may ask again at once, and must find the place free.
-            ticket.leave()
 
 
 class _Writer:

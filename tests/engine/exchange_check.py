@@ -71,6 +71,7 @@ class Engine:
             enable_trace=False, enable_priority_scheduling=False, default_priority_value=None,
             tokenizer_ipc_name=None, enable_metrics=True, metrics_collector=collector,
             last_receive_tstamp=0.0, _result_dispatcher=self.dispatched.append,
+            rid_to_state={"embedding": None},
         )  # fmt: skip
         vocabulary = SimpleNamespace(scored=lambda *columns: tuple(map(tuple, columns)))
         self.exchange = Exchange(manager, vocabulary, widest_stride=1)  # type: ignore[arg-type]
@@ -205,6 +206,12 @@ async def other_messages_are_sglangs_and_nonsense_is_the_engines_end() -> None:
     while not engine.dispatched:
         await asyncio.sleep(0.01)
     assert isinstance(engine.dispatched[0], FlushCacheReqOutput)
+    # Embeddings are asked by SGLang's own way; of what nobody waits for it need not hear.
+    engine.say(AbortReq(rid="forgotten"))
+    engine.say(AbortReq(rid="embedding"))
+    while len(engine.dispatched) < 2:
+        await asyncio.sleep(0.01)
+    assert engine.dispatched[1].rid == "embedding"
     engine.says.send(b"\xc1nonsense")
     assert "could not be read" in await engine.exchange.broken
     engine.exchange.close()

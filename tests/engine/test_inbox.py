@@ -115,6 +115,33 @@ async def test_streams_grow_coarser_while_the_loop_is_busy_and_finer_afterwards(
     await streams.close()
 
 
+async def test_a_stream_is_counted_by_the_steps_that_it_has_a_part_in() -> None:
+    """As where two replicas of the engine speak in turn, or prefill and decode alternate."""
+    pace = Pace(asyncio.get_running_loop(), 2)
+    pace.stride = 2
+    inboxes = [Inbox(phase) for phase in range(4)]
+    frames = [0] * 4
+
+    async def consume(no: int) -> None:
+        while True:
+            await inboxes[no].take()
+            frames[no] += 1
+
+    consumers = [asyncio.create_task(consume(no)) for no in range(4)]
+    for step in range(16):
+        await asyncio.sleep(0)
+        pace.begin()
+        for no in (0, 1) if step % 2 else (2, 3):
+            for index in range(2):
+                inboxes[no].put(_chunk("x", index))
+                pace.put(inboxes[no])
+    await asyncio.sleep(0)
+    assert frames == [4, 4, 4, 4]
+    pace.release()
+    for consumer in consumers:
+        consumer.cancel()
+
+
 async def test_a_widest_stride_of_one_never_holds_anything_back() -> None:
     streams = _Streams(widest=1)
     await asyncio.sleep(0)

@@ -54,7 +54,8 @@ for name in ("self.event_loop = ", "self.last_receive_tstamp = ", "_subprocess_w
              "self.soft_watchdog = ", "self.sampling_params_class", "self.tokenizer_ipc_name = ",
              "self.preferred_sampling_params = ", "self.disaggregation_mode = ",
              "self.enable_trace = ", "self.enable_priority_scheduling = ",
-             "self.default_priority_value = ", "self._result_dispatcher = "):
+             "self.default_priority_value = ", "self._result_dispatcher = ",
+             "self.rid_to_state"):
     assert name in source, name
 from sglang.srt.managers.tokenizer_manager import stamp_http_worker_ipc
 assert {"stream_interval", "is_normalized"} <= set(inspect.signature(SamplingParams).parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import openai
@@ -40,6 +41,16 @@ def test_the_models_are_listed_and_found(client: openai.OpenAI, live: LiveServer
     with pytest.raises(openai.NotFoundError) as error:
         client.models.retrieve("gpt-4")
     assert error.value.code == "model_not_found"
+
+
+def test_choices_do_not_take_what_they_share_for_cached_before(client: openai.OpenAI) -> None:
+    prompt = f"{uuid.uuid4()} is followed by"
+    cached = []
+    for _ in range(2):
+        answer = client.completions.create(model="default", prompt=prompt, n=2, max_tokens=2)
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens or 0)
+    assert cached[0] < 3
+    assert cached[1] > 10
 
 
 CHATS: list[dict[str, Any]] = [
