@@ -6,7 +6,7 @@
 
     last answer, more to come    half closed, read on for a while: a reset would take it along
     Connection: Upgrade          refused in silence, as HTTP has it; the body is read
-    client lost                  whoever makes the answer is told, however much was sent
+    client lost                  whoever makes the answer is told, large as its body may have been
 
 Written against uvicorn 0.54 (protocols/http/httptools_impl.py), which has no bound on any of these
 and answers what is not HTTP in plain text, and httptools 0.9. tests/web/test_bounds.py checks that
@@ -107,15 +107,23 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         try:
-            self.parser.feed_data(data)  # calls the callbacks below
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._has_body():
-                self._read_body_after_all()
-            if rest := data[upgrade.args[0] :]:
-                self._parse(rest)
+            while data:
+                data = self._feed(data)
         except httptools.HttpParserError as error:
             given = error.__context__  # what a callback raised
             self._refuse(given if isinstance(given, ServeError) else _not_http())
+
+    def _feed(self, data: bytes) -> bytes:
+        """Calls the callbacks below; returns what is left. Raises HttpParserError."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            at: int = upgrade.args[0]
+        else:
+            return b""
+        if self._has_body():
+            self._read_body_after_all()
+        return data[at:]
 
     def _should_upgrade(self) -> bool:
         return False
@@ -137,9 +145,9 @@ class BoundedHttp(HttpToolsProtocol):
                 name: once_begun(getattr(self, name))
                 for name in (
                     "on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body",
-                    "on_message_complete",
                 )
-            }
+            },
+            on_message_complete=self.on_message_complete,  # at once, if the body is of length 0
         )  # fmt: skip
         self.parser = httptools.HttpRequestParser(callbacks)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
@@ -148,6 +156,8 @@ class BoundedHttp(HttpToolsProtocol):
             for header in self.headers
             if header[0] in (b"content-length", b"transfer-encoding")
         ]
+        if not self.cycle.keep_alive:
+            framing.append(b"connection: close\r\n")  # nothing behind it is a request
         self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
         begun = True
 
@@ -310,13 +320,19 @@ class BoundedHttp(HttpToolsProtocol):
         self._wait_for_the_end(self.loop.time() + self.write_timeout_s)
 
     def _wait_for_the_end(self, latest: float) -> None:
+        has_left = not self.transport.get_write_buffer_size()
+
         def over() -> None:
-            if self.transport.get_write_buffer_size() and self.loop.time() < latest:
-                self._wait_for_the_end(latest)
-            else:
+            if has_left or self.loop.time() >= latest:
                 self.transport.abort()
+            else:
+                self._wait_for_the_end(latest)
 
         self._deadline = self.loop.call_later(_LINGER_S, over)
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self._refused:
+            super().timeout_keep_alive_handler()
 
 
 def bounded(settings: Settings) -> type[BoundedHttp]:

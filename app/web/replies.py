@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, Protocol, TypeAlias, assert_never
 
 import orjson
@@ -144,6 +144,7 @@ class _Writer:
         self._send_body = send_body
         self._encode = encode
         self._fail: Callable[[ServeError], bytes] | None = None
+        self._heading = asyncio.Lock()
         self._started = False
         self.ended = False
         self.last_write = time.monotonic()
@@ -188,12 +189,11 @@ class _Writer:
         await self._send_body({"type": "http.response.body", "body": content})
 
     async def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._started = True  # a heartbeat may come between
-        try:
-            await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        except asyncio.CancelledError:  # it waited for the answer before it to be read
-            self._started = False
-            raise
+        async with self._heading:  # it may wait for the answer before it to be read
+            if not self._started:
+                message = {"type": "http.response.start", "status": status, "headers": headers}
+                await self._send(message)
+                self._started = True
 
     async def fail(self, error: ServeError, scope: Scope) -> None:
         """End the answer with an error: its real status if nothing has left, else a frame."""
@@ -201,7 +201,7 @@ class _Writer:
         scope["state"]["error"] = error.message
         if self.ended:
             return
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_FAREWELL_TIMEOUT_S):
                 if not self._started:
                     headers = [(k.encode(), v.encode()) for k, v in _error_headers(error).items()]
@@ -209,6 +209,8 @@ class _Writer:
                 elif self._fail is not None:
                     await self.frame(self._fail(error))
                     await self.end()
+        except TimeoutError:  # it does not read; what uvicorn would say instead is not the API's
+            scope["state"]["connection"].cut_off()
 
 
 class _Watch:

@@ -158,18 +158,18 @@ async def test_a_head_without_end_is_refused_before_it_ends(head: bytes, piece: 
 
 async def test_a_flood_is_refused_without_being_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = 0
-    parse = HttpToolsProtocol.data_received
+    parse = BoundedHttp._parse
 
-    def counted(self: HttpToolsProtocol, data: bytes) -> None:
+    def counted(self: BoundedHttp, data: bytes) -> None:
         nonlocal parsed
         parsed += len(data)
         parse(self, data)
 
-    monkeypatch.setattr(HttpToolsProtocol, "data_received", counted)
+    monkeypatch.setattr(BoundedHttp, "_parse", counted)
     async with serve(ScriptedEngine("x")) as running, connect(running) as wire:
         wire.send(b"GET / HTTP/1.1\r\nx: " + b"y" * 1_000_000)
         assert (await wire.refusal())[0] == 431
-    assert parsed <= 16 * 1024 + 256 * 1024  # what one read brought
+    assert 16 * 1024 < parsed <= 16 * 1024 + 256 * 1024  # what one read brought
 
 
 @pytest.mark.parametrize("head", [b"GET /", b"GET / HTTP/1.1\r\nhost: x\r\n"])
@@ -388,6 +388,47 @@ async def test_an_upgrade_without_a_body_is_ignored(upgrade: bytes) -> None:
     async with serve(ScriptedEngine("x")) as running, connect(running) as wire:
         wire.send(request + GET + post(CHAT))
         assert [(await wire.answer())[0] for _ in range(3)] == [200, 200, 200]
+
+
+async def test_an_upgrade_with_a_body_of_length_0_ends_there() -> None:
+    request = post(b"", *H2C)
+    async with serve(ScriptedEngine("x")) as running, connect(running) as wire:
+        for _ in range(2):
+            began = time.monotonic()
+            wire.send(request)
+            assert (await wire.answer())[0] == 400
+            assert time.monotonic() - began < 2
+            wire.send(post(CHAT))
+            assert (await wire.answer())[0] == 200
+
+
+async def test_a_head_with_an_upgrade_is_refused_for_what_any_other_is() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        for coding in (b"gzip", b""):
+            async with connect(running) as wire:
+                head = post(b"", *H2C).replace(
+                    b"content-length: 0", b"transfer-encoding: " + coding
+                )
+                wire.send(head + b"xyz")
+                assert (await wire.refusal())[:2] == (400, "invalid_http_request")
+        async with connect(running) as wire:
+            wire.send(post(CHAT, *H2C) + get_of(20_000))
+            assert b"200 OK" in (answer := await wire.rest())
+            assert answer.count(b"HTTP/1.1 ") == 1  # the refusal would break into it
+        async with connect(running) as wire:
+            wire.send(post(CHAT, *H2C))
+            assert (await wire.answer())[0] == 200
+            wire.send(GET.replace(b"\r\n\r\n", b"\r\n%b\r\nupgrade: x\r\n\r\n" % UPGRADE))
+            assert (await wire.answer())[0] == 200
+            wire.send(get_of(20_000))
+            assert (await wire.refusal())[0] == 431
+
+
+async def test_nothing_is_a_request_behind_the_last_one() -> None:
+    async with serve(ScriptedEngine("x")) as running, connect(running) as wire:
+        wire.send(post(CHAT, b"upgrade: h2c", b"connection: upgrade, close") + post(CHAT))
+        assert (await wire.rest()).count(b"HTTP/1.1 ") == 1
+        assert len(running.engine.calls) == 1
 
 
 async def test_what_a_head_with_an_upgrade_says_of_its_body_is_bounded_too() -> None:
@@ -717,7 +758,7 @@ async def test_uvicorn_is_still_as_the_protocol_takes_it_to_be() -> None:
     overridden = {
         "connection_made", "connection_lost", "data_received", "shutdown", "_should_upgrade",
         "_start_asgi_task", "on_message_begin", "on_url", "on_header", "on_headers_complete",
-        "on_body", "on_message_complete",
+        "on_body", "on_message_complete", "timeout_keep_alive_handler",
     }  # fmt: skip
     for name, ours in vars(BoundedHttp).items():
         if name in overridden:
