@@ -178,8 +178,12 @@ class Ticket:
         self._gate.leave(self)
         if self._error is not None and task is not None:
             ours = task.uncancel() <= self._cancelling
+            ended, self._error = self._error, None
             if ours and kind is asyncio.CancelledError:
-                raise self._error from None
+                try:
+                    raise ended from None
+                finally:
+                    del ended  # its traceback leads here: only a collection would find it
 
 
 class Gate:

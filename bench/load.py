@@ -62,7 +62,7 @@ TINY = (
     _streams(64, 96),
     _streams(256, 256),
     Load("prefill", 64, 1024, 32, 128, "64 streams, 1024 tokens in, 32 out"),
-    Load("whole", 64, 32, 64, 256, "64 at a time, not streamed, 64 out", stream=False),
+    Load("whole", 64, 32, 64, 1024, "64 at a time, not streamed, 64 out", stream=False),
     Load(
         "tools", 16, 32, 256, 64, "16 streams, a required call under a grammar", answers="call",
         body={"tools": [_NOTE], "tool_choice": "required", "parallel_tool_calls": False,

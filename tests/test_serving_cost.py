@@ -9,11 +9,14 @@ benchmark engine's own.
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from structlog.testing import capture_logs
 from bench.layer.client import Load, allow_files
 from bench.layer.engine import SteppedEngine
 from bench.layer.processes import run
+from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
 
 BOUNDS = {
@@ -69,6 +73,50 @@ async def test_a_thousand_streams_at_once_lose_repeat_and_reorder_nothing() -> N
         assert (figures.finished, figures.left, figures.connections) == (4096, 0, 1024)
         await eventually(lambda: server.gate.in_flight == 0)
         assert (engine.running, engine.aborted) == (0, 0)
+
+
+@pytest.mark.usefixtures("unseen")
+@pytest.mark.parametrize("way", ["streamed", "whole", "kept open", "refused", "left", "behind"])
+async def test_what_is_over_is_gone_without_a_collection(way: str) -> None:
+    """Collections come seldom, and what they find of a thousand streams costs a pause."""
+    engine = ScriptedEngine("x", *[asyncio.Event()] * (way in ("left", "behind")))
+    chat = {"messages": [{"role": "user", "content": "hi"}], "stream": way != "whole"}
+    asked = _post({} if way == "refused" else chat)
+
+    async def once() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(asked * (3 if way in ("kept open", "behind") else 1))
+        ends = {"streamed": b"data: [DONE]\n\n\r\n0\r\n\r\n", "kept open": b"[DONE]"}
+        await reader.readuntil(ends.get(way, b"\r\n\r\n"))
+        writer.close()
+        await eventually(lambda: not server.connections and server.gate.in_flight == 0)
+
+    async with serve(engine) as server:
+        await once()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                await once()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            ours = [each for each in map(_made_by, gc.garbage) if each.startswith(("app.", "uvic"))]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert ours == []
+
+
+def _post(body: dict[str, Any]) -> bytes:
+    raw = json.dumps(body).encode()
+    return b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(raw), raw)
+
+
+def _made_by(found: object) -> str:
+    if isinstance(found, FrameType):
+        return f"{found.f_globals.get('__name__')}.{found.f_code.co_qualname}"
+    return f"{type(found).__module__}.{type(found).__qualname__}"
 
 
 @pytest.mark.usefixtures("unseen")

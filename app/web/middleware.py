@@ -87,6 +87,7 @@ class RequestScope:
         finally:
             self._finish(scope, arrived, client, say)
             logs.request_id.reset(token)
+            state.clear()  # it leads back to what leads here: only a collection would find it
 
     def _finish(self, scope: Scope, arrived: float, client: str | None, say: Any) -> None:
         state = scope["state"]

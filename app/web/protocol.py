@@ -168,6 +168,11 @@ class BoundedHttp(HttpToolsProtocol):
             self._running.message_event.set()
         super().connection_lost(exc)
         self._tell_lost()
+        self._unset_keepalive_if_required()
+        # These lead back here, and what is gone is not to wait for a collection.
+        self.pipeline.clear()
+        self._running = None
+        del self.cycle, self.scope, self._way
 
     def _tell_lost(self) -> None:
         on_lost, self.on_lost = self.on_lost, None
