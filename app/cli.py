@@ -139,6 +139,7 @@ def _serve_with_others(loaded: Loaded, process: str) -> NoReturn:
             return await shared.attach(loaded.settings, orders.engine_up())
 
         listener = socket.socket(fileno=port_fd)
+        listener.set_inheritable(False)  # what this process starts would take its connections
         return server.run(loaded.settings, listener, launch, orders.clean_up, orders)
 
     _to_the_end(run, lambda: None)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from app.engine import demo
@@ -110,6 +111,21 @@ def test_each_process_answers_as_a_server_that_is_one(
         assert len(names) < 20, "one of the processes is not asked"
         names.add(name := f"same-{question}-{len(names)}")
         assert _ask(two, QUESTIONS[question], name) == expected
+
+
+def test_only_the_serving_processes_hold_the_port(two: LiveServer) -> None:
+    """What they start, such as the process that tries grammars, would get a share of the callers."""
+    _ask(two, QUESTIONS[-1], "grammar")
+
+    def listens(process: psutil.Process) -> bool:
+        return any(
+            each.status == psutil.CONN_LISTEN and each.laddr.port == two.port
+            for each in process.net_connections("tcp")
+        )
+
+    holders = [" ".join(each.cmdline()) for each in two.children() if listens(each)]
+    assert len(holders) == 2
+    assert all("--process" in each for each in holders)
 
 
 def test_a_scrape_counts_what_both_have_done_once(two: LiveServer) -> None:
