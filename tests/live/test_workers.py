@@ -114,7 +114,7 @@ def test_each_process_answers_as_a_server_that_is_one(
 
 
 def test_only_the_serving_processes_hold_the_port(two: LiveServer) -> None:
-    """What they start, such as the process that tries grammars, would get a share of the callers."""
+    """What they start, such as the process that tries grammars, would get some of the callers."""
     _ask(two, QUESTIONS[-1], "grammar")
 
     def listens(process: psutil.Process) -> bool:
