@@ -255,7 +255,7 @@ class _Writer(threading.Thread):
         while not self._stopping:
             if self._records:
                 self._drain()
-                time.sleep(_GATHER_S)
+                time.sleep(_GATHER_S)  # in its own thread: lines gather, and wake nobody
                 continue
             self._work.clear()
             self._idle = True
