@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from app import __version__, settings
+from app import __version__
 from app.errors import StartError
-from app.settings import Loaded
+from app.settings import catalogue as settings
+from app.settings.catalogue import Loaded
 
 _MODES = ("serve", "runpod", "settings", "check")
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     mode = arguments.pop(0) if arguments[:1] and arguments[0] in _MODES else "serve"
     if mode == "check":
-        from app.check import main as check
+        from app.check.command import main as check
 
         sys.exit(check(arguments))
     parser = _parser(mode)
@@ -72,8 +73,8 @@ def _supervise(loaded: Loaded, arguments: Sequence[str]) -> NoReturn:
 
 
 def _serve(loaded: Loaded, mode: str, arguments: Sequence[str], link_fd: int | None) -> NoReturn:
-    from app import logs
     from app.engine import environment
+    from app.logs import setup as logs
 
     chosen = loaded.settings
     several = chosen.tokenizer_workers > 1 and mode == "serve" and chosen.node_rank == 0
@@ -90,17 +91,17 @@ def _serve(loaded: Loaded, mode: str, arguments: Sequence[str], link_fd: int | N
     runtime = environment.prepare(chosen)
 
     async def launch(loading: Any) -> Any:
-        from app.engine.launch import launch
+        from app.engine import backends
 
-        return await launch(chosen, runtime, loading)
+        return await backends.launch(chosen, runtime, loading)
 
     def run() -> int:
         if mode == "runpod":
             from app.runpod import worker
 
             return worker.run(chosen, launch, runtime.remove)
+        from app.life.control import LocalControl
         from app.web import server
-        from app.web.orders import Signals
 
         if several:
             from app.workers import parent
@@ -108,16 +109,16 @@ def _serve(loaded: Loaded, mode: str, arguments: Sequence[str], link_fd: int | N
             listeners = server.bind_several(chosen, chosen.tokenizer_workers)
             return parent.run(chosen, listeners, arguments, launch, runtime, link_fd)
         listener = server.bind(chosen)
-        orders = Signals(chosen, runtime.remove, link_fd)
-        return server.run(chosen, listener, launch, runtime.remove, orders)
+        control = LocalControl(chosen, runtime.remove, link_fd)
+        return server.run(chosen, listener, launch, runtime.remove, control)
 
     _to_the_end(run, runtime.remove)
 
 
 def _serve_with_others(loaded: Loaded, process: str) -> NoReturn:
     """Be one of several serving processes, as the parent says; it has warned of the settings."""
-    from app import logs
     from app.engine import environment
+    from app.logs import setup as logs
 
     no, line_fd, port_fd = map(int, process.split(":"))
     logs.configure(loaded.settings, rotates=no == 0, process=no)
@@ -127,26 +128,26 @@ def _serve_with_others(loaded: Loaded, process: str) -> NoReturn:
         import socket
 
         from app.web import server
-        from app.workers.child import FromParent
+        from app.workers.child import WorkerControl
 
-        orders = FromParent(no, loaded.settings.tokenizer_workers, line_fd, runtime)
+        control = WorkerControl(no, loaded.settings.tokenizer_workers, line_fd, runtime)
 
         async def launch(loading: Any) -> Any:
-            from app.engine import shared
+            from app.engine import backends
 
-            await orders.loading.wait()
+            await control.loading.wait()
             loading()
-            return await shared.attach(loaded.settings, orders.engine_up())
+            return await backends.attach(loaded.settings, control.engine_up())
 
         listener = socket.socket(fileno=port_fd)
         listener.set_inheritable(False)  # what this process starts would take its connections
-        return server.run(loaded.settings, listener, launch, orders.clean_up, orders)
+        return server.run(loaded.settings, listener, launch, control.clean_up, control)
 
     _to_the_end(run, lambda: None)
 
 
 def _to_the_end(run: Callable[[], int], cleanup: Callable[[], None]) -> NoReturn:
-    from app import logs
+    from app.logs import setup as logs
 
     try:
         code = run()

@@ -1,25 +1,51 @@
-"""The vocabulary: a dialect lowers its body to a `GenerationRequest`, events are what comes back.
+"""The vocabulary of a request: each dialect lowers its body to a `GenerationRequest`.
 
-Events travel in *beats*: a list of everything that became known at the same moment, usually one
-engine chunk's worth. A beat is written to the client at once, so a finish, its usage and the end of
-the stream cost one write. They are msgspec structs because a few are made for every token (a frozen
-dataclass takes five times as long to build).
+What comes back is in events.py.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterable
-from typing import Any, Literal, TypeAlias, assert_never
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 Json: TypeAlias = dict[str, Any]
-EndReason: TypeAlias = Literal["stop", "length"]
-"""Why the engine ended a choice."""
-FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
-Message: TypeAlias = dict[str, Any]
-"""One chat message as the model's template sees it: `role` and `content`, the rest optional."""
+Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class Text(msgspec.Struct, frozen=True):
+    """A part of a message: plain text."""
+
+    text: str
+
+
+Part: TypeAlias = Text
+"""One part of a message. Other kinds of content become further members of this union."""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """One complete call of a tool: in an answer, or in an earlier turn of the conversation."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text; of a free-form tool its input as it is."""
+    freeform: bool = False
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn of a conversation, before the model's template renders it."""
+
+    role: Role
+    parts: tuple[Part, ...] = ()
+    """Empty: the turn has no content, such as an assistant's that only calls tools."""
+    name: str | None = None
+    tool_call_id: str | None = None
+    """Of a tool's turn: the call that it answers."""
+    calls: tuple[ToolCall, ...] = ()
+    """Of an assistant's turn. The arguments are the text of a JSON object."""
+    reasoning: str | None = None
+    """Of an assistant's turn: what it thought before it answered."""
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -158,247 +184,3 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`Progress` events are wanted."""
     whole: bool = False
     """Nobody reads the answer as it comes: it may come in few pieces."""
-
-
-class Token(msgspec.Struct, frozen=True, gc=False):
-    """A token of the vocabulary and its log-probability where it stands.
-
-    `raw` are its true bytes: a character may be spread over several tokens.
-    """
-
-    id: int
-    raw: bytes
-    logprob: float
-    """Natural logarithm, finite, at least -9999."""
-
-    @property
-    def text(self) -> str:
-        return self.raw.decode(errors="replace")
-
-
-class ScoredToken(msgspec.Struct, frozen=True):
-    """A token, and what could have stood there instead, the likeliest first.
-
-    `scored` is False for the first token of a prompt, which nothing precedes.
-    """
-
-    token: Token
-    top: tuple[Token, ...] = ()
-    scored: bool = True
-    offset: int = 0
-    """Where it begins in the choice's text, in characters."""
-
-
-class Started(msgspec.Struct, frozen=True, gc=False):
-    """The engine has accepted every prompt. Exactly one, first."""
-
-    prompt_tokens: int
-
-
-class TextDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the answer; the pieces of one choice, concatenated, are its text."""
-
-    text: str
-    index: int
-
-
-class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of what the model thinks before it answers."""
-
-    text: str
-    index: int
-
-
-class ToolCallStarted(msgspec.Struct, frozen=True, gc=False):
-    """The model calls a tool. `call` counts this choice's calls from 0; the pieces of one call all
-    come before the next begins."""
-
-    call: int
-    id: str
-    name: str
-    index: int
-    freeform: bool = False
-
-
-class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of a call's arguments: JSON text, or of a free-form tool its input as it is."""
-
-    call: int
-    arguments: str
-    index: int
-    freeform: bool = False
-
-
-class Scored(msgspec.Struct, frozen=True):
-    """The tokens behind the next event of this choice, with their log-probabilities."""
-
-    tokens: tuple[ScoredToken, ...]
-    index: int
-    of_prompt: bool = False
-
-
-class TokenIds(msgspec.Struct, frozen=True):
-    """The ids behind the next event of this choice."""
-
-    ids: tuple[int, ...]
-    index: int
-
-
-class Finished(msgspec.Struct, frozen=True, gc=False):
-    """Choice `index` has ended; nothing more of it follows. Once per choice.
-
-    `matched` is the stop string or the stop token's id that ended it, if one did.
-    """
-
-    reason: FinishReason
-    index: int
-    matched: str | int | None = None
-
-
-class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens, as the engine counted them. Exactly one, last. Each prompt is counted once."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    reasoning_tokens: int = 0
-
-
-class Progress(msgspec.Struct, frozen=True, gc=False):
-    """What has been used so far, before the next event of choice `index`."""
-
-    usage: Usage
-    index: int
-    choice_tokens: int
-    """Tokens of this choice."""
-    prompt_tokens: int = 0
-    """Of this choice's prompt."""
-    cached_tokens: int = 0
-    """Of this choice's prompt."""
-
-
-Event: TypeAlias = (
-    Started
-    | TextDelta
-    | ReasoningDelta
-    | ToolCallStarted
-    | ToolCallDelta
-    | Scored
-    | TokenIds
-    | Progress
-    | Finished
-    | Usage
-)
-Beat: TypeAlias = list[Event]
-Events: TypeAlias = AsyncGenerator[Beat, None]
-
-
-class ToolCall(msgspec.Struct, frozen=True):
-    """One complete call."""
-
-    id: str
-    name: str
-    arguments: str
-    freeform: bool = False
-
-
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished choice."""
-
-    index: int
-    text: str
-    finish_reason: FinishReason
-    matched: str | int | None = None
-    reasoning: str = ""
-    calls: tuple[ToolCall, ...] = ()
-    scored: tuple[ScoredToken, ...] = ()
-    prompt_scored: int = 0
-    """How many of `scored` are the prompt's: they come first."""
-    token_ids: tuple[int, ...] = ()
-    completion_tokens: int = 0
-    """This and the next two only if `Progress` was wanted."""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-
-
-class Result(msgspec.Struct, frozen=True):
-    """A whole answer; choices in the order of their index."""
-
-    choices: tuple[Choice, ...]
-    usage: Usage
-
-
-class _Gathered:
-    """One choice while its events come in."""
-
-    def __init__(self) -> None:
-        self.text: list[str] = []
-        self.reasoning: list[str] = []
-        self.calls: list[ToolCallStarted] = []
-        self.arguments: list[list[str]] = []
-        self.scored: list[ScoredToken] = []
-        self.prompt_scored = 0
-        self.token_ids: list[int] = []
-        self.progress: Progress | None = None
-        self.end: Finished | None = None
-
-    def choice(self, index: int) -> Choice:
-        if self.end is None:
-            raise RuntimeError(f"choice {index} was not finished")
-        progress = self.progress
-        return Choice(
-            index=index,
-            text="".join(self.text),
-            finish_reason=self.end.reason,
-            matched=self.end.matched,
-            reasoning="".join(self.reasoning),
-            calls=tuple(
-                ToolCall(call.id, call.name, "".join(arguments), call.freeform)
-                for call, arguments in zip(self.calls, self.arguments, strict=True)
-            ),
-            scored=tuple(self.scored),
-            prompt_scored=self.prompt_scored,
-            token_ids=tuple(self.token_ids),
-            completion_tokens=progress.choice_tokens if progress else 0,
-            prompt_tokens=progress.prompt_tokens if progress else 0,
-            cached_tokens=progress.cached_tokens if progress else 0,
-        )
-
-
-async def fold(events: AsyncIterable[Beat]) -> Result:
-    """Drain a stream into the whole answer. There is no other way to one."""
-    choices: defaultdict[int, _Gathered] = defaultdict(_Gathered)
-    usage: Usage | None = None
-    async for beat in events:
-        for event in beat:
-            match event:
-                case TextDelta(text, index):
-                    choices[index].text.append(text)
-                case ReasoningDelta(text, index):
-                    choices[index].reasoning.append(text)
-                case ToolCallStarted(index=index):
-                    choices[index].calls.append(event)
-                    choices[index].arguments.append([])
-                case ToolCallDelta(call, arguments, index):
-                    choices[index].arguments[call].append(arguments)
-                case Scored(tokens, index, of_prompt):
-                    choices[index].scored.extend(tokens)
-                    choices[index].prompt_scored += len(tokens) if of_prompt else 0
-                case TokenIds(ids, index):
-                    choices[index].token_ids.extend(ids)
-                case Progress(index=index):
-                    choices[index].progress = event
-                case Finished(index=index):
-                    choices[index].end = event
-                case Usage():
-                    usage = event
-                case Started():
-                    pass
-                case _:
-                    assert_never(event)
-    if usage is None:
-        raise RuntimeError("the event stream ended without its usage")
-    return Result(
-        choices=tuple(gathered.choice(index) for index, gathered in sorted(choices.items())),
-        usage=usage,
-    )

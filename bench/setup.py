@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from app.engine import environment
-from app.settings import DEPLOYMENT_CONFIG, Settings
+from app.settings.catalogue import DEPLOYMENT_CONFIG, Settings
 
 ROOT = Path(__file__).parents[1]
 MODEL_NAME = "bench"
@@ -38,7 +38,7 @@ class Subject:
 
 
 def engine_options(model: str, *, metrics: bool) -> dict[str, Any]:
-    """What app/engine/launch.py gives the engine, and a KV cache that every load fits into.
+    """What app/engine/sglang/launch.py gives the engine, and a KV cache that every load fits into.
 
     Also prepares this process's environment, which all others inherit.
     """
@@ -96,7 +96,7 @@ def as_flags(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def as_settings(options: Mapping[str, Any]) -> dict[str, str]:
-    """Those that app/engine/launch.py does not set by itself."""
+    """Those that app/engine/sglang/launch.py does not set by itself."""
     names = {"max_total_tokens": "KV_POOL_TOKENS", "enable_metrics": "ENABLE_METRICS",
              "tool_call_parser": "TOOL_CALL_PARSER", "dtype": "DTYPE"}  # fmt: skip
     return {names[option]: str(options[option]) for option in options if option in names}

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from app import check
+from app.check import command as check
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
 

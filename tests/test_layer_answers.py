@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from app.engine.scripted import numbered_words
 from bench.layer.answers import Broken, check, check_beginning
-from bench.layer.engine import words
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-TEXT = words(7, 4)
+TEXT = numbered_words(7, 4)
 
 
 def frame(text: str, finish: str = "null", id: str = "a") -> bytes:

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from app.errors import ClientGone, Draining, EngineDied, NotReady, Overloaded
-from app.lifecycle import Gate, Lifecycle, Phase
+from app.gate import Gate
+from app.lifecycle import Lifecycle, Phase
 
 
 def _ready() -> Lifecycle:

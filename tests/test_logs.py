@@ -9,8 +9,9 @@ from pathlib import Path
 
 PROGRAM = """
 import logging, sys
-from app import logs, settings
-from app.logs import log, request_id
+from app.logs import setup as logs
+from app.settings import catalogue as settings
+from app.logs.setup import log, request_id
 configured = settings.load({}, {"LOG_FILE": sys.argv[1], "LOG_FORMAT": sys.argv[2]}).settings
 logs.configure(configured)
 request_id.set("the-id")

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from app.errors import ConfigError
-from app.settings import Loaded, Settings, load
-from app.translations import GONE
+from app.settings.catalogue import Loaded, Settings, load
+from app.settings.translations import GONE
 
 ROOT = Path(__file__).parents[1]
 VARIABLES: dict[str, list[dict[str, Any]]] = {
@@ -140,9 +140,9 @@ def test_a_documented_command_line_of_two_lines_is_taken_over() -> None:
 
 SGLANG = """
 import json, sys
-from app.engine import launch, parser_names
+from app.engine.sglang import launch, parser_names
 from app.errors import ConfigError
-from app.settings import load
+from app.settings.catalogue import load
 from sglang.srt.server_args import ServerArgs
 refused = []
 for name, value in json.load(sys.stdin):

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from app.engine.scripted import SteppedEngine
 from bench.layer.client import Load, allow_files
-from bench.layer.engine import SteppedEngine
 from bench.layer.processes import run
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve

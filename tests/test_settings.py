@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app import settings
 from app.errors import ConfigError
-from app.settings import Settings, describe, load, markdown
+from app.settings import catalogue as settings
+from app.settings.catalogue import Settings, describe, load, markdown
 
 
 def flags(*argv: str) -> dict[str, object]:
@@ -189,7 +189,7 @@ def test_secrets_in_engine_args_are_not_shown() -> None:
 
 
 def test_a_log_file_that_cannot_be_written_is_one_line() -> None:
-    from app import logs
+    from app.logs import setup as logs
 
     with pytest.raises(ConfigError, match=r"LOG_FILE: cannot write /proc/nowhere/x\.log"):
         logs.file_is_writable(load({}, {"LOG_FILE": "/proc/nowhere/x.log"}).settings)

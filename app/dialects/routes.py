@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.dialects.base import Dialect
-from app.dialects.chat import CHAT
-from app.dialects.completions import COMPLETIONS
-from app.dialects.embeddings import EMBEDDINGS
-from app.dialects.native import NATIVE
-from app.dialects.tokens import COUNT, DETOKENIZE, TOKENIZE
+from app.dialects.contract import Dialect
+from app.dialects.openai.chat import CHAT
+from app.dialects.openai.completions import COMPLETIONS
+from app.dialects.openai.embeddings import EMBEDDINGS
+from app.dialects.sglang.generate import NATIVE
+from app.dialects.sglang.tokens import COUNT, DETOKENIZE, TOKENIZE
 
 DIALECTS: tuple[Dialect[Any], ...] = (
     CHAT,

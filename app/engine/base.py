@@ -1,14 +1,20 @@
-"""What the server asks of an engine: one real adapter, `sglang.py`, and a scripted one in tests."""
+"""What the server asks of an engine.
+
+Two implementations: `engine/sglang/` runs a model, `engine/scripted.py` plays a script without one.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from app.types import ChatPrompt, EndReason, Json, Sampling, ScoredToken, Scoring
+from app.events import EndReason, ScoredToken
+from app.lifecycle import Phase
+from app.reading.pieces import Reader
+from app.types import ChatPrompt, Grammar, Json, Sampling, Scoring
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,9 +37,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     default_sampling: dict[str, Any] = {}
     """The model's own generation config: temperature, top_p, top_k, min_p, repetition_penalty."""
     tool_call_parser: str | None = None
-    """SGLang's name for the format in which the model calls tools; None: it has none of its own."""
+    """Name of the format in which the model calls tools, as the engine's operator knows it; None:
+    it has none of its own. Shown to clients, read by nothing else."""
     reasoning_parser: str | None = None
-    """SGLang's name for the format in which the model thinks; None: it does not."""
+    """The same for the format in which the model thinks; None: it does not think."""
     fills_middle: bool = False
     """It was trained to fill a gap in a text."""
     embedding_size: int | None = None
@@ -69,17 +76,35 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rendered(msgspec.Struct, frozen=True):
-    """A conversation as token ids, and what follows from its template."""
+    """A conversation as token ids, and what follows from its template for the answer."""
 
     ids: list[int]
     stop: tuple[str, ...] = ()
     """Stop strings that the template asks for."""
-    thinking: bool = False
-    """The model thinks first: its answer begins inside the thinking."""
+    grammar: Grammar | None = None
+    """What the engine must enforce: the request's own, that of required calls, or both."""
+    reader: Callable[[], Reader | None] | None = None
+    """Makes the reader of one choice's text; None: the text is the answer as it stands."""
     gates_grammar: bool = False
-    """A grammar applies only once the thinking is over."""
+    """The grammar applies only once the thinking is over."""
     keep_special_tokens: bool = False
-    """The output's markers are special tokens, which its parser must see."""
+    """The output's markers are special tokens, which its reader must see."""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt to generate from, and how."""
+
+    prompt: list[int]
+    """Token ids."""
+    sampling: Sampling
+    scoring: Scoring | None = None
+    gates_grammar: bool = False
+    """A grammar in `sampling` applies only once the thinking is over."""
+    token_ids: bool = False
+    """Chunks carry the answer's token ids."""
+    whole: bool = False
+    """The answer is not read while it is made: it may come in few chunks, the first of them still
+    at the first token."""
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -108,7 +133,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Watched(Protocol):
-    """The engine's processes under somebody's eyes."""
+    """The engine's processes, and who watches over them."""
 
     lost: asyncio.Future[str]
     """Done when one of them has ended; its result says which and how."""
@@ -117,19 +142,36 @@ class Watched(Protocol):
     def processes(self) -> Sequence[Any]: ...
 
     def close(self) -> None:
-        """From now on a process's end is what we want."""
+        """From now on the end of a process is expected."""
 
 
 class EngineLost(Exception):
     """A process of the engine ended on its own; `str()` says which and how."""
 
 
-class Engine(Protocol):
+class Launched(Protocol):
+    """What a start brings up: an engine, or this process's part in one."""
+
+    lost: asyncio.Future[str]
+    """Done when the engine's processes are gone; its result is the reason."""
+    phase_when_up: Phase
+    """The server's phase once this is up: warming, or following if another node serves."""
+
+    @property
+    def serves(self) -> Engine | None:
+        """The engine that this process may ask; None: it only keeps the engine alive."""
+
+    def all_warm(self) -> None:
+        """Every serving process of this server is ready."""
+
+    async def close(self) -> None:
+        """End the engine's processes, letting them release their device. Idempotent."""
+
+
+class Engine(Launched, Protocol):
     """A loaded model. All methods belong to the event loop that built it."""
 
     info: EngineInfo
-    lost: asyncio.Future[str]
-    """Done when the engine's processes are gone; its result is the reason."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, with the special tokens that the tokenizer adds.
@@ -146,31 +188,20 @@ class Engine(Protocol):
     def infill(self, prefix: str, suffix: str) -> list[int]:
         """The prompt that has the gap between two texts filled; only if info.fills_middle."""
 
-    def render(self, chat: ChatPrompt) -> Rendered:
-        """The conversation by the model's own chat template, ready for the assistant's answer.
+    def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
+        """The conversation by the model's own chat template, ready for the assistant's answer, and
+        how that answer is constrained and read.
 
-        Raises InvalidRequest if the template refuses it. As thread-safe as `encode`.
+        `grammar`: what the request asks for. Raises InvalidRequest if the template refuses the
+        conversation, UnsupportedParameter if grammar and tools cannot be had together. As
+        thread-safe as `encode`.
         """
 
-    def generate(
-        self,
-        prompt: list[int],
-        sampling: Sampling,
-        *,
-        id: str,
-        choices: int,
-        scoring: Scoring | None = None,
-        thinking: bool = False,
-        token_ids: bool = False,
-        whole: bool = False,
-    ) -> AsyncGenerator[Chunk, None]:
+    def generate(self, question: Question, *, id: str, choices: int) -> AsyncGenerator[Chunk, None]:
         """Generate `choices` answers to one prompt, interleaved as they come.
 
-        `thinking`: a grammar in `sampling` waits for the end of the thinking. `token_ids`: chunks
-        have their ids. `whole`: nobody reads the answer as it comes; it may be told in few chunks,
-        the first of them still at the first token. Closing the generator, or cancelling its
-        consumer, aborts the request inside the engine. Raises ServeError: what the engine refuses
-        or ends on its own.
+        Closing the generator, or cancelling its consumer, aborts the request inside the engine.
+        Raises ServeError: what the engine refuses or ends on its own.
         """
 
     async def embed(
@@ -198,6 +229,3 @@ class Engine(Protocol):
 
     async def warm_up(self) -> None:
         """Generate one token, so that "ready" means that the whole path works."""
-
-    async def close(self) -> None:
-        """End the engine's processes, letting them release their device. Idempotent."""

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import orjson
 
-from app import logs
-from app.settings import Settings
+from app.logs import setup as logs
+from app.settings.catalogue import Settings
 
-_STAND_IN = Path(__file__).parent / "cpu"
+_STAND_IN = Path(__file__).parent / "sglang" / "cpu"
 
 
 class RuntimeDir:
@@ -62,7 +62,7 @@ def prepare(settings: Settings) -> RuntimeDir:
         "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
         "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
         "TOKENIZERS_PARALLELISM": "false",
-        # msgpack, whose columns can be skipped, instead of pickle: engine/exchange.py.
+        # msgpack, whose columns can be skipped, instead of pickle: engine/sglang/exchange.py.
         "SGLANG_USE_PICKLE_IPC": "0",
         # Log-probabilities are the model's own, as OpenAI's, not those after temperature.
         "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",
@@ -82,7 +82,7 @@ def join() -> RuntimeDir:
     return RuntimeDir(Path(os.environ["TMPDIR"]))
 
 
-EMBEDDING_MODELS = "app.engine.models"
+EMBEDDING_MODELS = "app.engine.sglang.models"
 
 
 def use_own_models() -> None:

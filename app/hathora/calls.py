@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from app.logs import log
+from app.logs.setup import log
 
 T = TypeVar("T")
 

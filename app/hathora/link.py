@@ -16,11 +16,11 @@ from contextlib import suppress
 
 import msgspec
 
-from app.lifecycle import Network, NetworkState
-from app.logs import log
+from app.endpoint import Network, NetworkState
+from app.logs.setup import log
 
 
-class Told(msgspec.Struct, frozen=True):
+class PhaseChanged(msgspec.Struct, frozen=True):
     """What the server says."""
 
     phase: str
@@ -47,7 +47,7 @@ class ServerEnd:
     def tell(self, phase: str) -> None:
         """Never blocks; nobody listening is no error, `lost` has been called then."""
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(msgspec.json.encode(Told(phase)) + b"\n")
+            self._writer.write(msgspec.json.encode(PhaseChanged(phase)) + b"\n")
 
     async def left(self, within_s: float) -> bool:
         """Wait until no endpoint leads here; False if that took longer."""
@@ -86,7 +86,7 @@ async def supervise(end: socket.socket, heard: Callable[[str], None]) -> Callabl
     async def listen() -> None:
         with suppress(ConnectionError):
             while line := await reader.readline():
-                heard(msgspec.json.decode(line, type=Told).phase)
+                heard(msgspec.json.decode(line, type=PhaseChanged).phase)
 
     listening = asyncio.create_task(listen(), name="server")
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
+from app.endpoint import Network, NetworkState
 from app.hathora.network import NetworkFailed, Registration
-from app.lifecycle import Network, NetworkState
-from app.logs import log
+from app.logs.setup import log
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 60.0
 _LOOK_AGAIN_S = 60.0

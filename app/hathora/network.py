@@ -17,8 +17,8 @@ from app.hathora.calls import CallFailed, Deadline, NetworkFailed, doing
 from app.hathora.compute import Compute, Operation
 from app.hathora.key import read_key
 from app.hathora.target import Locator, Target
-from app.logs import log
-from app.settings import Settings
+from app.logs.setup import log
+from app.settings.catalogue import Settings
 
 __all__ = ["NetworkFailed", "Place", "Registration"]
 

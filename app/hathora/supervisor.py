@@ -25,12 +25,12 @@ from pathlib import Path
 
 import psutil
 
-from app import logs
 from app.hathora.link import supervise
 from app.hathora.membership import Membership
 from app.hathora.network import Registration
-from app.logs import log
-from app.settings import Loaded, Settings, without_key
+from app.logs import setup as logs
+from app.logs.setup import log
+from app.settings.catalogue import Loaded, Settings, without_key
 
 NOT_REGISTERED = 72
 """Exit code: GCP_NEG_REQUIRED, and the registration failed."""

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from app.errors import ConfigError
 from app.hathora.calls import CallFailed, Deadline, NetworkFailed, doing
 from app.hathora.compute import Compute, Endpoint, Group, Machine
-from app.logs import log
-from app.settings import Settings
+from app.logs.setup import log
+from app.settings.catalogue import Settings
 
 
 class Target(NamedTuple):

@@ -7,12 +7,12 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from app.dialects.base import Reply
-from app.metrics import RequestStats
+from app.dialects.contract import Reply
 from app.runpod.batches import Growth
+from app.stats import RequestStats
 
 
-class Form(StrEnum):
+class OutputForm(StrEnum):
     """What a job's output looks like."""
 
     OPENAI = "openai"
@@ -21,24 +21,24 @@ class Form(StrEnum):
     """worker-vllm's `choices[].tokens` and `usage`."""
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A job's input as one request."""
 
     route: str
     method: Literal["GET", "POST"]
     body: bytes
-    form: Form
+    form: OutputForm
     growth: Growth
 
 
-class Record(msgspec.Struct, kw_only=True):
+class JobStats(msgspec.Struct, kw_only=True):
     """What is known of one job while it is answered."""
 
     id: str
     """32 hexadecimal digits: the engine's name for it. Never the platform's, which may be anything;
     the engine aborts by prefix."""
     stats: RequestStats
-    about: dict[str, Any]
+    log_fields: dict[str, Any]
     """What the end line of the log says about it."""
 
 
@@ -46,6 +46,6 @@ class Backend(Protocol):
     def route_label(self, route: str) -> str:
         """The route for metrics: one of a few."""
 
-    async def answer(self, ask: Ask, record: Record) -> Reply:
+    async def answer(self, ask: JobRequest, record: JobStats) -> Reply:
         """Answer one job. Raises ServeError. Cancelling it, or closing the stream that it returned,
         ends the work at once."""

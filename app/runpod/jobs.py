@@ -21,9 +21,9 @@ import msgspec
 import orjson
 
 from app.errors import BodyTooLarge, InvalidRequest, UnsupportedParameter
-from app.runpod.backend import Ask, Form
+from app.runpod.backend import JobRequest, OutputForm
 from app.runpod.batches import Growth
-from app.settings import Settings
+from app.settings.catalogue import Settings
 from app.types import Json
 
 CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
@@ -94,7 +94,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def read_job(given: Any, rules: Rules) -> Ask:
+def read_job(given: Any, rules: Rules) -> JobRequest:
     """Raises InvalidRequest that names the field, or what is accepted."""
     if not isinstance(given, dict):
         raise InvalidRequest(_ACCEPTED, param="input", code="missing_required_parameter")
@@ -105,12 +105,14 @@ def read_job(given: Any, rules: Rules) -> Ask:
     if _has(given, "openai_input"):
         body = _object(given, "openai_input")
         route = CHAT if _has(body, "messages") else COMPLETIONS
-        return _ask(route, "POST", body, Form.OPENAI, _growth(rules.growth, body, given), rules)
+        return _ask(
+            route, "POST", body, OutputForm.OPENAI, _growth(rules.growth, body, given), rules
+        )
     if _has(given, "messages") or _has(given, "prompt"):
         return _prompted(given, rules)
     if any(_has(given, name) for name in _NATIVE):
         body = {name: value for name, value in given.items() if name not in _KNOBS}
-        return _ask(GENERATE, "POST", body, Form.OPENAI, _growth(rules.growth, given), rules)
+        return _ask(GENERATE, "POST", body, OutputForm.OPENAI, _growth(rules.growth, given), rules)
     raise InvalidRequest(_ACCEPTED, param="input", code="missing_required_parameter")
 
 
@@ -126,7 +128,7 @@ def tidy_route(route: str) -> str:
 # -- the shapes --------------------------------------------------------------------------------
 
 
-def _routed(given: Json, route_field: str, body_field: str, rules: Rules) -> Ask:
+def _routed(given: Json, route_field: str, body_field: str, rules: Rules) -> JobRequest:
     route = given[route_field]
     if not isinstance(route, str) or not _ROUTE.fullmatch(route) or ".." in route:
         raise InvalidRequest(
@@ -136,7 +138,7 @@ def _routed(given: Json, route_field: str, body_field: str, rules: Rules) -> Ask
     body = _object(given, body_field)
     growth = _growth(rules.growth, body, given)
     method = _method(given, path, bare=body_field == "body" and given.get("body") is None)
-    return _ask(path, method, body, Form.OPENAI, growth, rules)
+    return _ask(path, method, body, OutputForm.OPENAI, growth, rules)
 
 
 def _method(given: Json, path: str, *, bare: bool) -> Method:
@@ -153,7 +155,7 @@ def _method(given: Json, path: str, *, bare: bool) -> Method:
     raise InvalidRequest("Invalid value for 'method': must be GET or POST.", param="method")
 
 
-def _prompted(given: Json, rules: Rules) -> Ask:
+def _prompted(given: Json, rules: Rules) -> JobRequest:
     """`messages` or `prompt`, with OpenAI's fields beside them or vLLM's in `sampling_params`."""
     form = _form(given, rules)
     body = {name: value for name, value in given.items() if name not in _OURS}
@@ -169,7 +171,7 @@ def _prompted(given: Json, rules: Rules) -> Ask:
         body["prompt"] = prompt
     else:
         body["messages"] = messages
-    if form is Form.VLLM:
+    if form is OutputForm.VLLM:
         if body.get("max_completion_tokens") is None and body.get("max_tokens") is None:
             body["max_tokens"] = _VLLM_MAX_TOKENS
         body.pop("stream_options", None)
@@ -180,14 +182,14 @@ def _prompted(given: Json, rules: Rules) -> Ask:
     return _ask(route, "POST", body, form, _growth(rules.growth, given), rules)
 
 
-def _form(given: Json, rules: Rules) -> Form:
+def _form(given: Json, rules: Rules) -> OutputForm:
     if rules.output != "auto":
-        return Form(rules.output)
+        return OutputForm(rules.output)
     plain = _has(given, "messages") and not _has(given, "sampling_params")
-    return Form.OPENAI if plain else Form.VLLM
+    return OutputForm.OPENAI if plain else OutputForm.VLLM
 
 
-def _sampling(params: Json, form: Form) -> Json:
+def _sampling(params: Json, form: OutputForm) -> Json:
     """vLLM's sampling parameters as fields of a request."""
     found: Json = {}
     for name, value in params.items():
@@ -195,7 +197,7 @@ def _sampling(params: Json, form: Form) -> Json:
             continue
         if name in _SAME or name in _RENAMED:
             found[_RENAMED.get(name, name)] = value
-        elif form is Form.OPENAI and name in ("logprobs", "prompt_logprobs"):
+        elif form is OutputForm.OPENAI and name in ("logprobs", "prompt_logprobs"):
             found[name] = value
         elif name not in _HARMLESS or not any(
             value == harmless and type(value) is type(harmless) for harmless in _HARMLESS[name]
@@ -210,7 +212,9 @@ def _sampling(params: Json, form: Form) -> Json:
 # -- what the shapes share ---------------------------------------------------------------------
 
 
-def _ask(route: str, method: Method, body: Json, form: Form, growth: Growth, rules: Rules) -> Ask:
+def _ask(
+    route: str, method: Method, body: Json, form: OutputForm, growth: Growth, rules: Rules
+) -> JobRequest:
     body = {name: value for name, value in body.items() if name not in _KNOBS}
     if isinstance(body.get("extra_body"), dict):
         body |= body.pop("extra_body")
@@ -225,7 +229,7 @@ def _ask(route: str, method: Method, body: Json, form: Form, growth: Growth, rul
         raise BodyTooLarge(
             f"The job's input is over {rules.max_body_bytes} bytes (MAX_BODY_BYTES)."
         )
-    return Ask(route=route, method=method, body=raw, form=form, growth=growth)
+    return JobRequest(route=route, method=method, body=raw, form=form, growth=growth)
 
 
 def _growth(default: Growth, *layers: Json) -> Growth:

@@ -6,22 +6,23 @@ from typing import Any
 
 import orjson
 
-from app.core.host import ModelHost
-from app.dialects import models
-from app.dialects.base import Bounds, Call, Dialect, Reply, Whole, read
+from app.dialects.contract import Bounds, Call, Dialect, Reply, Whole, read
+from app.dialects.openai import models
 from app.dialects.routes import DIALECTS
+from app.dialects.vllm import batch_output as vllm
 from app.errors import MethodNotAllowed, NotReady, RouteNotFound
-from app.lifecycle import Gate, Lifecycle, Phase
-from app.logs import log
-from app.runpod import vllm
-from app.runpod.backend import Ask, Form, Record
+from app.gate import Gate
+from app.life.host import ModelHost
+from app.lifecycle import Lifecycle, Phase
+from app.logs.setup import log
+from app.runpod.backend import JobRequest, JobStats, OutputForm
 from app.runpod.jobs import HEALTH, MODELS
-from app.settings import Settings
+from app.settings.catalogue import Settings
 from app.types import Json
 
-_DIALECTS: dict[tuple[str, Form], Dialect[Any]] = {
-    **{(dialect.path, Form.OPENAI): dialect for dialect in DIALECTS},
-    **{(dialect.path, Form.VLLM): dialect for dialect in vllm.DIALECTS},
+_DIALECTS: dict[tuple[str, OutputForm], Dialect[Any]] = {
+    **{(dialect.path, OutputForm.OPENAI): dialect for dialect in DIALECTS},
+    **{(dialect.path, OutputForm.VLLM): dialect for dialect in vllm.DIALECTS},
 }
 
 
@@ -36,10 +37,10 @@ class LocalBackend:
     def route_label(self, route: str) -> str:
         if route.startswith(MODELS + "/"):
             return MODELS + "/{model}"
-        known = (route, Form.OPENAI) in _DIALECTS or route in (MODELS, HEALTH)
+        known = (route, OutputForm.OPENAI) in _DIALECTS or route in (MODELS, HEALTH)
         return route if known else "unmatched"
 
-    async def answer(self, ask: Ask, record: Record) -> Reply:
+    async def answer(self, ask: JobRequest, record: JobStats) -> Reply:
         if (dialect := _DIALECTS.get((ask.route, ask.form))) is not None:
             if ask.method != "POST":
                 raise MethodNotAllowed(f"{ask.route} does not answer {ask.method}.")
@@ -50,7 +51,7 @@ class LocalBackend:
             raise MethodNotAllowed(f"{ask.route[:100]} does not answer {ask.method}.")
         return Whole(orjson.dumps(found))
 
-    async def _generate(self, dialect: Dialect[Any], raw: bytes, record: Record) -> Reply:
+    async def _generate(self, dialect: Dialect[Any], raw: bytes, record: JobStats) -> Reply:
         model = self._host.model
         if model is None:
             raise NotReady("The model is not ready yet.")
@@ -59,7 +60,11 @@ class LocalBackend:
             shown = raw[: self._settings.max_log_len]
             log.debug("request body", body=shown.decode(errors="replace"))
         call = Call(
-            id=record.id, model=model, bounds=self._bounds, stats=record.stats, about=record.about
+            id=record.id,
+            model=model,
+            bounds=self._bounds,
+            stats=record.stats,
+            log_fields=record.log_fields,
         )
         reply: Reply = await dialect.answer(body, call)
         return reply

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias, assert_never
 
 import orjson
 
-from app.dialects.base import Reply, Stream, Whole
+from app.dialects.contract import Reply, Stream, Whole
+from app.dialects.vllm import batch_output as vllm
 from app.errors import ServeError
-from app.runpod import vllm
-from app.runpod.backend import Form
+from app.runpod.backend import OutputForm
 from app.runpod.batches import MAX_YIELD_BYTES, Batches, Growth
 from app.types import Json
 
@@ -34,7 +34,7 @@ _CUT_CHARS = MAX_YIELD_BYTES // 6
 class Writer:
     """Hands one job's answer on, in its form."""
 
-    def __init__(self, form: Form, growth: Growth, deliver: Deliver, *, raw: bool) -> None:
+    def __init__(self, form: OutputForm, growth: Growth, deliver: Deliver, *, raw: bool) -> None:
         """`raw`: OpenAI's streams go out as text."""
         self._form, self._raw = form, raw
         self._deliver = deliver
@@ -72,7 +72,7 @@ class Writer:
 
     def _add(self, frame: bytes) -> None:
         """A frame is what became known at once: one or several pieces."""
-        if self._form is Form.VLLM:
+        if self._form is OutputForm.VLLM:
             for line in frame.splitlines():
                 self._batches.add(orjson.loads(line), len(line))
             return
@@ -87,7 +87,7 @@ class Writer:
                 self._batches.add(part, len(orjson.dumps(part)))
 
     def _join(self, batch: Sequence[Any]) -> Output:
-        if self._form is Form.VLLM:
+        if self._form is OutputForm.VLLM:
             return vllm.joined(batch)
         return "".join(batch) if self._raw else list(batch)
 

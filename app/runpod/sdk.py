@@ -35,10 +35,10 @@ from runpod.serverless.modules.worker_state import (
     PingJobMirror,
 )
 
-from app.core.process import first_of
 from app.errors import ConfigError, StartError
-from app.logs import log
-from app.runpod.handler import Handler
+from app.life.ending import first_of
+from app.logs.setup import log
+from app.runpod.answer_job import Handler
 
 _PAUSE_S = 1.0
 """Between two questions for jobs, after one that failed or was answered with nothing at once."""

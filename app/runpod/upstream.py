@@ -15,13 +15,13 @@ from typing import Any
 import httpx
 import orjson
 
-from app.dialects.base import Reply, Stream, Whole
-from app.dialects.fields import DONE, frame
+from app.dialects.contract import Reply, Stream, Whole
+from app.dialects.openai.sampling import DONE, frame
 from app.errors import ConfigError, RouteNotFound, ServeError
-from app.logs import log
-from app.runpod.backend import Ask, Record
+from app.logs.setup import log
+from app.runpod.backend import JobRequest, JobStats
 from app.runpod.jobs import CHAT, COMPLETIONS, GENERATE, HEALTH, MODELS
-from app.settings import Settings
+from app.settings.catalogue import Settings
 from app.types import Json
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -63,7 +63,7 @@ class UpstreamBackend:
     def route_label(self, route: str) -> str:
         return route if route in _KNOWN else "other"
 
-    async def answer(self, ask: Ask, record: Record) -> Reply:
+    async def answer(self, ask: JobRequest, record: JobStats) -> Reply:
         if not ask.route.startswith("/v1/") and ask.route not in _FORWARDED:
             raise RouteNotFound(f"There is no {ask.route[:100]} here.")
         request = self._http.build_request(
@@ -74,9 +74,9 @@ class UpstreamBackend:
         )
         try:
             response = await self._http.send(request, stream=True)
-            record.about["upstream_status"] = response.status_code
+            record.log_fields["upstream_status"] = response.status_code
             if response.is_success and _is_stream(response):
-                record.about["stream"] = True
+                record.log_fields["stream"] = True
                 return Stream(self._relay(response, must_end=ask.route in _END_WITH_DONE), _fail)
             async with aclosing(response):
                 body = await _body(response)

@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from app.core.host import Launch, ModelHost, exit_code
-from app.core.process import exit_now, first_of
 from app.errors import ConfigError, Draining, EngineDied
-from app.lifecycle import Gate, Lifecycle, Phase
-from app.logs import log
-from app.runpod.handler import handler
+from app.gate import Gate
+from app.life.ending import exit_now, first_of
+from app.life.host import Launch, ModelHost, exit_code
+from app.lifecycle import Lifecycle, Phase
+from app.logs.setup import log
+from app.runpod.answer_job import handler
 from app.runpod.local import LocalBackend
 from app.runpod.upstream import UpstreamBackend
-from app.settings import Settings, hidden
+from app.settings.catalogue import Settings, hidden
 
 if TYPE_CHECKING:
     from app.runpod.sdk import JobLoop
@@ -160,7 +161,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_end, number)
         # SGLang's children send it when they fail; left to itself it means a core dump. That they
-        # have ended is seen directly (engine/launch.py: Watch).
+        # have ended is seen directly (engine/sglang/launch.py: Watch).
         loop.add_signal_handler(signal.SIGQUIT, log.error, "an engine process reports a failure")
 
     def _asked_to_end(self, number: signal.Signals) -> None:

@@ -14,13 +14,13 @@ from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from app.dialects.admin import AbortBody, ProfileBody
-from app.dialects.base import AnyBody, read
-from app.dialects.fields import error_json
+from app.dialects.contract import AnyBody, read
+from app.dialects.openai.sampling import error_json
+from app.dialects.sglang.admin import AbortBody, ProfileBody
 from app.errors import InvalidRequest, ServeError
-from app.logs import log
+from app.logs.setup import log
+from app.web.generation import error_response, json_response, read_body
 from app.web.middleware import Keys, unauthenticated
-from app.web.replies import error_response, json_response, read_body
 from app.web.state import serving_of
 
 _LONGEST_WAIT_S = 300.0
@@ -54,7 +54,7 @@ async def flush_cache(request: Request) -> Response:
     serving, (engine, _) = serving_of(request), serving_of(request).loaded()
     clock = asyncio.get_running_loop().time
     deadline = clock() + _timeout_s(request)
-    while serving.figures().in_flight or not await engine.flush_cache():
+    while serving.gauges().in_flight or not await engine.flush_cache():
         if clock() >= deadline:
             raise InvalidRequest("The cache was not flushed: requests are running.")
         await asyncio.sleep(_LOOK_S)

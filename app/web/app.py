@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.dialects.base import Bounds, Dialect
-from app.dialects.fields import error_json
+from app.dialects.contract import Bounds, Dialect
+from app.dialects.openai.sampling import error_json
 from app.dialects.routes import DIALECTS
 from app.errors import (
     InternalError,
@@ -25,9 +25,11 @@ from app.errors import (
     ServeError,
 )  # fmt: skip
 from app.types import Json
-from app.web import admin, info, ops
+from app.web import admin
+from app.web import probes as ops
+from app.web import sglang_routes as info
+from app.web.generation import Generation, error_response
 from app.web.middleware import Authentication, RequestScope, Shortcut
-from app.web.replies import Generation, error_response
 from app.web.state import Serving
 
 _EXPOSED = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]

@@ -19,13 +19,14 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import logs, metrics
-from app.dialects.fields import error_json
+from app import metrics
+from app.dialects.openai.sampling import error_json
 from app.errors import AuthenticationFailed, InternalError
-from app.logs import log
-from app.metrics import RequestStats
-from app.settings import Secrets, Settings
-from app.web.replies import error_response
+from app.logs import setup as logs
+from app.logs.setup import log
+from app.settings.catalogue import Secrets, Settings
+from app.stats import RequestStats
+from app.web.generation import error_response
 
 _SANE_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 _PROBES = frozenset({"/health", "/livez", "/readyz", "/ping", "/metrics"})
@@ -51,15 +52,15 @@ class RequestScope:
         arrived = time.perf_counter()
         # HEAD is answered as GET; the server below leaves the body out.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        path = _tidy(scope["path"])
+        path = _normalised(scope["path"])
         scope = {**scope, "method": method, "path": path}
         engine_id = os.urandom(16).hex()
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _SANE_ID.match(given) else engine_id
         state: dict[str, Any] = scope.setdefault("state", {})
         state |= {
-            "engine_id": engine_id, "request_id": request_id, "stats": RequestStats(), "about": {},
-            "status": 0, "send": send,
+            "engine_id": engine_id, "request_id": request_id, "stats": RequestStats(),
+            "log_fields": {}, "status": 0, "send": send,
         }  # fmt: skip
         client = scope["client"][0] if scope.get("client") else None
         say = log.debug if path in _PROBES else log.info
@@ -97,7 +98,7 @@ class RequestScope:
         _answered(route, scope["method"], state["status"]).inc()
         if route not in _PROBES:
             _duration(route).observe(duration_s)
-        stats.record()
+        metrics.record(stats)
         facts = {
             "prompt_tokens": stats.prompt_tokens, "completion_tokens": stats.completion_tokens,
             "cached_tokens": stats.cached_tokens, "ttft_ms": _ms(stats.ttft_s),
@@ -111,7 +112,7 @@ class RequestScope:
             path=scope["path"],
             status=state["status"],
             duration_ms=_ms(duration_s),
-            **state["about"],
+            **state["log_fields"],
             **{name: value for name, value in facts.items() if value is not None},
         )
 
@@ -189,7 +190,7 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def _tidy(path: str) -> str:
+def _normalised(path: str) -> str:
     """`//v1/models`, `/v1/models/` and `/v1/v1/models` (a base URL that ends in /v1, to which the
     client adds its own) all mean `/v1/models`."""
     path = re.sub(r"/{2,}", "/", path)

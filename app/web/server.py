@@ -1,4 +1,4 @@
-"""The serving process: its port, what it is told to do (orders.py), the way it ends.
+"""The serving process: its port, what it is told to do (control.py), the way it ends.
 
 SIGTERM, SIGINT ─> leaving: the load balancer is told ─> draining: no new requests, those inside may
                    finish ─> engine down ─> exit 0
@@ -19,16 +19,18 @@ from typing import NoReturn
 import uvicorn
 import uvloop
 
-from app.core.host import Launch, ModelHost, exit_code
-from app.core.process import exit_now, first_of
 from app.errors import ConfigError, Draining, EngineDied, StartError
-from app.lifecycle import Gate, Lifecycle, Phase
-from app.logs import log
-from app.metrics import LoopLag, Metrics, ThisProcess
-from app.settings import Settings
+from app.gate import Gate
+from app.life.control import Control
+from app.life.ending import exit_now, first_of
+from app.life.host import Launch, ModelHost, exit_code
+from app.lifecycle import Lifecycle, Phase
+from app.logs.setup import log
+from app.metrics import Metrics
+from app.settings.catalogue import Settings
+from app.stats import LocalGauges, LoopLag
 from app.web.app import create_app
-from app.web.orders import Orders
-from app.web.protocol import bounded
+from app.web.connection import bounded
 from app.web.state import Serving
 
 _ANSWER_THE_LOST_S = 1.5
@@ -95,11 +97,11 @@ def run(
     listener: socket.socket,
     launch: Launch,
     cleanup: Callable[[], None],
-    orders: Orders,
+    control: Control,
 ) -> int:
     """Serve until the end; returns the exit code. `cleanup` runs before a forced exit, too."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(settings, listener, launch, cleanup, orders).serve())
+        return runner.run(Server(settings, listener, launch, cleanup, control).serve())
 
 
 class Server:
@@ -109,13 +111,13 @@ class Server:
         listener: socket.socket,
         launch: Launch,
         cleanup: Callable[[], None],
-        orders: Orders,
+        control: Control,
     ) -> None:
         self._settings = settings
         self._listener = listener
         self._cleanup = cleanup
-        self._orders = orders
-        self._siblings = orders.siblings
+        self._control = control
+        self._siblings = control.peers
         self._lifecycle = Lifecycle()
         processes = self._siblings.count if self._siblings else 1
         self._gate = Gate(
@@ -128,10 +130,10 @@ class Server:
             settings, self._lifecycle, self._gate, launch,
             self._siblings.all_warm if self._siblings else None, quiet=self._siblings is not None,
         )  # fmt: skip
-        self._own = ThisProcess(self._gate, self._lag, self._host.silent_s)
+        self._own = LocalGauges(self._gate, self._lag, self._host.silent_s)
 
     async def serve(self) -> int:
-        await self._orders.open(self._lifecycle, self._gate)
+        await self._control.open(self._lifecycle, self._gate)
         if self._siblings is not None:
             self._gate.on_change = self._publish
         http = self._http(self._serving())
@@ -140,7 +142,7 @@ class Server:
             log.info("listening", host=host, port=port, model=self._settings.names[0])
         answering = asyncio.create_task(http._serve([self._listener]), name="http")
         measuring = asyncio.create_task(self._measure_lag())
-        await first_of(answering, self._orders.asked.wait(), self._lifecycle.over.wait())
+        await first_of(answering, self._control.asked.wait(), self._lifecycle.over.wait())
         if not answering.done():
             await self._empty()
             http.should_exit = True
@@ -166,10 +168,12 @@ class Server:
         counted = self._siblings or self._own
         metrics = None
         if self._settings.enable_metrics:
-            metrics = Metrics(self._lifecycle, self._gate, self._lag, self._orders.network, counted)
+            metrics = Metrics(
+                self._lifecycle, self._gate, self._lag, self._control.network, counted
+            )
         return Serving(
             self._settings, self._lifecycle, self._gate, self._host, self._lag, metrics,
-            self._orders.network, self._siblings,
+            self._control.network, self._siblings,
         )  # fmt: skip
 
     def _http(self, serving: Serving) -> uvicorn.Server:
@@ -191,9 +195,9 @@ class Server:
 
     async def _empty(self) -> None:
         """See everybody out: those inside finish or are told why not."""
-        await self._orders.leave()
+        await self._control.leave()
         if not self._lifecycle.ended:
-            left_s = self._settings.drain_timeout_s - (time.monotonic() - self._orders.asked_at)
+            left_s = self._settings.drain_timeout_s - (time.monotonic() - self._control.asked_at)
             idle = self._gate.wait_idle(max(0.0, left_s))
             await first_of(idle, self._lifecycle.over.wait())
         if self._lifecycle.ended:
@@ -207,7 +211,7 @@ class Server:
             await self._gate.wait_idle(_CUT_OFF_S)
         await asyncio.sleep(0.05)  # the last frames leave the sockets
         if not self._lifecycle.ended:
-            await first_of(self._orders.all_out(), self._lifecycle.over.wait())
+            await first_of(self._control.all_out(), self._lifecycle.over.wait())
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()

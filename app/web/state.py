@@ -8,16 +8,19 @@ from functools import cached_property
 
 from starlette.requests import Request
 
-from app.core.host import ModelHost
-from app.core.model import ServedModel
-from app.core.probe import Probe
-from app.dialects.base import Bounds
+from app.dialects.contract import Bounds
+from app.endpoint import NO_NETWORK, Network
 from app.engine.base import Engine
 from app.errors import NotReady
-from app.lifecycle import NO_NETWORK, Gate, Lifecycle, Network
-from app.metrics import Figures, LoopLag, Metrics, ThisProcess
-from app.settings import Settings
-from app.web.orders import Siblings
+from app.gate import Gate
+from app.generation.model import ServedModel
+from app.life.control import Peers
+from app.life.host import ModelHost
+from app.life.probe import Probe
+from app.lifecycle import Lifecycle
+from app.metrics import Metrics
+from app.settings.catalogue import Settings
+from app.stats import Gauges, LocalGauges, LoopLag
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,19 @@ class Serving:
     metrics: Metrics | None
     network: Callable[[], Network] = lambda: NO_NETWORK
     """The endpoint that leads here, if there is one."""
-    siblings: Siblings | None = None
+    peers: Peers | None = None
     """The server's other processes, if there are any."""
 
-    def figures(self) -> Figures:
+    def gauges(self) -> Gauges:
         """Of the whole server."""
-        counted = self.siblings or ThisProcess(self.gate, self.lag, self.host.silent_s)
-        return counted.figures()
+        counted = self.peers or LocalGauges(self.gate, self.lag, self.host.silent_s)
+        return counted.gauges()
 
     async def abort(self, name: str | None) -> int:
         """End the server's requests of this name, or all; returns how many there were."""
         ended = self.gate.abort(name)
-        if self.siblings is not None:
-            ended += await self.siblings.abort(name)
+        if self.peers is not None:
+            ended += await self.peers.abort(name)
         return ended
 
     def loaded(self) -> tuple[Engine, ServedModel]:
@@ -55,7 +58,7 @@ class Serving:
 
     @cached_property
     def probe(self) -> Probe:
-        return Probe(self.host, self.lifecycle, heard_s=lambda: self.figures().heard_s)
+        return Probe(self.host, self.lifecycle, heard_s=lambda: self.gauges().shortest_silence_s)
 
     @cached_property
     def bounds(self) -> Bounds:

@@ -1,4 +1,4 @@
-"""One of several serving processes: its orders come from the parent, which has the engine.
+"""One of several serving processes: its control come from the parent, which has the engine.
 
 It serves like a server that is alone, on a socket of its own at the common port. What there is to
 know of the others it reads from the board; what is to be done in them it asks of the parent.
@@ -13,24 +13,26 @@ import signal
 import socket
 from typing import assert_never
 
+from app.endpoint import NO_NETWORK, Network
 from app.engine.environment import RuntimeDir
 from app.errors import InternalError
-from app.lifecycle import NO_NETWORK, Gate, Lifecycle, Network, Phase
-from app.metrics import Counted, Figures
-from app.workers import line
-from app.workers.board import Board
-from app.workers.line import Line, Message
+from app.gate import Gate
+from app.lifecycle import Lifecycle, Phase
+from app.stats import Gauges, GaugeSource
+from app.workers import messages as line
+from app.workers.messages import Line, Message
+from app.workers.shared_gauges import SharedGauges
 
 _ANSWERS_WITHIN_S = 5.0
 
 
-class FromParent:
-    """The orders of this process, and its siblings: both are at the other end of one line."""
+class WorkerControl:
+    """The control of this process, and its peers: both are at the other end of one line."""
 
     def __init__(self, process: int, processes: int, line_fd: int, runtime: RuntimeDir) -> None:
         os.set_inheritable(line_fd, False)  # what this process starts would keep it open
         self._line = Line(socket.socket(fileno=line_fd), self._heard, self._orphaned)
-        self._board = Board(runtime.path, process)
+        self._board = SharedGauges(runtime.path, process)
         self._runtime = runtime
         self._parent = os.getppid()
         self._is_orphan = False
@@ -42,7 +44,7 @@ class FromParent:
         self.loading = asyncio.Event()
         """Set once the parent has found the settings right, and begins to load the model."""
         self.count = processes
-        self.siblings = self
+        self.peers = self
         self.asked = asyncio.Event()
         self.asked_at = 0.0
 
@@ -56,7 +58,7 @@ class FromParent:
         if self._is_orphan:
             self._runtime.remove()
 
-    # -- orders ------------------------------------------------------------------------------
+    # -- control ------------------------------------------------------------------------------
 
     async def open(self, lifecycle: Lifecycle, gate: Gate) -> None:
         self._lifecycle, self._gate = lifecycle, gate
@@ -76,13 +78,13 @@ class FromParent:
         self._line.tell(line.Empty())
         await self._stop.wait()
 
-    # -- siblings ----------------------------------------------------------------------------
+    # -- peers ----------------------------------------------------------------------------
 
-    def publish(self, own: Counted) -> None:
+    def publish(self, own: GaugeSource) -> None:
         self._board.publish(own)
 
-    def figures(self) -> Figures:
-        return self._board.figures()
+    def gauges(self) -> Gauges:
+        return self._board.gauges()
 
     def scraped(self) -> None:
         self._board.scraped()

@@ -30,16 +30,18 @@ from typing import assert_never
 
 import uvloop
 
-from app.core.host import Launch, ModelHost, exit_code
-from app.core.process import exit_now, first_of
+from app.endpoint import Network
 from app.engine.environment import RuntimeDir
-from app.lifecycle import Gate, Lifecycle, Network, Phase
-from app.logs import log
-from app.settings import Settings
-from app.web.orders import Signals
-from app.workers import line
-from app.workers.board import Board
-from app.workers.line import Line, Message
+from app.gate import Gate
+from app.life.control import LocalControl
+from app.life.ending import exit_now, first_of
+from app.life.host import Launch, ModelHost, exit_code
+from app.lifecycle import Lifecycle, Phase
+from app.logs.setup import log
+from app.settings.catalogue import Settings
+from app.workers import messages as line
+from app.workers.messages import Line, Message
+from app.workers.shared_gauges import SharedGauges
 
 _ENTRY = Path(__file__).parents[2] / "serve_hathora.py"
 _ANSWER_THE_LOST_S = 3.0
@@ -60,7 +62,7 @@ def run(
 
     `arguments`: the command line, for them.
     """
-    Board.create(runtime.path, len(listeners))
+    SharedGauges.create(runtime.path, len(listeners))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         parent = Parent(settings, listeners, arguments, launch, runtime, link_fd)
         return runner.run(parent.serve())
@@ -116,14 +118,14 @@ class Parent:
         # Nobody comes in here.
         self._gate = Gate(self._lifecycle, max_running=0, max_waiting=0)
         self._host = ModelHost(settings, self._lifecycle, self._gate, launch, self._all_warm)
-        self._orders = Signals(settings, runtime.remove, link_fd, Board(runtime.path))
+        self._control = LocalControl(settings, runtime.remove, link_fd, SharedGauges(runtime.path))
         self._children: list[Child] = []
         self._questions: dict[int, _Question] = {}
         self._numbers = itertools.count()
         self._stopping = False
 
     async def serve(self) -> int:
-        await self._orders.open(self._lifecycle, self._gate)
+        await self._control.open(self._lifecycle, self._gate)
         host, port = self._listeners[0].getsockname()[:2]
         await self._start()
         log.info(
@@ -131,8 +133,8 @@ class Parent:
             processes=len(self._children),
         )  # fmt: skip
         self._host.start()
-        await first_of(self._orders.asked.wait(), self._lifecycle.over.wait())
-        await self._orders.leave()
+        await first_of(self._control.asked.wait(), self._lifecycle.over.wait())
+        await self._control.leave()
         if not self._host.loaded and not self._lifecycle.ended:
             log.info("stopped before the model was loaded")
             exit_now(0, self._cleanup)
@@ -159,8 +161,8 @@ class Parent:
             await child.listen(ours, self._heard)
         self._lifecycle.listeners.append(self._tell_phase)
         self._tell_phase(self._lifecycle.phase)
-        self._orders.when_network_changes(self._tell_network)
-        self._tell_network(self._orders.network())
+        self._control.when_network_changes(self._tell_network)
+        self._tell_network(self._control.network())
 
     def _spawn(self, no: int, line_fd: int, port_fd: int) -> subprocess.Popen[bytes]:
         # Ctrl-C in a terminal, and service managers that signal the whole group, would end it in
@@ -210,7 +212,7 @@ class Parent:
     def _tell_phase(self, phase: Phase) -> None:
         self._tell_all(
             line.Entered(
-                phase, self._lifecycle.reason, self._lifecycle.started_at, self._orders.asked_at
+                phase, self._lifecycle.reason, self._lifecycle.started_at, self._control.asked_at
             )
         )
 

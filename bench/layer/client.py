@@ -19,8 +19,8 @@ from typing import cast
 import orjson
 import uvloop
 
+from app.engine.scripted import numbered_words
 from bench.layer.answers import END, OK, Broken, check, check_beginning
-from bench.layer.engine import words
 
 _CHECKED_FULLY = 50
 """Of so many answers one has each of its frames parsed."""
@@ -79,7 +79,7 @@ class Request:
 
     @property
     def text(self) -> str:
-        return words(self.first, self.tokens)
+        return numbered_words(self.first, self.tokens)
 
     @property
     def leaves(self) -> bool:

@@ -39,7 +39,7 @@ class Server:
         allow_files(_PLACES)  # children inherit it
         with tempfile.TemporaryDirectory(prefix="layer-") as folder:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "bench.layer.server", "--host", "127.0.0.1",
+                sys.executable, "serve_hathora.py", "--engine", "scripted", "--host", "127.0.0.1",
                 "--port", str(port), "--max-concurrency", str(_PLACES), "--max-queue", str(_PLACES),
                 "--log-level", "info", "--log-file", f"{folder}/server.log",
                 "--engine-arg", f"step_s={step_s}",

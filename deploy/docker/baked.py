@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from app import settings
 from app.errors import ConfigError
+from app.settings import catalogue as settings
 
 # Field -> the build argument that it would repeat.
 _REPEATS = {

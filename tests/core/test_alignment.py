@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.alignment import Alignment
-from app.types import ScoredToken, Token
+from app.events import ScoredToken, Token
+from app.generation.alignment import Alignment
 
 
 def _token(raw: bytes) -> ScoredToken:

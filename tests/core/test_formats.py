@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from app.core.parsing import (
+from app.engine import environment
+from app.reading.pieces import (
     CallArguments,
     CallBegun,
     Harmony,
@@ -22,7 +23,6 @@ from app.core.parsing import (
     Thought,
     joined,
 )
-from app.engine import environment
 from tests.core.formats import (
     FORMATS,
     REASONING_SAMPLES,
@@ -38,7 +38,7 @@ environment.use_cpu()
 def _reader(sample: Sample) -> Reader:
     from sglang.srt.entrypoints.openai.protocol import Tool
 
-    from app.core.sglang_parsers import calls_reader
+    from app.engine.sglang.output import calls_reader
 
     return calls_reader(sample.parser, [Tool(**tool) for tool in TOOLS])
 
@@ -111,7 +111,7 @@ def test_calls_are_read_the_same_however_the_text_is_cut(sample: Sample) -> None
 
 
 def _thinking(sample: ReasoningSample) -> Reader:
-    from app.core.sglang_parsers import SGLangThinking
+    from app.engine.sglang.output import SGLangThinking
 
     return SGLangThinking(sample.parser, forced=sample.forced, calls_follow=False)
 

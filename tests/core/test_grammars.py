@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from app.core.grammars import GrammarBounds, GrammarCheck, check_regex, check_schema
 from app.errors import InvalidRequest
+from app.generation.grammars import GrammarBounds, GrammarCheck, check_regex, check_schema
 from app.types import Grammar
 
 BOUNDS = GrammarBounds(

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from app.settings import Settings
+from app.settings.catalogue import Settings
 from tests.deploy.dockerfile import ROOT
 
 Object: TypeAlias = dict[str, Any]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.settings import Settings
+from app.settings.catalogue import Settings
 from tests.deploy.dockerfile import ROOT, exec_form, stages
 from tests.deploy.manifests import SETTINGS, containers
 

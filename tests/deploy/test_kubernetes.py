@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from app.settings import Settings
+from app.settings.catalogue import Settings
 from tests.deploy.dockerfile import ROOT, SERVE_UID
 from tests.deploy.manifests import (
     KUSTOMIZATIONS,

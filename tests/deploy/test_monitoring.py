@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from app.lifecycle import NetworkState, Phase
+from app.endpoint import NetworkState
+from app.lifecycle import Phase
 from tests.deploy.manifests import DEPLOY, objects
 
 RULES = objects(DEPLOY / "monitoring/prometheusrule.yaml")[0]

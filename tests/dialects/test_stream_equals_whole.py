@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 import pytest
 
-from app.core.model import ServedModel
-from app.dialects.base import Bounds, Call, Stream, Whole
-from app.dialects.chat import CHAT
+from app.dialects.contract import Bounds, Call, Stream, Whole
+from app.dialects.openai.chat import CHAT
 from app.engine import environment
-from app.engine.base import Rendered
-from app.lifecycle import Gate, Lifecycle
-from app.metrics import RequestStats
+from app.gate import Gate
+from app.generation.model import ServedModel
+from app.lifecycle import Lifecycle
+from app.stats import RequestStats
 from app.web.state import Serving
 from tests.core.formats import REASONING_SAMPLES, TOOL_SAMPLES, TOOLS, ReasoningSample, Sample
 from tests.core.test_formats import _name, with_known
@@ -129,7 +129,7 @@ async def test_thinking_is_the_same_streamed_and_whole(sample: ReasoningSample) 
         engine = ScriptedEngine(
             *cut,
             reasoning_parser=sample.parser,
-            rendered=lambda _, ids: Rendered(ids, thinking=sample.forced),
+            thinking=sample.forced,
         )
         streamed = _gathered(await _ask(engine, True))
         whole = _of_whole(await _ask(engine, False))

@@ -26,9 +26,10 @@ from sglang.srt.managers import io_struct
 from sglang.srt.managers.io_struct import AbortReq, BatchStrOutput, FlushCacheReqOutput
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-from app.engine.exchange import Exchange, Question
+from app.engine.base import Question
+from app.engine.sglang.exchange import Exchange
 from app.errors import InternalError, InvalidRequest, Overloaded
-from app.types import Scoring
+from app.types import Sampling, Scoring
 
 COLUMNS = [
     field.name for field in io_struct.msgspec.structs.fields(BatchStrOutput)
@@ -104,19 +105,19 @@ async def rows_reach_their_requests_and_nobody_elses() -> None:
     exchange = engine.exchange
     plain, scored = exchange.inbox(), exchange.inbox()
     sampling = {"max_new_tokens": 9, "stream_interval": 5}
-    exchange.ask("a", Question(prompt=[1, 2, 3], sampling=sampling), plain, 1)
+    exchange.ask("a", Question(prompt=[1, 2, 3], sampling=Sampling()), sampling, plain, 1)
     asked = await engine.question()
     assert (asked.rid, list(asked.input_ids), asked.stream) == ("a", [1, 2, 3], True)
     assert (asked.sampling_params.max_new_tokens, asked.sampling_params.stream_interval) == (9, 5)
     assert (asked.return_logprob, asked.logprob_start_len) == (False, -1)
     wanted = Question(
         prompt=[4],
-        sampling={},
+        sampling=Sampling(),
         scoring=Scoring(top=1, prompt_from=0),
         token_ids=True,
-        thinking=True,
+        gates_grammar=True,
     )
-    exchange.ask("b", wanted, scored)
+    exchange.ask("b", wanted, {}, scored)
     asked = await engine.question()
     assert (asked.top_logprobs_num, asked.logprob_start_len) == (1, 0)
     assert asked.require_reasoning
@@ -151,7 +152,7 @@ async def rows_reach_their_requests_and_nobody_elses() -> None:
 async def an_abort_reaches_the_engine_once_and_silences_the_request() -> None:
     engine = Engine()
     inbox = engine.exchange.inbox()
-    line = engine.exchange.ask("a", Question(prompt=[1], sampling={}), inbox)
+    line = engine.exchange.ask("a", Question(prompt=[1], sampling=Sampling()), {}, inbox)
     await engine.question()
     engine.exchange.abort(line)
     engine.exchange.abort(line)
@@ -169,13 +170,13 @@ async def an_abort_reaches_the_engine_once_and_silences_the_request() -> None:
 async def an_engine_that_is_gone_takes_no_question_and_minds_no_abort() -> None:
     engine = Engine()
     inbox = engine.exchange.inbox()
-    line = engine.exchange.ask("a", Question(prompt=[1], sampling={}), inbox)
+    line = engine.exchange.ask("a", Question(prompt=[1], sampling=Sampling()), {}, inbox)
     await engine.question()
     engine.asked.close(linger=0)
     deadline = asyncio.get_running_loop().time() + 10
     with pytest.raises(InternalError):  # noqa: PT012
         while asyncio.get_running_loop().time() < deadline:  # until its end is noticed
-            engine.exchange.ask("b", Question(prompt=[1], sampling={}), inbox)
+            engine.exchange.ask("b", Question(prompt=[1], sampling=Sampling()), {}, inbox)
             await asyncio.sleep(0.01)
     engine.exchange.abort(line)
     engine.exchange.close()
@@ -189,11 +190,11 @@ async def what_the_engine_ends_is_an_error() -> None:
         ({"type": "stop", "matched": "NaN happened"}, InternalError),
     ):
         inbox = engine.exchange.inbox()
-        engine.exchange.ask("a", Question(prompt=[1], sampling={}), inbox)
+        engine.exchange.ask("a", Question(prompt=[1], sampling=Sampling()), {}, inbox)
         engine.output(["a"], [""], finished_reasons=[finish])
         assert await _failure(inbox) is error
     inbox = engine.exchange.inbox()
-    engine.exchange.ask("a", Question(prompt=[1], sampling={}), inbox)
+    engine.exchange.ask("a", Question(prompt=[1], sampling=Sampling()), {}, inbox)
     refused = {"type": "abort", "message": "The queue is full.", "status_code": 503}
     engine.say(AbortReq(rid="a", finished_reason=refused))
     assert await _failure(inbox) is Overloaded
@@ -219,9 +220,9 @@ async def other_messages_are_sglangs_and_nonsense_is_the_engines_end() -> None:
 
 async def sampling_that_sglang_refuses_is_refused_before_it_is_sent() -> None:
     engine = Engine()
-    question = Question(prompt=[1], sampling={"top_p": 7})
+    question = Question(prompt=[1], sampling=Sampling())
     with pytest.raises(ValueError, match="top_p"):
-        engine.exchange.ask("a", question, engine.exchange.inbox())
+        engine.exchange.ask("a", question, {"top_p": 7}, engine.exchange.inbox())
     assert not engine.asked.poll(50)
     engine.exchange.close()
 

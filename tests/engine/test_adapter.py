@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.engine import sglang
-from app.engine.exchange import _end_of
-from app.engine.launch import _check_reserved
+from app.engine.sglang import adapter as sglang
+from app.engine.sglang.exchange import _end_of
+from app.engine.sglang.launch import _check_reserved
 from app.errors import ConfigError, InternalError, InvalidRequest, Overloaded, ServeError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.engine import hardware
+from app.engine.sglang import hardware
 from app.errors import ConfigError
 
 GPT_OSS = {

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.base import Chunk
-from app.engine.inbox import Inbox, Pace, merged
+from app.engine.inbox import Inbox, merged
+from app.engine.pace import Pace
 
 
 def _chunk(text: str, index: int = 0, **more: object) -> Chunk:

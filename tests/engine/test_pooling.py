@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.engine import pooling
+from app.engine.sglang import pooling
 from app.errors import ConfigError
 
 BERT = {"architectures": ["BertModel"], "hidden_size": 384, "max_position_embeddings": 512}
@@ -158,7 +158,7 @@ def test_the_longest_input_is_what_the_model_was_made_for(tmp_path, config, said
 
 
 def test_reading_a_folder_loads_no_model_library():
-    code = "import app.engine.pooling, sys; print({'torch', 'sglang'} & {*sys.modules})"
+    code = "import app.engine.sglang.pooling, sys; print({'torch', 'sglang'} & {*sys.modules})"
     assert run(code) == "set()"
 
 
@@ -166,7 +166,8 @@ def test_sglang_takes_our_encoders_and_pools_the_others_as_we_think():
     # It takes its own, with a warning at most, when ours cannot be imported.
     code = """
 import inspect, json
-from app.engine import environment, pooling
+from app.engine import environment
+from app.engine.sglang import pooling
 environment.use_cpu()
 from sglang.srt.models.registry import ModelRegistry
 found = {}
@@ -179,8 +180,10 @@ for name, mode in pooling._FIXED_POOLING.items():
     found[name] = source.count("Pooler(pool") == source.count(pooler) == 1
 print(json.dumps(found))
 """
-    told = json.loads(run(code, SGLANG_EXTERNAL_MODEL_PACKAGE="app.engine.models").splitlines()[-1])
-    ours = dict.fromkeys(pooling._ANY_POOLING, "app.engine.models.bert")
+    told = json.loads(
+        run(code, SGLANG_EXTERNAL_MODEL_PACKAGE="app.engine.sglang.models").splitlines()[-1]
+    )
+    ours = dict.fromkeys(pooling._ANY_POOLING, "app.engine.sglang.models.bert")
     assert told == ours | dict.fromkeys(pooling._FIXED_POOLING, True)
 
 
@@ -190,7 +193,7 @@ def run(code: str, **environment: str) -> str:
         check=True,
         capture_output=True,
         text=True,
-        cwd=Path(pooling.__file__).parents[2],
+        cwd=Path(pooling.__file__).parents[3],
         env=os.environ | environment,
     )
     return done.stdout.strip()

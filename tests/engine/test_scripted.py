@@ -6,10 +6,15 @@ import inspect
 
 import pytest
 
-from app.engine.base import Engine
+from app.engine.base import Engine, Launched
 from tests.support.scripted import ScriptedEngine
 
-METHODS = [name for name, each in vars(Engine).items() if name[0] != "_" and callable(each)]
+METHODS = [
+    name
+    for protocol in (Launched, Engine)
+    for name, each in vars(protocol).items()
+    if name[0] != "_" and callable(each)
+]
 
 
 @pytest.mark.parametrize("name", METHODS)

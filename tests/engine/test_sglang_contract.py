@@ -1,4 +1,4 @@
-"""What engine/ and core/sglang_parsers.py rely on in SGLang, against the installed release.
+"""What engine/ and engine/sglang/output.py rely on in SGLang, against the installed release.
 
 In a process of its own: importing SGLang sets the process's event loop policy and much else.
 """
@@ -93,7 +93,7 @@ print("kept")
 def test_sglang_is_as_the_adapter_knows_it() -> None:
     import json
 
-    from app.settings import Settings
+    from app.settings.catalogue import Settings
 
     passed_on = [
         field.json_schema_extra["engine"]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from app.endpoint import Network, NetworkState
 from app.hathora import membership as module
 from app.hathora.membership import Membership
 from app.hathora.network import NetworkFailed, Place
-from app.lifecycle import Network, NetworkState
 from tests.support.serving import eventually
 
 PLACE = Place(

@@ -24,7 +24,7 @@ import pytest
 
 from tests.support.compute import GROUP, FakeCompute
 
-SERVER = Path(__file__).parents[1] / "support" / "quick_server.py"
+SERVER = Path(__file__).parents[2] / "serve_hathora.py"
 WITHIN_S = 5.0
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "3"))
 
@@ -37,7 +37,11 @@ class Supervised:
         self.url = f"http://127.0.0.1:{port}"
         self.folder = folder
         environ = fake.environ(
-            HATHORA_DEFAULT_PORT=str(port), HOST="127.0.0.1", LOG_FORMAT="json", **given
+            HATHORA_DEFAULT_PORT=str(port),
+            HOST="127.0.0.1",
+            LOG_FORMAT="json",
+            ENGINE="scripted",
+            **{"ENGINE_ARGS": '{"words": 51, "token_s": 0.05}', **given},
         )
         with (folder / "out.log").open("wb") as out:
             self.process = subprocess.Popen(

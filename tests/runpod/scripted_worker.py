@@ -17,18 +17,19 @@ from typing import Any
 
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="test-metrics-"))
 
-from app import logs
+from app.engine.base import Question
 from app.errors import StartError
+from app.logs import setup as logs
 from app.runpod import worker
-from app.settings import load
+from app.settings.catalogue import load
 from tests.support.scripted import ScriptedEngine
 
 
 class Engine(ScriptedEngine):
-    async def generate(self, prompt: list[int], *args: Any, **named: Any) -> Any:
-        if self.decode(prompt) == "die":
+    async def generate(self, question: Question, *, id: str, choices: int) -> Any:
+        if self.decode(question.prompt) == "die":
             self.lost.set_result("it was asked to die")
-        async for chunk in super().generate(prompt, *args, **named):
+        async for chunk in super().generate(question, id=id, choices=choices):
             yield chunk
 
     async def close(self) -> None:

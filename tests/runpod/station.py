@@ -12,13 +12,14 @@ import pytest
 from runpod.serverless.modules import rp_http, rp_job
 from runpod.serverless.modules.worker_state import WORKER_ID, JobsProgress
 
-from app.core.host import ModelHost
-from app.lifecycle import Gate, Lifecycle, Phase
+from app.gate import Gate
+from app.life.host import ModelHost
+from app.lifecycle import Lifecycle, Phase
 from app.runpod import sdk
+from app.runpod.answer_job import handler
 from app.runpod.backend import Backend
-from app.runpod.handler import handler
 from app.runpod.local import LocalBackend
-from app.settings import Settings
+from app.settings.catalogue import Settings
 from tests.support.runpod_platform import Job, Platform
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, settings

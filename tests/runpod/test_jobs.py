@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import BodyTooLarge, InvalidRequest, ServeError, UnsupportedParameter
-from app.runpod.backend import Form
+from app.runpod.backend import OutputForm
 from app.runpod.batches import Growth
 from app.runpod.jobs import Rules, read_job, tidy_route
 from tests.support.serving import settings
@@ -22,7 +22,7 @@ HI = [{"role": "user", "content": "hi"}]
 CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
 
 
-def ask(given: Any, rules: Rules = RULES) -> tuple[str, str, Form, dict[str, Any]]:
+def ask(given: Any, rules: Rules = RULES) -> tuple[str, str, OutputForm, dict[str, Any]]:
     found = read_job(given, rules)
     return found.route, found.method, found.form, orjson.loads(found.body)
 
@@ -32,35 +32,35 @@ def ask(given: Any, rules: Rules = RULES) -> tuple[str, str, Form, dict[str, Any
     [
         (
             {"openai_route": CHAT, "openai_input": {"messages": HI, "stream": True}},
-            CHAT, Form.OPENAI, {"messages": HI, "stream": True},
+            CHAT, OutputForm.OPENAI, {"messages": HI, "stream": True},
         ),
-        ({"openai_route": "chat/completions", "openai_input": {}}, CHAT, Form.OPENAI, {}),
+        ({"openai_route": "chat/completions", "openai_input": {}}, CHAT, OutputForm.OPENAI, {}),
         (
             {"openai_route": "/v1/completions", "openai_input": {"prompt": "a"}},
-            COMPLETIONS, Form.OPENAI, {"prompt": "a"},
+            COMPLETIONS, OutputForm.OPENAI, {"prompt": "a"},
         ),
-        ({"openai_input": {"messages": HI}}, CHAT, Form.OPENAI, {"messages": HI}),
-        ({"openai_input": {"prompt": "a"}}, COMPLETIONS, Form.OPENAI, {"prompt": "a"}),
-        ({"route": "/tokenize", "body": {"a": 1}}, "/tokenize", Form.OPENAI, {"a": 1}),
-        ({"messages": HI}, CHAT, Form.OPENAI, {"messages": HI}),
-        ({"messages": HI, "prompt": "no"}, CHAT, Form.OPENAI, {"messages": HI}),
-        ({"messages": "hi"}, CHAT, Form.OPENAI, {"messages": HI}),
+        ({"openai_input": {"messages": HI}}, CHAT, OutputForm.OPENAI, {"messages": HI}),
+        ({"openai_input": {"prompt": "a"}}, COMPLETIONS, OutputForm.OPENAI, {"prompt": "a"}),
+        ({"route": "/tokenize", "body": {"a": 1}}, "/tokenize", OutputForm.OPENAI, {"a": 1}),
+        ({"messages": HI}, CHAT, OutputForm.OPENAI, {"messages": HI}),
+        ({"messages": HI, "prompt": "no"}, CHAT, OutputForm.OPENAI, {"messages": HI}),
+        ({"messages": "hi"}, CHAT, OutputForm.OPENAI, {"messages": HI}),
         (
             {"messages": HI, "extra_body": {"top_k": 3}},
-            CHAT, Form.OPENAI, {"messages": HI, "top_k": 3},
+            CHAT, OutputForm.OPENAI, {"messages": HI, "top_k": 3},
         ),
         (
             {"messages": HI, "sampling_params": {"max_tokens": 7}},
-            CHAT, Form.VLLM, {"messages": HI, "max_tokens": 7},
+            CHAT, OutputForm.VLLM, {"messages": HI, "max_tokens": 7},
         ),
-        ({"prompt": "a"}, COMPLETIONS, Form.VLLM, {"prompt": "a", "max_tokens": 100}),
+        ({"prompt": "a"}, COMPLETIONS, OutputForm.VLLM, {"prompt": "a", "max_tokens": 100}),
         (
             {"prompt": "hi", "apply_chat_template": True},
-            CHAT, Form.VLLM, {"messages": HI, "max_tokens": 100},
+            CHAT, OutputForm.VLLM, {"messages": HI, "max_tokens": 100},
         ),
         (
             {"prompt": "a", "stream": True, "sampling_params": {"max_new_tokens": 3}},
-            COMPLETIONS, Form.VLLM,
+            COMPLETIONS, OutputForm.VLLM,
             {
                 "prompt": "a", "stream": True, "max_tokens": 3,
                 "stream_options": {"continuous_usage_stats": True},
@@ -68,14 +68,14 @@ def ask(given: Any, rules: Rules = RULES) -> tuple[str, str, Form, dict[str, Any
         ),
         (
             {"text": "a", "sampling_params": {"max_new_tokens": 3}, "rid": "x"},
-            GENERATE, Form.OPENAI,
+            GENERATE, OutputForm.OPENAI,
             {"text": "a", "sampling_params": {"max_new_tokens": 3}, "rid": "x"},
         ),
-        ({"input_ids": [1, 2]}, GENERATE, Form.OPENAI, {"input_ids": [1, 2]}),
+        ({"input_ids": [1, 2]}, GENERATE, OutputForm.OPENAI, {"input_ids": [1, 2]}),
     ],
 )  # fmt: skip
 def test_a_shape_becomes_its_request(
-    given: dict[str, Any], route: str, form: Form, body: dict[str, Any]
+    given: dict[str, Any], route: str, form: OutputForm, body: dict[str, Any]
 ) -> None:
     assert ask(given) == (route, "POST", form, body)
 
@@ -109,14 +109,16 @@ def test_a_route_may_be_written_in_several_ways(given: str, tidy: str) -> None:
 @pytest.mark.parametrize(
     ("output", "job", "form"),
     [
-        ("openai", {"prompt": "a"}, Form.OPENAI),
-        ("openai", {"messages": HI, "sampling_params": {}}, Form.OPENAI),
-        ("vllm", {"messages": HI}, Form.VLLM),
-        ("vllm", {"openai_route": CHAT, "openai_input": {"messages": HI}}, Form.OPENAI),
-        ("auto", {"messages": HI, "sampling_params": {}}, Form.VLLM),
+        ("openai", {"prompt": "a"}, OutputForm.OPENAI),
+        ("openai", {"messages": HI, "sampling_params": {}}, OutputForm.OPENAI),
+        ("vllm", {"messages": HI}, OutputForm.VLLM),
+        ("vllm", {"openai_route": CHAT, "openai_input": {"messages": HI}}, OutputForm.OPENAI),
+        ("auto", {"messages": HI, "sampling_params": {}}, OutputForm.VLLM),
     ],
 )
-def test_the_output_is_what_job_output_says(output: str, job: dict[str, Any], form: Form) -> None:
+def test_the_output_is_what_job_output_says(
+    output: str, job: dict[str, Any], form: OutputForm
+) -> None:
     assert ask(job, Rules.of(settings(JOB_OUTPUT=output)))[2] is form
 
 
@@ -217,7 +219,7 @@ def test_what_json_cannot_carry_is_the_callers_fault(value: Any) -> None:
 def test_a_forwarded_job_is_a_conversation_that_names_a_model(
     job: dict[str, Any], body: dict[str, Any]
 ) -> None:
-    assert ask(job, UPSTREAM) == (CHAT, "POST", Form.OPENAI, body)
+    assert ask(job, UPSTREAM) == (CHAT, "POST", OutputForm.OPENAI, body)
 
 
 def test_a_forwarded_text_stays_one_if_its_route_says_so() -> None:

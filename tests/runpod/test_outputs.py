@@ -10,6 +10,7 @@ from openai import AsyncOpenAI
 
 from app.dialects import routes
 from app.runpod.batches import MAX_YIELD_BYTES
+from app.types import Message, Text
 from app.web import app as web
 from tests.runpod.station import working
 from tests.support import sse
@@ -101,7 +102,7 @@ async def test_a_template_and_sampling_parameters_make_a_conversation() -> None:
         ):
             job = await station.ask(input)
             assert job.output[0]["choices"] == [{"tokens": ["yes"]}]
-            assert station.engine.chats[-1].messages == HI
+            assert station.engine.chats[-1].messages == [Message(role="user", parts=(Text("hi"),))]
             assert station.engine.calls[-1][1].max_tokens == 100
 
 

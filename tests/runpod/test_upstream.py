@@ -13,6 +13,7 @@ import structlog
 
 from app.errors import ConfigError
 from app.runpod.upstream import UpstreamBackend
+from app.types import Message, Text
 from tests.runpod.station import Station, working
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
@@ -89,7 +90,7 @@ async def test_a_prompt_is_answered_as_a_conversation() -> None:
     async with to_ours(ScriptedEngine("He", "llo")) as (station, running):
         job = await station.ask({"prompt": "hi"})
         assert job.output[0]["choices"][0]["message"]["content"] == "Hello"
-        assert running.engine.chats[-1].messages == HI
+        assert running.engine.chats[-1].messages == [Message(role="user", parts=(Text("hi"),))]
 
 
 async def test_a_stream_is_passed_on_event_by_event() -> None:

@@ -121,13 +121,15 @@ async def _connection() -> AsyncIterator[tuple[Any, Wire]]:
     import uvicorn
     from uvicorn.server import ServerState
 
-    from app.core.host import ModelHost
-    from app.lifecycle import Gate, Lifecycle, Phase
-    from app.metrics import LoopLag, Metrics
+    from app.engine.scripted import SteppedEngine
+    from app.gate import Gate
+    from app.life.host import ModelHost
+    from app.lifecycle import Lifecycle, Phase
+    from app.metrics import Metrics
+    from app.stats import LoopLag
     from app.web.app import create_app
-    from app.web.protocol import bounded
+    from app.web.connection import bounded
     from app.web.state import Serving
-    from bench.layer.engine import SteppedEngine
     from tests.support.serving import eventually, settings
 
     configured = settings()
@@ -184,7 +186,7 @@ def main() -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         import uvloop
 
-        from app import logs
+        from app.logs import setup as logs
         from tests.support.serving import settings
 
         gc.disable()

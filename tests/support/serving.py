@@ -11,13 +11,15 @@ from typing import Any
 import httpx
 import uvicorn
 
-from app.core.host import ModelHost
 from app.engine.base import Engine
-from app.lifecycle import Gate, Lifecycle, Phase
-from app.metrics import LoopLag, Metrics
-from app.settings import Settings, load
+from app.gate import Gate
+from app.life.host import ModelHost
+from app.lifecycle import Lifecycle, Phase
+from app.metrics import Metrics
+from app.settings.catalogue import Settings, load
+from app.stats import LoopLag
 from app.web.app import create_app
-from app.web.protocol import bounded
+from app.web.connection import bounded
 from app.web.server import bind
 from app.web.state import Serving
 

@@ -20,13 +20,14 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.dialects.base import read
-from app.dialects.completions import CompletionBody
+from app.dialects.contract import read
 from app.dialects.json_shape import shape
+from app.dialects.openai.completions import CompletionBody
 from app.errors import InvalidRequest
 from app.lifecycle import Phase
-from app.web import protocol, replies
-from app.web.protocol import BoundedHttp
+from app.web import connection as protocol
+from app.web import generation as replies
+from app.web.connection import BoundedHttp
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import Running, eventually, serve
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.engine import environment
-from app.engine.base import Rendered
+from app.types import Text
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import serve
@@ -115,8 +115,8 @@ async def test_custom_tools_get_and_give_their_text_as_it_is() -> None:
     assert pieces[0]["custom"] == {"name": "patch", "input": ""}
     assert "".join(piece["custom"]["input"] for piece in pieces) == written
     assert answer.status_code == 200
-    lowered = engine.chats[-1].messages[1]["tool_calls"][0]["function"]
-    assert json.loads(lowered["arguments"]) == {"input": written}
+    lowered = engine.chats[-1].messages[1].calls[0]
+    assert json.loads(lowered.arguments) == {"input": written}
 
 
 async def test_each_choice_has_its_own_calls() -> None:
@@ -177,7 +177,7 @@ async def test_strict_tools_and_schemas_reach_the_engine_as_grammars() -> None:
 async def test_grammars_wait_for_the_end_of_the_thinking() -> None:
     engine = ScriptedEngine(
         "Let me see: {}.", "</think>", '{"a": 1}', reasoning_parser="qwen3",
-        rendered=lambda _, ids: Rendered(ids, thinking=True, gates_grammar=True),
+        thinking=True, gates_grammar=True,
     )  # fmt: skip
     message, _ = await _message(engine, response_format={"type": "json_object"})
     assert message["reasoning_content"] == "Let me see: {}."
@@ -189,7 +189,7 @@ async def test_thinking_has_its_alias_where_it_is_configured() -> None:
     def engine() -> ScriptedEngine:
         return ScriptedEngine(
             "Hm.", "</think>", "Yes.", reasoning_parser="qwen3",
-            rendered=lambda _, ids: Rendered(ids, thinking=True),
+            thinking=True,
         )  # fmt: skip
 
     async with serve(engine(), REASONING_ALIAS="true") as running:
@@ -219,7 +219,7 @@ async def test_thinking_of_earlier_turns_and_switches_reach_the_template() -> No
         )  # fmt: skip
     assert answer.status_code == 200
     (chat,) = engine.chats
-    assert chat.messages[1]["reasoning_content"] == "because"
+    assert chat.messages[1].reasoning == "because"
     assert (chat.effort, chat.template_kwargs) == ("low", {"enable_thinking": False})
 
 
@@ -331,11 +331,9 @@ async def test_what_agents_send_back_is_taken() -> None:
         answer = await running.client.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
     (chat,) = engine.chats
-    assert json.loads(chat.messages[1]["tool_calls"][0]["function"]["arguments"]) == {
-        "input": "{cut o"
-    }
-    assert chat.messages[3]["reasoning_content"] == "hm"
-    assert chat.messages[3]["content"] == [{"type": "text", "text": "b"}]
+    assert json.loads(chat.messages[1].calls[0].arguments) == {"input": "{cut o"}
+    assert chat.messages[3].reasoning == "hm"
+    assert chat.messages[3].parts == (Text("b"),)
 
 
 async def test_large_tools_are_shown_but_not_compiled_and_count_as_prompt() -> None:
@@ -403,7 +401,7 @@ async def test_the_engine_forgets_grammars_when_it_has_nothing_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It keeps each that it was ever given; only emptying its caches makes it forget them."""
-    monkeypatch.setattr("app.core.model._GRAMMARS_KEPT", 2)
+    monkeypatch.setattr("app.generation.model._GRAMMARS_KEPT", 2)
     engine = ScriptedEngine("{}")
     async with serve(engine) as running:
         for no in (1, 1, 2, 3):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.core.probe import Probe
 from app.errors import ConfigError, InternalError
+from app.life.probe import Probe
 from app.lifecycle import Phase
-from app.settings import load
+from app.settings.catalogue import load
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
 from tests.support.sse import frames

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.dialects.native_fields import IGNORED, NativeBody, NativeSampling
+from app.dialects.sglang.fields import IGNORED, NativeBody, NativeSampling
 from app.errors import InternalError
 from app.types import Grammar, Scoring
 from tests.support.scripted import ScriptedEngine

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app.dialects.base import present, read
-from app.dialects.chat import ChatPresenter
-from app.dialects.completions import CompletionPresenter
+from app.dialects.contract import present, read
+from app.dialects.openai.chat import ChatPresenter
+from app.dialects.openai.completions import CompletionPresenter
 from app.dialects.routes import DIALECTS
 from app.errors import InvalidRequest, Overloaded
-from app.types import Beat, Finished, Started, TextDelta, Usage
+from app.events import Beat, Finished, Started, TextDelta, Usage
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
@@ -240,11 +240,11 @@ async def test_several_prompts_have_their_choices_in_order() -> None:
 
 async def test_one_prompt_that_fails_fails_them_all_and_aborts_the_rest() -> None:
     class Failing(ScriptedEngine):
-        async def generate(self, prompt: list[int], *args: Any, **more: Any) -> Any:
-            if len(prompt) == 1:
+        async def generate(self, question: Any, **more: Any) -> Any:
+            if len(question.prompt) == 1:
                 await asyncio.sleep(0.05)
                 raise InvalidRequest("not this one")
-            async for chunk in super().generate(prompt, *args, **more):
+            async for chunk in super().generate(question, **more):
                 yield chunk
 
     engine = Failing("x", asyncio.Event())

@@ -23,15 +23,16 @@ import psutil
 import pytest
 
 from app.errors import ConfigError
-from app.lifecycle import Gate, Lifecycle, Phase
-from app.metrics import LoopLag, ThisProcess
-from app.settings import Settings
+from app.gate import Gate
+from app.lifecycle import Lifecycle, Phase
+from app.settings.catalogue import Settings
+from app.stats import LocalGauges, LoopLag
 from app.web.server import bind, bind_several
-from app.workers.board import Board
+from app.workers.shared_gauges import SharedGauges
 from tests.support import sse
 from tests.support.serving import eventually, settings
 
-SERVER = Path(__file__).parents[1] / "support" / "quick_server.py"
+SERVER = Path(__file__).parents[2] / "serve_hathora.py"
 KEY = {"authorization": "Bearer operator"}
 
 
@@ -45,7 +46,8 @@ class Several:
         self.files.mkdir()
         environ = {
             "TOKENIZER_WORKERS": "2", "HOST": "127.0.0.1", "PORT": "0", "LOG_FORMAT": "json",
-            "ADMIN_API_KEY": "operator", "TMPDIR": str(self.files), **given,
+            "ADMIN_API_KEY": "operator", "TMPDIR": str(self.files), "ENGINE": "scripted",
+            "ENGINE_ARGS": '{"words": 51, "token_s": 0.05}', **given,
         }  # fmt: skip
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
@@ -165,7 +167,7 @@ Start = Callable[..., Several]
 
 
 async def test_the_figures_are_the_same_whichever_process_is_asked(start: Start) -> None:
-    server = await start(ENGINE_ARGS='{"words": 1000}').ready()
+    server = await start(ENGINE_ARGS='{"words": 1000, "token_s": 0.05}').ready()
     streams = await Streams(server).open()
     for _ in range(8):
         health = (await server.get("/health")).json()
@@ -290,7 +292,7 @@ async def test_a_port_that_is_taken_ends_the_start(start: Start) -> None:
     assert "cannot listen on 127.0.0.1" in late.text
 
 
-def _counted(requests: int, lag_s: float, silent_s: float) -> ThisProcess:
+def _counted(requests: int, lag_s: float, silent_s: float) -> LocalGauges:
     lifecycle, lag = Lifecycle(), LoopLag()
     lifecycle.enter(Phase.READY)
     gate = Gate(lifecycle, max_running=9, max_waiting=0)
@@ -298,32 +300,32 @@ def _counted(requests: int, lag_s: float, silent_s: float) -> ThisProcess:
         gate.admit()
     lag.noted(lag_s)
     lag.noted(0.0)
-    return ThisProcess(gate, lag, lambda: silent_s)
+    return LocalGauges(gate, lag, lambda: silent_s)
 
 
 async def test_the_board_has_sums_of_counts_and_the_longest_of_durations(tmp_path: Path) -> None:
-    Board.create(tmp_path, 3)
-    boards = [Board(tmp_path, no) for no in range(3)]
+    SharedGauges.create(tmp_path, 3)
+    boards = [SharedGauges(tmp_path, no) for no in range(3)]
     for board, requests, lag_s, silent_s in zip(
         boards, (2, 3, 0), (0.1, 0.7, 0.2), (4.0, 9.0, 0.0), strict=True
     ):
         board.publish(_counted(requests, lag_s, silent_s))
-    found = boards[0].figures()
+    found = boards[0].gauges()
     assert (found.in_flight, found.worst_lag_s, found.lag_s) == (5, 0.7, 0.0)
     # The third has no work: that it has heard nothing says nothing.
-    assert (found.silent_s, found.heard_s) == (9.0, 4.0)
+    assert (found.longest_silence_s, found.shortest_silence_s) == (9.0, 4.0)
 
 
 async def test_a_scrape_of_one_process_has_all_count_their_worst_anew(tmp_path: Path) -> None:
-    Board.create(tmp_path, 2)
-    boards = [Board(tmp_path, no) for no in range(2)]
+    SharedGauges.create(tmp_path, 2)
+    boards = [SharedGauges(tmp_path, no) for no in range(2)]
     counted = [_counted(0, lag_s, 0.0) for lag_s in (0.1, 0.7)]
     for board, own in zip(boards, counted, strict=True):
         board.publish(own)
     boards[0].scraped()
     for board, own in zip(boards, counted, strict=True):
         board.publish(own)
-    assert boards[0].figures().worst_lag_s == 0.0
+    assert boards[0].gauges().worst_lag_s == 0.0
 
 
 def test_connections_are_spread_over_the_sockets_of_one_port() -> None:

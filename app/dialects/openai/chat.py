@@ -1,0 +1,441 @@
+"""OpenAI chat completions: request -> GenerationRequest, events -> `chat.completion.chunk` frames.
+
+Source: https://platform.openai.com/docs/api-reference/chat, read 2026-11; `reasoning_content` as
+DeepSeek and SGLang write it, `reasoning` as OpenRouter and vLLM do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, assert_never
+
+import orjson
+from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.dialects.contract import Body, Bounds, Call, Dialect, Reply, now, present
+from app.dialects.openai import sampling as fields
+from app.dialects.openai import tools
+from app.dialects.openai.sampling import (
+    DONE,
+    SamplingFields,
+    alternatives,
+    frame,
+    logprob_json,
+    usage_json,
+)
+from app.dialects.openai.tools import AnyTool, PastCall, ToolChoice
+from app.errors import InvalidRequest, ServeError, UnsupportedParameter
+from app.events import (
+    Choice,
+    Event,
+    Finished,
+    Progress,
+    ReasoningDelta,
+    Result,
+    Scored,
+    ScoredToken,
+    Started,
+    TextDelta,
+    TokenIds,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from app.types import ChatPrompt, GenerationRequest, Json, Message, Scoring, Text, ToolCall
+
+_MAX_WORD = 64
+
+
+class TextPart(Body):
+    type: str
+    text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_only(cls, data: Any) -> Any:
+        kind = data.get("type") if isinstance(data, dict) else None
+        if kind == "refusal":
+            return {"type": "text", "text": data.get("refusal")}
+        if isinstance(kind, str) and kind != "text":
+            raise PydanticCustomError(
+                "unsupported_parameter",
+                "This model takes text only: content parts of another type than 'text' are not "
+                "supported.",
+            )
+        return data
+
+
+Content = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[
+        list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True), Tag("~parts")
+    ],
+    Discriminator(lambda value: "~parts" if isinstance(value, list) else "~text"),
+]
+
+
+class ChatMessage(Body):
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"function_call": (), "audio": ()}
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: Annotated[str, Field(max_length=256)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+    tool_calls: Annotated[list[PastCall], Field(max_length=1024, fail_fast=True)] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fold_thinking(cls, data: Any) -> Any:
+        """Parts that are thinking become `reasoning_content`; no parts at all are no content."""
+        if not isinstance(data, dict) or not isinstance(parts := data.get("content"), list):
+            return data
+        thought = [
+            part.get(part["type"]) or part.get("text")
+            for part in parts
+            if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")
+        ]
+        if data.get("role") != "assistant" or (parts and not thought):
+            return data
+        rest = [
+            part
+            for part in parts
+            if not isinstance(part, dict) or part.get("type") not in ("thinking", "reasoning")
+        ]
+        folded = "".join(text for text in thought if isinstance(text, str))
+        before = data.get("reasoning_content")
+        return {**data, "content": rest or None, "reasoning_content": folded or before}
+
+    @property
+    def lowered(self) -> Message:
+        content = self.content if self.content is not None else self.refusal
+        if isinstance(content, list):
+            parts = tuple(Text(part.text) for part in content)
+        else:
+            parts = () if content is None else (Text(content),)
+        thinking = self.reasoning_content or self.reasoning
+        return Message(
+            role=self.role,
+            parts=parts,
+            name=self.name,
+            tool_call_id=self.tool_call_id,
+            calls=tuple(tools.past_call(call) for call in self.tool_calls or ()),
+            reasoning=(thinking or None) if self.role == "assistant" else None,
+        )
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class ReasoningOptions(Body):
+    """OpenRouter's way of `reasoning_effort`."""
+
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"max_tokens": (), "exclude": (False,)}
+
+    effort: Effort | None = None
+    enabled: bool | None = None
+
+
+class Thinking(Body):
+    """DeepSeek's and GLM's switch."""
+
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"budget_tokens": ()}
+
+    type: Literal["enabled", "disabled"]
+
+
+class ChatBody(SamplingFields):
+    unsupported = fields.UNSUPPORTED | {
+        # The template writes them.
+        "add_special_tokens": (False,), "best_of": (1,), "echo": (False,), "suffix": ("",),
+    }  # fmt: skip
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    tools: Annotated[list[AnyTool], Field(min_length=1, fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: ReasoningOptions | None = None
+    thinking: Thinking | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+
+    @classmethod
+    def lengths(cls, bounds: Bounds) -> dict[str, int]:
+        return {
+            **super().lengths(bounds), "messages": bounds.max_messages, "tools": bounds.max_tools,
+            "chat_template_kwargs": 16,
+        }  # fmt: skip
+
+
+async def answer(body: ChatBody, call: Call) -> Reply:
+    model = fields.model_name(body, call)
+    request = lower(body, call)
+    presenter = ChatPresenter(
+        id=call.id,
+        model=model,
+        n=request.n,
+        include_usage=body.include_usage,
+        logprobs=request.scoring is not None,
+        alias=call.bounds.reasoning_alias,
+    )
+    call.log_fields |= {
+        "model": body.model, "messages": len(body.messages), "n": request.n,
+        "max_tokens": request.sampling.max_tokens, "stream": bool(body.stream),
+    }  # fmt: skip
+    if body.tools:
+        call.log_fields["tools"] = len(body.tools)
+    return await present(call.generate(request), presenter, stream=bool(body.stream))
+
+
+def lower(body: ChatBody, call: Call) -> GenerationRequest:
+    _check_messages(body)
+    bounds = call.bounds
+    max_tokens = body.max_completion_tokens
+    grammar = body.grammar(bounds)
+    return GenerationRequest(
+        id=call.id,
+        prompts=(
+            ChatPrompt(
+                [message.lowered for message in body.messages],
+                tool_use=tools.lower(
+                    body.tools,
+                    body.tool_choice,
+                    body.parallel_tool_calls,
+                    bounds,
+                    formatted=grammar is not None,
+                ),
+                effort=_effort(body),
+                template_kwargs=_template_kwargs(body, bounds),
+                continues=bool(body.continue_final_message),
+            ),
+        ),
+        sampling=body.sampling(
+            bounds, max_tokens=body.max_tokens if max_tokens is None else max_tokens
+        ),
+        n=fields.choices(body, call),
+        scoring=_scoring(body, call.bounds),
+        progress=body.progress,
+        whole=not body.stream,
+    )
+
+
+def _check_messages(body: ChatBody) -> None:
+    for no, message in enumerate(body.messages):
+        if message.content is None and message.role != "assistant":
+            raise InvalidRequest(
+                f"Missing required parameter: 'messages[{no}].content'.",
+                param=f"messages[{no}].content",
+                code="missing_required_parameter",
+            )
+        if message.tool_calls and message.role != "assistant":
+            raise InvalidRequest(
+                f"Invalid value for 'messages[{no}].tool_calls': only the assistant calls tools.",
+                param=f"messages[{no}].tool_calls",
+            )
+    last = body.messages[-1]
+    if body.continue_final_message and (last.role != "assistant" or not last.content):
+        raise InvalidRequest(
+            "'continue_final_message' needs a last message of the assistant's, with content.",
+            param="continue_final_message",
+        )
+    if body.add_generation_prompt is not None and body.add_generation_prompt is bool(
+        body.continue_final_message
+    ):
+        raise UnsupportedParameter(
+            "'add_generation_prompt' must be the opposite of 'continue_final_message'.",
+            param="add_generation_prompt",
+        )
+
+
+def _effort(body: ChatBody) -> str | None:
+    if body.reasoning_effort is not None or body.reasoning is None:
+        return body.reasoning_effort
+    return body.reasoning.effort
+
+
+def _template_kwargs(body: ChatBody, bounds: Bounds) -> dict[str, bool | str]:
+    found: dict[str, bool | str] = {}
+    switch = body.enable_thinking
+    if body.thinking is not None:
+        switch = body.thinking.type == "enabled"
+    elif body.reasoning is not None and body.reasoning.enabled is not None:
+        switch = body.reasoning.enabled
+    if switch is not None:
+        found |= {"enable_thinking": switch, "thinking": switch}  # models call it either
+    for name, value in (body.chat_template_kwargs or {}).items():
+        if name not in bounds.template_kwargs:
+            listed = ", ".join(sorted(bounds.template_kwargs))
+            raise UnsupportedParameter(
+                f"chat_template_kwargs takes {listed} here (ALLOWED_TEMPLATE_KWARGS).",
+                param="chat_template_kwargs",
+            )
+        if not isinstance(value, bool) and not (isinstance(value, str) and len(value) <= _MAX_WORD):
+            raise InvalidRequest(
+                f"Invalid type for 'chat_template_kwargs.{name}': expected a boolean or a word of "
+                f"at most {_MAX_WORD} characters.",
+                param=f"chat_template_kwargs.{name}",
+                code="invalid_type",
+            )
+        found[name] = value
+    return found
+
+
+def _scoring(body: ChatBody, bounds: Bounds) -> Scoring | None:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
+    top = alternatives(body.top_logprobs, bounds, param="top_logprobs")
+    return Scoring(top=top) if body.logprobs else None
+
+
+class ChatPresenter:
+    """Frames and JSON of one chat completion.
+
+    Everything of a text's frame but the text is rendered once per choice: for each token only the
+    text is escaped. Frames with log-probabilities or running usage are built each anew.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        model: str,
+        n: int,
+        include_usage: bool,
+        logprobs: bool = False,
+        alias: bool = False,
+    ) -> None:
+        self._n = n
+        self._include_usage = include_usage
+        self._logprobs = logprobs
+        self._alias = alias
+        self._scored: dict[int, list[ScoredToken]] = {}
+        self._usage: Json | None = None
+        self._common: Json = {
+            "id": f"chatcmpl-{id}", "object": "chat.completion.chunk", "created": now(),
+            "model": model, "system_fingerprint": None,
+        }  # fmt: skip
+        head = b"data: " + orjson.dumps(self._common)[:-1]
+        self._heads = [
+            b'%b,"choices":[{"index":%d,"delta":{"content":' % (head, index) for index in range(n)
+        ]
+        self._tail = b'},"logprobs":null,"finish_reason":null}]' + (
+            b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        )
+
+    def feed(self, event: Event) -> bytes:
+        match event:
+            case TextDelta(text, index):
+                if self._scored or self._usage is not None:
+                    return self._chunk(index, {"content": text}, None)
+                return b"%b%b%b" % (self._heads[index], orjson.dumps(text), self._tail)
+            case ReasoningDelta(text, index):
+                return self._chunk(index, self._thinking(text), None)
+            case ToolCallStarted(call, id, name, index, freeform):
+                empty = {"name": name, "input" if freeform else "arguments": ""}
+                begun = {"index": call, "id": id, **_typed(freeform, empty)}
+                return self._chunk(index, {"tool_calls": [begun]}, None)
+            case ToolCallDelta(call, arguments, index, freeform):
+                more = (
+                    {"custom": {"input": arguments}}
+                    if freeform
+                    else {"function": {"arguments": arguments}}
+                )
+                return self._chunk(index, {"tool_calls": [{"index": call, **more}]}, None)
+            case Scored(tokens, index):
+                self._scored.setdefault(index, []).extend(tokens)
+                return b""
+            case Progress(usage):
+                self._usage = usage_json(usage)
+                return b""
+            case Started():
+                # All roles first, in order: the SDKs append choices as they first see them.
+                first = {"role": "assistant", "content": "", "refusal": None}
+                return b"".join(self._chunk(index, first, None) for index in range(self._n))
+            case Finished(reason, index):
+                return self._chunk(index, {}, reason)
+            case Usage():
+                return (self._last(event) if self._include_usage else b"") + DONE
+            case TokenIds():
+                return b""
+            case _:
+                assert_never(event)
+
+    def fail(self, error: ServeError) -> bytes:
+        return fields.failed(error)
+
+    def whole(self, result: Result) -> Json:
+        return self._common | {
+            "object": "chat.completion",
+            "choices": [self._choice(choice) for choice in result.choices],
+            "usage": usage_json(result.usage),
+        }
+
+    def _choice(self, choice: Choice) -> Json:
+        message: Json = {
+            "role": "assistant",
+            "content": choice.text if choice.text or not choice.calls else None,
+            "refusal": None,
+            "annotations": [],
+        }
+        if choice.reasoning:
+            message |= self._thinking(choice.reasoning)
+        if choice.calls:
+            message["tool_calls"] = [_call(call) for call in choice.calls]
+        return {
+            "index": choice.index,
+            "message": message,
+            "logprobs": _logprobs(choice.scored) if self._logprobs else None,
+            "finish_reason": choice.finish_reason,
+        }
+
+    def _thinking(self, text: str) -> Json:
+        return {"reasoning_content": text} | ({"reasoning": text} if self._alias else {})
+
+    def _chunk(self, index: int, delta: Json, finish_reason: str | None) -> bytes:
+        scored = self._scored.pop(index, None) if self._scored else None
+        choice = {
+            "index": index, "delta": delta,
+            "logprobs": _logprobs(scored) if scored else None, "finish_reason": finish_reason,
+        }  # fmt: skip
+        usage = {"usage": self._usage} if self._include_usage or self._usage else {}
+        return frame(self._common | {"choices": [choice]} | usage)
+
+    def _last(self, usage: Usage) -> bytes:
+        return frame(self._common | {"choices": [], "usage": usage_json(usage)})
+
+
+def _logprobs(scored: list[ScoredToken] | tuple[ScoredToken, ...]) -> Json:
+    return {"content": [logprob_json(token) for token in scored], "refusal": None}
+
+
+def _call(call: ToolCall) -> Json:
+    key = "input" if call.freeform else "arguments"
+    return {"id": call.id, **_typed(call.freeform, {"name": call.name, key: call.arguments})}
+
+
+def _typed(freeform: bool, content: Json) -> Json:
+    kind = "custom" if freeform else "function"
+    return {"type": kind, kind: content}
+
+
+CHAT = Dialect(
+    path="/v1/chat/completions",
+    summary="Answer a conversation",
+    body=ChatBody,
+    answer=answer,
+    error=fields.error_json,
+    example={
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "max_tokens": 16,
+        "temperature": 0,
+    },
+)

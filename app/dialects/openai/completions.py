@@ -1,0 +1,324 @@
+"""OpenAI completions (legacy): request -> GenerationRequest, events -> `text_completion` frames.
+
+Source: https://platform.openai.com/docs/api-reference/completions, read 2026-11. Evaluation
+harnesses score texts with it: `echo`, `logprobs` and `max_tokens` of 0 or 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, assert_never
+
+import orjson
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from app.dialects.contract import Bounds, Call, Dialect, Reply, now, present
+from app.dialects.openai import sampling as fields
+from app.dialects.openai.sampling import DONE, SamplingFields, alternatives, frame, usage_json
+from app.errors import InvalidRequest, ServeError, UnsupportedParameter
+from app.events import (
+    Choice,
+    Event,
+    Finished,
+    Progress,
+    ReasoningDelta,
+    Result,
+    Scored,
+    ScoredToken,
+    Started,
+    TextDelta,
+    Token,
+    TokenIds,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from app.types import (
+    GenerationRequest,
+    InfillPrompt,
+    Json,
+    Prompt,
+    Scoring,
+    TextPrompt,
+    TokenPrompt,
+)
+
+_DEFAULT_MAX_TOKENS = 16
+"""OpenAI's."""
+
+
+def read_prompts(value: Any, field: str) -> tuple[Prompt, ...]:
+    """One text, texts, the ids of one prompt, or of several."""
+    if isinstance(value, str):
+        return (TextPrompt(value, field),)
+    if isinstance(value, list) and value:
+        if all(isinstance(each, str) for each in value):
+            return tuple(TextPrompt(text, f"{field}[{no}]") for no, text in enumerate(value))
+        if _are_ids(value):
+            return (TokenPrompt(value, field),)
+        if all(isinstance(each, list) and _are_ids(each) for each in value):
+            return tuple(TokenPrompt(ids, f"{field}[{no}]") for no, ids in enumerate(value))
+    raise ValueError(
+        "must be a string, an array of strings, an array of token ids or an array of arrays of "
+        "token ids, and not empty."
+    )
+
+
+def _are_ids(value: list[Any]) -> bool:
+    # `type(...) is`: True is an int too, and JSON integers past 64 bits arrive as floats.
+    return all(type(each) is int for each in value)
+
+
+_TEXT: Json = {"type": "string"}
+_IDS: Json = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+PROMPTS_SCHEMA: Json = {
+    "anyOf": [
+        _TEXT,
+        {"type": "array", "items": _TEXT, "minItems": 1},
+        _IDS,
+        {"type": "array", "items": _IDS, "minItems": 1},
+    ]
+}
+Prompts = Annotated[
+    Any,
+    PlainValidator(lambda value: read_prompts(value, "prompt")),
+    WithJsonSchema(PROMPTS_SCHEMA),
+]
+
+
+class CompletionBody(SamplingFields):
+    unsupported = fields.UNSUPPORTED | {
+        "enable_thinking": (), "reasoning": (), "thinking": (), "tools": ([],),
+        "tool_choice": ("none",), "reasoning_effort": (),
+        "chat_template_kwargs": ({},), "continue_final_message": (False,),
+    }  # fmt: skip
+
+    prompt: Prompts
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    suffix: Annotated[str, Field(max_length=2**20)] | None = None
+
+    @classmethod
+    def lengths(cls, bounds: Bounds) -> dict[str, int]:
+        return {**super().lengths(bounds), "prompt": bounds.max_prompts}
+
+
+async def answer(body: CompletionBody, call: Call) -> Reply:
+    model = fields.model_name(body, call)
+    request = lower(body, call)
+    presenter = CompletionPresenter(
+        id=call.id,
+        model=model,
+        choices=request.n * len(request.prompts),
+        include_usage=body.include_usage,
+        logprobs=body.logprobs,
+        of=request.n,
+        best=body.n or 1,
+    )
+    call.log_fields |= {
+        "model": body.model, "prompts": len(request.prompts), "n": request.n,
+        "max_tokens": request.sampling.max_tokens, "stream": bool(body.stream),
+    }  # fmt: skip
+    return await present(call.generate(request), presenter, stream=bool(body.stream))
+
+
+def lower(body: CompletionBody, call: Call) -> GenerationRequest:
+    n = fields.choices(body, call)
+    of = _best_of(body, n, call)
+    max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    if max_tokens == 0 and not body.echo:
+        raise InvalidRequest(
+            "Invalid value for 'max_tokens': must be at least 1, or 0 together with 'echo'.",
+            param="max_tokens",
+            code="integer_below_min_value",
+        )
+    scoring = None
+    if body.logprobs is not None or of > n:
+        scoring = Scoring(
+            top=alternatives(body.logprobs, call.bounds, param="logprobs"),
+            prompt_from=0 if body.echo else None,
+        )
+    return GenerationRequest(
+        id=call.id,
+        prompts=_prompts(body, call),
+        sampling=body.sampling(call.bounds, max_tokens=max_tokens),
+        n=of,
+        echo=bool(body.echo),
+        scoring=scoring,
+        progress=body.progress or of > n,
+        whole=not body.stream,
+    )
+
+
+def _best_of(body: CompletionBody, n: int, call: Call) -> int:
+    """How many answers are made, of which the `n` best are given."""
+    of = body.best_of or n
+    if of < n:
+        raise InvalidRequest(
+            f"Invalid value for 'best_of': must be at least n ({n}).", param="best_of"
+        )
+    if of > call.bounds.max_choices:
+        raise InvalidRequest(
+            f"Invalid value for 'best_of': must be at most {call.bounds.max_choices}.",
+            param="best_of",
+            code="integer_above_max_value",
+        )
+    if of > n and body.stream:
+        raise InvalidRequest("'best_of' above 'n' cannot be streamed.", param="best_of")
+    return of
+
+
+def _prompts(body: CompletionBody, call: Call) -> tuple[Prompt, ...]:
+    prompts: tuple[Prompt, ...] = body.prompt
+    if not body.suffix:
+        return prompts
+    if not call.model.info.fills_middle:
+        raise UnsupportedParameter(
+            "This model was not trained to fill a gap in a text: 'suffix' is not supported.",
+            param="suffix",
+        )
+    if body.echo:
+        raise InvalidRequest("'suffix' and 'echo' exclude each other.", param="suffix")
+    gaps = []
+    for prompt in prompts:
+        if not isinstance(prompt, TextPrompt):
+            raise InvalidRequest("'suffix' needs a prompt that is text.", param="prompt")
+        gaps.append(InfillPrompt(prompt.text, body.suffix, prompt.param))
+    return tuple(gaps)
+
+
+class CompletionPresenter:
+    """Frames and JSON of one completion; of a frame only the text is rendered for each token.
+
+    Of every `of` choices `whole` gives the `best`.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        model: str,
+        choices: int,
+        include_usage: bool,
+        logprobs: int | None = None,
+        of: int = 1,
+        best: int = 1,
+    ) -> None:
+        self._include_usage = include_usage
+        self._logprobs = logprobs
+        self._of, self._best = of, best
+        self._scored: dict[int, list[ScoredToken]] = {}
+        self._usage: Json | None = None
+        self._common: Json = {
+            "id": f"cmpl-{id}", "object": "text_completion", "created": now(), "model": model,
+            "system_fingerprint": None,
+        }  # fmt: skip
+        head = b"data: " + orjson.dumps(self._common)[:-1]
+        self._heads = [
+            b'%b,"choices":[{"index":%d,"text":' % (head, index) for index in range(choices)
+        ]
+        self._tail = b',"logprobs":null,"finish_reason":null}]' + (
+            b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        )
+
+    def feed(self, event: Event) -> bytes:
+        match event:
+            case TextDelta(text, index) | ReasoningDelta(text, index):
+                if self._scored or self._usage is not None:
+                    return self._chunk(index, text, None)
+                return b"%b%b%b" % (self._heads[index], orjson.dumps(text), self._tail)
+            case Scored(tokens, index):
+                if self._logprobs is not None:
+                    self._scored.setdefault(index, []).extend(tokens)
+                return b""
+            case Progress(usage):
+                self._usage = usage_json(usage)
+                return b""
+            case Finished(reason, index):
+                return self._chunk(index, "", reason)
+            case Usage():
+                return (self._last(event) if self._include_usage else b"") + DONE
+            case Started() | TokenIds() | ToolCallStarted() | ToolCallDelta():
+                return b""
+            case _:
+                assert_never(event)
+
+    def fail(self, error: ServeError) -> bytes:
+        return fields.failed(error)
+
+    def whole(self, result: Result) -> Json:
+        return self._common | {
+            "choices": [
+                {
+                    "index": index,
+                    "text": choice.text,
+                    "logprobs": self._logprobs_json(choice.scored),
+                    "finish_reason": choice.finish_reason,
+                }
+                for index, choice in enumerate(self._chosen(result.choices))
+            ],
+            "usage": usage_json(result.usage),
+        }
+
+    def _chosen(self, choices: Sequence[Choice]) -> Iterable[Choice]:
+        if self._of == self._best:
+            return choices
+        found: list[Choice] = []
+        for first in range(0, len(choices), self._of):
+            group = choices[first : first + self._of]
+            found += sorted(group, key=_likelihood, reverse=True)[: self._best]
+        return found
+
+    def _chunk(self, index: int, text: str, finish_reason: str | None) -> bytes:
+        scored = self._scored.pop(index, None) if self._scored else None
+        choice = {
+            "index": index, "text": text, "finish_reason": finish_reason,
+            "logprobs": self._logprobs_json(scored) if scored else None,
+        }  # fmt: skip
+        usage = {"usage": self._usage} if self._include_usage or self._usage else {}
+        return frame(self._common | {"choices": [choice]} | usage)
+
+    def _last(self, usage: Usage) -> bytes:
+        return frame(self._common | {"choices": [], "usage": usage_json(usage)})
+
+    def _logprobs_json(self, scored: Sequence[ScoredToken]) -> Json | None:
+        if self._logprobs is None:
+            return None
+        return {
+            "tokens": [_written(each.token) for each in scored],
+            "token_logprobs": [each.token.logprob if each.scored else None for each in scored],
+            "top_logprobs": [_top(each) if each.scored else None for each in scored],
+            "text_offset": [each.offset for each in scored],
+        }
+
+
+def _likelihood(choice: Choice) -> float:
+    """Mean log-probability of what was generated."""
+    tokens = choice.scored[-choice.completion_tokens :] if choice.completion_tokens else ()
+    return sum(each.token.logprob for each in tokens) / max(1, len(tokens))
+
+
+def _top(scored: ScoredToken) -> dict[str, float]:
+    """The alternatives, and always the token itself, with the very same number."""
+    top = {_written(each): each.logprob for each in reversed(scored.top)}
+    return top | {_written(scored.token): scored.token.logprob}
+
+
+def _written(token: Token) -> str:
+    """The token's text; of one that is only a part of a character its bytes, as OpenAI does."""
+    try:
+        return token.raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.raw)
+
+
+COMPLETIONS = Dialect(
+    path="/v1/completions",
+    summary="Continue a text",
+    body=CompletionBody,
+    answer=answer,
+    error=fields.error_json,
+    example={"prompt": "The capital of France is", "max_tokens": 3, "temperature": 0},
+)

@@ -1,0 +1,293 @@
+"""Tools of a chat request: what may be called, what must be, and what was in earlier turns.
+
+Source: https://platform.openai.com/docs/api-reference/chat/create (tools, tool_choice), read
+2026-11.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import orjson
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from app.dialects.contract import Body, Bounds
+from app.errors import InvalidRequest, UnsupportedParameter
+from app.generation.grammars import GrammarBounds, check_regex, check_schema
+from app.types import Json, Tool, ToolCall, ToolUse
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+Description = Annotated[str, Field(max_length=65_536)]
+
+
+class Function(Body):
+    name: Name
+    description: Description | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(Body):
+    type: Literal["function"]
+    function: Function
+
+
+class RegexOrLark(Body):
+    syntax: Literal["regex", "lark"]
+    definition: str
+
+
+class CustomFormat(Body):
+    type: Literal["text", "grammar"]
+    grammar: RegexOrLark | None = None
+
+
+class Custom(Body):
+    name: Name
+    description: Description | None = None
+    format: CustomFormat | None = None
+
+
+class CustomTool(Body):
+    type: Literal["custom"]
+    custom: Custom
+
+
+def _type(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"~{kind}" if kind in ("custom", "allowed_tools") else "~function"
+
+
+AnyTool = Annotated[
+    Annotated[FunctionTool, Tag("~function")] | Annotated[CustomTool, Tag("~custom")],
+    Discriminator(_type),
+]
+
+
+class Named(Body):
+    name: Annotated[str, Field(max_length=64)]
+
+
+def _nested(data: Any, key: str) -> Any:
+    """The Responses API's flat form `{"type": "function", "name": ...}` is understood, too."""
+    if isinstance(data, dict) and key not in data and "name" in data:
+        return {**data, key: {"name": data["name"]}}
+    return data
+
+
+class FunctionChoice(Body):
+    type: Literal["function"]
+    function: Named
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, data: Any) -> Any:
+        return _nested(data, "function")
+
+
+class CustomChoice(Body):
+    type: Literal["custom"]
+    custom: Named
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, data: Any) -> Any:
+        return _nested(data, "custom")
+
+
+AnyName = Annotated[
+    Annotated[FunctionChoice, Tag("~function")] | Annotated[CustomChoice, Tag("~custom")],
+    Discriminator(_type),
+]
+
+
+class Allowed(Body):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[AnyName], Field(min_length=1, max_length=1024)]
+
+
+class AllowedChoice(Body):
+    type: Literal["allowed_tools"]
+    allowed_tools: Allowed
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("~word")]
+    | Annotated[FunctionChoice, Tag("~function")]
+    | Annotated[CustomChoice, Tag("~custom")]
+    | Annotated[AllowedChoice, Tag("~allowed_tools")],
+    Discriminator(lambda value: "~word" if isinstance(value, str) else _type(value)),
+]
+
+
+class FunctionCall(Body):
+    name: Annotated[str, Field(max_length=256)]
+    arguments: str
+
+
+class FunctionToolCall(Body):
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    id: Annotated[str, Field(max_length=256)] | None = None
+    type: Literal["function"] | None = None
+    function: FunctionCall
+
+
+class CustomCall(Body):
+    name: Annotated[str, Field(max_length=256)]
+    input: str
+
+
+class CustomToolCall(Body):
+    id: Annotated[str, Field(max_length=256)] | None = None
+    type: Literal["custom"]
+    custom: CustomCall
+
+
+PastCall = Annotated[
+    Annotated[FunctionToolCall, Tag("~function")] | Annotated[CustomToolCall, Tag("~custom")],
+    Discriminator(_type),
+]
+
+
+def past_call(call: FunctionToolCall | CustomToolCall) -> ToolCall:
+    """A call of an earlier turn as templates expect it: arguments are the text of an object."""
+    if isinstance(call, CustomToolCall):
+        arguments = orjson.dumps({"input": call.custom.input}).decode()
+        return ToolCall(call.id or "", call.custom.name, arguments)
+    return ToolCall(call.id or "", call.function.name, _object(call.function.arguments))
+
+
+def _object(arguments: str) -> str:
+    """Cut-off or free-form arguments must not make the rest of a conversation useless."""
+    try:
+        if isinstance(orjson.loads(arguments or "{}"), dict):
+            return arguments or "{}"
+    except orjson.JSONDecodeError:
+        pass
+    return orjson.dumps({"input": arguments}).decode()
+
+
+def lower(
+    tools: list[FunctionTool | CustomTool] | None,
+    choice: str | FunctionChoice | CustomChoice | AllowedChoice | None,
+    parallel: bool | None,
+    bounds: Bounds,
+    *,
+    formatted: bool = False,
+) -> ToolUse | None:
+    """What the model may call; None: nothing. Raises InvalidRequest.
+
+    `formatted`: the answer is held to a format, and calls with it.
+    """
+    if tools is None:
+        if choice in (None, "none"):
+            return None
+        raise InvalidRequest(
+            "'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice"
+        )
+    forced = formatted or choice not in (None, "none", "auto")
+    lowered = tuple(_tool(tool, no, bounds, forced) for no, tool in enumerate(tools))
+    names = [tool.name for tool in lowered]
+    for no, name in enumerate(names):
+        if name in names[:no]:
+            raise InvalidRequest(
+                f"Invalid value for 'tools': the name '{name}' is used twice.",
+                param=f"tools[{no}]",
+            )
+    allowed, required, named = _allowed(choice, names)
+    if choice == "none":
+        return None
+    return ToolUse(
+        tools=lowered,
+        allowed=allowed,
+        required=required,
+        named=named,
+        parallel=parallel is not False,
+        chars=sum(map(_chars, lowered)),
+    )
+
+
+def _allowed(
+    choice: str | FunctionChoice | CustomChoice | AllowedChoice | None, names: list[str]
+) -> tuple[tuple[str, ...], bool, bool]:
+    """(names that may be called, one must be, the client named it)."""
+    match choice:
+        case FunctionChoice() | CustomChoice():
+            return (_known(choice, names, "tool_choice"),), True, True
+        case AllowedChoice(allowed_tools=allowed):
+            found = tuple(
+                _known(each, names, f"tool_choice.allowed_tools.tools[{no}]")
+                for no, each in enumerate(allowed.tools)
+            )
+            return found, allowed.mode == "required", False
+        case _:
+            return tuple(names), choice == "required", False
+
+
+def _known(choice: FunctionChoice | CustomChoice, names: list[str], param: str) -> str:
+    name = choice.function.name if isinstance(choice, FunctionChoice) else choice.custom.name
+    if name not in names:
+        raise InvalidRequest(
+            f"Invalid value for '{param}': there is no tool of that name in 'tools'.", param=param
+        )
+    return name
+
+
+def _chars(tool: Tool) -> int:
+    return len(tool.name) + len(tool.description or "") + len(orjson.dumps(tool.parameters))
+
+
+def _tool(tool: FunctionTool | CustomTool, no: int, bounds: Bounds, forced: bool) -> Tool:
+    if isinstance(tool, CustomTool):
+        return _custom(tool.custom, f"tools[{no}].custom", bounds)
+    function = tool.function
+    if function.parameters is not None:
+        param = f"tools[{no}].function.parameters"
+        # What is only shown to the model is not compiled: real tools have large schemas.
+        compiled = forced or bool(function.strict)
+        limits = bounds.grammar if compiled else _shown(bounds.grammar)
+        check_schema(function.parameters, limits, param=param)
+        if function.parameters.get("type", "object") != "object":
+            raise InvalidRequest(
+                f"Invalid value for '{param}': its type must be 'object'.", param=param
+            )
+    return Tool(
+        name=function.name,
+        description=function.description,
+        parameters=function.parameters,
+        strict=bool(function.strict),
+    )
+
+
+def _shown(bounds: GrammarBounds) -> GrammarBounds:
+    size = bounds.max_bytes
+    return msgspec.structs.replace(
+        bounds, max_nodes=size, max_enum=size, max_regex_chars=size, max_repeat=10**6
+    )
+
+
+def _custom(custom: Custom, param: str, bounds: Bounds) -> Tool:
+    schema: Json = {"type": "string"}
+    grammar = custom.format.grammar if custom.format else None
+    if grammar is not None and grammar.syntax == "lark":
+        raise UnsupportedParameter(
+            "Lark grammars are not supported for custom tools; use a regex, or plain text.",
+            param=f"{param}.format.grammar.syntax",
+        )
+    if grammar is not None:
+        check_regex(grammar.definition, bounds.grammar, param=f"{param}.format.grammar.definition")
+        schema["pattern"] = f"^({grammar.definition})$"
+    return Tool(
+        name=custom.name,
+        description=custom.description,
+        parameters={
+            "type": "object",
+            "properties": {"input": schema},
+            "required": ["input"],
+            "additionalProperties": False,
+        },
+        strict=grammar is not None,
+        freeform=True,
+    )

@@ -1,0 +1,254 @@
+"""SGLang's own `/generate`: request -> GenerationRequest, events -> cumulative frames.
+
+Source: `/generate` (sglang/srt/entrypoints/http_server.py) of SGLang 0.5.23;
+async_request_sglang_generate (sglang/benchmark/serving.py) for what clients read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, assert_never
+
+import orjson
+
+from app.dialects.contract import Bounds, Call, Dialect, Reply, present
+from app.dialects.openai import sampling as fields
+from app.dialects.openai.sampling import DONE, alternatives, frame
+from app.dialects.sglang.fields import NativeBody, NativeSampling
+from app.errors import InvalidRequest, ServeError
+from app.events import (
+    Event,
+    Finished,
+    Progress,
+    ReasoningDelta,
+    Result,
+    Scored,
+    ScoredToken,
+    Started,
+    TextDelta,
+    Token,
+    TokenIds,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from app.types import GenerationRequest, Json, Scoring
+
+_LARGE_FRAME = 64 * 1024
+_GROWTH = 64
+"""Every frame repeats what came before: one past _LARGE_FRAME bytes is sent only once a
+sixty-fourth of it is new, or a long answer would cost its length squared."""
+
+
+async def answer(body: NativeBody, call: Call) -> Reply:
+    if call.model.info.embeds:
+        raise InvalidRequest("This model gives embeddings and generates no text.")
+    request = lower(body, call)
+    presenter = NativePresenter(
+        request,
+        top=request.scoring.top if request.scoring else 0,
+        with_text=bool(body.return_text_in_logprobs),
+        listed=request.n > 1 or body.prompts[0].param.endswith("]"),
+    )
+    call.log_fields |= {
+        "prompts": len(request.prompts), "n": request.n,
+        "max_tokens": request.sampling.max_tokens, "stream": bool(body.stream),
+    }  # fmt: skip
+    return await present(call.generate(request), presenter, stream=bool(body.stream))
+
+
+def lower(body: NativeBody, call: Call) -> GenerationRequest:
+    params = body.sampling_params or NativeSampling()
+    n = params.n or 1
+    if n > call.bounds.max_choices:
+        raise InvalidRequest(
+            f"Invalid value for 'sampling_params.n': must be at most {call.bounds.max_choices}.",
+            param="sampling_params.n",
+            code="integer_above_max_value",
+        )
+    return GenerationRequest(
+        id=call.id,
+        prompts=body.prompts,
+        sampling=params.lower(call.bounds),
+        n=n,
+        scoring=_scoring(body, call.bounds) if body.return_logprob else None,
+        token_ids=True,
+        progress=True,
+        whole=not body.stream,
+    )
+
+
+def _scoring(body: NativeBody, bounds: Bounds) -> Scoring:
+    start = body.logprob_start_len
+    top = alternatives(body.top_logprobs_num, bounds, param="top_logprobs_num")
+    return Scoring(top=top, prompt_from=None if start == -1 else start)
+
+
+class NativePresenter:
+    """Frames that repeat all that came before, as SGLang's do, and the same as JSON."""
+
+    def __init__(
+        self, request: GenerationRequest, *, top: int, with_text: bool, listed: bool
+    ) -> None:
+        """`listed`: the answer is a list, even of one."""
+        self._listed = listed
+        scored = request.scoring is not None
+        self._choices = [
+            _Answer(request.id, scored=scored, top=top, with_text=with_text)
+            for _ in range(request.n * len(request.prompts))
+        ]
+
+    def feed(self, event: Event) -> bytes:
+        match event:
+            case TextDelta(text, index):
+                answer = self._choices[index]
+                answer.add_text(text)
+                return self._frame(index) if answer.due else b""
+            case Progress(index=index):
+                self._choices[index].counts = event
+                return b""
+            case TokenIds(ids, index):
+                self._choices[index].add_ids(ids)
+                return b""
+            case Scored(tokens, index, of_prompt):
+                self._choices[index].add_scores(tokens, of_prompt=of_prompt)
+                return b""
+            case Finished(index=index):
+                return self._frame(index, event)
+            case Usage():
+                return DONE
+            case Started() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
+                return b""  # of plain prompts nothing is read as thinking or calls
+            case _:
+                assert_never(event)
+
+    def fail(self, error: ServeError) -> bytes:
+        return fields.failed(error)
+
+    def whole(self, result: Result) -> Json | list[Json]:
+        found = []
+        for choice in result.choices:
+            answer = self._choices[choice.index]
+            answer.add_text(choice.text)
+            answer.add_ids(choice.token_ids)
+            answer.add_scores(choice.scored[: choice.prompt_scored], of_prompt=True)
+            answer.add_scores(choice.scored[choice.prompt_scored :])
+            answer.counts = Progress(
+                result.usage, choice.index, choice.completion_tokens, choice.prompt_tokens,
+                choice.cached_tokens,
+            )  # fmt: skip
+            end = Finished(choice.finish_reason, choice.index, choice.matched)
+            found.append(answer.json(end))
+        return found if self._listed else found[0]
+
+    def _frame(self, index: int, end: Finished | None = None) -> bytes:
+        data = self._choices[index].json(end)
+        return frame(data | {"index": index} if self._listed else data)
+
+
+class _Answer:
+    """One choice so far. Its pieces are kept as JSON: every frame holds all of them again."""
+
+    def __init__(self, id: str, *, scored: bool, top: int, with_text: bool) -> None:
+        self._id = id
+        self._scored, self._top, self._with_text = scored, top, with_text
+        self._text = bytearray()
+        self._ids, self._input, self._output = _Items(), _Items(), _Items()
+        self._input_top, self._output_top = _Items(), _Items()
+        self._output_tokens = 0
+        self._began = time.perf_counter()
+        self._told_size = 0
+        self.counts: Progress | None = None
+
+    def add_text(self, text: str) -> None:
+        self._text += orjson.dumps(text)[1:-1]
+
+    def add_ids(self, ids: Sequence[int]) -> None:
+        self._ids.extend(ids)
+
+    def add_scores(self, tokens: Sequence[ScoredToken], *, of_prompt: bool = False) -> None:
+        scores, tops = (
+            (self._input, self._input_top) if of_prompt else (self._output, self._output_top)
+        )
+        scores.extend([self._triple(each.token, scored=each.scored) for each in tokens])
+        if self._top:
+            tops.extend([[self._triple(one) for one in each.top] or None for each in tokens])
+        self._output_tokens += 0 if of_prompt else len(tokens)
+
+    @property
+    def due(self) -> bool:
+        """There is enough that is new for a frame."""
+        size = self._size
+        return size <= _LARGE_FRAME or (size - self._told_size) * _GROWTH >= size
+
+    def json(self, end: Finished | None) -> Json:
+        self._told_size = self._size
+        counts = self.counts
+        meta: Json = {
+            "id": self._id, "finish_reason": end and self._reason(end),
+            "prompt_tokens": counts.prompt_tokens if counts else 0,
+            "completion_tokens": counts.choice_tokens if counts else 0,
+            "cached_tokens": counts.cached_tokens if counts else 0,
+        }  # fmt: skip
+        if self._scored:
+            meta |= {
+                "input_token_logprobs": self._input.json(),
+                "output_token_logprobs": self._output.json(),
+                "output_token_logprobs_length": self._output_tokens,
+            }
+        if self._top:
+            meta |= {
+                "input_top_logprobs": self._input_top.json(),
+                "output_top_logprobs": self._output_top.json(),
+            }
+        if end is not None:
+            meta["e2e_latency"] = time.perf_counter() - self._began
+        text = orjson.Fragment(b"".join((b'"', self._text, b'"')))
+        return {"text": text, "output_ids": self._ids.json(), "meta_info": meta}
+
+    @property
+    def _size(self) -> int:
+        parts = (self._ids, self._input, self._output, self._input_top, self._output_top)
+        return len(self._text) + sum(len(part) for part in parts)
+
+    def _triple(self, token: Token, *, scored: bool = True) -> list[float | int | str | None]:
+        """SGLang's: log-probability, id, text."""
+        logprob = token.logprob if scored else None
+        return [logprob, token.id, token.text if self._with_text else None]
+
+    def _reason(self, end: Finished) -> Json:
+        if end.reason == "length":
+            return {"type": "length", "length": self.counts.choice_tokens if self.counts else 0}
+        return {"type": "stop", "matched": end.matched}
+
+
+class _Items:
+    """A JSON array that grows."""
+
+    def __init__(self) -> None:
+        self._items = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def extend(self, items: Sequence[Any]) -> None:
+        if items:
+            self._items += b"," if self._items else b""
+            self._items += orjson.dumps(items)[1:-1]
+
+    def json(self) -> orjson.Fragment:
+        return orjson.Fragment(b"".join((b"[", self._items, b"]")))
+
+
+NATIVE = Dialect(
+    path="/generate",
+    summary="Generate, as SGLang's own API asks for it",
+    body=NativeBody,
+    answer=answer,
+    error=fields.error_json,
+    example={
+        "text": "The capital of France is",
+        "sampling_params": {"max_new_tokens": 3, "temperature": 0},
+    },
+)

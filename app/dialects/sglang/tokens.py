@@ -1,0 +1,131 @@
+"""Texts and conversations as token ids, and back.
+
+`/tokenize` and `/detokenize` as SGLang and vLLM have them, `/v1/tokens` as the Hathora server does
+(it only counts); read 2026-11.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import orjson
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from app.dialects.contract import Body, Bounds, Call, Dialect, Reply, Whole
+from app.dialects.openai import sampling as fields
+from app.dialects.openai.chat import ChatMessage
+from app.errors import InvalidRequest
+from app.types import ChatPrompt, Json, TextPrompt
+
+_Model = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class TokenizeBody(Body):
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "add_special_tokens": (True,), "add_generation_prompt": (True,), "chat_template": (),
+        "continue_final_message": (False,), "tools": ([],), "chat_template_kwargs": ({},),
+    }  # fmt: skip
+
+    model: _Model | None = None
+    prompt: str | list[str] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] | None = None
+    return_token_strs: bool | None = None
+
+    @classmethod
+    def lengths(cls, bounds: Bounds) -> dict[str, int]:
+        return {"prompt": bounds.max_prompts, "messages": bounds.max_messages}
+
+
+async def tokenize(body: TokenizeBody, call: Call) -> Reply:
+    fields.served_name(body.model, call)
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidRequest(
+            "Exactly one of 'prompt' and 'messages' must be given.", param="prompt"
+        )
+    many = isinstance(body.prompt, list)
+    if body.messages is not None:
+        prompts: list[Any] = [ChatPrompt([message.lowered for message in body.messages])]
+    elif isinstance(body.prompt, list):
+        prompts = [TextPrompt(text, f"prompt[{no}]") for no, text in enumerate(body.prompt)]
+    else:
+        prompts = [TextPrompt(body.prompt or "", "prompt")]
+    ids = await call.model.tokenize(prompts)
+    counts = [len(each) for each in ids]
+    answer: Json = {
+        "tokens": ids if many else ids[0],
+        "count": counts if many else counts[0],
+        "max_model_len": call.model.limit,
+    }
+    if body.return_token_strs:
+        _check_count(sum(counts), call, "prompt")
+        written = [[call.model.token_text(id) for id in each] for each in ids]
+        answer["token_strs"] = written if many else written[0]
+    return Whole(orjson.dumps(answer))
+
+
+class DetokenizeBody(Body):
+    model: _Model | None = None
+    tokens: Annotated[
+        Any,
+        PlainValidator(lambda value: _ids(value)),
+        WithJsonSchema({"type": "array", "items": {"type": "integer", "minimum": 0}}),
+    ]
+    skip_special_tokens: bool | None = None
+
+
+def _ids(value: Any) -> list[int]:
+    if isinstance(value, list) and all(type(each) is int for each in value):
+        return value
+    raise ValueError("must be an array of token ids.")
+
+
+async def detokenize(body: DetokenizeBody, call: Call) -> Reply:
+    fields.served_name(body.model, call)
+    _check_count(len(body.tokens), call, "tokens")
+    text = call.model.detokenize(body.tokens, special=not body.skip_special_tokens, param="tokens")
+    # vLLM calls it `prompt`, SGLang `text`.
+    return Whole(orjson.dumps({"text": text, "prompt": text}))
+
+
+class CountBody(Body):
+    input: str
+
+
+async def count(body: CountBody, call: Call) -> Reply:
+    (ids,) = await call.model.tokenize([TextPrompt(body.input, "input")])
+    return Whole(orjson.dumps({"prompt_tokens": len(ids)}))
+
+
+def _check_count(tokens: int, call: Call, param: str) -> None:
+    """Each is decoded by itself, on the event loop."""
+    if tokens > call.model.limit:
+        raise InvalidRequest(
+            f"Invalid value for '{param}': at most {call.model.limit} tokens are decoded at once.",
+            param=param,
+        )
+
+
+TOKENIZE = Dialect(
+    path="/tokenize",
+    summary="Token ids of a text or a conversation",
+    body=TokenizeBody,
+    answer=tokenize,
+    error=fields.error_json,
+    example={"prompt": "hello world"},
+)
+DETOKENIZE = Dialect(
+    path="/detokenize",
+    summary="The text of token ids",
+    body=DetokenizeBody,
+    answer=detokenize,
+    error=fields.error_json,
+    example={"tokens": [1, 2, 3]},
+)
+COUNT = Dialect(
+    path="/v1/tokens",
+    summary="How many tokens a text has",
+    body=CountBody,
+    answer=count,
+    error=fields.error_json,
+    example={"input": "hello world"},
+)

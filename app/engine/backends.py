@@ -1,0 +1,39 @@
+"""Which engine is started: `ENGINE`. Each is imported only where it is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from app.engine.base import Engine, Launched
+from app.engine.environment import RuntimeDir
+from app.settings.catalogue import Settings
+
+
+async def launch(settings: Settings, runtime: RuntimeDir, loading: Callable[[], None]) -> Launched:
+    """Bring the engine up; `loading` is called when its processes begin to load the model.
+
+    Raises ConfigError or StartError with one clear line, EngineLost if a process of the engine ends
+    meanwhile.
+    """
+    if settings.engine == "scripted":
+        from app.engine import scripted
+
+        return await scripted.launch(settings, loading)
+    from app.engine.sglang import launch
+
+    return await launch.launch(settings, runtime, loading)
+
+
+async def attach(settings: Settings, parent: Awaitable[int]) -> Engine:
+    """A serving process's part in the engine that its parent has started.
+
+    `parent`: the parent's pid, known once its engine is up.
+    """
+    if settings.engine == "scripted":
+        from app.engine import scripted
+
+        await parent
+        return scripted.engine_of(settings)
+    from app.engine.sglang import shared
+
+    return await shared.attach(settings, parent)

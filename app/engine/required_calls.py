@@ -1,0 +1,51 @@
+"""The JSON schema of an answer that must consist of calls: `reading`'s `CallArray` reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.types import Json, ToolUse
+
+_MAX_ARRAY_CALLS = 8
+
+
+def calls_schema(use: ToolUse) -> Json:
+    definitions: Json = {}
+    calls = []
+    for no, tool in enumerate(use.callable):
+        definitions[f"tool{no}"] = _rerooted(
+            tool.parameters or {"type": "object", "properties": {}}, f"#/$defs/tool{no}"
+        )
+        calls.append(
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "enum": [tool.name]},
+                    "parameters": {"$ref": f"#/$defs/tool{no}"},
+                },
+                "required": ["name", "parameters"],
+                "additionalProperties": False,
+            }
+        )
+    return {
+        "type": "array",
+        "minItems": 1,
+        # A small model that may go on with calls does so for ever.
+        "maxItems": _MAX_ARRAY_CALLS if use.parallel and not use.named else 1,
+        "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
+        "$defs": definitions,
+    }
+
+
+def _rerooted(schema: Any, root: str) -> Any:
+    """The schema with its references as they must be where `root` is its place."""
+    if isinstance(schema, list):
+        return [_rerooted(each, root) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: root + value[1:]
+        if key == "$ref" and isinstance(value, str) and value.startswith("#")
+        else _rerooted(value, root)
+        for key, value in schema.items()
+    }

@@ -1,0 +1,224 @@
+"""Conversations as token ids, by SGLang's own code for each model's way of prompting.
+
+Written against sglang 0.5.23, `srt/entrypoints/openai/serving_chat.py`: `_process_messages` knows
+the templates, encoders, switches and special cases of every model that SGLang serves, so it is
+called here rather than written again. What it does with tools beyond showing them to the model
+(grammars, parsers) is output.py's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from app.engine.base import Rendered
+from app.engine.sglang.functions import as_function
+from app.engine.sglang.output import AnswerFormat
+from app.errors import InvalidRequest
+from app.reading.pieces import Reader, answer_reader
+from app.types import ChatPrompt, Grammar, Json, Message, Tool, ToolUse
+
+_TOOLS_INTRODUCED = (
+    "You can call functions to help with the user's request. These are available, each described "
+    "by a JSON object within <tools></tools>:\n<tools>\n{tools}\n</tools>\n\nTo call one, write a "
+    'JSON object with its name and arguments within <tool_call></tool_call>:\n<tool_call>\n{{"name"'
+    ': "the function\'s name", "arguments": {{"argument": "value"}}}}\n</tool_call>'
+)
+
+
+class ChatRenderer:
+    """Renders conversations with one tokenizer; belongs to one thread."""
+
+    def __init__(self, manager: Any, templates: Any, tokenizer: Any) -> None:
+        from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
+        from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
+
+        self._request = ChatCompletionRequest
+        self._templates = templates
+        self._serving = OpenAIServingChat(_WithTokenizer(manager, tokenizer), templates)
+        self._tokenizer = tokenizer
+        template = str(tokenizer.chat_template or "")
+        self._knows_developer = "developer" in template
+        # Custom encoders and Python templates know tools; SGLang's named templates do not.
+        self.knows_tools = templates.chat_template_name is None and (
+            "tools" in template
+            or self._serving.chat_encoding_spec is not None
+            or templates.python_chat_template is not None
+        )
+
+        self.tool_call_parser = (
+            manager.config_value("tool_call_parser") if self.knows_tools else None
+        )
+        """SGLang's name of the format in which the model calls tools; None: it has none."""
+        self.reasoning_parser = manager.config_value("reasoning_parser")
+        """The same for the format in which the model thinks."""
+
+    @property
+    def has_template(self) -> bool:
+        return (
+            self._tokenizer.chat_template is not None
+            or self._templates.chat_template_name is not None
+            or self._templates.python_chat_template is not None
+            or self._serving.chat_encoding_spec is not None
+        )
+
+    def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
+        """Raises InvalidRequest: no template, or one that refuses this conversation."""
+        from jinja2 import TemplateError
+
+        if not self.has_template:
+            raise InvalidRequest(
+                "This model has no chat template; use /v1/completions, or start the server with "
+                "CHAT_TEMPLATE.",
+                param=chat.param,
+            )
+        request = self._request(**self._fields(chat))
+        # Left to itself SGLang turns a last message of the assistant's into one of the user's.
+        request._format_add_generation_prompt = None if chat.continues else True
+        try:
+            done = self._serving._process_messages(request, False)
+        except (
+            TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError,
+            AssertionError, RecursionError,
+        ) as error:  # fmt: skip
+            # Templates refuse conversations by raising: "roles must alternate", and the like.
+            raise InvalidRequest(
+                f"The model's chat template refuses this conversation: {error}"[:400],
+                param=chat.param,
+            ) from error
+        stop = done.stop or ()
+        # What goes on from text of the answer does not begin with thinking.
+        thinks = not chat.continues or _thinks(chat.messages[-1])
+        grammar, reader = self._answer(
+            chat.tool_use,
+            grammar,
+            thinking=thinks and bool(done.require_reasoning or self._templates.force_reasoning),
+        )
+        return Rendered(
+            list(done.prompt_ids or self._tokenizer.encode(done.prompt)),
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            grammar=grammar,
+            reader=reader,
+            gates_grammar=thinks and bool(done.require_reasoning),
+            keep_special_tokens=request.skip_special_tokens is False,
+        )
+
+    def _answer(
+        self, use: ToolUse | None, grammar: Grammar | None, *, thinking: bool
+    ) -> tuple[Grammar | None, Callable[[], Reader | None] | None]:
+        """What constrains the answer, and what makes the reader of each choice."""
+        if use is None and self.reasoning_parser is None:
+            return grammar, answer_reader(grammar)
+        form = AnswerFormat(
+            tool_call_parser=self.tool_call_parser,
+            reasoning_parser=self.reasoning_parser,
+            use=use,
+            thinking=thinking,
+            grammar=grammar,
+        )
+        return form.grammar, form.reader
+
+    def _fields(self, chat: ChatPrompt) -> Json:
+        tools = chat.tool_use.tools if chat.tool_use else ()
+        messages = [self._written(message) for message in chat.messages]
+        if tools and not self.knows_tools:
+            messages = _told_of_tools(messages, tools)
+        elif not self.knows_tools:
+            messages = [_without_calls(message) for message in messages]
+        if chat.continues:
+            messages[-1]["content"] = "".join(part.text for part in chat.messages[-1].parts)
+        fields: Json = {"model": "default", "messages": messages}
+        if tools and self.knows_tools:
+            fields["tools"] = [as_function(tool) for tool in tools]
+            fields["tool_choice"] = "auto"
+        if chat.effort is not None:
+            fields["reasoning_effort"] = chat.effort
+        if chat.template_kwargs:
+            fields["chat_template_kwargs"] = dict(chat.template_kwargs)
+        if chat.continues:
+            fields["continue_final_message"] = True
+        return fields
+
+    def _written(self, message: Message) -> Json:
+        """The message as SGLang takes it: OpenAI's JSON."""
+        role = message.role
+        if role == "developer" and not self._knows_developer:
+            role = "system"
+        written: Json = {"role": role, "content": _content(message)}
+        if message.name is not None:
+            written["name"] = message.name
+        if message.tool_call_id is not None:
+            written["tool_call_id"] = message.tool_call_id
+        if message.calls:
+            written["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in message.calls
+            ]
+        if message.reasoning is not None:
+            written["reasoning_content"] = message.reasoning
+        return written
+
+
+def _content(message: Message) -> str | list[Json]:
+    """One part is plain text, which every template takes; several are a list."""
+    if len(message.parts) <= 1:
+        return "".join(part.text for part in message.parts)
+    return [{"type": "text", "text": part.text} for part in message.parts]
+
+
+class _WithTokenizer:
+    """SGLang's tokenizer manager, but for the tokenizer: theirs must stay on the event loop."""
+
+    def __init__(self, manager: Any, tokenizer: Any) -> None:
+        self._manager = manager
+        self.tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
+
+
+# -- templates that know no tools ----------------------------------------------------------------
+
+
+def _told_of_tools(messages: list[Json], tools: tuple[Tool, ...]) -> list[Json]:
+    """The tools described in the system message, calls and results as text: the Hermes convention,
+    which most models have seen."""
+    listed = "\n".join(json.dumps(as_function(tool), ensure_ascii=False) for tool in tools)
+    told = _TOOLS_INTRODUCED.format(tools=listed)
+    messages = [_without_calls(message) for message in messages]
+    if messages[0]["role"] == "system":
+        own = _text(messages[0]["content"])
+        return [{**messages[0], "content": f"{own}\n\n{told}"}, *messages[1:]]
+    return [{"role": "system", "content": told}, *messages]
+
+
+def _without_calls(message: Json) -> Json:
+    if message["role"] == "tool":
+        said = _text(message["content"])
+        return {"role": "user", "content": f"<tool_response>\n{said}\n</tool_response>"}
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    written = [
+        f'<tool_call>\n{{"name": {json.dumps(call["function"]["name"])}, "arguments": '
+        f"{call['function']['arguments'] or '{}'}}}\n</tool_call>"
+        for call in calls
+    ]
+    said = _text(message["content"])
+    return {"role": "assistant", "content": "\n".join([said, *written] if said else written)}
+
+
+def _thinks(message: Message) -> bool:
+    text = "\n".join(part.text for part in message.parts)
+    return "<think>" in text and "</think>" not in text
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "\n".join(part["text"] for part in content)
+    return content or ""

@@ -1,0 +1,123 @@
+"""One engine for several serving processes: their parent builds it, each of them attaches.
+
+Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails first when it changes.
+
+    parent                                   serving process, each of N
+    ┌───────────────────────────┐            ┌─────────────────────────────┐
+    │ router thread             │<─ requests ┤ event loop: TokenizerWorker │
+    └──────┬────────────────────┘            └───────────────^─────────────┘
+           └──> scheduler(s) ──> detokenizer ── outputs ─────┘
+
+A request passes through the parent once, its outputs never do. What the engine answers to other
+questions (a flush, a profile) comes back through the parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable
+from concurrent.futures import Future
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING, Any
+
+from app.engine.base import Watched
+from app.lifecycle import Phase
+from app.logs.setup import log
+from app.settings.catalogue import Settings
+
+if TYPE_CHECKING:
+    from app.engine.sglang.adapter import SGLangEngine
+
+
+class SharedEngine:
+    """`sglang.Engine` in the parent: nothing is asked of it here."""
+
+    phase_when_up = Phase.WARMING
+    serves = None
+
+    def __init__(self, engine: Any, watch: Watched) -> None:
+        self._engine = engine
+        self._watch = watch
+        self.lost = watch.lost
+        # SGLang gives this process a TokenizerWorker, too. It serves nobody: it has the watchdog
+        # that ours replaces, and the line on which the schedulers are asked to end.
+        self._worker = engine.tokenizer_manager
+        if self._worker._subprocess_watchdog is not None:
+            self._worker._subprocess_watchdog.stop()
+        _show_command()
+        loop = asyncio.get_running_loop()
+        router = engine.tokenizer_router
+        for task in (router._task, router._handle_task):
+            task.add_done_callback(lambda done: loop.call_soon_threadsafe(self._router_ended, done))
+
+    def all_warm(self) -> None:
+        """Unlink the shared memory by which the serving processes attached, so it cannot leak."""
+        self._engine._multi_tokenizer_shm.unlink()
+        self._engine._multi_tokenizer_shm = None
+
+    async def close(self) -> None:
+        from app.engine.sglang.adapter import end_schedulers
+
+        self._watch.close()
+        await end_schedulers(self._worker, self._watch)
+        await asyncio.to_thread(self._engine.shutdown)
+
+    def _router_ended(self, task: Future[None]) -> None:
+        """Without it no request reaches the engine any more."""
+        if not self.lost.done():
+            why = "cancelled" if task.cancelled() else repr(task.exception())
+            log.error("SGLang's router failed", error=why)
+            self.lost.set_result(f"SGLang's router failed: {why}"[:300])
+
+
+async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
+    """A part in the engine of another process, whose pid comes once its engine is up.
+
+    SGLang is imported meanwhile. Whether the engine is lost, the parent says; `lost` is for what
+    this process finds out itself.
+    """
+    from app.engine.sglang.adapter import SGLangEngine
+
+    await asyncio.to_thread(_import, settings)
+    engine = await asyncio.to_thread(_attach, await parent)
+    return SGLangEngine(
+        engine, None, _WatchedElsewhere(), widest_stride=settings.max_stream_interval
+    )
+
+
+def _import(settings: Settings) -> None:
+    from app.engine.sglang import launch
+
+    launch.prepare_import(settings.device)
+    launch.import_for_requests()
+
+
+def _attach(parent: int) -> Any:
+    from sglang.srt.entrypoints.engine import Engine
+
+    engine = Engine.attach_tokenizer_worker(parent)
+    _show_command()
+    # Python counts memory that was only opened as this process's own, and would remove it at the
+    # end (until 3.13, where `track=False` is new). It is the parent's.
+    resource_tracker.unregister(f"/multi_tokenizer_args_{parent}", "shared_memory")
+    return engine
+
+
+def _show_command() -> None:
+    """In the list of processes; a TokenizerWorker has its own name shown for the whole process."""
+    import setproctitle
+
+    setproctitle.setproctitle(" ".join(sys.orig_argv))
+
+
+class _WatchedElsewhere:
+    """The engine's processes are the parent's children: none is to be ended or waited for here."""
+
+    processes = ()
+
+    def __init__(self) -> None:
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def close(self) -> None:
+        pass

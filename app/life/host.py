@@ -1,0 +1,182 @@
+"""Brings the model up, keeps watch over it, takes it down; the lifecycle's phases are its doing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+from app.engine.base import Engine, EngineLost, Launched
+from app.errors import ServeError, StartError
+from app.events import fold
+from app.gate import Gate
+from app.generation.model import ServedModel
+from app.life.ending import freeze_heap
+from app.lifecycle import Lifecycle, Phase
+from app.logs.setup import log
+from app.settings.catalogue import Settings
+from app.types import GenerationRequest, Sampling, TextPrompt
+
+Launch: TypeAlias = Callable[[Callable[[], None]], Awaitable[Launched]]
+"""Starts an engine; the argument is called when its processes begin to load the model."""
+AllWarm: TypeAlias = Callable[[], Awaitable[None]]
+"""Returns once all of a server's processes are ready."""
+
+_PROGRESS_S = 5.0
+
+
+class ModelHost:
+    """Owns the engine. `start` returns at once; `lifecycle` tells how far it is."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        gate: Gate,
+        launch: Launch,
+        all_warm: AllWarm | None = None,
+        *,
+        quiet: bool = False,
+    ) -> None:
+        """`quiet`: another process says how far the start is."""
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._gate = gate
+        self._launch = launch
+        self._all_warm = all_warm
+        self._quiet = quiet
+        self._task: asyncio.Task[None] | None = None
+        self.engine: Engine | None = None
+        self.model: ServedModel | None = None
+        self._launched: Launched | None = None
+        self.start_error: StartError | None = None
+
+    @property
+    def loaded(self) -> bool:
+        return self._launched is not None
+
+    def silent_s(self) -> float:
+        """For how long the engine has said nothing while it has work."""
+        return self.engine.silent_s() if self.engine is not None else 0.0
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._live(), name="model-host")
+
+    async def close(self) -> None:
+        """End the engine. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self.model is not None:
+            await self.model.close()
+        if self._launched is not None:
+            await self._launched.close()
+
+    async def _live(self) -> None:
+        progress = asyncio.create_task(self._report_progress())
+        try:
+            launched = await self._launch(lambda: self._enter(Phase.LOADING))
+            self._launched, self.engine = launched, launched.serves
+            self._enter(launched.phase_when_up)
+            if launched.phase_when_up is Phase.WARMING:
+                await _unless_lost(launched, self._make_ready(launched))
+                freeze_heap()
+                self._enter(Phase.READY)
+            progress.cancel()
+            raise EngineLost(await launched.lost)
+        except EngineLost as lost:
+            self._lifecycle.enter(Phase.DEAD, f"the engine is gone: {lost}")
+        except StartError as error:
+            self.start_error = error
+            self._lifecycle.enter(Phase.FAILED, str(error))
+        except Exception as error:  # nobody awaits this task: what it meets, the server must learn
+            log.exception("the start failed unexpectedly")
+            self.start_error = StartError(f"{type(error).__name__}: {error}".splitlines()[0][:400])
+            self._lifecycle.enter(Phase.FAILED, str(self.start_error))
+        finally:
+            progress.cancel()
+
+    async def _make_ready(self, launched: Launched) -> None:
+        if launched.serves is not None:
+            await self._warm(launched.serves)
+        if self._all_warm is not None:
+            await self._all_warm()
+        launched.all_warm()
+
+    async def _warm(self, engine: Engine) -> None:
+        await engine.warm_up()
+        self.model = ServedModel(
+            engine,
+            self._gate,
+            names=self._settings.names,
+            max_total_tokens=self._settings.max_total_tokens,
+            max_prompt_chars=self._settings.max_prompt_chars,
+            max_prompt_scores=self._settings.max_prompt_scores,
+            grammar_timeout_s=self._settings.grammar_timeout_s,
+        )
+        self.model.grammars.warm_up()
+        if self._settings.warmup_on_start:
+            await self._answer_warmup(self.model)
+
+    async def _answer_warmup(self, model: ServedModel) -> None:
+        """The operator's own prompt, once; a refusal is logged and no reason not to serve."""
+        prompt = TextPrompt(self._settings.warmup_prompt, "WARMUP_PROMPT")
+        sampling = Sampling(max_tokens=self._settings.warmup_max_tokens)
+        began = time.monotonic()
+        try:
+            if model.info.embeds:
+                await model.embed([prompt], id=uuid.uuid4().hex)
+            else:
+                request = GenerationRequest(
+                    id=uuid.uuid4().hex, prompts=(prompt,), sampling=sampling
+                )
+                await fold(model.generate(request))
+        except ServeError as error:
+            log.warning("warm-up failed", reason=error.message)
+            return
+        log.info("warmed up", seconds=round(time.monotonic() - began, 2))
+
+    def _enter(self, phase: Phase) -> None:
+        if self._lifecycle.enter(phase):
+            log.info("phase", phase=str(phase), elapsed_s=round(self._lifecycle.uptime_s, 1))
+
+    async def _report_progress(self) -> None:
+        what = {
+            Phase.STARTING: "importing SGLang",
+            Phase.LOADING: "loading the model",
+            Phase.WARMING: "generating the first token",
+        }
+        while not self._quiet:
+            await asyncio.sleep(_PROGRESS_S)
+            if (doing := what.get(self._lifecycle.phase)) is None:
+                return
+            log.info(
+                f"still {doing}",
+                phase=str(self._lifecycle.phase),
+                elapsed_s=round(self._lifecycle.uptime_s),
+            )
+
+
+async def _unless_lost(engine: Launched, work: Coroutine[Any, Any, None]) -> None:
+    working = asyncio.create_task(work)
+    either: set[asyncio.Future[Any]] = {working, engine.lost}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise EngineLost(engine.lost.result())
+        working.result()
+    finally:
+        working.cancel()
+
+
+def exit_code(lifecycle: Lifecycle, host: ModelHost) -> int:
+    """0 clean, 70 the engine was lost, 71 the start failed, 78 a setting is wrong."""
+    if lifecycle.phase is Phase.DEAD:
+        return 70
+    if lifecycle.phase is Phase.FAILED:
+        return host.start_error.exit_code if host.start_error else StartError.exit_code
+    return 0

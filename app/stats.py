@@ -1,0 +1,122 @@
+"""What is counted and measured, without a metrics back end: of one request, and of this process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from app.events import (
+    Beat,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from app.gate import Gate
+from app.logs import setup as logs
+
+
+class RequestStats:
+    """What one request did, for its end line and the metrics. One per HTTP request or job."""
+
+    __slots__ = (
+        "arrived", "cached_tokens", "completion_tokens", "finish_reason", "first_token",
+        "last_token", "prompt_tokens",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.arrived = time.perf_counter()
+        self.first_token: float | None = None
+        self.last_token = 0.0
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.finish_reason: str | None = None
+
+    @property
+    def ttft_s(self) -> float | None:
+        return None if self.first_token is None else self.first_token - self.arrived
+
+    def note(self, beat: Beat) -> None:
+        """When the first and the last token came, and how it ended."""
+        for event in beat:
+            match event:
+                case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
+                    self.last_token = time.perf_counter()
+                    if self.first_token is None:
+                        self.first_token = self.last_token
+                case Started(prompt_tokens):
+                    self.prompt_tokens = prompt_tokens
+                case Finished(reason):
+                    self.finish_reason = reason
+                case Usage():
+                    self.prompt_tokens = event.prompt_tokens
+                    self.completion_tokens = event.completion_tokens
+                    self.cached_tokens = event.cached_tokens
+
+
+class LoopLag:
+    """How late the event loop runs a timer: the sign of something blocking it."""
+
+    INTERVAL_S = 0.25
+
+    def __init__(self) -> None:
+        self.last_s = 0.0
+        self.worst_s = 0.0
+
+    def noted(self, late_s: float) -> None:
+        self.last_s = max(0.0, late_s)
+        self.worst_s = max(self.worst_s, self.last_s)
+
+
+class Gauges(msgspec.Struct, frozen=True):
+    """What is read when it is asked for: of one serving process, or of all together."""
+
+    in_flight: int
+    lag_s: float
+    worst_lag_s: float
+    """Since the last scrape."""
+    longest_silence_s: float
+    """The longest that a process with work has waited for a word from the engine."""
+    shortest_silence_s: float
+    """The shortest; infinite without any work."""
+    log_lines_dropped: int
+
+
+class GaugeSource(Protocol):
+    """Whoever knows the figures."""
+
+    def gauges(self) -> Gauges: ...
+
+    def scraped(self) -> None:
+        """The worst of something is counted anew."""
+
+
+class LocalGauges:
+    """The figures of this process alone."""
+
+    def __init__(
+        self, gate: Gate, lag: LoopLag, silent_s: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self._gate, self._lag, self._silent_s = gate, lag, silent_s
+
+    def gauges(self) -> Gauges:
+        silent_s = self._silent_s()
+        return Gauges(
+            in_flight=self._gate.in_flight,
+            lag_s=self._lag.last_s,
+            worst_lag_s=self._lag.worst_s,
+            longest_silence_s=silent_s,
+            shortest_silence_s=silent_s if self._gate.in_flight else math.inf,
+            log_lines_dropped=logs.dropped(),
+        )
+
+    def scraped(self) -> None:
+        self._lag.worst_s = self._lag.last_s

@@ -1,0 +1,130 @@
+"""What operators and platforms ask: is it alive, is it ready, what is it, what does it do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from fastapi import APIRouter, Request
+from msgspec import to_builtins
+from starlette.responses import Response
+
+from app import __version__
+from app.dialects.openai import models
+from app.dialects.openai.sampling import error_json
+from app.errors import RouteNotFound, ServeError
+from app.lifecycle import Phase
+from app.metrics import Metrics
+from app.types import Json
+from app.web.generation import error_response, json_response
+from app.web.state import serving_of
+
+router = APIRouter()
+_STALLED_AFTER_S = 300.0
+"""Work in the engine and not a word from it for this long: it hangs."""
+
+
+@router.get("/", summary="What this server is")
+async def root(request: Request) -> Response:
+    serving = serving_of(request)
+    return json_response(
+        {
+            "service": "serve_hathora",
+            "version": __version__,
+            "model": serving.settings.names[0],
+            "hathora_region": serving.settings.hathora_region,
+            "phase": str(serving.lifecycle.phase),
+            "endpoints": sorted(request.app.openapi()["paths"]),
+        }
+    )
+
+
+@router.get("/health", summary="State of server and engine")
+async def health(request: Request) -> Response:
+    """200 when ready, else 503. Never runs a generation.
+
+    Also 200 on a node that holds a part of a model served by another.
+    """
+    serving = serving_of(request)
+    phase = serving.lifecycle.phase
+    figures = serving.gauges()
+    stalled = figures.longest_silence_s > _STALLED_AFTER_S
+    ready = phase in (Phase.READY, Phase.FOLLOWING) and not stalled
+    rising = phase.loading
+    body: Json = {
+        "status": "ok" if ready else "starting" if rising else str(phase),
+        "engine_status": "ready" if ready else "not_initialized" if rising else "unavailable",
+        "hathora_region": serving.settings.hathora_region,
+        "model_path": serving.settings.model_path,
+        "timestamp": time.time(),
+        "phase": str(phase),
+        "uptime_s": round(serving.lifecycle.uptime_s, 1),
+        "in_flight": figures.in_flight,
+        "engine_silent_s": round(figures.longest_silence_s, 1) if serving.host.engine else None,
+        "event_loop_lag_s": round(figures.lag_s, 4),
+        "network": to_builtins(serving.network()),
+    }
+    if serving.lifecycle.reason:
+        body["reason"] = serving.lifecycle.reason
+    if stalled:
+        body |= {"status": "stalled", "engine_status": "stalled"}
+    return json_response(body, 200 if ready else 503, {} if ready else {"retry-after": "5"})
+
+
+@router.get("/livez", summary="Shall this process be left running?")
+async def livez(request: Request) -> Response:
+    """200 from the first second on; 503 once the engine is lost or hangs."""
+    serving = serving_of(request)
+    stalled = serving.gauges().longest_silence_s > _STALLED_AFTER_S
+    lost = serving.lifecycle.phase in (Phase.DEAD, Phase.FAILED) or stalled
+    return json_response(
+        {"status": "dead" if lost else "ok", "phase": str(serving.lifecycle.phase)},
+        503 if lost else 200,
+    )
+
+
+@router.get("/readyz", summary="Shall this server be sent requests?")
+async def readyz(request: Request) -> Response:
+    phase = serving_of(request).lifecycle.phase
+    ready = phase is Phase.READY
+    return json_response(
+        {"status": "ok" if ready else "not ready", "phase": str(phase)},
+        200 if ready else 503,
+        {} if ready else {"retry-after": "5"},
+    )
+
+
+@router.get("/ping", summary="RunPod's load balancer: 204 loading, 200 ready")
+async def ping(request: Request) -> Response:
+    phase = serving_of(request).lifecycle.phase
+    if phase.loading:
+        return Response(status_code=204)
+    ready = phase is Phase.READY
+    return json_response({"status": "healthy" if ready else str(phase)}, 200 if ready else 503)
+
+
+@router.get("/metrics", summary="Prometheus metrics")
+async def metrics(request: Request) -> Response:
+    found = serving_of(request).metrics
+    if found is None:
+        error = RouteNotFound("Metrics are switched off (ENABLE_METRICS=false).")
+        return error_response(error, error_json)
+    return Response(await asyncio.to_thread(found.scrape), media_type=Metrics.CONTENT_TYPE)
+
+
+@router.get("/v1/models", summary="The model's names")
+async def list_models(request: Request) -> Response:
+    serving = serving_of(request)
+    try:
+        return json_response(models.listed(serving.host.model, serving.lifecycle))
+    except ServeError as error:
+        return error_response(error, error_json)
+
+
+@router.get("/v1/models/{model:path}", summary="One model")
+async def one_model(request: Request, model: str) -> Response:
+    serving = serving_of(request)
+    try:
+        return json_response(models.card(model, serving.host.model, serving.lifecycle))
+    except ServeError as error:
+        return error_response(error, error_json)
