@@ -45,7 +45,7 @@ class RequestStats:
         return None if self.first_token is None else self.first_token - self.arrived
 
     def note(self, beat: Beat) -> None:
-        """When the first and the last token came, and how it ended."""
+        """Remember when the first and the last token came, and how the request ended."""
         for event in beat:
             match event:
                 case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
@@ -77,30 +77,30 @@ class LoopLag:
 
 
 class Gauges(msgspec.Struct, frozen=True):
-    """What is read when it is asked for: of one serving process, or of all together."""
+    """Values at this moment: of one serving process, or of all together."""
 
     in_flight: int
     lag_s: float
     worst_lag_s: float
     """Since the last scrape."""
     longest_silence_s: float
-    """The longest that a process with work has waited for a word from the engine."""
+    """Seconds that the engine has been silent to the process with work that has waited longest."""
     shortest_silence_s: float
-    """The shortest; infinite without any work."""
+    """To the one that has waited shortest; infinite if none has work."""
     log_lines_dropped: int
 
 
 class GaugeSource(Protocol):
-    """Whoever knows the figures."""
+    """Reports the gauges of one process, or of all."""
 
     def gauges(self) -> Gauges: ...
 
     def scraped(self) -> None:
-        """The worst of something is counted anew."""
+        """Begin a new interval: the worst values start again."""
 
 
 class LocalGauges:
-    """The figures of this process alone."""
+    """The gauges of this process alone."""
 
     def __init__(
         self, gate: Gate, lag: LoopLag, silent_s: Callable[[], float] = lambda: 0.0

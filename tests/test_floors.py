@@ -23,6 +23,8 @@ FLOORS = [
         "stats",
         "metrics",
         "processes",
+        "signals",
+        "version",
     },
     {"reading"},
     {"engine"},

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Request
 from msgspec import to_builtins
 from starlette.responses import Response
 
-from app import __version__
 from app.dialects.openai import models
 from app.dialects.openai.sampling import error_json
 from app.errors import RouteNotFound, ServeError
 from app.lifecycle import Phase
 from app.metrics import Metrics
 from app.types import Json
+from app.version import version
 from app.web.generation import error_response, json_response
 from app.web.state import serving_of
 
@@ -30,7 +30,10 @@ async def root(request: Request) -> Response:
     return json_response(
         {
             "service": "serve_hathora",
-            "version": __version__,
+            "version": version().release,
+            "commit": version().commit,
+            "sglang": version().sglang,
+            "engine": serving.settings.engine,
             "model": serving.settings.names[0],
             "hathora_region": serving.settings.hathora_region,
             "phase": str(serving.lifecycle.phase),
@@ -64,6 +67,8 @@ async def health(request: Request) -> Response:
         "event_loop_lag_s": round(figures.lag_s, 4),
         "network": to_builtins(serving.network()),
     }
+    if serving.settings.engine == "scripted":
+        body["engine"] = "scripted: no model is behind this server"
     if serving.lifecycle.reason:
         body["reason"] = serving.lifecycle.reason
     if stalled:

@@ -22,7 +22,6 @@ from app.gate import Gate
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle
 from app.stats import RequestStats
-from app.web.state import Serving
 from tests.core.formats import REASONING_SAMPLES, TOOL_SAMPLES, TOOLS, ReasoningSample, Sample
 from tests.core.test_formats import _name, with_known
 from tests.support import sse
@@ -33,7 +32,7 @@ environment.use_cpu()
 
 
 def _bounds() -> Bounds:
-    return Serving(settings(), *[None] * 5).bounds  # type: ignore[arg-type]
+    return Bounds.of(settings())
 
 
 async def _ask(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
@@ -45,7 +44,7 @@ async def _ask(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
     }  # fmt: skip
     if stream:
         body["stream_options"] = {"include_usage": True}
-    call = Call(id="0" * 32, model=model, bounds=_bounds(), stats=RequestStats(), about={})
+    call = Call(id="0" * 32, model=model, bounds=_bounds(), stats=RequestStats(), log_fields={})
     try:
         reply = await CHAT.answer(CHAT.body.model_validate(body), call)
         if isinstance(reply, Whole):

@@ -122,32 +122,23 @@ async def _connection() -> AsyncIterator[tuple[Any, Wire]]:
     from uvicorn.server import ServerState
 
     from app.engine.scripted import SteppedEngine
-    from app.gate import Gate
-    from app.life.host import ModelHost
-    from app.lifecycle import Lifecycle, Phase
-    from app.metrics import Metrics
-    from app.stats import LoopLag
+    from app.lifecycle import Phase
     from app.web.app import create_app
     from app.web.connection import bounded
-    from app.web.state import Serving
-    from tests.support.serving import eventually, settings
+    from tests.support.serving import assembled, eventually, settings
 
     configured = settings()
-    lifecycle = Lifecycle()
-    gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=0)
 
     async def launch(_: Any) -> SteppedEngine:
         return SteppedEngine()
 
-    host = ModelHost(configured, lifecycle, gate, launch)
-    lag = LoopLag()
-    serving = Serving(configured, lifecycle, gate, host, lag, Metrics(lifecycle, gate, lag))
+    serving = assembled(configured, launch)
     config = uvicorn.Config(
         create_app(serving), http=bounded(configured), ws="none", log_config=None, access_log=False
     )
     config.load()
-    host.start()
-    await eventually(lambda: lifecycle.phase is Phase.READY)
+    serving.host.start()
+    await eventually(lambda: serving.lifecycle.phase is Phase.READY)
     protocol = bounded(configured)(config, ServerState(), {})
     wire = Wire()
     protocol.connection_made(wire)
@@ -155,7 +146,7 @@ async def _connection() -> AsyncIterator[tuple[Any, Wire]]:
         yield protocol, wire
     finally:
         protocol.connection_lost(None)
-        await host.close()
+        await serving.host.close()
 
 
 def _request(path: str, tokens: int, stream: bool) -> bytes:

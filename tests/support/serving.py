@@ -13,11 +13,12 @@ import uvicorn
 
 from app.engine.base import Engine
 from app.gate import Gate
-from app.life.host import ModelHost
+from app.life.control import LocalControl
+from app.life.host import Launch
+from app.life.service import Service
 from app.lifecycle import Lifecycle, Phase
 from app.metrics import Metrics
 from app.settings.catalogue import Settings, load
-from app.stats import LoopLag
 from app.web.app import create_app
 from app.web.connection import bounded
 from app.web.server import bind
@@ -51,14 +52,18 @@ def settings(**given: str) -> Settings:
     return load({}, {"LOG_FILE": "", "PORT": "0", "HOST": "127.0.0.1", **given}).settings
 
 
+def assembled(configured: Settings, launch: Launch) -> Serving:
+    """What `web/server.py` makes of a `Service`."""
+    service = Service(configured, launch, LocalControl(configured, lambda: None), lambda: None)
+    return Serving.of(service, Metrics(service.lifecycle, service.gauges))
+
+
 @asynccontextmanager
 async def serve(
     engine: Engine | None, *, ready: bool = True, **given: str
 ) -> AsyncIterator[Running]:
     """`engine` None: it never gets ready."""
     configured = settings(**given)
-    lifecycle = Lifecycle()
-    gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue)
 
     async def launch(loading: Callable[[], None]) -> Engine:
         if engine is None:
@@ -67,9 +72,8 @@ async def serve(
         assert engine is not None
         return engine
 
-    host = ModelHost(configured, lifecycle, gate, launch)
-    lag = LoopLag()
-    serving = Serving(configured, lifecycle, gate, host, lag, Metrics(lifecycle, gate, lag))
+    serving = assembled(configured, launch)
+    lifecycle = serving.lifecycle
     listener = bind(configured)
     port = listener.getsockname()[1]
     server = uvicorn.Server(
