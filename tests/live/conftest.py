@@ -4,7 +4,6 @@ ones for the tests that end theirs."""
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.support import processes
 from tests.support.compute import GROUP, FakeCompute
 
 ROOT = Path(__file__).parents[2]
@@ -89,13 +89,7 @@ class LiveServer:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if _is_sample(line, name))
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+        processes.stop(self.process)
         self.http.close()
         self._out.close()
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tests.live.conftest import ROOT, LiveServer
-from tests.support import sse
+from tests.support import processes, sse
 from tests.support.runpod_platform import Job, Platform
 
 pytestmark = pytest.mark.live
@@ -100,13 +100,7 @@ class LiveWorker:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+        processes.stop(self.process)
         with contextlib.suppress(TimeoutError):
             self.wait(self.platform.__aexit__(), 10)
         self.wait(_end_tasks(), 10)
