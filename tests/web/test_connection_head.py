@@ -10,13 +10,7 @@ from typing import Any
 import pytest
 
 from app.web.connection import BoundedHttp
-from tests.support.raw_client import (
-    CHAT,
-    GET,
-    connect,
-    get_of,
-    post,
-)
+from tests.support.raw_client import CHAT, GET, connect, get_of, post
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
 

@@ -7,14 +7,7 @@ import asyncio
 import pytest
 
 from app.web import connection
-from tests.support.raw_client import (
-    CHAT,
-    GET,
-    STREAM,
-    connect,
-    get_of,
-    post,
-)
+from tests.support.raw_client import CHAT, GET, STREAM, connect, get_of, post
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
 

@@ -9,14 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.raw_client import (
-    CHAT,
-    GET,
-    connect,
-    get_of,
-    post,
-    post_chunked,
-)
+from tests.support.raw_client import CHAT, GET, connect, get_of, post, post_chunked
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import serve
 
