@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.hathora.calls import CallFailed, Deadline
 from app.hathora.compute import Compute, Endpoint, Group, Machine
+from app.hathora.deadline import Deadline
+from app.hathora.failures import CallFailed
 from app.hathora.key import read_key
 from tests.support.compute import GROUP, PROJECT, ZONE, FakeCompute, NoPause
 

@@ -12,8 +12,9 @@ import pytest
 
 from app.endpoint import Network, NetworkState
 from app.hathora import membership as module
+from app.hathora.failures import NetworkFailed
 from app.hathora.membership import Membership
-from app.hathora.network import NetworkFailed, Place
+from app.hathora.network import Place
 from tests.support.serving import eventually
 
 PLACE = Place(
@@ -169,7 +170,7 @@ async def test_a_server_that_was_told_to_end_is_not_registered_again() -> None:
 async def test_what_somebody_else_has_removed_is_attached_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr(module, "_CONFIRM_EVERY_S", 0.02)
     registration = Scripted()
     async with kept(registration) as (membership, said):
         membership.want(True)

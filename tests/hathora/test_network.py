@@ -15,7 +15,8 @@ import pytest
 
 from app.errors import ConfigError
 from app.hathora import target
-from app.hathora.network import NetworkFailed, Place, Registration
+from app.hathora.failures import NetworkFailed
+from app.hathora.network import Place, Registration
 from app.settings.catalogue import load
 from tests.support.compute import GROUP, PROJECT, ZONE, FakeCompute, NoPause
 
