@@ -98,7 +98,7 @@ def test_what_is_foreign_stays_in_its_place(foreign: str, home: tuple[str, ...])
 
 
 def graph() -> dict[str, set[str]]:
-    """Module -> modules of the program that it imports, inside functions too, not for types alone."""
+    """Module -> modules of the program that it imports, inside functions too; TYPE_CHECKING aside."""
     names = {name_of(path): path for path in FILES}
     found: dict[str, set[str]] = {}
     for name, path in names.items():

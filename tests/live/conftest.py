@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.support import processes
-from tests.support.compute import GROUP, FakeCompute
+from tests.support.compute import GROUP, FakeCompute, fake_compute
 
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 240
@@ -122,12 +122,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
         server.stop()
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeCompute]:
-    """A Compute API, for servers that register a network endpoint."""
-    with FakeCompute() as running:
-        running.add_machine()
-        yield running
+fake = pytest.fixture(fake_compute)
+"""A Compute API, for servers that register a network endpoint."""
 
 
 def registered(server: LiveServer, fake: FakeCompute) -> LiveServer:
