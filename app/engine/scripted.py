@@ -26,7 +26,7 @@ from app.engine.required_calls import calls_schema
 from app.errors import ConfigError, UnsupportedParameter
 from app.events import EndReason, ScoredToken, Token
 from app.lifecycle import Phase
-from app.reading.pieces import CallArray, answer_reader
+from app.reading.json_calls import CallArray, answer_reader
 from app.settings.catalogue import Settings
 from app.types import ChatPrompt, Grammar, Json, Scoring
 

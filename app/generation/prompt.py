@@ -11,7 +11,8 @@ import msgspec
 
 from app.engine.base import Engine
 from app.generation import limits
-from app.reading.pieces import Reader, answer_reader
+from app.reading.json_calls import answer_reader
+from app.reading.pieces import Reader
 from app.types import (
     ChatPrompt,
     GenerationRequest,

@@ -12,17 +12,9 @@ from typing import Any
 import pytest
 
 from app.engine import environment
-from app.reading.pieces import (
-    CallArguments,
-    CallBegun,
-    Harmony,
-    MarkedCalls,
-    Piece,
-    Reader,
-    Said,
-    Thought,
-    joined,
-)
+from app.reading.harmony import Harmony
+from app.reading.json_calls import MarkedCalls
+from app.reading.pieces import CallArguments, CallBegun, Piece, Reader, Said, Thought, joined
 from tests.core.formats import (
     FORMATS,
     REASONING_SAMPLES,

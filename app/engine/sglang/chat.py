@@ -16,7 +16,8 @@ from app.engine.base import Rendered
 from app.engine.sglang.functions import as_function
 from app.engine.sglang.output import AnswerFormat
 from app.errors import InvalidRequest
-from app.reading.pieces import Reader, answer_reader
+from app.reading.json_calls import answer_reader
+from app.reading.pieces import Reader
 from app.types import ChatPrompt, Grammar, Json, Message, Tool, ToolUse
 
 _TOOLS_INTRODUCED = (

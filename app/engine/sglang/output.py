@@ -21,22 +21,20 @@ from app.engine.required_calls import calls_schema
 from app.engine.sglang.functions import as_function
 from app.errors import UnsupportedParameter
 from app.logs.setup import log
+from app.reading.cutter import Cutter
+from app.reading.harmony import Harmony
+from app.reading.json_calls import CallArray, JsonAnswer, MarkedCalls
 from app.reading.pieces import (
     CallArguments,
-    CallArray,
     CallBegun,
     Chain,
-    Cutter,
-    Harmony,
-    JsonAnswer,
-    MarkedCalls,
     Piece,
     Reader,
     Said,
     Thought,
     joined,
     overlap,
-)  # fmt: skip
+)
 from app.types import Grammar, Json, Tool, ToolUse
 
 FALLBACK = "hermes"
