@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from app.engine.sglang import adapter as sglang
-from app.engine.sglang.exchange import _end_of
+from app.engine.sglang.endings import end_of
 from app.engine.sglang.launch import _check_reserved
 from app.errors import ConfigError, InternalError, InvalidRequest, Overloaded, ServeError
 
@@ -26,12 +26,12 @@ def test_an_abort_is_an_error_and_never_a_finish(
     finish: dict[str, object], error: type[ServeError]
 ) -> None:
     with pytest.raises(error):
-        _end_of(finish)
+        end_of(finish)
 
 
 def test_a_finish_says_what_matched() -> None:
-    assert _end_of({"type": "stop", "matched": 2}) == ("stop", 2)
-    assert _end_of({"type": "length", "length": 7}) == ("length", None)
+    assert end_of({"type": "stop", "matched": 2}) == ("stop", 2)
+    assert end_of({"type": "length", "length": 7}) == ("length", None)
 
 
 @pytest.mark.parametrize("name", ["incremental_streaming_output", "model_path", "device"])

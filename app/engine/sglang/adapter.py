@@ -20,7 +20,8 @@ import numpy as np
 
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered, Watched
 from app.engine.sglang.chat import ChatRenderer
-from app.engine.sglang.exchange import Exchange, Pending, aborted
+from app.engine.sglang.endings import aborted, refused
+from app.engine.sglang.exchange import Exchange, Pending
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.tokens import Vocabulary, use_fast_encode
 from app.errors import InvalidRequest, StartError
@@ -192,7 +193,7 @@ class SGLangEngine:
                         )
                     )
         except ValueError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
         finally:
             self._in_flight -= 1
             for request in pending:
@@ -225,7 +226,7 @@ class SGLangEngine:
             async with aclosing(self._manager.generate_request(request, None)) as stream:
                 found = await anext(stream)
         except ValueError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
         finally:
             self._in_flight -= 1
         return [_embedding(each) for each in found]
@@ -361,13 +362,6 @@ def _embedding(found: dict[str, Any]) -> Embedding:
     vector = np.asarray(found["embedding"], dtype=np.float32)
     length = float(np.linalg.norm(vector.astype(np.float64))) or 1.0
     return Embedding((vector / np.float32(length)).tolist(), found["meta_info"]["prompt_tokens"])
-
-
-def _refused(error: ValueError) -> InvalidRequest:
-    """Before its first output SGLang refuses a request this way. Ours are checked before they get
-    there, so this names a bound that we do not know of."""
-    log.warning("SGLang refused a request", reason=str(error)[:400])
-    return InvalidRequest(str(error)[:400])
 
 
 def _gap_tokens(tokenizer: Any) -> tuple[int, int, int | None] | None:
