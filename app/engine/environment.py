@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,8 +16,6 @@ import orjson
 
 from app.logs import setup as logs
 from app.settings.catalogue import Settings
-
-_STAND_IN = Path(__file__).parent / "sglang" / "cpu"
 
 
 class RuntimeDir:
@@ -80,38 +77,3 @@ def prepare(settings: Settings) -> RuntimeDir:
 def join() -> RuntimeDir:
     """The folder of the process that started this one; its environment is this one's, too."""
     return RuntimeDir(Path(os.environ["TMPDIR"]))
-
-
-EMBEDDING_MODELS = "app.engine.sglang.models"
-
-
-def use_own_models() -> None:
-    """Make SGLang take our model classes where it has some of the same name. Before it is imported.
-
-    They pool as an embedding model asks for, where SGLang's own do as they always do.
-    """
-    os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = EMBEDDING_MODELS
-
-
-def follow() -> None:
-    """Have SGLang return once this node's part is loaded, instead of waiting for its end."""
-    os.environ["SGLANG_BLOCK_NONZERO_RANK_CHILDREN"] = "0"
-
-
-def use_cpu() -> None:
-    """Make SGLang run without a GPU, in this process and in the engine's.
-
-    The CUDA build of `sgl_kernel` cannot be loaded without libcuda, and SGLang's CPU path imports
-    names from it. If no real one can be imported, ours stands in (`cpu/sgl_kernel`).
-    """
-    os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
-    # CUDA builds of torch bring NCCL; finding it, SGLang would take it for processes on CPUs, too.
-    os.environ["SGLANG_NCCL_SO_PATH"] = "none"
-    try:
-        import sgl_kernel  # noqa: F401
-    except (ImportError, OSError):
-        for name in [name for name in sys.modules if name.split(".")[0] == "sgl_kernel"]:
-            del sys.modules[name]
-        sys.path.insert(0, str(_STAND_IN))
-        path = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = f"{_STAND_IN}{os.pathsep}{path}" if path else str(_STAND_IN)

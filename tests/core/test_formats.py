@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.engine import environment
+from app.engine.sglang import importing
 from app.reading.harmony import Harmony
 from app.reading.json_calls import MarkedCalls
 from app.reading.pieces import CallArguments, CallBegun, Piece, Reader, Said, Thought, joined
@@ -24,7 +24,7 @@ from tests.core.formats import (
     Sample,
 )
 
-environment.use_cpu()
+importing.use_cpu()
 
 
 def _reader(sample: Sample) -> Reader:

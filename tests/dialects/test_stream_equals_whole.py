@@ -17,7 +17,7 @@ import pytest
 
 from app.dialects.contract import Bounds, Call, Stream, Whole
 from app.dialects.openai.chat import CHAT
-from app.engine import environment
+from app.engine.sglang import importing
 from app.gate import Gate
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle
@@ -29,7 +29,7 @@ from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import settings
 
-environment.use_cpu()
+importing.use_cpu()
 
 
 def _bounds() -> Bounds:

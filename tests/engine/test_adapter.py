@@ -8,7 +8,7 @@ import pytest
 
 from app.engine.sglang import adapter as sglang
 from app.engine.sglang.endings import end_of
-from app.engine.sglang.launch import _check_reserved
+from app.engine.sglang.options import check_reserved
 from app.errors import ConfigError, InternalError, InvalidRequest, Overloaded, ServeError
 
 
@@ -37,7 +37,7 @@ def test_a_finish_says_what_matched() -> None:
 @pytest.mark.parametrize("name", ["incremental_streaming_output", "model_path", "device"])
 def test_engine_args_cannot_undo_what_the_adapter_needs(name: str) -> None:
     with pytest.raises(ConfigError, match=f"ENGINE_ARGS: {name} cannot be set here"):
-        _check_reserved({name: False})
+        check_reserved({name: False})
 
 
 def test_an_engine_that_was_idle_is_not_taken_for_stalled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_sglang_is_as_the_adapter_knows_it() -> None:
     ]
     ours = ["device", "incremental_streaming_output", "enable_metrics", "sleep_on_idle"]
     program = (
-        "from app.engine import environment\nenvironment.use_cpu()\n" + CONTRACT
+        "from app.engine.sglang import importing\nimporting.use_cpu()\n" + CONTRACT
         if not Path("/dev/nvidia0").exists()
         else CONTRACT
     )

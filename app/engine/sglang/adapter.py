@@ -24,12 +24,12 @@ from app.engine.sglang.endings import aborted, refused
 from app.engine.sglang.exchange import Exchange, Pending
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.tokens import Vocabulary, use_fast_encode
+from app.engine.sglang.watch import end_schedulers
 from app.errors import InvalidRequest, StartError
 from app.lifecycle import Phase
 from app.logs.setup import log
 from app.types import ChatPrompt, Grammar, Json, Sampling
 
-_CLOSE_TIMEOUT_S = 10.0
 _WHOLE_INTERVAL = 64
 """Tokens between two signs of life of an answer that nobody reads as it comes."""
 # (before the prefix, before the suffix, before the middle): what models trained to fill gaps call
@@ -339,19 +339,6 @@ class SGLangEngine:
             if grammar.covers_thinking:
                 params["ebnf_full_assistant"] = True
         return params
-
-
-async def end_schedulers(manager: Any, watch: Watched) -> None:
-    """SGLang's schedulers release GPU memory and NCCL only when they are asked to end."""
-    from sglang.srt.managers.io_struct import ShutdownReq
-
-    schedulers = [p for p in watch.processes if p.is_alive() and "scheduler" in p.name]
-    if not schedulers:
-        return
-    manager._dispatch_to_scheduler(ShutdownReq())
-    deadline = time.monotonic() + _CLOSE_TIMEOUT_S
-    while any(p.is_alive() for p in schedulers) and time.monotonic() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(0.05)
 
 
 def _embedding(found: dict[str, Any]) -> Embedding:

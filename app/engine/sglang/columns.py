@@ -73,5 +73,5 @@ def _batch_type(message: Any) -> Any:
 def _prefix(message: Any) -> bytes:
     """The header of a msgpack array of 16-bit length, and its first element: the class's name."""
     length = len(msgspec.structs.fields(message)) + 1
-    name = message.__name__.encode()
+    name: bytes = message.__name__.encode()
     return b"\xdc" + length.to_bytes(2, "big") + bytes([0xA0 | len(name)]) + name

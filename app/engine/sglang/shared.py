@@ -19,15 +19,15 @@ import sys
 from collections.abc import Awaitable
 from concurrent.futures import Future
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from app.engine.base import Watched
+from app.engine.sglang.adapter import SGLangEngine
+from app.engine.sglang.importing import import_for_requests, prepare_import
+from app.engine.sglang.watch import end_schedulers
 from app.lifecycle import Phase
 from app.logs.setup import log
 from app.settings.catalogue import Settings
-
-if TYPE_CHECKING:
-    from app.engine.sglang.adapter import SGLangEngine
 
 
 class SharedEngine:
@@ -57,8 +57,6 @@ class SharedEngine:
         self._engine._multi_tokenizer_shm = None
 
     async def close(self) -> None:
-        from app.engine.sglang.adapter import end_schedulers
-
         self._watch.close()
         await end_schedulers(self._worker, self._watch)
         await asyncio.to_thread(self._engine.shutdown)
@@ -77,8 +75,6 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
     SGLang is imported meanwhile. Whether the engine is lost, the parent says; `lost` is for what
     this process finds out itself.
     """
-    from app.engine.sglang.adapter import SGLangEngine
-
     await asyncio.to_thread(_import, settings)
     engine = await asyncio.to_thread(_attach, await parent)
     return SGLangEngine(
@@ -87,10 +83,8 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
 
 
 def _import(settings: Settings) -> None:
-    from app.engine.sglang import launch
-
-    launch.prepare_import(settings.device)
-    launch.import_for_requests()
+    prepare_import(settings.device)
+    import_for_requests()
 
 
 def _attach(parent: int) -> Any:
