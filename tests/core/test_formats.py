@@ -30,7 +30,7 @@ importing.use_cpu()
 def _reader(sample: Sample) -> Reader:
     from sglang.srt.entrypoints.openai.protocol import Tool
 
-    from app.engine.sglang.output import calls_reader
+    from app.engine.sglang.readers import calls_reader
 
     return calls_reader(sample.parser, [Tool(**tool) for tool in TOOLS])
 
@@ -103,7 +103,7 @@ def test_calls_are_read_the_same_however_the_text_is_cut(sample: Sample) -> None
 
 
 def _thinking(sample: ReasoningSample) -> Reader:
-    from app.engine.sglang.output import SGLangThinking
+    from app.engine.sglang.readers import SGLangThinking
 
     return SGLangThinking(sample.parser, forced=sample.forced, calls_follow=False)
 

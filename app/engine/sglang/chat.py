@@ -41,6 +41,12 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         template = str(tokenizer.chat_template or "")
         self._knows_developer = "developer" in template
+        self._has_template = (
+            tokenizer.chat_template is not None
+            or templates.chat_template_name is not None
+            or templates.python_chat_template is not None
+            or self._serving.chat_encoding_spec is not None
+        )
         # Custom encoders and Python templates know tools; SGLang's named templates do not.
         self.knows_tools = templates.chat_template_name is None and (
             "tools" in template
@@ -55,20 +61,11 @@ class ChatRenderer:
         self.reasoning_parser = manager.config_value("reasoning_parser")
         """The same for the format in which the model thinks."""
 
-    @property
-    def has_template(self) -> bool:
-        return (
-            self._tokenizer.chat_template is not None
-            or self._templates.chat_template_name is not None
-            or self._templates.python_chat_template is not None
-            or self._serving.chat_encoding_spec is not None
-        )
-
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         """Raises InvalidRequest: no template, or one that refuses this conversation."""
         from jinja2 import TemplateError
 
-        if not self.has_template:
+        if not self._has_template:
             raise InvalidRequest(
                 "This model has no chat template; use /v1/completions, or start the server with "
                 "CHAT_TEMPLATE.",
