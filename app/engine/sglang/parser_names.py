@@ -11,15 +11,12 @@ from app.logs.setup import log
 _CALLS = {
     "llama3_json": "llama3", "llama4_json": "llama3", "llama4_pythonic": "pythonic",
     "harmony": "gpt-oss", "openai": "gpt-oss", "openai_gptoss": "gpt-oss",
-    "deepseek_v3": "deepseekv3", "deepseek_v3_1": "deepseekv31", "deepseek_v31": "deepseekv31",
-    "deepseek_v3_2": "deepseekv32", "deepseek_v32": "deepseekv32", "deepseek_v4": "deepseekv4",
-    "glm4_moe": "glm45", "glm47_moe": "glm47", "qwen3_xml": "qwen3_coder",
-    "qwen3": "qwen25", "qwen2_5": "qwen25", "hunyuan_a13b": "hunyuan", "minimax_m2": "minimax-m2",
-    "internlm": "interns1", "nemotron": "qwen3_coder",
+    "glm4_moe": "glm45", "glm47_moe": "glm47", "qwen3_xml": "qwen3_coder", "qwen3": "qwen25",
+    "hunyuan_a13b": "hunyuan", "internlm": "interns1", "nemotron": "qwen3_coder",
 }  # fmt: skip
 _THINKING = {
     "harmony": "gpt-oss", "openai": "gpt-oss", "openai_gptoss": "gpt-oss",
-    "deepseek_v3_1": "deepseek-v3", "deepseek_v31": "deepseek-v3", "deepseek_v32": "deepseek-v3",
+    "deepseek_v31": "deepseek-v3", "deepseek_v32": "deepseek-v3",
     "glm4_moe": "glm45", "granite": "granite_thinking_parser", "hunyuan_a13b": "hunyuan",
     "minimax_m2": "minimax", "minimax_m2_append_think": "minimax-append-think",
     "nemotron": "nemotron_3", "nemotron_v3": "nemotron_3", "basic": "qwen3", "qwen": "qwen3",

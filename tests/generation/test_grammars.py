@@ -123,7 +123,8 @@ async def test_a_client_that_leaves_does_not_spoil_the_next_answer(check: Gramma
 async def test_a_known_grammar_is_not_tried_again(check: GrammarCheck) -> None:
     grammar = Grammar("json_schema", '{"type":"integer"}')
     await check.check(grammar)
-    await check._kill()
+    assert check._process is not None
+    await check._process._kill()
     started = time.perf_counter()
     await check.check(grammar)
     assert time.perf_counter() - started < 0.05
