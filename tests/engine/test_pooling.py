@@ -162,6 +162,7 @@ def test_reading_a_folder_loads_no_model_library():
     assert run(code) == "set()"
 
 
+@pytest.mark.sglang
 def test_sglang_takes_our_encoders_and_pools_the_others_as_we_think():
     # It takes its own, with a warning at most, when ours cannot be imported.
     code = """

@@ -9,6 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.sglang
+
 CONTRACT = """
 import inspect, sys, warnings
 warnings.simplefilter("ignore")
