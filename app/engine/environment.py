@@ -1,7 +1,7 @@
-"""The process environment that the engine needs, set before SGLang is imported.
+"""The process environment of the server and the engine, set before SGLang is imported.
 
-SGLang and prometheus_client read some switches only from `os.environ`, partly at import; this is
-the one place that writes it.
+SGLang and prometheus_client read some switches only from `os.environ`, partly at import.
+engine/sglang/importing.py writes those that depend on the device or the node.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from app.settings.catalogue import Settings
 
 
 class RuntimeDir:
-    """A private folder (0700) for what lives as long as the process: the engine's sockets, metric
-    files, logging config. SGLang unpickles parts of what comes over those sockets, so nobody else
-    may reach them.
+    """A private folder (0700) for the engine's sockets, metric files and logging config, as long as
+    the process lives. SGLang unpickles parts of the messages on those sockets, so no other user may
+    reach them.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -41,7 +41,7 @@ class RuntimeDir:
 
 
 def prepare(settings: Settings) -> RuntimeDir:
-    """Set what every mode of the server needs. Before prometheus_client or SGLang is imported."""
+    """Set what every mode of the server needs, before prometheus_client or SGLang is imported."""
     # Compiled kernels must outlive the process; their default place is below TMPDIR.
     os.environ.setdefault(
         "TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"
@@ -64,7 +64,7 @@ def prepare(settings: Settings) -> RuntimeDir:
         # Log-probabilities are the model's own, as OpenAI's, not those after temperature.
         "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",
     }
-    # Only the supervisor has a use for it; a model's own code would find it here.
+    # Only the supervisor needs it, and a model's own code could read it here.
     os.environ.pop("GCP_SERVICE_ACCOUNT_KEY_BASE64", None)
     if settings.hf_token is not None:
         # Both names: of today's library and of the older ones that models' own code may use.
@@ -75,5 +75,5 @@ def prepare(settings: Settings) -> RuntimeDir:
 
 
 def join() -> RuntimeDir:
-    """The folder of the process that started this one; its environment is this one's, too."""
+    """The folder of the parent process, whose environment this process has inherited."""
     return RuntimeDir(Path(os.environ["TMPDIR"]))

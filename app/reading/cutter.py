@@ -8,8 +8,8 @@ import re
 class Cutter:
     """Cuts text into single characters, but leaves tags such as `<|end|>` and `<tool_call>` whole.
 
-    Models write most of their markers as one token each, and some parsers of SGLang's know them
-    only if they come so.
+    Models write most of their markers as one token each, and some of SGLang's parsers know a marker
+    only if it arrives whole.
     """
 
     _TAG = re.compile(r"<[^<>\s]{1,64}>")

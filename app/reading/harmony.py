@@ -13,11 +13,11 @@ from app.reading.pieces import CallArguments, CallBegun, Piece, Said, Thought, j
 
 
 class Harmony:
-    """Reads the channels of gpt-oss: thinking, calls and answer.
+    """Reads thinking, calls and answer.
 
-    Source: https://cookbook.openai.com/articles/openai-harmony, read 2026-11. A message is a header
-    up to `<|message|>` and a body up to the next marker; the header names the channel (analysis,
-    commentary, final) and, of a call, `to=functions.NAME`, on either side of the channel.
+    A message is a header up to `<|message|>` and a body up to the next marker. The header names the
+    channel (analysis, commentary, final) and, of a call, `to=functions.NAME`, on either side of the
+    channel.
     """
 
     _ENDS = frozenset({"<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>"})
@@ -25,14 +25,14 @@ class Harmony:
     _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 
     def __init__(self, *, calls: bool) -> None:
-        """`calls`: tools may be called; if not, what is written to one is part of the answer."""
+        """`calls`: tools may be called; if not, text written to a tool is part of the answer."""
         self._calls = calls
         self._cutter = Cutter()
         self._header = ""
         self._make: Callable[[str], Piece] | None = None
-        """What the body's text is; None in a header."""
+        """Makes the body's text a piece; None in a header."""
         self._plain = True
-        """Nothing but text so far: there may be no channels at all."""
+        """No marker has come yet: the text may have no channels at all."""
 
     def feed(self, text: str) -> list[Piece]:
         return self._steps(self._cutter.feed(text))
@@ -71,5 +71,5 @@ class Harmony:
         return []
 
     def _channel(self) -> str:
-        found = self._CHANNEL.search(self._header)
-        return found[1] if found else ""
+        match = self._CHANNEL.search(self._header)
+        return match[1] if match else ""

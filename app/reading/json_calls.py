@@ -20,9 +20,9 @@ from app.types import Grammar
 
 
 class CallArray:
-    """Reads `[{"name": ..., "parameters": {...}}, ...]`: what the grammar of a required call gives.
+    """Reads `[{"name": ..., "parameters": {...}}, ...]`: the form of answers that must be calls.
 
-    The arguments are passed on as they come, as the JSON text that they are.
+    Arguments are passed on as they arrive, as JSON text.
     """
 
     def __init__(self) -> None:
@@ -46,14 +46,14 @@ class CallArray:
 class MarkedCalls:
     """Reads `{"name": ..., "arguments": {...}}` between two markers, as Hermes and Qwen write it.
 
-    Linear in the text, where SGLang's own parser of this format parses all of a call again for
-    every piece of it.
+    Takes linear time. SGLang's own parser of this format parses the whole call again for each piece
+    of it.
     """
 
     def __init__(self, begin: str, end: str) -> None:
         self._begin, self._end = begin, end
         self._held = ""
-        """Text that may be the beginning of a marker, or is blank next to a call."""
+        """Text that may begin a marker, or is blank next to a call."""
         self._call: _CallObject | None = None
         self._state: Literal["text", "begun", "call", "after"] = "text"
         self._called = False
@@ -83,7 +83,7 @@ class MarkedCalls:
                     self._call, self._state, self._held = _CallObject(), "call", ""
                 elif not character.isspace() and character != "[":
                     held, self._held, self._state = self._held, "", "text"
-                    return [Said(self._begin), *self.feed(held)]  # only spoken of
+                    return [Said(self._begin), *self.feed(held)]  # the marker as a word of the text
                 return []
             case "call":
                 assert self._call is not None
@@ -92,7 +92,7 @@ class MarkedCalls:
                     self._called, self._state = True, "after"
                 return pieces
             case "after":
-                # Up to the end marker; a list has its next call before it.
+                # Up to the end marker; a list may have its next call before it.
                 self._held = (self._held + character)[-len(self._end) :]
                 if character == "{":
                     self._call, self._state, self._held = _CallObject(), "call", ""
@@ -114,14 +114,14 @@ class MarkedCalls:
         elif self._called and keep < len(held) and not held[: len(held) - keep].strip():
             keep = len(held)
         self._held = held[len(held) - keep :]
-        said = held[: len(held) - keep]
-        return [Said(said)] if said else []
+        text = held[: len(held) - keep]
+        return [Said(text)] if text else []
 
 
 class JsonStrings:
-    """Escapes control characters that stand in strings as they are, which JSON forbids.
+    """Escapes control characters inside strings, which JSON forbids as they are.
 
-    xgrammar 0.2.7 lets them into strings that have a minLength or maxLength.
+    xgrammar 0.2.7 lets them into strings that have a minLength or maxLength. Drop when it does not.
     """
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ class JsonStrings:
 
 
 class JsonAnswer:
-    """Reads an answer that is JSON, beside what another reader finds in it."""
+    """Reads an answer that is JSON, after `inner` has taken thinking and calls out of it."""
 
     def __init__(self, inner: Reader | None) -> None:
         self._inner = inner
@@ -165,14 +165,14 @@ class JsonAnswer:
 
 
 def answer_reader(grammar: Grammar | None) -> Callable[[], Reader | None] | None:
-    """What makes the reader of an answer without tools and thinking; None: it is plain text."""
+    """Makes the reader of an answer without tools and thinking; None: the answer is plain text."""
     if grammar is None or grammar.kind != "json_schema":
         return None
     return lambda: JsonAnswer(None)
 
 
 class _CallObject:
-    """One call's JSON object, after its opening brace."""
+    """Reads one call's JSON object, after its opening brace."""
 
     def __init__(self) -> None:
         self.complete = False
@@ -190,9 +190,9 @@ class _CallObject:
         return pieces
 
     def _read(self) -> Generator[None, str, None]:
-        """One character at each yield."""
+        """Takes one character at each yield."""
         early: list[Piece] = []  # arguments that come before the name
-        begun = given = False
+        begun = has_arguments = False
         character = yield
         while character != "}":
             if character != '"':
@@ -205,8 +205,8 @@ class _CallObject:
                 self._pieces += [CallBegun(name), *early]
                 begun = True
                 character = yield
-            elif key in ("parameters", "arguments") and not given:
-                given = True
+            elif key in ("parameters", "arguments") and not has_arguments:
+                has_arguments = True
                 sink = self._pieces if begun else early
                 if character in "{[":
                     character = yield from self._read_value(character, sink)
@@ -216,20 +216,20 @@ class _CallObject:
                 character = yield from self._read_value(character, [])
 
     def _read_odd_arguments(self, character: str, sink: list[Piece]) -> Generator[None, str, str]:
-        """Arguments that are no object: null, or an object's JSON inside a string."""
+        """Arguments that are not an object: null, or an object's JSON inside a string."""
         if character == '"':
             text = yield from self._read_string()
             following = yield
         else:
-            found: list[Piece] = []
-            following = yield from self._read_value(character, found)
-            text = "".join(piece.json for piece in found if isinstance(piece, CallArguments))
+            pieces: list[Piece] = []
+            following = yield from self._read_value(character, pieces)
+            text = "".join(piece.json for piece in pieces if isinstance(piece, CallArguments))
         if text != "null":
             sink.append(CallArguments(text))
         return following
 
     def _read_string(self) -> Generator[None, str, str]:
-        """After the opening quote, up to and with the closing one."""
+        """The string after its opening quote; consumes the closing one."""
         raw: list[str] = []
         escaped = False
         while True:
@@ -251,7 +251,7 @@ class _CallObject:
                 return character
 
     def _read_value(self, character: str, sink: list[Piece]) -> Generator[None, str, str]:
-        """A value that begins with `character`; returns what comes after it."""
+        """Put a value that begins with `character` into `sink`; returns the character after it."""
         depth = 0
         quoted = escaped = False
         strings = JsonStrings()
@@ -265,7 +265,7 @@ class _CallObject:
                 depth += 1
             elif character in "}]":
                 if depth == 0:
-                    return character  # of the call's own object: a bare number or word ended
+                    return character  # the call's own bracket ends a bare number or word
                 depth -= 1
             elif depth == 0 and character in ", \t\r\n":
                 return character

@@ -1,8 +1,8 @@
-"""What a model writes, taken apart: thinking, text, calls of tools.
+"""The pieces of a model's text: thinking, answer, calls of tools; and what reads them.
 
 Law: any way of cutting the text gives the same pieces, concatenated. The readers keep it by
-construction: each looks at one character after the other (or one tag after the other: `Cutter`),
-whatever came together.
+construction: each looks at one character (or one tag, see cutter.py) after the other, however the
+text arrives.
 
     text ─ thinking reader ─┬─ Thought
                             └─ rest ─ calls reader ─┬─ Said
@@ -49,10 +49,10 @@ class Reader(Protocol):
     """Reads one choice's text. Stateful: one object per choice."""
 
     def feed(self, text: str) -> list[Piece]:
-        """What is certain so far; may hold back what could be the beginning of a marker."""
+        """The pieces that are certain so far; the beginning of a marker may be held back."""
 
     def finish(self) -> list[Piece]:
-        """What was held back, now that nothing follows."""
+        """The pieces that were held back, now that the text is complete."""
 
 
 class Chain:
@@ -81,7 +81,7 @@ class Chain:
 
 
 def overlap(text: str, marker: str) -> int:
-    """How many of the text's last characters could be the marker's first."""
+    """How many of the text's last characters could begin the marker."""
     for length in range(min(len(text), len(marker) - 1), 0, -1):
         if marker.startswith(text[-length:]):
             return length
@@ -89,9 +89,9 @@ def overlap(text: str, marker: str) -> int:
 
 
 def joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """Neighbours of a kind as one; empty ones left out."""
+    """Neighbours of one kind as one piece; empty pieces left out."""
     result: list[Piece] = []
-    for kind, group in groupby(filter(_says_something, pieces), type):
+    for kind, group in groupby(filter(_not_empty, pieces), type):
         if kind is Said:
             result.append(Said("".join(piece.text for piece in group if isinstance(piece, Said))))
         elif kind is Thought:
@@ -105,7 +105,7 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
     return result
 
 
-def _says_something(piece: Piece) -> bool:
+def _not_empty(piece: Piece) -> bool:
     match piece:
         case Said(text) | Thought(text):
             return bool(text)

@@ -45,9 +45,9 @@ class AnswerFormat:
         self._as_array = False
         self._answers_json = grammar is not None and grammar.kind == "json_schema"
         self.grammar = grammar
-        """What the engine is to enforce; None: nothing."""
+        """The grammar that the engine must enforce; None: there is none."""
         if use is not None:
-            # A text that only looks like a call must not be read as one where none can be made.
+            # Without tools a text that looks like a call must stay text.
             self._tools = [_tool(tool, strict=tool.strict) for tool in use.callable]
             self._constrain(use)
 
@@ -89,10 +89,10 @@ class AnswerFormat:
         parser = call_parser(self._format, tools)
         if parser.detector.parses_required_natively() and choice == "required":
             log.debug("no grammar for required calls in this format", format=self._format)
-        found = parser.get_structure_constraint(choice, use.parallel, False)
-        if found is None:
+        constraint = parser.get_structure_constraint(choice, use.parallel, False)
+        if constraint is None:
             return None
-        kind, value = found
+        kind, value = constraint
         if kind == "full_assistant_ebnf":
             return Grammar("ebnf", value, "tools", covers_thinking=True)
         if kind == "structural_tag":
@@ -123,8 +123,10 @@ class AnswerFormat:
 
 
 def _modern(legacy: Json, use: ToolUse, choice: str) -> Json:
-    """SGLang's legacy structural tag as xgrammar's own: that can stand inside another, can be tried
-    beforehand, and knows how many calls are allowed."""
+    """SGLang's legacy structural tag as xgrammar's own.
+
+    That one can stand inside another, can be compiled on trial, and bounds the number of calls.
+    """
     tags = [
         {
             "type": "tag",
@@ -154,8 +156,8 @@ def _modern(legacy: Json, use: ToolUse, choice: str) -> Json:
 def _few_blanks(format: Any) -> Any:
     """The format with one blank at most between two tokens of JSON.
 
-    The engine's `constrained_json_disable_any_whitespace` does not reach into structural tags; with
-    as many as it likes, a model may write blanks until its tokens are used up.
+    The engine's `constrained_json_disable_any_whitespace` does not reach into structural tags, and
+    without a bound a model may write blanks until its tokens are used up.
     """
     if isinstance(format, list):
         return [_few_blanks(each) for each in format]

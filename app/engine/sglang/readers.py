@@ -39,7 +39,6 @@ def call_parser(name: str, tools: Sequence[Any]) -> Any:
     return FunctionCallParser(list(tools), name)
 
 
-# Formats whose streaming parser is quadratic, or loses calls after the first: read by our own.
 _MARKED = {
     "hermes": ("<tool_call>", "</tool_call>"),
     "qwen": ("<tool_call>", "</tool_call>"),
@@ -47,10 +46,10 @@ _MARKED = {
     "trinity": ("<tool_call>", "</tool_call>"),
     "interns1": ("<|action_start|> <|plugin|>", "<|action_end|>"),
 }
+"""Read by `MarkedCalls`: SGLang's streaming parser takes quadratic time, or loses calls after the
+first. (begin marker, end marker)"""
 
 
-# Formats whose streaming parser loses text, arguments or calls under every cutting: from what looks
-# like a call on (or at the text's end could become that), the text waits for its end.
 _WAITING = {
     "llama3": (r"<\|python_tag\|>|\A\s*\{", r"\A\s*\Z", "<|python_tag|>"),
     "mistral": (r"\[TOOL_CALLS\]", "", "[TOOL_CALLS]"),
@@ -62,6 +61,8 @@ _WAITING = {
     "minimax-m2": (r"<minimax:tool_call>", "", "<minimax:tool_call>"),
     "step3": (r"<\uff5ctool_calls_begin\uff5c>", "", "<\uff5ctool_calls_begin\uff5c>"),
 }
+"""Read by `WaitingCalls`: SGLang's streaming parser loses text, arguments or calls under every
+cutting. (pattern of a call's start, pattern of a text's end that could become one, marker)"""
 
 
 def calls_reader(name: str, tools: Sequence[Any]) -> Reader:
@@ -76,7 +77,8 @@ def calls_reader(name: str, tools: Sequence[Any]) -> Reader:
 
 
 class WaitingCalls:
-    """Passes text on until a call could begin, and reads the rest as a whole."""
+    """Passes text on until a call could begin; reads the rest at the end, with SGLang's parser of
+    whole texts."""
 
     def __init__(
         self, name: str, tools: Sequence[Any], start: str, could_start: str, marker: str
@@ -107,14 +109,14 @@ class WaitingCalls:
         text, self._text = self._text, ""
         if not self._waiting:
             return joined([Said(text)])
-        said, calls = "", []
+        beside, calls = "", []
         for block in self._blocks(text):
-            beside, found = self._parser.parse_non_stream(block)
-            said += beside
-            calls += found
+            block_text, block_calls = self._parser.parse_non_stream(block)
+            beside += block_text
+            calls += block_calls
         if not calls:
             return joined([Said(text)])
-        pieces: list[Piece] = [Said(said)] if said.strip() else []
+        pieces: list[Piece] = [Said(beside)] if beside.strip() else []
         for call in calls:
             pieces += [CallBegun(call.name), CallArguments(call.parameters)]
         return joined(pieces)
@@ -127,14 +129,14 @@ class WaitingCalls:
         return [*filter(None, [before]), *(self._marker + block for block in rest)]
 
     def _find(self, pattern: re.Pattern[str]) -> int | None:
-        # `\\A` means the beginning of the answer, not of what is left of it.
-        found = pattern.search(self._text if self._first else "\0" + self._text)
-        return None if found is None else found.start() - (not self._first)
+        # `\\A` means the beginning of the answer, not of its remaining text.
+        match = pattern.search(self._text if self._first else "\0" + self._text)
+        return None if match is None else match.start() - (not self._first)
 
     def _say(self, chars: int) -> list[Piece]:
-        said, self._text = self._text[:chars], self._text[chars:]
-        self._first = self._first and not said
-        return [Said(said)] if said else []
+        text, self._text = self._text[:chars], self._text[chars:]
+        self._first = self._first and not text
+        return [Said(text)] if text else []
 
 
 # Formats whose parser looks at all of a call again for each piece. What has no tags in it comes to
@@ -160,9 +162,9 @@ class SGLangCalls:
         self._cutter = Cutter()
         self._called = self._broken = self._inside = False
         self._lump: list[str] | None = [] if name in _LUMPED else None
-        # Until there is a call: what was fed, and what of it came out again.
+        # Until the first call: the text that the parser got, and the text that it gave back.
         self._fed: list[str] = []
-        self._said: list[str] = []
+        self._returned: list[str] = []
 
     def feed(self, text: str) -> list[Piece]:
         return self._steps(self._cutter.feed(text))
@@ -174,10 +176,10 @@ class SGLangCalls:
             return joined(pieces)
         pieces += self._pieces(*self._parser.parse_stream_end())
         if not self._called:
-            # Some keep the beginning of a marker that did not come.
-            fed, said = "".join(self._fed), "".join(self._said)
-            tail = fed[len(said) :]
-            if fed.startswith(said) and not self._parser.detector.has_tool_call(tail):
+            # Some parsers keep a text that could have become a marker.
+            fed, returned = "".join(self._fed), "".join(self._returned)
+            tail = fed[len(returned) :]
+            if fed.startswith(returned) and not self._parser.detector.has_tool_call(tail):
                 pieces.append(Said(tail))
         return joined(pieces)
 
@@ -204,7 +206,7 @@ class SGLangCalls:
             self._fed.append(text)
         try:
             return self._pieces(*self._parser.parse_stream_chunk(text))
-        except Exception:  # SGLang's parsers meet whatever a model writes
+        except Exception:  # a model can write anything, and SGLang's parsers raise anything
             log.warning("a tool call parser failed", parser=self._name, exc_info=True)
             self._broken = True
             return [Said(text)]
@@ -212,9 +214,9 @@ class SGLangCalls:
     def _pieces(self, text: str, calls: Sequence[Any]) -> list[Piece]:
         pieces: list[Piece] = [Said(text)] if text else []
         if not self._called:
-            self._said.append(text)
+            self._returned.append(text)
         for call in calls:
-            # `tool_index` counts calls in some formats and tools in others; a name is a new call.
+            # `tool_index` counts calls in some formats and tools in others; a name begins a call.
             if call.name:
                 self._called = True
                 pieces.append(CallBegun(call.name))
@@ -230,14 +232,16 @@ class SGLangThinking:
         from sglang.srt.parser.reasoning_parser import ReasoningParser
 
         self._parser = ReasoningParser(
-            # k2_horizon's takes nothing but True.
-            name, stream_reasoning=True, force_reasoning=forced or name == "k2_horizon",
+            name,
+            stream_reasoning=True,
+            # k2_horizon's parser accepts only True.
+            force_reasoning=forced or name == "k2_horizon",
             tool_call_parser_active=calls_follow,
-        )  # fmt: skip
-        # cohere_command4's keeps the marker that opens the thinking.
+        )
+        # cohere_command4's parser leaves the opening marker in the thinking.
         self._opening = "<|START_THINKING|>" if name == "cohere_command4" else ""
         self._cutter = Cutter()
-        # ling3's gives thinking that was never closed once more, as the answer.
+        # ling3's parser repeats thinking that was never closed as the answer.
         self._repeats = name == "ling3"
         self._thought: list[str] = []
 
@@ -246,21 +250,21 @@ class SGLangThinking:
 
     def finish(self) -> list[Piece]:
         pieces = self._steps(self._cutter.finish())
-        thought, said = self._parser.parse_stream_end()
-        if self._repeats and said and said == "".join(self._thought):
-            said = ""
-        return joined([*pieces, Thought(thought or ""), Said(said or "")])
+        thinking, text = self._parser.parse_stream_end()
+        if self._repeats and text and text == "".join(self._thought):
+            text = ""
+        return joined([*pieces, Thought(thinking or ""), Said(text or "")])
 
     def _steps(self, atoms: Sequence[str]) -> list[Piece]:
         pieces: list[Piece] = []
         for atom in atoms:
-            thought, said = self._parser.parse_stream_chunk(atom)
-            if self._opening and thought:
+            thinking, text = self._parser.parse_stream_chunk(atom)
+            if self._opening and thinking:
                 opening, self._opening = self._opening, ""
-                if opening.startswith(thought):
-                    self._opening, thought = opening[len(thought) :], ""
-                thought = thought.removeprefix(opening)
-            pieces += [Thought(thought or ""), Said(said or "")]
-            if self._repeats and thought:
-                self._thought.append(thought)
+                if opening.startswith(thinking):
+                    self._opening, thinking = opening[len(thinking) :], ""
+                thinking = thinking.removeprefix(opening)
+            pieces += [Thought(thinking or ""), Said(text or "")]
+            if self._repeats and thinking:
+                self._thought.append(thinking)
         return joined(pieces)
