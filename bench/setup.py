@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from app.engine import environment
+from app.engine.sglang import importing
 from app.settings.catalogue import DEPLOYMENT_CONFIG, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ def engine_options(model: str, *, metrics: bool) -> dict[str, Any]:
     if model == "tiny":
         options["dtype"] = "float32"  # without AMX a quarter of bfloat16's cost
     if torch.accelerator.current_accelerator(check_available=True) is None:
-        environment.use_cpu()
+        importing.use_cpu()
         options |= {"device": "cpu", "attention_backend": "torch_native", "sleep_on_idle": True}
         os.environ.setdefault("OMP_NUM_THREADS", str(_threads(model)))
     return options

@@ -140,7 +140,8 @@ def test_a_documented_command_line_of_two_lines_is_taken_over() -> None:
 
 SGLANG = """
 import json, sys
-from app.engine.sglang import launch, parser_names
+from app.engine.sglang import parser_names
+from app.engine.sglang.options import check_known
 from app.errors import ConfigError
 from app.settings.catalogue import load
 from sglang.srt.server_args import ServerArgs
@@ -153,7 +154,7 @@ for name, value in json.load(sys.stdin):
     try:
         for kind in ("tool_call_parser", "reasoning_parser"):
             options[kind] = getattr(parser_names, kind)(options[kind])
-        launch._check_options(options, ServerArgs)
+        check_known(options, ServerArgs)
     except ConfigError as error:
         refused.append(str(error))
 sys.exit("\\n".join(refused) or 0)

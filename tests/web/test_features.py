@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from app.engine import environment
+from app.engine.sglang import importing
 from app.types import Text
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import serve
 
-environment.use_cpu()
+importing.use_cpu()
 
 
 def _function(name: str, **more: Any) -> dict[str, Any]:
