@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.engine.scripted import numbered_words
+from app.engine.stepped import numbered_words
 from bench.layer.answers import Broken, check, check_beginning
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -19,7 +19,7 @@ from typing import cast
 import orjson
 import uvloop
 
-from app.engine.scripted import numbered_words
+from app.engine.stepped import numbered_words
 from bench.layer.answers import END, OK, Broken, check, check_beginning
 
 _CHECKED_FULLY = 50

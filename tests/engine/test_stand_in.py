@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from app.engine.json_examples import example
-from app.engine.scripted import Options, StandIn, engine_of
+from app.engine.stand_in import Options, StandIn, engine_of
 from app.errors import ConfigError
 from tests.support import sse
 from tests.support.serving import Running, serve, settings
@@ -200,8 +200,8 @@ def test_the_engine_with_a_model_is_the_default() -> None:
 
 def test_it_loads_neither_sglang_nor_torch() -> None:
     code = (
-        "import sys; from tests.support.serving import settings; from app.engine import scripted;"
-        "scripted.Options.of(settings()); import app.web.server, app.workers.parent;"
+        "import sys; from tests.support.serving import settings; from app.engine import stand_in;"
+        "stand_in.Options.of(settings()); import app.web.server, app.workers.parent;"
         "print({'sglang', 'torch', 'transformers', 'numpy'} & {*sys.modules})"
     )
     done = subprocess.run(

@@ -121,7 +121,7 @@ async def _connection() -> AsyncIterator[tuple[Any, DiscardingTransport]]:
     """One connection to the application, which is ready; without a server and its timer."""
     from uvicorn.server import ServerState
 
-    from app.engine.scripted import SteppedEngine
+    from app.engine.stepped import SteppedEngine
     from app.lifecycle import Phase
     from app.web.connection import bounded
     from tests.support.serving import assembled, eventually, settings, uvicorn_config
