@@ -5,11 +5,19 @@ import sys
 import tempfile
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 # prometheus_client decides at its import whether metrics live in memory or, if this is set, in the
 # files of this folder. app/metrics.py reads them from files, as it must with SGLang's processes.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="test-metrics-")
 _exit_codes: list[int] = []
+
+# Its own clocks measure the machine, not the program.
+hypothesis_settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any machine")
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

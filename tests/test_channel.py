@@ -8,7 +8,7 @@ import socket
 import msgspec
 
 from app.channel import Channel
-from tests.support.serving import eventually
+from tests.support.serving import HANGS_S, eventually
 
 
 class Ping(msgspec.Struct, tag=True):
@@ -54,7 +54,7 @@ async def test_messages_arrive_typed_and_in_order() -> None:
 async def test_the_end_of_the_other_process_is_noticed_and_sending_goes_on_harmlessly() -> None:
     channel, _, closed, theirs = await _pair()
     theirs.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANGS_S):
         await closed.wait()
     channel.send(Ping(1))
     await channel.close()

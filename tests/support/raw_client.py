@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.support.serving import Running
+from tests.support.serving import HANGS_S, Running
 
 GET = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
 CHAT = b'{"messages":[{"role":"user","content":"hi"}]}'
@@ -15,7 +15,7 @@ STREAM = b'{"messages":[{"role":"user","content":"hi"}],"stream":true}'
 
 
 class RawClient:
-    """One connection. Whatever waits for the server fails after five seconds."""
+    """One connection. What waits for the server fails once it must be hanging."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -32,7 +32,7 @@ class RawClient:
 
     async def send_forever(self) -> None:
         """Raises ConnectionError once the server has reset the connection."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANGS_S):
             while True:
                 self._writer.write(b"x")
                 await self._writer.drain()
@@ -40,7 +40,7 @@ class RawClient:
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """The next answer: status, headers, and a body that has a content-length."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANGS_S):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
             status, *lines = head.strip().split("\r\n")
             headers = dict(line.lower().split(": ", 1) for line in lines)
@@ -49,7 +49,7 @@ class RawClient:
 
     async def rest(self) -> bytes:
         """Everything up to the end of the connection."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANGS_S):
             return await self._reader.read()
 
     async def refusal(self) -> tuple[int, str, str]:

@@ -24,6 +24,9 @@ from app.web.connection import bounded
 from app.web.server import bind
 from app.web.state import Serving
 
+HANGS_S = 60.0
+"""A test that waits so long for something hangs; it says nothing about the machine's speed."""
+
 
 @dataclass
 class Running:
@@ -97,7 +100,7 @@ async def serve(
 
 
 async def eventually(
-    holds: Callable[[], bool | Awaitable[bool]], *, timeout_s: float = 5.0
+    holds: Callable[[], bool | Awaitable[bool]], *, timeout_s: float = HANGS_S
 ) -> None:
     """Wait for a state that sends no event of its own, by polling it."""
     async with asyncio.timeout(timeout_s):

@@ -94,7 +94,7 @@ class Several:
         async with httpx.AsyncClient(base_url=self.url, timeout=20) as client:
             return await client.get(path, headers=KEY)
 
-    async def exit_code(self, within_s: float = 15) -> int:
+    async def exit_code(self, within_s: float = 60) -> int:
         return await asyncio.to_thread(self.process.wait, within_s)
 
     async def nothing_is_left(self) -> None:
