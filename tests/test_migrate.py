@@ -161,6 +161,7 @@ sys.exit("\\n".join(refused) or 0)
 """
 
 
+@pytest.mark.full
 def test_sglang_takes_what_the_settings_take() -> None:
     given = [
         (variable["name"], value)

@@ -32,6 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_a_prompt_has_exactly_the_requested_number_of_tokens(tiny: Path) -> None:
     from tokenizers import Tokenizer
 
@@ -42,6 +43,7 @@ def test_a_prompt_has_exactly_the_requested_number_of_tokens(tiny: Path) -> None
     assert texts == models.prompts(tiny, 20, 32, seed=1) != models.prompts(tiny, 20, 32, seed=2)
 
 
+@pytest.mark.full
 def test_the_tiny_model_cannot_choose_a_token_without_text(tiny: Path) -> None:
     from safetensors import safe_open
     from tokenizers import Tokenizer

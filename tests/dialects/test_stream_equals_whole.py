@@ -29,6 +29,7 @@ from tests.support.serving import settings
 from tests.support.thinking_formats import REASONING_SAMPLES, ReasoningSample
 from tests.support.tool_formats import TOOL_SAMPLES, TOOLS, Sample, sample_id, with_known
 
+pytestmark = pytest.mark.full
 importing.use_cpu()
 
 
