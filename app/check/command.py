@@ -27,7 +27,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from app.errors import ConfigError
-from app.settings.catalogue import load
+from app.settings.load import load
 
 _SEEN_CHARS, _TEXT_CHARS = 240, 60
 _CONNECT_TIMEOUT_S = 5.0

@@ -24,7 +24,8 @@ from app.dialects.openai.sampling import error_json
 from app.errors import AuthenticationFailed, InternalError
 from app.logs import setup as logs
 from app.logs.setup import log
-from app.settings.catalogue import Secrets, Settings
+from app.settings.catalogue import Settings
+from app.settings.declare import Secrets
 from app.stats import RequestStats
 from app.web.generation import error_response
 

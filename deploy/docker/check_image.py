@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 # requirements.in without its comments; tests/deploy/test_requirements.py holds them together.
 NEEDED = (
-    "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "pydantic-settings",
+    "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic",
     "prometheus-client", "structlog", "orjson", "msgspec", "psutil", "httpx", "rich",
     "google-cloud-compute", "pip", "truststore", "accelerate", "gguf",
 )  # fmt: skip

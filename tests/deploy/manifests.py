@@ -8,17 +8,13 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from app.settings.catalogue import Settings
+from app.settings.catalogue import DECLARATIONS
 from tests.deploy.dockerfile import ROOT
 
 Object: TypeAlias = dict[str, Any]
 DEPLOY = ROOT / "deploy"
 KUSTOMIZATIONS = sorted(DEPLOY.rglob("kustomization.yaml"))
-SETTINGS: set[str] = {
-    name
-    for field in Settings.model_fields.values()
-    for name in field.json_schema_extra["names"]  # type: ignore[index,call-overload]
-}
+SETTINGS = {name for declared in DECLARATIONS.values() for name in declared.names}
 
 
 def objects(path: Path) -> list[Object]:

@@ -245,7 +245,7 @@ class SGLangEngine:
         ]
 
     def options(self) -> Json:
-        from app.settings.catalogue import redacted
+        from app.settings.secrets import redacted
 
         return redacted(dict(self._engine.server_args.resolved_dict()))
 

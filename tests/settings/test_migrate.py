@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from app.errors import ConfigError
-from app.settings.catalogue import Loaded, Settings, load
+from app.settings.catalogue import DECLARATIONS, OTHERS
+from app.settings.load import Loaded, load
 from app.settings.translations import GONE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VARIABLES: dict[str, list[dict[str, Any]]] = {
     path.stem: json.loads(path.read_text())
     for path in sorted(ROOT.glob("tests/documents/*.json"))
@@ -44,16 +45,8 @@ ALONE = {"HATHORA_NETWORKING": "false"}
 TRIED = ("true", "false", "3", "9", "0.5", '{"a": 1}', "word", "warning", "--tp 2")
 
 
-def about(field: str) -> dict[str, Any]:
-    extra = Settings.model_fields[field].json_schema_extra
-    assert isinstance(extra, dict)
-    return extra
-
-
-NAMES = {name for field in Settings.model_fields for name in about(field)["names"]}
-TRANSLATED = {
-    field for field in Settings.model_fields if about(field)["section"] == "Other servers' settings"
-}
+NAMES = {name for declared in DECLARATIONS.values() for name in declared.names}
+TRANSLATED = {field for field, declared in DECLARATIONS.items() if declared.section == OTHERS.title}
 EACH = pytest.mark.parametrize(
     "variable",
     [
@@ -142,7 +135,7 @@ SGLANG = """
 import json, sys
 from app.engine.sglang import launch, parser_names
 from app.errors import ConfigError
-from app.settings.catalogue import load
+from app.settings.load import load
 from sglang.srt.server_args import ServerArgs
 refused = []
 for name, value in json.load(sys.stdin):
