@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -40,10 +40,6 @@ class RequestStats:
         self.cached_tokens: int | None = None
         self.finish_reason: str | None = None
 
-    @property
-    def ttft_s(self) -> float | None:
-        return None if self.first_token is None else self.first_token - self.arrived
-
     def note(self, beat: Beat) -> None:
         """Remember when the first and the last token came, and how the request ended."""
         for event in beat:
@@ -60,6 +56,24 @@ class RequestStats:
                     self.prompt_tokens = event.prompt_tokens
                     self.completion_tokens = event.completion_tokens
                     self.cached_tokens = event.cached_tokens
+
+    def log_fields(self, **more: str | None) -> dict[str, Any]:
+        """What the request's end line says: these and `more`, without what is None."""
+        fields: dict[str, Any] = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cached_tokens": self.cached_tokens,
+            "ttft_ms": None,
+            "finish_reason": self.finish_reason,
+            **more,
+        }
+        if self.first_token is not None:
+            fields["ttft_ms"] = round((self.first_token - self.arrived) * 1e3, 1)
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def milliseconds(seconds: float) -> float:
+    return round(seconds * 1e3, 1)
 
 
 class LoopLag:

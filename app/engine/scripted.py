@@ -352,7 +352,9 @@ class SteppedEngine(ScriptedEngine):
         self._stepping = asyncio.create_task(self._step_on())
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
-        return Rendered(self._ids(chat))
+        (turn,) = chat.messages
+        (part,) = turn.parts
+        return Rendered(self.encode(part.text))
 
     async def generate(
         self, question: Question, *, id: str, choices: int

@@ -39,7 +39,7 @@ def run(settings: Settings, launch: Launch, cleanup: Callable[[], None]) -> int:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the runpod mode needs the package {error.name}: pip install -r "
-            "requirements-runpod.txt"
+            "requirements/runpod.txt"
         ) from None
     sdk.check_platform()
     sdk.log_as_we_do()

@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.dialects.contract import Bounds, Dialect
-from app.dialects.openai.sampling import error_json
+from app.dialects.bounds import Bounds
+from app.dialects.contract import Dialect
 from app.dialects.routes import DIALECTS
 from app.errors import (
     InternalError,
@@ -28,8 +28,9 @@ from app.types import Json
 from app.web import admin
 from app.web import probes as ops
 from app.web import sglang_routes as info
-from app.web.generation import Generation, error_response
+from app.web.generation import Generation
 from app.web.middleware import Authentication, RequestScope, Shortcut
+from app.web.responses import error_response
 from app.web.state import Serving
 
 _EXPOSED = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]
@@ -69,7 +70,11 @@ def _api(serving: Serving) -> FastAPI:
         title="SGLang Hathora Server",
         version=__version__,
         lifespan=lifespan,
-        exception_handlers={HTTPException: _http_error, Exception: _failed},
+        exception_handlers={
+            ServeError: _serve_error,
+            HTTPException: _http_error,
+            Exception: _failed,
+        },
         redirect_slashes=False,
         redoc_url=None,
     )
@@ -165,9 +170,14 @@ def _openapi(app: FastAPI, serving: Serving) -> Json:
     return app.openapi_schema
 
 
-async def _failed(_: Request, __: Exception) -> Response:
+async def _serve_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServeError)
+    return error_response(error, request.scope)
+
+
+async def _failed(request: Request, _: Exception) -> Response:
     """Starlette raises the error once more behind it: RequestScope logs it."""
-    return error_response(InternalError("The server failed on this request."), error_json)
+    return error_response(InternalError("The server failed on this request."), request.scope)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -182,6 +192,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
             translated = MethodNotAllowed(f"{path} does not answer {request.method}.")
         case _:
             translated = InvalidRequest(str(error.detail)[:200])
-    response = error_response(translated, error_json)
+    response = error_response(translated, request.scope)
     response.headers.update(error.headers or {})
     return response

@@ -29,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from app import metrics
-from app.dialects.openai.sampling import error_json
+from app.dialects.openai.errors import error_json
 from app.errors import BodyTooLarge, HeadersTooLarge, HeadTimeout, InvalidRequest, ServeError
 from app.logs.setup import log
 from app.settings.catalogue import Settings

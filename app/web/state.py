@@ -9,7 +9,8 @@ from typing import Self
 
 from starlette.requests import Request
 
-from app.dialects.contract import Bounds
+from app.dialects.answering import Answering
+from app.dialects.bounds import Bounds
 from app.endpoint import Network
 from app.engine.base import Engine
 from app.errors import NotReady
@@ -81,6 +82,10 @@ class Serving:
     @cached_property
     def bounds(self) -> Bounds:
         return Bounds.of(self.settings)
+
+    @cached_property
+    def answering(self) -> Answering:
+        return Answering(self.settings, self.bounds)
 
 
 def serving_of(request: Request) -> Serving:

@@ -1,7 +1,7 @@
 """Does this Python hold what the program needs? Run while the image is built, before any source.
 
 The base image must have the SGLang that requirements.txt pins, and together with
-requirements-image.txt every distribution that the program's own requirements ask for. SGLang's
+requirements/image.txt every distribution that the program's own requirements ask for. SGLang's
 further requirements are its image's affair: it builds some of them itself, under other names.
 """
 
@@ -15,11 +15,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-# requirements.in without its comments; tests/deploy/test_requirements.py holds them together.
+# As pyproject.toml declares them; tests/deploy/test_requirements.py holds them together.
 NEEDED = (
-    "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic",
-    "prometheus-client", "structlog", "orjson", "msgspec", "psutil", "httpx", "rich",
-    "google-cloud-compute", "pip", "truststore", "accelerate", "gguf",
+    "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "prometheus-client",
+    "structlog", "orjson", "msgspec", "psutil", "httpx", "rich", "google-cloud-compute",
 )  # fmt: skip
 
 

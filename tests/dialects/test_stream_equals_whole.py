@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.dialects.contract import Bounds, Call, Stream, Whole
+from app.dialects.bounds import Bounds
+from app.dialects.contract import Call, Stream, Whole
 from app.dialects.openai.chat import CHAT
 from app.engine import environment
 from app.gate import Gate

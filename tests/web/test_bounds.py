@@ -20,7 +20,7 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.dialects.contract import read
+from app.dialects.body import read
 from app.dialects.json_shape import shape
 from app.dialects.openai.completions import CompletionBody
 from app.errors import InvalidRequest

@@ -12,7 +12,8 @@ import msgspec
 import orjson
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from app.dialects.contract import Body, Bounds
+from app.dialects.body import Body
+from app.dialects.bounds import Bounds
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.generation.grammars import GrammarBounds, check_regex, check_schema
 from app.types import Json, Tool, ToolCall, ToolUse

@@ -12,10 +12,12 @@ import orjson
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.dialects.contract import Body, Bounds
+from app.dialects.body import Body
+from app.dialects.bounds import Bounds
 from app.dialects.openai import sampling as fields
-from app.dialects.openai.completions import read_prompts
+from app.dialects.openai.grammars import schema_grammar
 from app.dialects.openai.sampling import Biases, Stops, StopTokenIds
+from app.dialects.prompts import read_prompts
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.generation.grammars import check_regex, check_schema, check_text
 from app.types import Grammar, Json, Prompt, Sampling
@@ -174,7 +176,7 @@ class NativeSampling(Body):
             raise InvalidRequest(f"'{kind}' and '{wanted[1][0]}' exclude each other.", param=param)
         if kind == "json_schema":
             check_text(text, bounds.grammar, param=param)
-            return fields.schema_grammar(_decoded(text, param), bounds.grammar, param)
+            return schema_grammar(_decoded(text, param), bounds.grammar, param)
         if not bounds.allow_grammars:
             raise UnsupportedParameter(
                 f"'{param}' is not taken by this server; use json_schema. The operator can allow "

@@ -12,9 +12,10 @@ from typing import Any, assert_never
 
 import orjson
 
-from app.dialects.contract import Bounds, Call, Dialect, Reply, present
-from app.dialects.openai import sampling as fields
-from app.dialects.openai.sampling import DONE, alternatives, frame
+from app.dialects.bounds import Bounds
+from app.dialects.contract import Call, Dialect, Reply, present
+from app.dialects.openai.frames import DONE, failed, frame
+from app.dialects.openai.sampling import alternatives
 from app.dialects.sglang.fields import NativeBody, NativeSampling
 from app.errors import InvalidRequest, ServeError
 from app.events import (
@@ -124,7 +125,7 @@ class NativePresenter:
                 assert_never(event)
 
     def fail(self, error: ServeError) -> bytes:
-        return fields.failed(error)
+        return failed(error)
 
     def whole(self, result: Result) -> Json | list[Json]:
         found = []
@@ -246,7 +247,6 @@ NATIVE = Dialect(
     summary="Generate, as SGLang's own API asks for it",
     body=NativeBody,
     answer=answer,
-    error=fields.error_json,
     example={
         "text": "The capital of France is",
         "sampling_params": {"max_new_tokens": 3, "temperature": 0},
