@@ -147,7 +147,7 @@ class Settings(BaseModel):
         "CONTEXT_LENGTH",
         "MAX_MODEL_LEN",
         ge=1,
-        help="The model's context in tokens. Default: what its config says.",
+        help="The model's context in tokens. Default: the one in its config.",
     )
     quantization_param_path: str | None = MODEL.engine_option(
         "QUANTIZATION_PARAM_PATH", help="File with the scaling factors of an fp8 KV cache."
@@ -166,7 +166,7 @@ class Settings(BaseModel):
     device: str | None = ENGINE.setting(
         None,
         "DEVICE",
-        help="`cuda`, `cpu`, ... A device that is asked for and missing stops the start. Default: "
+        help="`cuda`, `cpu`, ... The start stops if the device is missing. Default: "
         "the GPU if there is one, else the CPU.",
     )
     tp_size: TensorParallel = ENGINE.engine_option(
@@ -385,8 +385,8 @@ class Settings(BaseModel):
         "MAX_QUEUE",
         "MAX_QUEUED_REQUESTS",
         ge=0,
-        help="Requests that wait for their turn, shared out in the same way; past it 503 with "
-        "Retry-After.",
+        help="Requests that wait to enter the engine; each of several TOKENIZER_WORKERS has its "
+        "share. Past it 503 with Retry-After.",
     )
     max_total_tokens: int | None = BOUNDS.setting(
         None,
@@ -584,7 +584,7 @@ class Settings(BaseModel):
     warmup_model: str | None = WARM_UP.setting(
         None, "WARMUP_MODEL", help="Model to ask with SGLANG_BASE_URL. Default: SGLANG_MODEL."
     )
-    warmup_prompt: str = WARM_UP.setting("ping", "WARMUP_PROMPT", help="What is asked.")
+    warmup_prompt: str = WARM_UP.setting("ping", "WARMUP_PROMPT", help="The prompt.")
     warmup_max_tokens: int = WARM_UP.setting(
         1, "WARMUP_MAX_TOKENS", ge=1, help="Tokens of the answer."
     )
@@ -636,8 +636,8 @@ class Settings(BaseModel):
     gcp_neg_required: bool = HATHORA.setting(
         False,
         "GCP_NEG_REQUIRED",
-        help="True: a registration that fails ends the server (exit 72). False: it serves on, says "
-        "so in /health, and tries again in the background.",
+        help="True: a registration that fails ends the server (exit 72). False: it goes on "
+        "serving, reports the failure in /health, and tries again in the background.",
     )
     gcp_timeout_s: float = HATHORA.setting(
         60.0,
@@ -737,7 +737,7 @@ class Settings(BaseModel):
         None, "BLOCK_SIZE", ge=1, help="vLLM's; used with NUM_GPU_BLOCKS_OVERRIDE only."
     )
     guided_decoding_backend: str | None = OTHERS.setting(
-        None, "GUIDED_DECODING_BACKEND", help="vLLM's; whatever it says, grammars are xgrammar's."
+        None, "GUIDED_DECODING_BACKEND", help="vLLM's; no effect: grammars are always xgrammar's."
     )
     openai_response_role: str | None = OTHERS.setting(
         None,

@@ -48,7 +48,7 @@ def lines(
     add_arguments(parser)
     flags, _ = parser.parse_known_args(list(argv))
     loaded = load(vars(flags), environ)
-    asked, baked_settings = baked["asked"], dict(baked["settings"])
+    arguments, baked_settings = baked["asked"], dict(baked["settings"])
     if loaded.settings.demo:
         return []
     repeated = set()
@@ -57,10 +57,10 @@ def lines(
         if origin is None:
             continue
         # A flag would win over the environment that is printed here.
-        if not origin.startswith("--") and _same(value, asked[argument]):
+        if not origin.startswith("--") and _same(value, arguments[argument]):
             repeated.add(field)
         elif field in ("model_path", "revision"):
-            _report(f"{origin} says otherwise; the model in the image is not used")
+            _report(f"{origin} differs; the model in the image is not used")
             return []
     for name in list(baked_settings):
         if _field(name) in loaded.origins.keys() - repeated:
@@ -69,15 +69,16 @@ def lines(
         baked_settings |= {
             name: "1" for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if name not in environ
         }
-    _report(f"serving {asked['MODEL_NAME']} from {baked_settings['MODEL_PATH']}")
+    _report(f"serving {arguments['MODEL_NAME']} from {baked_settings['MODEL_PATH']}")
     repeating = {name for field in repeated for name in DECLARATIONS[field].accepted_names}
     return [f"unset {name}" for name in sorted(repeating & {*environ})] + [
         f"export {name}={shlex.quote(value)}" for name, value in baked_settings.items()
     ]
 
 
-def _same(value: str | None, asked: str) -> bool:
-    return (value or "main") == (asked or "main")
+def _same(value: str | None, argument: str) -> bool:
+    """Also if both are left out: then both mean the branch `main`."""
+    return (value or "main") == (argument or "main")
 
 
 def _needs_the_hub(settings: Settings, baked: Mapping[str, str]) -> bool:

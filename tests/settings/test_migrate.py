@@ -1,4 +1,4 @@
-"""Every variable that five other servers document is handled here, as docs/migrate.md says.
+"""Every variable that five other servers document is handled here, as docs/migrate.md documents.
 
 tests/documents/ has their variables, defaults and options, one file for each document.
 """
@@ -125,10 +125,10 @@ def test_a_documented_command_line_of_two_lines_is_taken_over() -> None:
         "python3 -m sglang.launch_server --host 0.0.0.0 --port 30000 \\\n"
         "  --model /models --trust-remote-code --tp 1 --max-model-len 32768"
     )
-    found = load({}, {"SGLANG_SERVER_CMD": command}).settings
-    assert (found.model_path, found.tp_size, found.context_length) == ("/models", 1, 32768)
-    assert found.trust_remote_code
-    assert found.port == 8000
+    settings = load({}, {"SGLANG_SERVER_CMD": command}).settings
+    assert (settings.model_path, settings.tp_size, settings.context_length) == ("/models", 1, 32768)
+    assert settings.trust_remote_code
+    assert settings.port == 8000
 
 
 SGLANG = """
@@ -154,7 +154,7 @@ sys.exit("\\n".join(refused) or 0)
 
 
 def test_sglang_takes_what_the_settings_take() -> None:
-    given = [
+    documented_values = [
         (variable["name"], value)
         for variables in VARIABLES.values()
         for variable in variables
@@ -163,7 +163,7 @@ def test_sglang_takes_what_the_settings_take() -> None:
     # In a process of its own: importing SGLang changes much in it.
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SGLANG],
-        input=json.dumps(given), capture_output=True, text=True, cwd=ROOT, timeout=300,
+        input=json.dumps(documented_values), capture_output=True, text=True, cwd=ROOT, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -194,7 +194,7 @@ def test_a_document_and_its_table_have_the_same_variables(system: str) -> None:
 
 
 @SYSTEMS
-def test_what_the_tables_say_about_a_name_is_so(system: str) -> None:
+def test_a_name_is_handled_as_the_tables_document(system: str) -> None:
     for there, here, differs in rows(SECTIONS[system]):
         for name in code(there):
             if here == "same":
@@ -207,17 +207,19 @@ def test_what_the_tables_say_about_a_name_is_so(system: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "outcome", "said"),
+    ("variables", "outcome", "line"),
     [pytest.param(*row, id=code(row[0])[0]) for row in rows("What the start says")],
 )
-def test_the_start_says_what_the_document_quotes(given: str, outcome: str, said: str) -> None:
-    environ = dict(pair.split("=") for pair in code(given)[0].split())
+def test_the_start_logs_the_lines_that_the_document_quotes(
+    variables: str, outcome: str, line: str
+) -> None:
+    environ = dict(pair.split("=") for pair in code(variables)[0].split())
     if outcome == "stops":
         with pytest.raises(ConfigError) as error:
             load({}, environ)
-        assert [str(error.value)] == code(said)
+        assert [str(error.value)] == code(line)
         return
-    assert list(load({}, environ).warnings) == code(said)
+    assert list(load({}, environ).warnings) == code(line)
     moved = in_force(load({}, environ)) != in_force(load({}, {}))
     assert moved == (outcome == "translated" or len(environ) > 1)
 
