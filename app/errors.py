@@ -159,6 +159,24 @@ class EngineDied(Unavailable):
     retry_after_s = 15
 
 
+def too_many(param: str, most: int) -> InvalidRequest:
+    """For an array or object with more entries than `most`."""
+    return InvalidRequest(
+        f"Invalid value for '{param}': must have at most {most} entries.",
+        param=param,
+        code="array_above_max_length",
+    )
+
+
+def above(param: str, most: int) -> InvalidRequest:
+    """For an integer above `most`."""
+    return InvalidRequest(
+        f"Invalid value for '{param}': must be at most {most}.",
+        param=param,
+        code="integer_above_max_value",
+    )
+
+
 class StartError(Exception):
     """The server cannot start. `str()` is the one line that the operator reads."""
 

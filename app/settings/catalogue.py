@@ -435,19 +435,35 @@ class Settings(BaseModel):
         help="Seconds that a client may leave its stream unread before it is cut off.",
     )
     max_choices: int = BOUNDS.setting(
-        8, "MAX_CHOICES", ge=1, le=128, help="Largest `n` of a request."
+        8, "MAX_CHOICES", ge=1, le=128, bounds=("n", "best_of"), help="Largest `n` of a request."
     )
+    # SGLang takes no more than 32 stop strings.
     max_stops: int = BOUNDS.setting(
-        16, "MAX_STOPS", ge=0, le=32, help="Stop strings of a request (OpenAI takes 4)."
+        16,
+        "MAX_STOPS",
+        ge=0,
+        le=32,
+        bounds=("stop",),
+        help="Stop strings of a request (OpenAI takes 4).",
     )
     max_stop_chars: int = BOUNDS.setting(
         256, "MAX_STOP_CHARS", ge=1, le=4096, help="Characters of one stop string."
     )
     max_stop_token_ids: int = BOUNDS.setting(
-        64, "MAX_STOP_TOKEN_IDS", ge=0, le=1024, help="Stop token ids of a request."
+        64,
+        "MAX_STOP_TOKEN_IDS",
+        ge=0,
+        le=1024,
+        bounds=("stop_token_ids",),
+        help="Stop token ids of a request.",
     )
     max_logit_biases: int = BOUNDS.setting(
-        300, "MAX_LOGIT_BIASES", ge=0, le=4096, help="Tokens of `logit_bias`."
+        300,
+        "MAX_LOGIT_BIASES",
+        ge=0,
+        le=4096,
+        bounds=("logit_bias",),
+        help="Tokens of `logit_bias`.",
     )
     max_prompts: int = BOUNDS.setting(
         64, "MAX_PROMPTS", ge=1, le=4096, help="Prompts in one completion request."
@@ -456,7 +472,7 @@ class Settings(BaseModel):
         2048, "MAX_INPUTS", ge=1, help="Texts in one request for embeddings."
     )
     max_messages: int = BOUNDS.setting(
-        2048, "MAX_MESSAGES", ge=1, help="Messages in one conversation."
+        2048, "MAX_MESSAGES", ge=1, bounds=("messages",), help="Messages in one conversation."
     )
     max_prompt_chars: int | None = BOUNDS.setting(
         None,
@@ -473,9 +489,16 @@ class Settings(BaseModel):
         "alternatives and one, times `n`.",
     )
     max_logprobs: int = BOUNDS.setting(
-        20, "MAX_LOGPROBS", ge=0, le=20, help="Largest `top_logprobs` of a request."
+        20,
+        "MAX_LOGPROBS",
+        ge=0,
+        le=20,
+        bounds=("top_logprobs", "top_logprobs_num"),
+        help="Largest `top_logprobs` of a request.",
     )
-    max_tools: int = BOUNDS.setting(128, "MAX_TOOLS", ge=1, help="Tools in one request.")
+    max_tools: int = BOUNDS.setting(
+        128, "MAX_TOOLS", ge=1, bounds=("tools",), help="Tools in one request."
+    )
     max_schema_bytes: int = BOUNDS.setting(
         64 * 1024,
         "MAX_SCHEMA_BYTES",

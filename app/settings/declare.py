@@ -70,6 +70,10 @@ class Declaration:
     """An empty string does not mean "not set"."""
     has_flag: bool = True
     """The command line can set it."""
+    bounds: tuple[str, ...] = ()
+    """Fields of a request: the value is the most that they may hold."""
+    hard_limit: int | None = None
+    """The most that the operator can set."""
     field: str = ""
     """Its attribute in `Settings`; `declarations` fills this in, and the next."""
     is_switch: bool = False
@@ -98,6 +102,7 @@ class Section:
         help: str,
         empty_is_a_value: bool = False,
         has_flag: bool = True,
+        bounds: tuple[str, ...] = (),
         **limits: float,
     ) -> Any:
         """Declare a setting. `limits`: pydantic's `ge`, `gt`, `le`, `lt`."""
@@ -108,6 +113,8 @@ class Section:
             default=default,
             empty_is_a_value=empty_is_a_value,
             has_flag=has_flag,
+            bounds=bounds,
+            hard_limit=cast("int | None", limits.get("le")),
         )
         return _field(declaration, limits)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from app.settings.catalogue import DECLARATIONS
@@ -22,6 +22,29 @@ values stop the start. `python serve_hathora.py settings` prints what is in forc
 came from.
 """
 
+_MOST_NEEDED_HEAD = """
+## The twelve you will need
+
+On RunPod serverless see its [section](#runpod-serverless), too, and for an endpoint in Google
+Cloud [Hathora's](#hathora-and-google-cloud). [migrate.md](migrate.md) has the variables of other
+servers.
+
+"""
+_MOST_NEEDED = (
+    "model_path",
+    "served_model_name",
+    "hf_token",
+    "context_length",
+    "tp_size",
+    "mem_fraction_static",
+    "port",
+    "api_key",
+    "max_concurrency",
+    "max_queue",
+    "drain_timeout_s",
+    "log_level",
+)
+
 
 def describe(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
     """(name, effective value with secrets redacted, origin) of every setting."""
@@ -31,14 +54,15 @@ def describe(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
 
 
 def markdown() -> str:
-    """docs/settings.md."""
-    parts = [_HEAD]
+    """docs/settings.md: the few settings that most servers need, then all by section."""
+    parts = [_HEAD, _MOST_NEEDED_HEAD, *_table(DECLARATIONS[field] for field in _MOST_NEEDED)]
+    parts += ["\n## All\n"]
     for section, declared in groupby(DECLARATIONS.values(), lambda each: each.section):
-        parts += [f"\n## {section}\n\n", *_table(declared)]
+        parts += [f"\n### {section}\n\n", *_table(declared)]
     return "".join(parts)
 
 
-def _table(declared: Iterator[Declaration]) -> Iterator[str]:
+def _table(declared: Iterable[Declaration]) -> Iterator[str]:
     yield "| name | default | meaning |\n| --- | --- | --- |\n"
     for each in declared:
         names = ", ".join(f"`{name}`" for name in each.names)
