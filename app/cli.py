@@ -21,8 +21,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from app.errors import StartError
-from app.settings import catalogue as settings
-from app.settings.catalogue import Loaded, Settings
+from app.settings.catalogue import Settings
+from app.settings.command_line import add_arguments
+from app.settings.load import Loaded, load
+from app.settings.show import describe, markdown
 
 if TYPE_CHECKING:
     from app.engine.base import Launched
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             sys.exit(_show_settings(flags))
         link_fd, process = flags.pop("link_fd", None), flags.pop("process", None)
         is_child = link_fd is not None or process is not None
-        loaded = settings.load(flags, supervised=is_child)
+        loaded = load(flags, supervised=is_child)
         if mode == "runpod":
             _runpod(loaded)
         if process is not None:
@@ -75,7 +77,7 @@ def _parser(mode: str) -> argparse.ArgumentParser:
         parser.add_argument(
             "--process", help=argparse.SUPPRESS
         )  # the parent's: number:channel:port
-    settings.add_arguments(parser)
+    add_arguments(parser)
     return parser
 
 
@@ -174,12 +176,12 @@ def _runpod(loaded: Loaded) -> NoReturn:
 
 def _show_settings(flags: dict[str, Any]) -> int:
     if flags.pop("markdown"):
-        print(settings.markdown(), end="")
+        print(markdown(), end="")
         return 0
-    loaded = settings.load(flags)
+    loaded = load(flags)
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    rows = list(settings.describe(loaded))
+    rows = list(describe(loaded))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:
         print(f"{name:<{widths[0]}}  {value:<{min(widths[1], 60)}}  {origin}")

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from app.engine.sglang import importing
-from app.settings.catalogue import DEPLOYMENT_CONFIG, Settings
+from app.settings.catalogue import DECLARATIONS
+from app.settings.load import DEPLOYMENT_CONFIG
 
 ROOT = Path(__file__).parents[1]
 MODEL_NAME = "bench"
@@ -81,11 +82,9 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def shell_environment() -> dict[str, str]:
-    """This process's environment without this server's settings, which a shell may have exported
-    for another start."""
-    fields = Settings.model_fields.values()
-    extras = (cast("dict[str, Any]", field.json_schema_extra) for field in fields)
-    settings = {DEPLOYMENT_CONFIG, *(name for extra in extras for name in extra["names"])}
+    """This process's environment without this server's settings: what a shell exports for one
+    start must not change what is measured."""
+    settings = {DEPLOYMENT_CONFIG, *(n for each in DECLARATIONS.values() for n in each.names)}
     return {name: value for name, value in os.environ.items() if name not in settings}
 
 

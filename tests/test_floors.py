@@ -166,7 +166,7 @@ def test_what_is_told_once_stays_in_its_place(call: str, home: str) -> None:
             assert path.relative_to(APP).as_posix() in home.split()
 
 
-READS_ENVIRONMENT = ("settings/catalogue.py",)
+READS_ENVIRONMENT = ("settings/load.py",)
 WRITES_ENVIRONMENT = ("engine/environment.py", "engine/sglang/importing.py")
 
 

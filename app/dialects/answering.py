@@ -6,11 +6,11 @@ from collections.abc import Awaitable
 from typing import Any
 
 from app.dialects.body import read
-from app.dialects.bounds import Bounds
 from app.dialects.contract import Call, Dialect, Reply
 from app.errors import NotReady
 from app.generation.model import ServedModel
 from app.logs.setup import log
+from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
 from app.stats import RequestStats
 

@@ -9,10 +9,10 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.dialects.bounds import Bounds
 from app.dialects.error_forms import form_of
 from app.dialects.json_shape import shape
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, too_many
+from app.settings.bounds import Bounds
 
 
 class Body(BaseModel):
@@ -99,8 +99,4 @@ def _check_length(field: str, value: object, longest: int) -> None:
         return
     if isinstance(value, list) and type(value[0]) is int:
         return  # token ids of one prompt: bounded by the context
-    raise InvalidRequest(
-        f"Invalid value for '{field}': must have at most {longest} entries.",
-        param=field,
-        code="array_above_max_length",
-    )
+    raise too_many(field, longest)

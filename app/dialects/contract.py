@@ -15,10 +15,10 @@ import msgspec
 import orjson
 
 from app.dialects.body import AnyBody
-from app.dialects.bounds import Bounds
 from app.errors import ServeError
 from app.events import Event, Events, Result, fold
 from app.generation.model import ServedModel
+from app.settings.bounds import Bounds
 from app.stats import RequestStats
 from app.types import GenerationRequest, Json
 

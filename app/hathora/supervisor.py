@@ -31,7 +31,8 @@ from app.hathora.network import Registration
 from app.lifecycle import Phase
 from app.logs import setup as logs
 from app.logs.setup import log
-from app.settings.catalogue import Loaded, Settings, without_key
+from app.settings.catalogue import Settings
+from app.settings.load import Loaded, without_key
 
 NOT_REGISTERED = 72
 """Exit code: GCP_NEG_REQUIRED, and the registration failed."""

@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 
 from app.dialects.answering import Answering
-from app.dialects.bounds import Bounds
 from app.dialects.contract import Dialect, Reply, Whole
 from app.dialects.openai import models
 from app.dialects.routes import DIALECTS
@@ -18,6 +17,7 @@ from app.life.host import ModelHost
 from app.lifecycle import Lifecycle, Phase
 from app.runpod.backend import JobRequest, JobStats, OutputForm
 from app.runpod.jobs import HEALTH, MODELS
+from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
 from app.types import Json
 

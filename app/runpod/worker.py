@@ -25,7 +25,8 @@ from app.logs.setup import log
 from app.runpod.answer_job import handler
 from app.runpod.local import LocalBackend
 from app.runpod.upstream import UpstreamBackend
-from app.settings.catalogue import Settings, hidden
+from app.settings.catalogue import Settings
+from app.settings.secrets import hidden
 
 if TYPE_CHECKING:
     from app.runpod.sdk import JobLoop

@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.dialects.bounds import Bounds
 from app.dialects.contract import Dialect
 from app.dialects.routes import DIALECTS
 from app.errors import (
@@ -24,6 +23,7 @@ from app.errors import (
     RouteNotFound,
     ServeError,
 )  # fmt: skip
+from app.settings.bounds import Bounds
 from app.types import Json
 from app.web import admin
 from app.web import probes as ops
@@ -133,25 +133,18 @@ _ERROR: Json = {
 }
 
 
-_OF = {"maximum": "integer", "maxItems": "array", "maxProperties": "object"}
+_KEYWORDS = {"integer": "maximum", "array": "maxItems", "object": "maxProperties"}
+"""JSON type -> the keyword of JSON Schema that bounds it."""
 
 
-def _say_bounds(schema: Json, bounds: Bounds) -> None:
-    """The operator's bounds, which the bodies' classes do not know."""
-    for field, (keyword, most) in {
-        "n": ("maximum", bounds.max_choices), "best_of": ("maximum", bounds.max_choices),
-        "messages": ("maxItems", bounds.max_messages), "tools": ("maxItems", bounds.max_tools),
-        "stop": ("maxItems", bounds.max_stops),
-        "stop_token_ids": ("maxItems", bounds.max_stop_token_ids),
-        "logit_bias": ("maxProperties", bounds.max_logit_biases),
-        "top_logprobs": ("maximum", bounds.max_logprobs),
-        "top_logprobs_num": ("maximum", bounds.max_logprobs),
-    }.items():  # fmt: skip
-        found = schema.get("properties", {}).get(field, {})
-        kinds = [found, *found.get("anyOf", ())]
+def _add_bounds(schema: Json, bounds: Bounds) -> None:
+    """Add the operator's bounds, which the bodies' classes do not know."""
+    for field, most in bounds.by_request_field().items():
+        described = schema.get("properties", {}).get(field, {})
+        kinds = [described, *described.get("anyOf", ())]
         kinds += [inner for kind in kinds[1:] for inner in kind.get("anyOf", ())]
         for kind in kinds:
-            if kind.get("type") == _OF[keyword]:
+            if keyword := _KEYWORDS.get(kind.get("type")):
                 kind[keyword] = most
 
 
@@ -163,7 +156,7 @@ def _openapi(app: FastAPI, serving: Serving) -> Json:
         schemas["Error"] = _ERROR
         for dialect in DIALECTS:
             schema = dialect.body.model_json_schema(ref_template="#/components/schemas/{model}")
-            _say_bounds(schema, serving.bounds)
+            _add_bounds(schema, serving.bounds)
             schemas |= schema.pop("$defs", {})
             schemas[dialect.body.__name__] = schema
         app.openapi_schema = document

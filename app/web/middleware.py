@@ -23,7 +23,8 @@ from app import metrics
 from app.errors import AuthenticationFailed, InternalError
 from app.logs import setup as logs
 from app.logs.setup import log
-from app.settings.catalogue import Secrets, Settings
+from app.settings.catalogue import Settings
+from app.settings.declare import Secrets
 from app.stats import RequestStats, milliseconds
 from app.web.responses import error_response
 

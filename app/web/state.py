@@ -10,7 +10,6 @@ from typing import Self
 from starlette.requests import Request
 
 from app.dialects.answering import Answering
-from app.dialects.bounds import Bounds
 from app.endpoint import Network
 from app.engine.base import Engine
 from app.errors import NotReady
@@ -22,6 +21,7 @@ from app.life.probe import Probe
 from app.life.service import Service
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
+from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
 from app.stats import Gauges, LocalGauges
 

@@ -34,7 +34,7 @@ def resolve(*requirements: str) -> list[str]:
 
 
 def declared() -> list[str]:
-    """What pyproject.toml says that production needs."""
+    """What pyproject.toml declares for production."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return [*project["dependencies"], *project["optional-dependencies"]["engine"]]
 

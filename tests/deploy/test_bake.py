@@ -115,10 +115,12 @@ def test_the_dockerfile_passes_what_the_baker_reads() -> None:
 @pytest.mark.full
 def test_everything_but_duplicate_weights_is_baked(image: Container) -> None:
     model = image.folder / "models/org--model"
-    found = {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()}
+    baked_files = {
+        path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()
+    }
     left_out = {"pytorch_model.bin", "original/consolidated.00.pth", "model.gguf",
                 "onnx/model.onnx"}  # fmt: skip
-    assert found == FILES.keys() - left_out
+    assert baked_files == FILES.keys() - left_out
     tokenizer = image.folder / "models/tokenizer/org--tokenizer"
     assert (tokenizer / "tokenizer.json").exists()
     assert not list(tokenizer.glob("*.safetensors"))

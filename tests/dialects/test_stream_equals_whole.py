@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 import pytest
 
-from app.dialects.bounds import Bounds
 from app.dialects.contract import Call, Stream, Whole
 from app.dialects.openai.chat import CHAT
 from app.engine.sglang import importing
 from app.gate import Gate
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle
+from app.settings.bounds import Bounds
 from app.stats import RequestStats
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
@@ -39,7 +39,15 @@ def _bounds() -> Bounds:
 
 async def _ask(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
     gate = Gate(Lifecycle(), max_running=9, max_waiting=9)
-    model = ServedModel(engine, gate, names=["m"], max_total_tokens=None)
+    model = ServedModel(
+        engine,
+        gate,
+        names=["m"],
+        max_total_tokens=None,
+        max_prompt_chars=None,
+        max_prompt_scores=1_000_000,
+        grammar_timeout_s=10,
+    )
     body = {
         "messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 1,
         "stream": stream, **fields,

@@ -12,13 +12,18 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from app.generation.grammars import GrammarBounds, GrammarCheck, check_regex, check_schema
+from app.generation.grammars import GrammarCheck, check_regex, check_schema
+from app.settings.bounds import GrammarBounds
 from app.types import Grammar
 
 BOUNDS = GrammarBounds(
-    max_bytes=65_536, max_depth=32, max_nodes=1000, max_enum=500, max_regex_chars=1024,
-    max_repeat=1000,
-)  # fmt: skip
+    max_schema_bytes=65_536,
+    max_schema_depth=32,
+    max_schema_nodes=1000,
+    max_schema_enum=500,
+    max_regex_chars=1024,
+    max_regex_repeat=1000,
+)
 
 
 def _nested(levels: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from app.errors import ConfigError
 from app.hathora import target
 from app.hathora.failures import NetworkFailed
 from app.hathora.network import Place, Registration
-from app.settings.catalogue import load
+from app.settings.load import load
 from tests.support.compute import GROUP, PROJECT, ZONE, FakeCompute, NoPause
 
 ENDPOINT = {"instance": "vm-1", "ipAddress": "10.0.0.2", "port": 8000}

@@ -21,7 +21,7 @@ from app.engine.base import Question
 from app.errors import StartError
 from app.logs import setup as logs
 from app.runpod import worker
-from app.settings.catalogue import load
+from app.settings.load import load
 from tests.support.scripted import ScriptedEngine
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.runpod.jobs import Rules, read_job
-from app.settings.catalogue import load
+from app.settings.load import load
 from tests.support.serving import settings
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "runpod"

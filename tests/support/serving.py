@@ -18,7 +18,8 @@ from app.life.host import Launch
 from app.life.service import Service
 from app.lifecycle import Lifecycle, Phase
 from app.metrics import Metrics
-from app.settings.catalogue import Settings, load
+from app.settings.catalogue import Settings
+from app.settings.load import load
 from app.web.app import create_app
 from app.web.connection import bounded
 from app.web.server import bind

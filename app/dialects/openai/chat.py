@@ -13,7 +13,6 @@ import orjson
 from pydantic import Field
 
 from app.dialects.body import Body
-from app.dialects.bounds import Bounds
 from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.openai import sampling as fields
 from app.dialects.openai import tools
@@ -38,6 +37,7 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
+from app.settings.bounds import Bounds, hard_limit
 from app.types import ChatPrompt, GenerationRequest, Json, Scoring, ToolCall
 
 _MAX_WORD = 64
@@ -76,7 +76,7 @@ class ChatBody(SamplingFields):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=hard_limit("max_logprobs"))] | None = None
     reasoning_effort: Effort | None = None
     reasoning: ReasoningOptions | None = None
     thinking: Thinking | None = None

@@ -12,13 +12,12 @@ from typing import Annotated, assert_never
 import orjson
 from pydantic import Field
 
-from app.dialects.bounds import Bounds
 from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.openai import sampling as fields
 from app.dialects.openai.frames import Chunks, usage_json
 from app.dialects.openai.sampling import SamplingFields, alternatives
 from app.dialects.prompts import Prompts
-from app.errors import InvalidRequest, UnsupportedParameter
+from app.errors import InvalidRequest, UnsupportedParameter, above
 from app.events import (
     Choice,
     Event,
@@ -36,6 +35,7 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
+from app.settings.bounds import Bounds, hard_limit
 from app.types import (
     GenerationRequest,
     InfillPrompt,
@@ -60,7 +60,7 @@ class CompletionBody(SamplingFields):
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=hard_limit("max_choices"))] | None = None
     suffix: Annotated[str, Field(max_length=2**20)] | None = None
 
     @classmethod
@@ -123,11 +123,7 @@ def _best_of(body: CompletionBody, n: int, call: Call) -> int:
             f"Invalid value for 'best_of': must be at least n ({n}).", param="best_of"
         )
     if of > call.bounds.max_choices:
-        raise InvalidRequest(
-            f"Invalid value for 'best_of': must be at most {call.bounds.max_choices}.",
-            param="best_of",
-            code="integer_above_max_value",
-        )
+        raise above("best_of", call.bounds.max_choices)
     if of > n and body.stream:
         raise InvalidRequest("'best_of' above 'n' cannot be streamed.", param="best_of")
     return of

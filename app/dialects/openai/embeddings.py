@@ -14,12 +14,12 @@ import orjson
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from app.dialects.body import Body
-from app.dialects.bounds import Bounds
 from app.dialects.contract import Call, Dialect, Reply, Whole
 from app.dialects.openai import sampling as fields
 from app.dialects.prompts import PROMPTS_SCHEMA, read_prompts
 from app.engine.base import Embedding
 from app.errors import InvalidRequest, UnsupportedParameter
+from app.settings.bounds import Bounds
 from app.types import Json, Prompt, TextPrompt
 
 Inputs = Annotated[

@@ -13,9 +13,9 @@ import orjson
 from pydantic import Field
 
 from app.dialects.body import Body
-from app.dialects.bounds import Bounds
-from app.errors import InvalidRequest, UnsupportedParameter
-from app.generation.grammars import GrammarBounds, check_regex, check_schema, check_text
+from app.errors import InvalidRequest, UnsupportedParameter, too_many
+from app.generation.grammars import check_regex, check_schema, check_text
+from app.settings.bounds import Bounds, GrammarBounds
 from app.types import Grammar
 
 
@@ -169,12 +169,8 @@ def _decoded_schema(value: Any, param: str) -> dict[str, Any]:
 
 def schema_free_choice(choices: list[str], bounds: GrammarBounds, param: str) -> Grammar:
     """One of the texts, as they are, without quotes."""
-    if len(choices) > bounds.max_enum:
-        raise InvalidRequest(
-            f"Invalid value for '{param}': must have at most {bounds.max_enum} entries.",
-            param=param,
-            code="array_above_max_length",
-        )
+    if len(choices) > bounds.max_schema_enum:
+        raise too_many(param, bounds.max_schema_enum)
     text = "root ::= " + " | ".join(json.dumps(choice) for choice in choices)
     check_text(text, bounds, param=param)
     return Grammar("ebnf", text, param)

@@ -11,16 +11,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from app.dialects.body import Body
-from app.dialects.bounds import Bounds
 from app.dialects.contract import Call
 from app.dialects.openai.grammars import GrammarFields
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, above, too_many
+from app.settings.bounds import Bounds, hard_limit
 from app.types import Sampling
 
-# What no operator can allow more of; SGLang itself takes 32 stop strings.
-_MAX_STOPS, _MAX_STOP_CHARS = 32, 4096
-_MAX_STOP_TOKEN_IDS = 1024
-_MAX_BIASES = 4096
+_MAX_STOPS, _MAX_STOP_CHARS = hard_limit("max_stops"), hard_limit("max_stop_chars")
 
 # Each of these changes the result. What this server does not honour it refuses by name, but for
 # values that change nothing: they stand beside the name.
@@ -62,13 +59,15 @@ Stops = Annotated[
     ),
 ]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-StopTokenIds = Annotated[list[TokenId], Field(max_length=_MAX_STOP_TOKEN_IDS, fail_fast=True)]
+StopTokenIds = Annotated[
+    list[TokenId], Field(max_length=hard_limit("max_stop_token_ids"), fail_fast=True)
+]
 Biases = Annotated[
     dict[
         Annotated[str, Field(pattern=r"^[0-9]{1,9}$")],
         Annotated[float, Field(ge=-100, le=100)],
     ],
-    Field(max_length=_MAX_BIASES),
+    Field(max_length=hard_limit("max_logit_biases")),
 ]
 
 
@@ -83,7 +82,7 @@ class SamplingFields(GrammarFields):
     model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1, le=hard_limit("max_choices"))] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
@@ -149,17 +148,13 @@ class SamplingFields(GrammarFields):
 
 def check_counts(sampling: Sampling, bounds: Bounds, *, within: str = "") -> None:
     """Raises InvalidRequest that names the list that is too long; `within` is what it is in."""
-    for field, given, most in (
+    for field, entries, most in (
         ("stop", sampling.stop, bounds.max_stops),
         ("stop_token_ids", sampling.stop_token_ids, bounds.max_stop_token_ids),
         ("logit_bias", sampling.logit_bias or (), bounds.max_logit_biases),
     ):
-        if len(given) > most:
-            raise InvalidRequest(
-                f"Invalid value for '{within}{field}': must have at most {most} entries.",
-                param=within + field,
-                code="array_above_max_length",
-            )
+        if len(entries) > most:
+            raise too_many(within + field, most)
     for no, text in enumerate(sampling.stop):
         if len(text) > bounds.max_stop_chars:
             raise InvalidRequest(
@@ -173,11 +168,7 @@ def check_counts(sampling: Sampling, bounds: Bounds, *, within: str = "") -> Non
 def alternatives(count: int | None, bounds: Bounds, *, param: str) -> int:
     """`top_logprobs`, within what the operator allows."""
     if count is not None and count > bounds.max_logprobs:
-        raise InvalidRequest(
-            f"Invalid value for '{param}': must be at most {bounds.max_logprobs}.",
-            param=param,
-            code="integer_above_max_value",
-        )
+        raise above(param, bounds.max_logprobs)
     return count or 0
 
 
@@ -185,11 +176,7 @@ def choices(body: SamplingFields, call: Call) -> int:
     """`n`, within what the operator allows."""
     n = body.n or 1
     if n > call.bounds.max_choices:
-        raise InvalidRequest(
-            f"Invalid value for 'n': must be at most {call.bounds.max_choices}.",
-            param="n",
-            code="integer_above_max_value",
-        )
+        raise above("n", call.bounds.max_choices)
     return n
 
 

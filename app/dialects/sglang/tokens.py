@@ -12,11 +12,11 @@ import orjson
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from app.dialects.body import Body
-from app.dialects.bounds import Bounds
 from app.dialects.contract import Call, Dialect, Reply, Whole
 from app.dialects.openai import sampling as fields
 from app.dialects.openai.messages import ChatMessage
 from app.errors import InvalidRequest
+from app.settings.bounds import Bounds
 from app.types import ChatPrompt, Json, TextPrompt
 
 _Model = Annotated[str, Field(min_length=1, max_length=512)]

@@ -1,25 +1,17 @@
-"""The smoke test, asked about a server that is right and about ones that are wrong in one way."""
+"""The checks, run against a server that is right and against ones that are wrong in one way."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from structlog.testing import capture_logs
 
-from app.check import command as check
+from app.check import checks
+from tests.check.servers import listening, run
 from tests.support.scripted import ScriptedEngine
-from tests.support.serving import eventually, serve
+from tests.support.serving import serve
 
 _HEAD = '{"id": "x", "object": "chat.completion.chunk", "choices": '
 ROLE = _HEAD + '[{"delta": {"role": "assistant", "content": ""}}]}'
@@ -29,43 +21,10 @@ USAGE = _HEAD + '[], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "tota
 FAILURE = '{"error": {"message": "the engine has ended", "type": "t", "param": null, "code": "c"}}'
 
 
-@pytest.fixture(autouse=True)
-def _a_quiet_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing set in the environment, and the server's log not on the check's own stdout."""
-    for name in ("PORT", "API_KEY", "DEPLOYMENT_CONFIG_JSON"):
-        monkeypatch.delenv(name, raising=False)
-    with capture_logs():
-        yield
-
-
-@asynccontextmanager
-async def listening(path: str, content: Response) -> AsyncIterator[str]:
-    """The URL of a server that knows one answer."""
-
-    async def answer(_: Request) -> Response:
-        return content
-
-    routes = [Route(path, answer, methods=["GET", "POST"])]
-    # By its protocol asyncio knows that it may switch off Nagle's delay: 40 ms for each answer.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(Starlette(routes=routes), ws="none", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve([listener]))
-    await eventually(lambda: server.started)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    await task
-
-
-async def run(url: str, *arguments: str) -> int:
-    return await asyncio.to_thread(check.main, ["--base-url", url, "--timeout", "5", *arguments])
-
-
 async def row(
     name: str, path: str, content: Response, capsys: pytest.CaptureFixture[str]
 ) -> dict[str, Any]:
-    """What the check of this name says of a server that knows one answer."""
+    """The row of this check for a server that has one answer."""
     async with listening(path, content) as url:
         assert await run(url, "--json") == 1
     return next(row for row in json.loads(capsys.readouterr().out) if row["check"] == name)
@@ -81,14 +40,14 @@ async def streamed(*events: str, capsys: pytest.CaptureFixture[str]) -> dict[str
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
-async def test_a_server_as_it_should_be_is_found_so(
+async def test_a_server_as_it_should_be_passes(
     suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with serve(ScriptedEngine("Par", "is")) as running:
         assert await run(f"http://127.0.0.1:{running.port}{suffix}") == 0
     header, *rows, end = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["check", "verdict", "ms"]
-    assert len(rows) == len(check.CHECKS)
+    assert len(rows) == len(checks.CHECKS)
     assert end == "17 checks, all as they should be (2 skipped)"
 
 
@@ -111,7 +70,7 @@ async def test_a_key_is_sent_and_a_wrong_one_must_be_refused(
         assert "401 (give --api-key)" in capsys.readouterr().out
 
 
-async def test_an_open_server_is_off_when_a_key_is_in_use(
+async def test_an_open_server_fails_when_a_key_is_in_use(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("API_KEY", "secret-one,secret-two")
@@ -119,14 +78,14 @@ async def test_an_open_server_is_off_when_a_key_is_in_use(
         assert await run(f"127.0.0.1:{running.port}") == 1
     out = capsys.readouterr().out
     assert "expected status 401, saw 200" in out
-    assert out.endswith("\n18 checks, 1 off (1 skipped)\n")
+    assert out.endswith("\n18 checks, 1 failed (1 skipped)\n")
 
 
 async def test_json_has_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(ScriptedEngine("x"), SERVED_MODEL_NAME="a/b") as running:
         assert await run(f"127.0.0.1:{running.port}", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["check"] for row in rows] == [name for name, _ in check.CHECKS]
+    assert [row["check"] for row in rows] == [name for name, _ in checks.CHECKS]
     assert {row["verdict"] for row in rows} == {"ok", "skipped"}
     assert all(set(row) == {"check", "verdict", "ms", "seen"} for row in rows)
 
@@ -138,13 +97,13 @@ async def test_another_text_in_the_stream_is_a_warning(capsys: pytest.CaptureFix
     assert "(2 warning, 2 skipped)" in capsys.readouterr().out
 
 
-async def test_a_model_that_is_not_served_is_off(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_model_that_is_not_served_fails(capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(ScriptedEngine("x")) as running:
         assert await run(f"127.0.0.1:{running.port}", "--model", "another") == 1
     assert "'another' is not listed" in capsys.readouterr().out
 
 
-async def test_a_server_that_is_not_ready_is_off(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_server_that_is_not_ready_fails(capsys: pytest.CaptureFixture[str]) -> None:
     async with serve(None) as running:
         assert await run(f"127.0.0.1:{running.port}") == 1
     out = capsys.readouterr().out
@@ -155,13 +114,13 @@ async def test_a_server_that_is_not_ready_is_off(capsys: pytest.CaptureFixture[s
 # -- streams -----------------------------------------------------------------------------------
 
 
-async def test_a_stream_as_it_should_be(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_stream_as_it_should_be_passes(capsys: pytest.CaptureFixture[str]) -> None:
     seen = await streamed(ROLE, TEXT, END, USAGE, "[DONE]", capsys=capsys)
     assert seen["verdict"] == "ok", seen
 
 
 @pytest.mark.parametrize(
-    ("events", "said"),
+    ("events", "error_text"),
     [
         ((ROLE, TEXT, END, USAGE), "expected `data: [DONE]` at the end, saw 4 chunks without it"),
         ((TEXT, END, USAGE, "[DONE]"), "expected the role in the first chunk"),
@@ -174,35 +133,35 @@ async def test_a_stream_as_it_should_be(capsys: pytest.CaptureFixture[str]) -> N
         (("[DONE]",), "expected chunks, saw [DONE] alone"),
     ],
 )
-async def test_a_stream_that_is_wrong_is_off_and_the_row_says_why(
-    events: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+async def test_a_wrong_stream_fails_and_the_row_says_why(
+    events: tuple[str, ...], error_text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = await streamed(*events, capsys=capsys)
     assert seen["verdict"] == "fail"
-    assert said in seen["seen"]
+    assert error_text in seen["seen"]
 
 
 # -- errors and other answers ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "error_text"),
     [
         ({"message": "flat", "code": "x"}, 'expected `error` to be an object, saw \'{"message":'),
         ({"error": {"message": "m", "type": "t"}}, "expected `error` with ['code', 'message'"),
         ({"error": {"message": None, "type": "t"}}, "expected `error.message` to be a str"),
     ],
 )
-async def test_an_error_of_another_form_is_off(
-    body: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+async def test_an_error_of_another_form_fails(
+    body: dict[str, Any], error_text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = JSONResponse(body, 400)
     seen = await row("error: not JSON", "/v1/chat/completions", content, capsys)
     assert seen["verdict"] == "fail"
-    assert said in seen["seen"]
+    assert error_text in seen["seen"]
 
 
-async def test_a_sum_that_is_wrong_is_off(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_usage_that_does_not_add_up_fails(capsys: pytest.CaptureFixture[str]) -> None:
     answer = {
         "id": "x", "object": "text_completion",
         "choices": [{"text": "", "finish_reason": "stop"}],
@@ -219,58 +178,11 @@ async def test_metrics_that_are_switched_off_are_no_failure(
     assert (seen["verdict"], seen["seen"]) == ("skipped", "off")
 
 
-async def test_what_the_server_says_is_shown_in_one_safe_line(
+async def test_a_servers_answer_is_shown_in_one_printable_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     content = Response("\x1b[31m\n" * 1000 + "secret", 500)
     seen = (await row("/health", "/health", content, capsys))["seen"]
     assert seen.isprintable()
     assert len(seen) <= 240
-    assert check._presentable("Bearer secret", "secret") == "Bearer ***"
-
-
-# -- nobody there, wrong usage -----------------------------------------------------------------
-
-
-async def test_nobody_listening_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert await run(f"127.0.0.1:{port}/v1") == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith(f"nobody answers at http://127.0.0.1:{port}: ")
-    assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--base-url", "ftp://here"], ["--base-url", "http://user:secret@here"],
-        ["--base-url", "http://here:99999"], ["--timeout", "0"], ["--timeout", "nan"],
-        ["--api-key", "sec\nret"], ["--no-such-flag"],
-    ],
-)  # fmt: skip
-def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit:
-        check.main(arguments)
-    assert exit.value.code == 2
-    said = capsys.readouterr().err
-    assert "secret" not in said
-    assert "ret" not in said.replace("secret", "")
-
-
-async def test_a_broken_environment_does_not_stop_the_check(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PORT", "eight thousand")
-    async with serve(ScriptedEngine("x")) as running:
-        assert await run(f"127.0.0.1:{running.port}") == 0
-    assert "the settings here are not used: PORT" in capsys.readouterr().err
-
-
-def test_the_port_and_the_key_come_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PORT", "8123")
-    monkeypatch.setenv("API_KEY", "first,second")
-    given = check._arguments([])
-    assert str(given.base_url) == "http://localhost:8123/"
-    assert given.api_key == "first"
+    assert checks._presentable("Bearer secret", "secret") == "Bearer ***"

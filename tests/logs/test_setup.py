@@ -7,12 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from app.errors import ConfigError
+from app.logs import setup as logs
+from app.settings.load import load
+
 PROGRAM = """
 import logging, sys
 from app.logs import setup as logs
-from app.settings import catalogue as settings
+from app.settings.load import load
 from app.logs.setup import log, request_id
-configured = settings.load({}, {"LOG_FILE": sys.argv[1], "LOG_FORMAT": sys.argv[2]}).settings
+configured = load({}, {"LOG_FILE": sys.argv[1], "LOG_FORMAT": sys.argv[2]}).settings
 logs.configure(configured)
 request_id.set("the-id")
 log.info("ours", answer=42)
@@ -32,7 +38,7 @@ def _run(tmp_path: Path, style: str) -> tuple[str, str]:
     file = tmp_path / "serve.log"
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(file), style],
-        capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True,
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True,
     )  # fmt: skip
     return ran.stdout, file.read_text()
 
@@ -56,3 +62,8 @@ def test_the_console_shows_no_local_variables_and_nothing_below_its_level(tmp_pa
         assert "sk-hidden" not in text
         assert "secret prompt" not in text
     assert "\x1b[" not in file
+
+
+def test_a_log_file_that_cannot_be_written_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"LOG_FILE: cannot write /proc/nowhere/x\.log"):
+        logs.file_is_writable(load({}, {"LOG_FILE": "/proc/nowhere/x.log"}).settings)

@@ -1,4 +1,4 @@
-"""Every variable that five other servers document is handled here, as docs/migrate.md says.
+"""Every variable that five other servers document is handled here, as docs/migrate.md documents.
 
 tests/documents/ has their variables, defaults and options, one file for each document.
 """
@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from app.errors import ConfigError
-from app.settings.catalogue import Loaded, Settings, load
+from app.settings.catalogue import DECLARATIONS, OTHERS
+from app.settings.load import Loaded, load
 from app.settings.translations import GONE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VARIABLES: dict[str, list[dict[str, Any]]] = {
     path.stem: json.loads(path.read_text())
     for path in sorted(ROOT.glob("tests/documents/*.json"))
@@ -44,16 +45,8 @@ ALONE = {"HATHORA_NETWORKING": "false"}
 TRIED = ("true", "false", "3", "9", "0.5", '{"a": 1}', "word", "warning", "--tp 2")
 
 
-def about(field: str) -> dict[str, Any]:
-    extra = Settings.model_fields[field].json_schema_extra
-    assert isinstance(extra, dict)
-    return extra
-
-
-NAMES = {name for field in Settings.model_fields for name in about(field)["names"]}
-TRANSLATED = {
-    field for field in Settings.model_fields if about(field)["section"] == "Other servers' settings"
-}
+NAMES = {name for declared in DECLARATIONS.values() for name in declared.names}
+TRANSLATED = {field for field, declared in DECLARATIONS.items() if declared.section == OTHERS.title}
 EACH = pytest.mark.parametrize(
     "variable",
     [
@@ -132,10 +125,10 @@ def test_a_documented_command_line_of_two_lines_is_taken_over() -> None:
         "python3 -m sglang.launch_server --host 0.0.0.0 --port 30000 \\\n"
         "  --model /models --trust-remote-code --tp 1 --max-model-len 32768"
     )
-    found = load({}, {"SGLANG_SERVER_CMD": command}).settings
-    assert (found.model_path, found.tp_size, found.context_length) == ("/models", 1, 32768)
-    assert found.trust_remote_code
-    assert found.port == 8000
+    settings = load({}, {"SGLANG_SERVER_CMD": command}).settings
+    assert (settings.model_path, settings.tp_size, settings.context_length) == ("/models", 1, 32768)
+    assert settings.trust_remote_code
+    assert settings.port == 8000
 
 
 SGLANG = """
@@ -143,7 +136,7 @@ import json, sys
 from app.engine.sglang import parser_names
 from app.engine.sglang.options import check_known
 from app.errors import ConfigError
-from app.settings.catalogue import load
+from app.settings.load import load
 from sglang.srt.server_args import ServerArgs
 refused = []
 for name, value in json.load(sys.stdin):
@@ -163,7 +156,7 @@ sys.exit("\\n".join(refused) or 0)
 
 @pytest.mark.full
 def test_sglang_takes_what_the_settings_take() -> None:
-    given = [
+    documented_values = [
         (variable["name"], value)
         for variables in VARIABLES.values()
         for variable in variables
@@ -172,7 +165,7 @@ def test_sglang_takes_what_the_settings_take() -> None:
     # In a process of its own: importing SGLang changes much in it.
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SGLANG],
-        input=json.dumps(given), capture_output=True, text=True, cwd=ROOT, timeout=300,
+        input=json.dumps(documented_values), capture_output=True, text=True, cwd=ROOT, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -203,7 +196,7 @@ def test_a_document_and_its_table_have_the_same_variables(system: str) -> None:
 
 
 @SYSTEMS
-def test_what_the_tables_say_about_a_name_is_so(system: str) -> None:
+def test_a_name_is_handled_as_the_tables_document(system: str) -> None:
     for there, here, differs in rows(SECTIONS[system]):
         for name in code(there):
             if here == "same":
@@ -216,17 +209,19 @@ def test_what_the_tables_say_about_a_name_is_so(system: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "outcome", "said"),
+    ("variables", "outcome", "line"),
     [pytest.param(*row, id=code(row[0])[0]) for row in rows("What the start says")],
 )
-def test_the_start_says_what_the_document_quotes(given: str, outcome: str, said: str) -> None:
-    environ = dict(pair.split("=") for pair in code(given)[0].split())
+def test_the_start_logs_the_lines_that_the_document_quotes(
+    variables: str, outcome: str, line: str
+) -> None:
+    environ = dict(pair.split("=") for pair in code(variables)[0].split())
     if outcome == "stops":
         with pytest.raises(ConfigError) as error:
             load({}, environ)
-        assert [str(error.value)] == code(said)
+        assert [str(error.value)] == code(line)
         return
-    assert list(load({}, environ).warnings) == code(said)
+    assert list(load({}, environ).warnings) == code(line)
     moved = in_force(load({}, environ)) != in_force(load({}, {}))
     assert moved == (outcome == "translated" or len(environ) > 1)
 
