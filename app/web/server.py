@@ -167,7 +167,7 @@ class Server:
         while True:
             due = loop.time() + LoopLag.INTERVAL_S
             await asyncio.sleep(LoopLag.INTERVAL_S)
-            self._service.lag.noted(loop.time() - due)
+            self._service.lag.note(loop.time() - due)
             self._publish()
 
     def _publish(self) -> None:
