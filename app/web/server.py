@@ -101,8 +101,8 @@ def run(
 class Server:
     """`Work` of a serving process: uvicorn answers from the first second on."""
 
-    patience_s = 0.0
-    last_words_s = 0.0
+    extra_drain_s = 0.0
+    extra_answers_s = 0.0
 
     def __init__(self, service: Service, listener: socket.socket) -> None:
         self._service = service
