@@ -1,7 +1,7 @@
-"""Routes for the operator alone: they need the admin key, and do not exist without one.
+"""Routes for the operator: they need the admin key, and do not exist if none is configured.
 
 Source: sglang/srt/entrypoints/http_server.py of SGLang 0.5.23, whose router and benchmarks call
-them; the paths and bodies are its.
+them with these paths and bodies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from app.web.responses import json_response
 from app.web.state import serving_of
 
 _LONGEST_WAIT_S = 300.0
-_LOOK_S = 0.1
+_POLL_S = 0.1
 
 
 class _AdminRoute(APIRoute):
@@ -34,7 +34,7 @@ class _AdminRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            if not Keys(serving_of(request).settings.admin_api_key).known(request.scope):
+            if not Keys(serving_of(request).settings.admin_api_key).accept(request.scope):
                 return unauthenticated(request.scope)
             return await handle(request)
 
@@ -47,14 +47,14 @@ router = APIRouter(route_class=_AdminRoute)
 @router.post("/flush_cache", summary="Empty the prefix cache")
 @router.get("/flush_cache", include_in_schema=False)
 async def flush_cache(request: Request) -> Response:
-    """400 if requests are running; with `timeout` it waits so many seconds for their end."""
+    """400 if requests are running. `timeout`: first wait up to this many seconds for their end."""
     serving, (engine, _) = serving_of(request), serving_of(request).loaded()
     clock = asyncio.get_running_loop().time
     deadline = clock() + _timeout_s(request)
     while serving.gauges().in_flight or not await engine.flush_cache():
         if clock() >= deadline:
             raise InvalidRequest("The cache was not flushed: requests are running.")
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
     return json_response({"success": True, "message": "Cache flushed."})
 
 
@@ -97,9 +97,9 @@ async def _body(kind: type[AnyBody], request: Request) -> AnyBody:
 
 
 def _timeout_s(request: Request) -> float:
-    given = request.query_params.get("timeout", "0")
+    parameter = request.query_params.get("timeout", "0")
     try:
-        timeout_s = float(given)
+        timeout_s = float(parameter)
     except ValueError:
         timeout_s = -1.0
     if not 0 <= timeout_s <= _LONGEST_WAIT_S:

@@ -16,31 +16,23 @@ from starlette.types import ASGIApp
 from app import __version__
 from app.dialects.contract import Dialect
 from app.dialects.routes import DIALECTS
-from app.errors import (
-    InternalError,
-    InvalidRequest,
-    MethodNotAllowed,
-    RouteNotFound,
-    ServeError,
-)  # fmt: skip
+from app.errors import InternalError, InvalidRequest, MethodNotAllowed, RouteNotFound, ServeError
 from app.settings.bounds import Bounds
 from app.types import Json
-from app.web import admin
-from app.web import probes as ops
-from app.web import sglang_routes as info
+from app.web import admin, probes, sglang_routes
 from app.web.generation import Generation
 from app.web.middleware import Authentication, RequestScope, Shortcut
 from app.web.responses import error_response
 from app.web.state import Serving
 
-_EXPOSED = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]
+_EXPOSED_HEADERS = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]
 
 
 def create_app(serving: Serving) -> ASGIApp:
-    """Everything that answers; the engine is started by the lifespan.
+    """The whole ASGI application. Its lifespan starts and ends the engine.
 
-    What generates stands beside FastAPI, not below it: its layers would cost a request as much as
-    its validation.
+    Requests that generate bypass FastAPI: its layers would cost a request as much as the validation
+    of its body.
     """
     settings = serving.settings
     app: ASGIApp = Shortcut(_api(serving), {d.path: Generation(d, serving) for d in DIALECTS})
@@ -52,13 +44,13 @@ def create_app(serving: Serving) -> ASGIApp:
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=_EXPOSED,
+            expose_headers=_EXPOSED_HEADERS,
         )
     return RequestScope(app, settings)
 
 
 def _api(serving: Serving) -> FastAPI:
-    """The routes, and the description of all."""
+    """The other routes, and the description of all routes."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -73,7 +65,7 @@ def _api(serving: Serving) -> FastAPI:
         exception_handlers={
             ServeError: _serve_error,
             HTTPException: _http_error,
-            Exception: _failed,
+            Exception: _unexpected_error,
         },
         redirect_slashes=False,
         redoc_url=None,
@@ -81,8 +73,8 @@ def _api(serving: Serving) -> FastAPI:
     app.state.serving = serving
     for dialect in DIALECTS:
         _describe(app, dialect)
-    app.include_router(ops.router)
-    app.include_router(info.router)
+    app.include_router(probes.router)
+    app.include_router(sglang_routes.router)
     if serving.settings.admin_api_key:
         app.include_router(admin.router)
     app.openapi = lambda: _openapi(app, serving)  # type: ignore[method-assign]
@@ -90,27 +82,32 @@ def _api(serving: Serving) -> FastAPI:
 
 
 def _describe(app: FastAPI, dialect: Dialect[Any]) -> None:
-    """A route that tells of a dialect, and refuses other methods; `Shortcut` answers it."""
+    """Add a route that describes a dialect and refuses other methods; `Shortcut` answers POST."""
 
     async def generate() -> Response:
         raise AssertionError("Shortcut answers this")
 
     app.add_api_route(
-        dialect.path, generate, methods=["POST"], summary=dialect.summary,
-        name=dialect.body.__name__, response_class=Response, openapi_extra=_request_body(dialect),
-    )  # fmt: skip
+        dialect.path,
+        generate,
+        methods=["POST"],
+        summary=dialect.summary,
+        name=dialect.body.__name__,
+        response_class=Response,
+        openapi_extra=_request_body(dialect),
+    )
 
 
 def _request_body(dialect: Dialect[Any]) -> Json:
     ref = {"$ref": f"#/components/schemas/{dialect.body.__name__}"}
     content = {"application/json": {"schema": ref, "example": dialect.example}}
-    failed = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {
         "requestBody": {"required": True, "content": content},
         "responses": {
             "200": {"description": "The answer; server-sent events if `stream` is true."},
-            "4XX": {"description": "The request is at fault.", "content": failed},
-            "5XX": {"description": "The server is at fault, or busy.", "content": failed},
+            "4XX": {"description": "The request is at fault.", "content": error},
+            "5XX": {"description": "The server is at fault, or busy.", "content": error},
         },
     }
 
@@ -149,7 +146,7 @@ def _add_bounds(schema: Json, bounds: Bounds) -> None:
 
 
 def _openapi(app: FastAPI, serving: Serving) -> Json:
-    """FastAPI's document, with the bodies that the dialects read themselves."""
+    """FastAPI's document, with the bodies that the dialects read without FastAPI."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
@@ -168,13 +165,13 @@ async def _serve_error(request: Request, error: Exception) -> Response:
     return error_response(error, request.scope)
 
 
-async def _failed(request: Request, _: Exception) -> Response:
-    """Starlette raises the error once more behind it: RequestScope logs it."""
+async def _unexpected_error(request: Request, _: Exception) -> Response:
+    """Starlette raises the error again after this answer, and RequestScope logs it."""
     return error_response(InternalError("The server failed on this request."), request.scope)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals (no such path, wrong method) in the API's form."""
+    """Starlette's own errors (no such path, wrong method), in the format of the path's vendor."""
     assert isinstance(error, HTTPException)
     path = request.url.path[:100]
     translated: ServeError

@@ -2,10 +2,10 @@
 
     admit ── read body ── answer ──┬── whole: one JSON
       │ 503, body unread           └── stream: the status line leaves with the first frame
-      └ from here on the ticket is held, and the client may disconnect
+      └ the ticket is held from here on, and the client may disconnect
 
-One application for everything that generates: an early failure has its real status even if a stream
-was asked for; a late one becomes the dialect's error frame.
+An error before the first frame is answered with its own status, even if the client asked for a
+stream; a later one becomes the dialect's error frame.
 """
 
 from __future__ import annotations
@@ -21,23 +21,19 @@ from starlette.types import Receive, Scope, Send
 
 from app import metrics
 from app.dialects.contract import Dialect, Stream, Whole
-from app.errors import (
-    ClientGone,
-    InternalError,
-    ServeError,
-    Unavailable,
-)  # fmt: skip
+from app.errors import ClientGone, InternalError, ServeError, Unavailable
 from app.gate import Ticket
 from app.logs.setup import log
 from app.web.bodies import read_body
 from app.web.responses import rendered
 from app.web.state import Serving
 
-_FAREWELL_TIMEOUT_S = 2.0
+_ERROR_TIMEOUT_S = 2.0
+"""For the client to receive an error."""
 
 
 class Connection(Protocol):
-    """What a request's `scope["state"]["connection"]` is: web/connection.py."""
+    """A request's `scope["state"]["connection"]`, as far as it is used here (web/connection.py)."""
 
     on_lost: Callable[[], None] | None
 
@@ -45,15 +41,15 @@ class Connection(Protocol):
 
 
 class Generation:
-    """A dialect's endpoint, an ASGI application."""
+    """A dialect's endpoint, as an ASGI application."""
 
     def __init__(self, dialect: Dialect[Any], serving: Serving) -> None:
         self._dialect = dialect
         self._serving = serving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # In a task of its own: each token would else resume every coroutine between the server
-        # and here, some twenty of them.
+        # In a task of its own: otherwise each token would resume the some twenty coroutines
+        # between the server and here.
         await asyncio.create_task(self._serve(scope, receive, send))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +66,7 @@ class Generation:
             if isinstance(error, Unavailable):
                 metrics.REFUSED.labels(error.code or "").inc()
             await writer.fail(error, scope)
-        except Exception:  # the outermost writer: whatever it was, the client gets its answer
+        except Exception:  # the outermost writer: the client gets an answer whatever failed
             log.exception("request failed")
             await writer.fail(InternalError("The server failed on this request."), scope)
 
@@ -102,11 +98,11 @@ class Generation:
 
 
 class _Writer:
-    """Sends one answer, and remembers how far it got."""
+    """Sends one answer, and knows how much of it has been sent."""
 
     def __init__(self, send: Send, send_body: Send) -> None:
-        """`send_body`: the server's own, for all but the head, at which alone the middlewares on
-        the way look; each of them costs every frame."""
+        """`send_body`: the server's own `send`, for everything but the head. Only the head concerns
+        the middlewares, and each middleware would cost every frame a call."""
         self._send = send
         self._send_body = send_body
         self._stream: Stream | None = None
@@ -115,14 +111,14 @@ class _Writer:
         self.ended = False
         self.last_write = time.monotonic()
         self.sending_since: float | None = None
-        """Since when a write has been waiting for the client to read; None if none is."""
+        """When the write began that waits for the client to read; None if no write waits."""
 
     @property
     def streaming(self) -> bool:
         return self._started and self._stream is not None
 
     def begin_stream(self, stream: Stream) -> None:
-        """From now on heartbeats may be sent, and failures are frames once the first one was."""
+        """From now on heartbeats may be sent; once a frame was sent, errors are frames, too."""
         self._stream = stream
         self.last_write = time.monotonic()
 
@@ -156,20 +152,20 @@ class _Writer:
         await self._send_body({"type": "http.response.body", "body": content})
 
     async def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        async with self._heading:  # sending it may wait until the previous answer is read
+        async with self._heading:  # `send` may wait until the previous answer is read
             if not self._started:
                 message = {"type": "http.response.start", "status": status, "headers": headers}
                 await self._send(message)
                 self._started = True
 
     async def fail(self, error: ServeError, scope: Scope) -> None:
-        """End the answer with an error: its real status if nothing has left, else a frame."""
+        """End the answer with an error: its own status if nothing was sent yet, else a frame."""
         scope["state"]["ended_by"] = error.code
         scope["state"]["error"] = error.message
         if self.ended:
             return
         try:
-            async with asyncio.timeout(_FAREWELL_TIMEOUT_S):
+            async with asyncio.timeout(_ERROR_TIMEOUT_S):
                 if not self._started:
                     status, content, fields = rendered(error, scope)
                     headers = [(k.encode(), v.encode()) for k, v in fields.items()]
@@ -177,13 +173,13 @@ class _Writer:
                 elif self._stream is not None:
                     await self.frame(self._stream.fail(error))
                     await self.end()
-        except TimeoutError:  # the client does not read; uvicorn would send an answer of its own
+        except TimeoutError:  # the client does not read; uvicorn must not send an answer of its own
             scope["state"]["connection"].cut_off()
 
 
 class _Watch:
-    """Watches the client while its answer is made: a disconnect ends the request, one that does
-    not read is cut off, and a silent stream is kept alive."""
+    """Watches the client while its request is answered: a disconnect ends the request, a client
+    that does not read is cut off, and a silent stream gets heartbeats."""
 
     def __init__(
         self, connection: Connection, ticket: Ticket, writer: _Writer, serving: Serving
@@ -192,28 +188,28 @@ class _Watch:
         self._heartbeat_s = serving.settings.heartbeat_s
         self._write_timeout_s = serving.settings.write_timeout_s
         self._loop = asyncio.get_running_loop()
-        self._beat: asyncio.Task[None] | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
         self._connection.on_lost = self._lost
-        self._look_after(self._heartbeat_s)
+        self._check_in(self._heartbeat_s)
 
     def __exit__(self, *_: object) -> None:
         self._connection.on_lost = None
         assert self._timer is not None
         self._timer.cancel()
-        if self._beat is not None:
-            self._beat.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
 
     def _lost(self) -> None:
         if not self._writer.ended:
             self._ticket.end(ClientGone("The client has left."))
 
-    def _look_after(self, wait_s: float) -> None:
-        self._timer = self._loop.call_later(min(wait_s, self._write_timeout_s), self._look)
+    def _check_in(self, wait_s: float) -> None:
+        self._timer = self._loop.call_later(min(wait_s, self._write_timeout_s), self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = time.monotonic()
         since = self._writer.sending_since
         if since is not None and now - since > self._write_timeout_s:
@@ -222,10 +218,10 @@ class _Watch:
             return
         silent_s = now - self._writer.last_write
         if silent_s >= self._heartbeat_s:
-            if self._beat is None or self._beat.done():
-                self._beat = self._loop.create_task(self._writer.heartbeat())
+            if self._heartbeat is None or self._heartbeat.done():
+                self._heartbeat = self._loop.create_task(self._writer.heartbeat())
             silent_s = 0.0
-        self._look_after(max(0.01, self._heartbeat_s - silent_s))
+        self._check_in(max(0.01, self._heartbeat_s - silent_s))
 
 
 def _names(scope: Scope) -> set[str]:

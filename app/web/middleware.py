@@ -1,7 +1,7 @@
-"""Pure ASGI middleware: what every request gets, whatever answers it.
+"""Pure ASGI middleware, around every request.
 
-RequestScope ─ (CORS) ─ Authentication ─┬─ what generates
-                                        └─ routes
+RequestScope ─ (CORS) ─ Authentication ─ Shortcut ─┬─ dialects (web/generation.py)
+                                                   └─ FastAPI's routes
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from app.settings.declare import Secrets
 from app.stats import RequestStats, milliseconds
 from app.web.responses import error_response
 
-_SANE_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+_WELL_FORMED_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 _PROBES = frozenset({"/health", "/livez", "/readyz", "/ping", "/metrics"})
 
 
@@ -36,9 +36,9 @@ class RequestScope:
     """Gives a request its id, its headers, its two log lines and its metrics.
 
     `scope["state"]` carries: `engine_id`, the id inside the engine; `request_id`, the client's or
-    the same; `stats`; `about`, what a dialect adds to the end line; `send`, the server's own; and,
-    set on the way, `route`, `status`, `ended_by`, `error`. The server itself has put `connection`
-    there.
+    the same; `stats`; `log_fields`, which a dialect adds to the end line; `send`, the server's own;
+    and, once they are known, `route`, `status`, `ended_by`, `error`. The server has added
+    `connection`.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -50,23 +50,27 @@ class RequestScope:
             await self._app(scope, receive, send)
             return
         arrived = time.perf_counter()
-        # HEAD is answered as GET; the server below leaves the body out.
+        # HEAD is answered as GET; the server omits the body.
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         path = _normalised(scope["path"])
         scope = {**scope, "method": method, "path": path}
         engine_id = os.urandom(16).hex()
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _SANE_ID.match(given) else engine_id
+        client_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = client_id if _WELL_FORMED_ID.match(client_id) else engine_id
         state: dict[str, Any] = scope.setdefault("state", {})
         state |= {
-            "engine_id": engine_id, "request_id": request_id, "stats": RequestStats(),
-            "log_fields": {}, "status": 0, "send": send,
-        }  # fmt: skip
+            "engine_id": engine_id,
+            "request_id": request_id,
+            "stats": RequestStats(),
+            "log_fields": {},
+            "status": 0,
+            "send": send,
+        }
         client = scope["client"][0] if scope.get("client") else None
-        say = log.debug if path in _PROBES else log.info
+        write_line = log.debug if path in _PROBES else log.info
         token = logs.request_id.set(request_id)
 
-        async def tagged(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
                 message["headers"] = [
@@ -77,29 +81,30 @@ class RequestScope:
                 ]
             await send(message)
 
-        say("request started", client=client, method=scope["method"], path=path)
+        write_line("request started", client=client, method=scope["method"], path=path)
         try:
-            await self._app(scope, receive, tagged)
-        except Exception:  # nothing outside would answer the client in our form
+            await self._app(scope, receive, send_with_headers)
+        except Exception:  # nothing outside this one would answer in the vendor's format
             log.exception("request failed")
             if not state["status"]:
                 error = InternalError("The server failed on this request.")
-                await error_response(error, scope)(scope, receive, tagged)
+                await error_response(error, scope)(scope, receive, send_with_headers)
         finally:
-            self._finish(scope, arrived, client, say)
+            self._finish(scope, arrived, client, write_line)
             logs.request_id.reset(token)
-            state.clear()  # it leads back to what leads here: only a collection would find it
+            # Break the reference cycle through `send`, so that it is freed without a GC pass.
+            state.clear()
 
-    def _finish(self, scope: Scope, arrived: float, client: str | None, say: Any) -> None:
+    def _finish(self, scope: Scope, arrived: float, client: str | None, write_line: Any) -> None:
         state = scope["state"]
         duration_s = time.perf_counter() - arrived
         stats: RequestStats = state["stats"]
         route = state.get("route") or getattr(scope.get("route"), "path", "unmatched")
-        _answered(route, scope["method"], state["status"]).inc()
+        _requests(route, scope["method"], state["status"]).inc()
         if route not in _PROBES:
             _duration(route).observe(duration_s)
         metrics.record(stats)
-        say(
+        write_line(
             "request finished",
             client=client,
             method=scope["method"],
@@ -113,8 +118,8 @@ class RequestScope:
         )
 
 
-@cache  # methods are the parser's, routes and statuses ours: a few dozen
-def _answered(route: str, method: str, status: int) -> Any:
+@cache  # a few dozen: the parser bounds the methods, this server the routes and statuses
+def _requests(route: str, method: str, status: int) -> Any:
     return metrics.REQUESTS.labels(route, method, str(status))
 
 
@@ -124,21 +129,22 @@ def _duration(route: str) -> Any:
 
 
 class Keys:
-    """`Authorization: Bearer KEY` or `x-api-key: KEY`, one of these; either header will do."""
+    """Keys of which a request must have one, as `Authorization: Bearer KEY` or `x-api-key: KEY`."""
 
     def __init__(self, keys: Secrets) -> None:
-        # Digests are of one length, so the comparison's time says nothing about a key's.
+        # Digests all have one length, so the time of a comparison does not reveal a key's length.
         self._digests = [_digest(key.get_secret_value().encode()) for key in keys]
 
-    def known(self, scope: Scope) -> bool:
-        given = []
+    def accept(self, scope: Scope) -> bool:
+        keys = []
         for name, value in scope["headers"]:
             if name == b"authorization" and value[:7].lower() == b"bearer ":
-                given.append(value[7:].strip())
+                keys.append(value[7:].strip())
             elif name == b"x-api-key":
-                given.append(value.strip())
+                keys.append(value.strip())
+        # All comparisons are made, so that their time does not reveal which key matched.
         matches = [
-            hmac.compare_digest(_digest(key), known) for key in given for known in self._digests
+            hmac.compare_digest(_digest(key), digest) for key in keys for digest in self._digests
         ]
         return any(matches)
 
@@ -151,7 +157,7 @@ def unauthenticated(scope: Scope) -> Response:
 
 
 class Authentication:
-    """The API is for who has a key. Probes, `/` and the documentation stay open."""
+    """Refuses requests without a key. Probes, `/` and the documentation need none."""
 
     OPEN = frozenset({"/", "/health", "/livez", "/readyz", "/ping", "/docs", "/openapi.json"})
 
@@ -160,14 +166,14 @@ class Authentication:
         self._keys = Keys((*settings.api_key, *settings.admin_api_key))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self.OPEN or self._keys.known(scope):
+        if scope["type"] != "http" or scope["path"] in self.OPEN or self._keys.accept(scope):
             await self._app(scope, receive, send)
             return
         await unauthenticated(scope)(scope, receive, send)
 
 
 class Shortcut:
-    """Leads what generates straight to its endpoint, everything else to the router."""
+    """Sends POST requests of dialects straight to their endpoints, and all others to the router."""
 
     def __init__(self, app: ASGIApp, endpoints: Mapping[str, ASGIApp]) -> None:
         self._app = app
@@ -187,8 +193,8 @@ def _digest(key: bytes) -> bytes:
 
 
 def _normalised(path: str) -> str:
-    """`//v1/models`, `/v1/models/` and `/v1/v1/models` (a base URL that ends in /v1, to which the
-    client adds its own) all mean `/v1/models`."""
+    """Correct common slips: `//v1/models`, `/v1/models/` and `/v1/v1/models` (the client adds /v1
+    to a base URL that ends in it) all mean `/v1/models`."""
     path = re.sub(r"/{2,}", "/", path)
     while path.startswith("/v1/v1/"):
         path = path[3:]

@@ -1,4 +1,4 @@
-"""What operators and platforms ask: is it alive, is it ready, what is it, what does it do."""
+"""Routes for operators and platforms: health, readiness, metrics, and what this server is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.web.state import serving_of
 
 router = APIRouter()
 _STALLED_AFTER_S = 300.0
-"""Work in the engine and not a word from it for this long: it hangs."""
+"""An engine that has work and does not answer for this long hangs."""
 
 
 @router.get("/", summary="What this server is")
@@ -43,19 +43,19 @@ async def root(request: Request) -> Response:
 
 @router.get("/health", summary="State of server and engine")
 async def health(request: Request) -> Response:
-    """200 when ready, else 503. Never runs a generation.
+    """200 when ready, else 503. Never generates.
 
-    Also 200 on a node that holds a part of a model served by another.
+    Also 200 on a node that holds a part of a model that node 0 serves.
     """
     serving = serving_of(request)
     phase = serving.lifecycle.phase
     gauges = serving.gauges()
     stalled = gauges.longest_silence_s > _STALLED_AFTER_S
     ready = phase in (Phase.READY, Phase.FOLLOWING) and not stalled
-    rising = phase.loading
+    loading = phase.loading
     body: Json = {
-        "status": "ok" if ready else "starting" if rising else str(phase),
-        "engine_status": "ready" if ready else "not_initialized" if rising else "unavailable",
+        "status": "ok" if ready else "starting" if loading else str(phase),
+        "engine_status": "ready" if ready else "not_initialized" if loading else "unavailable",
         "hathora_region": serving.settings.hathora_region,
         "model_path": serving.settings.model_path,
         "timestamp": time.time(),
@@ -77,7 +77,7 @@ async def health(request: Request) -> Response:
 
 @router.get("/livez", summary="Shall this process be left running?")
 async def livez(request: Request) -> Response:
-    """200 from the first second on; 503 once the engine is lost or hangs."""
+    """200 as soon as the process answers; 503 once the engine is lost or hangs."""
     serving = serving_of(request)
     stalled = serving.gauges().longest_silence_s > _STALLED_AFTER_S
     lost = serving.lifecycle.phase in (Phase.DEAD, Phase.FAILED) or stalled
@@ -109,10 +109,10 @@ async def ping(request: Request) -> Response:
 
 @router.get("/metrics", summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
-    scraped = serving_of(request).metrics
-    if scraped is None:
+    source = serving_of(request).metrics
+    if source is None:
         raise RouteNotFound("Metrics are switched off (ENABLE_METRICS=false).")
-    return Response(await asyncio.to_thread(scraped.scrape), media_type=Metrics.CONTENT_TYPE)
+    return Response(await asyncio.to_thread(source.scrape), media_type=Metrics.CONTENT_TYPE)
 
 
 @router.get("/v1/models", summary="The model's names")

@@ -1,4 +1,4 @@
-"""Responses that are JSON: answers of routes, and errors in the form of their path's vendor."""
+"""JSON responses: answers of routes, and errors in the format of their path's vendor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def json_response(
 
 
 def error_response(error: ServeError, scope: Scope) -> Response:
-    """`scope`: of the request, whose path says in whose words, and whose state has its id."""
+    """`scope`: the request's; its path chooses the vendor's format, its state has the id."""
     status, content, headers = rendered(error, scope)
     return Response(content, status, headers=headers, media_type="application/json")
 
@@ -29,7 +29,7 @@ def rendered(error: ServeError, scope: Scope) -> tuple[int, bytes, dict[str, str
     form, request_id = form_of(scope["path"]), scope["state"]["request_id"]
     headers = form.headers(error, request_id)
     if isinstance(error, RequestAborted):
-        headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's clients look for it
+        headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's SDKs obey it
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
     if isinstance(error, Draining | BodyTimeout):

@@ -1,4 +1,4 @@
-"""HTTP as the work of a process: the port, and uvicorn behind it. Its life: life/service.py."""
+"""The `Work` of a process that serves HTTP: the port, and uvicorn. Its life: life/service.py."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from app.web.connection import bounded
 from app.web.state import Serving
 
 _CONNECTIONS_CLOSE_S = 3
-"""More than a client that was refused has for reading why."""
+"""Longer than web/generation.py gives a client for receiving an error."""
 _BACKLOG = 2048
-_FRAMES_LEAVE_S = 0.05
+_SOCKETS_FLUSH_S = 0.05
+"""For the last frames to leave the sockets."""
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Take the port, before anything slow begins. Raises ConfigError."""
-    with _taking(settings) as sockets:
+    """Bind the port, before any slow step of the start. Raises ConfigError."""
+    with _closed_on_failure(settings) as sockets:
         sockets.append(listener := _socket(settings))
         listener.bind((settings.host, settings.port))
         listener.listen(_BACKLOG)
@@ -39,12 +40,13 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def bind_several(settings: Settings, count: int) -> list[socket.socket]:
-    """Take the port with so many sockets; the kernel spreads connections over them.
+    """Bind `count` sockets to the port; the kernel spreads connections over them.
 
     Raises ConfigError.
     """
-    # Sharing the port with another program would be no error: only an exclusive bind fails.
-    with _socket(settings) as first, _taking(settings) as listeners:
+    # With SO_REUSEPORT another program's bind of this port would succeed, too; an exclusive bind
+    # before it makes sure that the port is free.
+    with _socket(settings) as first, _closed_on_failure(settings) as listeners:
         first.bind((settings.host, settings.port))
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for _ in range(count):
@@ -59,17 +61,18 @@ def _socket(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections inherit these: the kernel notices a client that vanished without closing.
+    # Connections inherit these options, by which the kernel notices a client that vanished
+    # without closing its connection.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        patience_ms = int(settings.write_timeout_s * 1000)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
+        timeout_ms = int(settings.write_timeout_s * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
     return listener
 
 
 @contextmanager
-def _taking(settings: Settings) -> Iterator[list[socket.socket]]:
-    """Sockets that are closed again if one of them cannot have the port."""
+def _closed_on_failure(settings: Settings) -> Iterator[list[socket.socket]]:
+    """A list of sockets, all closed if one of them cannot bind. Raises ConfigError."""
     sockets: list[socket.socket] = []
     try:
         yield sockets
@@ -99,7 +102,7 @@ def run(
 
 
 class Server:
-    """`Work` of a serving process: uvicorn answers from the first second on."""
+    """`Work` of a serving process: uvicorn, which answers while the model still loads."""
 
     extra_drain_s = 0.0
     extra_answers_s = 0.0
@@ -129,7 +132,7 @@ class Server:
 
     async def drained(self) -> None:
         await self._service.gate.wait_idle()
-        await asyncio.sleep(_FRAMES_LEAVE_S)  # the last frames leave the sockets
+        await asyncio.sleep(_SOCKETS_FLUSH_S)
 
     def fail_rest(self, error: Callable[[], ServeError]) -> int:
         return self._service.gate.end_all(error)

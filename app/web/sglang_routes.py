@@ -1,8 +1,8 @@
-"""What SGLang's routers and benchmarks ask a server: what it runs, and how busy it is.
+"""Routes that SGLang's routers and benchmarks call: what this server runs, and how busy it is.
 
 Source: sglang/srt/entrypoints/http_server.py and v1_loads.py of SGLang 0.5.23; sglang-router's
-worker discovery and load policies, and sglang/benchmark/, for what is read. `/get_load` is gone
-from SGLang, but its router still asks for it.
+worker discovery and load policies, and sglang/benchmark/, for the fields that are read. SGLang has
+removed `/get_load`, but its router still calls it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ router = APIRouter()
 async def model_info(request: Request) -> Response:
     engine, model = serving_of(request).loaded()
     options, info = engine.options(), model.info
-    return _plain(
+    return _lenient_json(
         {
             "model_path": info.model_path,
             "tokenizer_path": options.get("tokenizer_path") or info.model_path,
@@ -59,8 +59,8 @@ async def server_info(request: Request) -> Response:
     engine, model = serving.loaded()
     loads = await engine.loads()
     options = engine.options()
-    largest = [load.max_running for load in loads if load.max_running]
-    return _plain(
+    max_running = sum(load.max_running for load in loads)
+    return _lenient_json(
         options
         | {
             "model_path": model.info.model_path,
@@ -68,11 +68,11 @@ async def server_info(request: Request) -> Response:
             "served_model_name": model.names[0],
             "tp_size": options.get("tp_size") or 1,
             "dp_size": options.get("dp_size") or 1,
-            "max_running_requests": min(sum(largest) or 2**31, serving.settings.max_concurrency),
+            "max_running_requests": min(max_running or 2**31, serving.settings.max_concurrency),
             "max_total_num_tokens": sum(load.max_tokens for load in loads),
             "max_req_input_len": model.info.max_prompt_tokens,
             "context_length": model.info.context_length,
-            "version": _sglang(engine),
+            "version": _sglang_version(engine),
             "uptime_s": round(serving.lifecycle.uptime_s, 1),
             "internal_states": [_internal_state(load) for load in loads],
         }
@@ -81,19 +81,19 @@ async def server_info(request: Request) -> Response:
 
 @router.get("/v1/loads", summary="What the engine's replicas are doing")
 async def loads(request: Request) -> Response:
-    """`dp_rank` asks for one replica. `include` is taken: there is only what is core."""
+    """`dp_rank` selects one replica. `include` has no effect: there are only the core fields."""
     serving = serving_of(request)
     engine, _ = serving.loaded()
     rank = _rank(request)
-    found = [load for load in await engine.loads() if rank in (None, load.replica)]
+    selected = [load for load in await engine.loads() if rank in (None, load.replica)]
     return json_response(
         {
             "timestamp": datetime.now(UTC).isoformat(),
-            "version": _sglang(engine),
+            "version": _sglang_version(engine),
             "accelerator": engine.info.device,
             "num_accelerators": _accelerators(engine),
             "in_flight": serving.gauges().in_flight,
-            "loads": [_snapshot(load) for load in found],
+            "loads": [_snapshot(load) for load in selected],
         }
     )
 
@@ -101,22 +101,23 @@ async def loads(request: Request) -> Response:
 @router.get("/get_load", summary="The same for SGLang's router")
 async def get_load(request: Request) -> Response:
     engine, _ = serving_of(request).loaded()
-    found = await engine.loads()
     return json_response(
         [
             {
-                "dp_rank": load.replica, "num_reqs": load.running + load.waiting,
-                "num_waiting_reqs": load.waiting, "num_tokens": load.used_tokens,
+                "dp_rank": load.replica,
+                "num_reqs": load.running + load.waiting,
+                "num_waiting_reqs": load.waiting,
+                "num_tokens": load.used_tokens,
             }
-            for load in found
+            for load in await engine.loads()
         ]
-    )  # fmt: skip
+    )
 
 
 @router.get("/health_generate", summary="Does the model answer? Generates one token")
 async def health_generate(request: Request) -> Response:
-    """200 if it does, or if the engine is busy with other requests; else 503. One at a time:
-    whoever asks during one waits for its outcome."""
+    """200 if it does, or if the engine is busy with other requests; else 503. One generation at a
+    time: a call that arrives during another's shares its outcome."""
     began = time.perf_counter()
     await serving_of(request).probe.check()
     taken_ms = round((time.perf_counter() - began) * 1e3, 1)
@@ -124,31 +125,36 @@ async def health_generate(request: Request) -> Response:
 
 
 def _rank(request: Request) -> int | None:
-    given = request.query_params.get("dp_rank")
-    if given is not None and not (given.isdecimal() and len(given) < 6):
+    rank = request.query_params.get("dp_rank")
+    if rank is not None and not (rank.isdecimal() and len(rank) < 6):
         raise InvalidRequest("Invalid value for 'dp_rank': must be a number.", param="dp_rank")
-    return None if given is None else int(given)
+    return None if rank is None else int(rank)
 
 
 def _snapshot(load: Load) -> Json:
     return {
-        "dp_rank": load.replica, "num_running_reqs": load.running,
-        "num_waiting_reqs": load.waiting, "num_used_tokens": load.used_tokens,
-        "num_total_tokens": load.used_tokens, "max_total_num_tokens": load.max_tokens,
-        "max_running_requests": load.max_running, "token_usage": _usage(load),
+        "dp_rank": load.replica,
+        "num_running_reqs": load.running,
+        "num_waiting_reqs": load.waiting,
+        "num_used_tokens": load.used_tokens,
+        "num_total_tokens": load.used_tokens,
+        "max_total_num_tokens": load.max_tokens,
+        "max_running_requests": load.max_running,
+        "token_usage": _usage(load),
         "gen_throughput": load.tokens_per_s,
-    }  # fmt: skip
+    }
 
 
 def _internal_state(load: Load) -> Json:
     return {
-        **_snapshot(load), "last_gen_throughput": load.tokens_per_s,
+        **_snapshot(load),
+        "last_gen_throughput": load.tokens_per_s,
         "effective_max_running_requests_per_dp": load.max_running,
-    }  # fmt: skip
+    }
 
 
 def _accelerators(engine: Engine) -> int:
-    """Of one replica."""
+    """Number of accelerators of one replica."""
     options = engine.options()
     return int(options.get("tp_size", 1)) * int(options.get("pp_size", 1))
 
@@ -157,11 +163,11 @@ def _usage(load: Load) -> float:
     return round(load.used_tokens / load.max_tokens, 4) if load.max_tokens else 0.0
 
 
-def _sglang(engine: Engine) -> str:
+def _sglang_version(engine: Engine) -> str:
     return engine.info.version.removeprefix("sglang ")
 
 
-def _plain(content: Json) -> Response:
-    """The engine's options hold whatever they were given."""
+def _lenient_json(content: Json) -> Response:
+    """JSON of values of any type, which the engine's options may have."""
     body = orjson.dumps(content, default=str, option=orjson.OPT_NON_STR_KEYS)
     return Response(body, media_type="application/json")

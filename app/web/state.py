@@ -1,4 +1,4 @@
-"""What the web layer shares: one `Serving` per application."""
+"""The state that all of web/ shares: one `Serving` per application."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Serving:
     gate: Gate
     host: ModelHost
     local_gauges: LocalGauges
-    """Of this process alone."""
+    """Those of this process alone."""
     metrics: Metrics | None
-    """None: switched off."""
+    """None: disabled."""
     network: Callable[[], Network]
     """State of the endpoint through which a load balancer reaches this server."""
     peers: Peers | None
@@ -57,19 +57,19 @@ class Serving:
         )
 
     def gauges(self) -> Gauges:
-        """Of the whole server."""
+        """The gauges of the whole server."""
         return (self.peers or self.local_gauges).gauges()
 
     async def abort(self, name: str | None) -> int:
-        """End the server's requests of this name, or all; returns how many there were."""
+        """End the server's requests of this name, or all if None; returns how many."""
         ended = self.gate.abort(name)
         if self.peers is not None:
             ended += await self.peers.abort(name)
         return ended
 
     def loaded(self) -> tuple[Engine, ServedModel]:
-        """Raises Unavailable before the model is ready and after the engine's end, but not while
-        draining."""
+        """The engine and the model. Raises Unavailable before the model is ready and after the
+        engine has ended, but not while draining."""
         engine, model = self.host.engine, self.host.model
         if engine is None or model is None or self.lifecycle.ended:
             raise self.lifecycle.refusal() or NotReady("The model is not ready yet.")
