@@ -1,11 +1,11 @@
 """One job, from its input to its yields.
 
-    SDK's task ── answer(job) <── outbox <── task of ours: gate ─ read_job ─ backend ─ Writer
+    SDK's task ── answer(job) <── outbox <── our task: gate ─ read_job ─ backend ─ Writer
 
-The work has a task of its own because the SDK's is busy posting: a job that is stopped while a
-yield is being posted leaves its generator suspended until the garbage collector finds it. Ours ends
-with the SDK's task, at once, and so does the request in the engine. The other way round, the end of
-a drain and the engine's death end the work, not the posting of what they have to say.
+The job has a task of its own because the SDK's task also posts the yields: when a job is stopped
+during a post, its generator stays suspended until a garbage collection. Our task ends with the
+SDK's, at once, and so does the request in the engine. Conversely, a drain's timeout and the loss of
+the engine end our task, while the SDK's still posts their errors.
 """
 
 from __future__ import annotations
@@ -25,24 +25,29 @@ from app.logs import setup as logs
 from app.logs.setup import log
 from app.runpod.backend import Backend, JobRequest, JobStats, OutputForm
 from app.runpod.jobs import Rules, read_job
-from app.runpod.outputs import Output, Writer
+from app.runpod.outputs import JsonValue, Writer
 from app.settings.catalogue import Settings
 from app.stats import RequestStats, milliseconds
 from app.types import Json
 
-Handler: TypeAlias = Callable[[Json], AsyncGenerator[Output, None]]
+JobAnswerer: TypeAlias = Callable[[Json], AsyncGenerator[JsonValue, None]]
+"""A job -> what the SDK posts for it."""
 
 _END = object()
+"""In the outbox: the job has ended."""
 
 
-def handler(settings: Settings, gate: Gate, backend: Backend) -> Handler:
-    """What the SDK is given. It must be an async generator function itself: the SDK asks."""
+def job_answerer(settings: Settings, gate: Gate, backend: Backend) -> JobAnswerer:
+    """The function that the SDK calls with each job.
+
+    It is an async generator function and not another callable: the SDK inspects it.
+    """
     rules = Rules.of(settings)
 
-    async def answer(job: Json) -> AsyncGenerator[Output, None]:
-        outbox: asyncio.Queue[Output] = asyncio.Queue()
+    async def answer(job: Json) -> AsyncGenerator[JsonValue, None]:
+        outbox: asyncio.Queue[JsonValue] = asyncio.Queue()
         work = asyncio.create_task(
-            _Work(job, outbox.put_nowait, rules, settings, gate, backend).run(), name="job"
+            _Job(job, outbox.put_nowait, rules, settings, gate, backend).run(), name="job"
         )
         posting = asyncio.current_task()
         assert posting is not None
@@ -62,13 +67,13 @@ def handler(settings: Settings, gate: Gate, backend: Backend) -> Handler:
     return answer
 
 
-class _Work:
-    """One job being answered."""
+class _Job:
+    """One job while it is answered."""
 
     def __init__(
         self,
         job: Json,
-        deliver: Callable[[Output], None],
+        deliver: Callable[[JsonValue], None],
         rules: Rules,
         settings: Settings,
         gate: Gate,
@@ -81,8 +86,8 @@ class _Work:
         self._raw = settings.raw_openai_output
         self._gate = gate
         self._backend = backend
-        self._record = JobStats(id=uuid.uuid4().hex, stats=RequestStats(), log_fields={})
-        self._ask: JobRequest | None = None
+        self._stats = JobStats(id=uuid.uuid4().hex, request=RequestStats(), log_fields={})
+        self._request: JobRequest | None = None
         self._writer: Writer | None = None
         self._status = 200
         self._ended_by: ServeError | None = None
@@ -91,7 +96,7 @@ class _Work:
         token = logs.request_id.set(self._job_id)
         log.info("request started", job=self._job_id)
         try:
-            async with self._gate.admit(self._record.id, self._job_id):
+            async with self._gate.admit(self._stats.id, self._job_id):
                 await self._answer()
         except asyncio.CancelledError:
             self._note(ClientGone("The job was stopped."))
@@ -99,7 +104,7 @@ class _Work:
             raise
         except ServeError as error:
             self._fail(error)
-        except Exception:  # the outermost loop of a job: whatever it was, its caller is told so
+        except Exception:  # the outermost code of a job: its caller gets an error whatever failed
             log.exception("request failed", job=self._job_id)
             self._fail(InternalError("The server failed on this request."))
         finally:
@@ -112,10 +117,10 @@ class _Work:
                 logs.request_id.reset(token)
 
     async def _answer(self) -> None:
-        ask = self._ask = read_job(self._input, self._rules)
+        request = self._request = read_job(self._input, self._rules)
         self._input = None
-        writer = self._writer = Writer(ask.form, ask.growth, self._deliver, raw=self._raw)
-        await writer.write(await self._backend.answer(ask, self._record))
+        writer = self._writer = Writer(request.form, request.growth, self._deliver, raw=self._raw)
+        await writer.write(await self._backend.answer(request, self._stats))
 
     @property
     def _streaming(self) -> bool:
@@ -125,35 +130,35 @@ class _Work:
         self._note(error)
         if isinstance(error, Unavailable):
             metrics.REFUSED.labels(error.code or "").inc()
-        ask = self._ask
-        details = form_of(ask.route if ask else "").body(error, self._record.id)
+        route = self._request.route if self._request else ""
+        details = form_of(route).body(error, self._stats.id)
         details["error"]["status"] = error.status
         if self._writer is not None:
             self._writer.fail(error)
-        # The SDK makes the job FAILED by this key, and keeps its value as text.
+        # By this key the SDK makes the job FAILED; it keeps the value as text.
         self._deliver({"error": json.dumps(details)})
 
     def _note(self, error: ServeError) -> None:
         self._status, self._ended_by = error.status, error
 
     def _finish(self) -> None:
-        stats, ask, error = self._record.stats, self._ask, self._ended_by
+        stats, request, error = self._stats.request, self._request, self._ended_by
         duration_s = time.perf_counter() - stats.arrived
-        route = self._backend.route_label(ask.route) if ask else "unmatched"
-        method = ask.method if ask else "POST"
+        route = self._backend.route_label(request.route) if request else "unmatched"
+        method = request.method if request else "POST"
         metrics.REQUESTS.labels(route, method, str(self._status)).inc()
         metrics.DURATION.labels(route).observe(duration_s)
         metrics.record(stats)
         log.info(
             "request finished",
             job=self._job_id,
-            path=ask.route[:100] if ask else None,
+            path=request.route[:100] if request else None,
             status=self._status,
             duration_ms=milliseconds(duration_s),
-            **self._record.log_fields,
+            **self._stats.log_fields,
             **stats.log_fields(
                 ended_by=error.code if error else None,
                 error=error.message[:300] if error else None,
-                form="vllm" if ask and ask.form is OutputForm.VLLM else None,
+                form="vllm" if request and request.form is OutputForm.VLLM else None,
             ),
         )

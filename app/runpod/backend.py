@@ -1,4 +1,4 @@
-"""The one seam of the worker: whoever answers a job, this process's engine or another server."""
+"""What answers a job: this process's engine (local.py) or another server (upstream.py)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from app.stats import RequestStats
 
 
 class OutputForm(StrEnum):
-    """What a job's output looks like."""
+    """The format of a job's output."""
 
     OPENAI = "openai"
-    """JSON, or of a stream its server-sent events: whatever HTTP would carry."""
+    """What HTTP would carry: JSON, or the server-sent events of a stream."""
     VLLM = "vllm"
     """worker-vllm's `choices[].tokens` and `usage`."""
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's input as one request."""
+    """The request that a job's input stands for."""
 
     route: str
     method: Literal["GET", "POST"]
@@ -32,20 +32,20 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobStats(msgspec.Struct, kw_only=True):
-    """What is known of one job while it is answered."""
+    """The id of one job and what is recorded while it is answered."""
 
     id: str
-    """32 hexadecimal digits: the engine's name for it. Never the platform's, which may be anything;
-    the engine aborts by prefix."""
-    stats: RequestStats
+    """32 hexadecimal digits: its id in the engine. Never the platform's id, which may be any text:
+    the engine aborts by prefix of an id."""
+    request: RequestStats
     log_fields: dict[str, Any]
-    """What the end line of the log says about it."""
+    """Fields of its end line in the log."""
 
 
 class Backend(Protocol):
     def route_label(self, route: str) -> str:
-        """The route for metrics: one of a few."""
+        """The route's name in metrics, of which there are only a few."""
 
-    async def answer(self, ask: JobRequest, record: JobStats) -> Reply:
-        """Answer one job. Raises ServeError. Cancelling it, or closing the stream that it returned,
-        ends the work at once."""
+    async def answer(self, request: JobRequest, stats: JobStats) -> Reply:
+        """Answer one job. Raises ServeError. Cancelling this call, or closing the stream that it
+        returned, ends the work at once."""

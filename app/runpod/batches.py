@@ -1,9 +1,9 @@
-"""How many pieces of a stream go into one yield.
+"""Groups the pieces of a stream into yields.
 
-Each yield is a POST to RunPod's control plane, so a stream begins with small yields, for a quick
-first word, and goes on with ever larger ones: 1, 3, 9, 27, 50, 50, ... by default, as worker-vllm
-does it. What that worker does not do: no piece waits longer than a second for the others of its
-batch, so a slow model still streams, and no yield outgrows what the platform takes.
+Each yield is a POST to RunPod's control plane. A stream therefore begins with small yields, so that
+its first words arrive soon, and continues with larger ones: 1, 3, 9, 27, 50, 50, ... by default, as
+in worker-vllm. Unlike there, no piece waits longer than a second for the others of its batch, so a
+slow model still streams, and no yield exceeds the platform's limit.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import msgspec
 
 PATIENCE_S = 1.0
 MAX_YIELD_BYTES = 900_000
-"""RunPod takes 1 MB for one piece of a stream, JSON and all."""
+"""RunPod's limit for one piece of a stream is 1 MB, JSON included."""
 
 Piece = TypeVar("Piece")
 
 
 class Growth(msgspec.Struct, frozen=True):
-    """Pieces of the first yield, factor from each to the next, most pieces of one."""
+    """Pieces of the first yield, factor from one yield to the next, most pieces of a yield."""
 
     first: int
     factor: float
@@ -40,7 +40,7 @@ class Growth(msgspec.Struct, frozen=True):
 
 
 class Batches(Generic[Piece]):
-    """Gathers pieces and hands them on in batches; the caller flushes at the end."""
+    """Collects pieces and delivers them in batches; the caller flushes at the end."""
 
     def __init__(
         self,
@@ -70,15 +70,15 @@ class Batches(Generic[Piece]):
             self._timer = asyncio.get_running_loop().call_later(self._patience_s, self.flush)
 
     def flush(self) -> None:
-        """Hand on what is pending, if anything is."""
-        self.forget_timer()
+        """Deliver the pending pieces, if there are any."""
+        self.cancel_timer()
         if not self._pending:
             return
         batch, self._pending, self._bytes = self._pending, [], 0
         self._size = next(self._sizes)
         self._deliver(batch)
 
-    def forget_timer(self) -> None:
+    def cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

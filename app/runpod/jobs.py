@@ -1,14 +1,14 @@
-"""A job's input -> one request. Nothing is answered here.
+"""Reads a job's input into one request.
 
 Sources: the handlers of worker-vllm (versions of 2025-09 and 2026-07), worker-sglang (2025-11) and
 runpod-sglang-openai-worker; https://docs.runpod.io/serverless/vllm/openai-compatibility, read
 2026-11.
 
     {"openai_route": ..., "openai_input": {...}}     what the platform makes of /openai/v1/... calls
-    {"route": ..., "method": ..., "body": {...}}     any route, as newer worker-vllm has it
+    {"route": ..., "method": ..., "body": {...}}     any route, as in newer worker-vllm
     {"messages": [...], ...}                         a conversation
-    {"prompt": "...", "sampling_params": {...}}      a text, as older worker-vllm has it
-    {"text" | "input_ids": ..., ...}                 SGLang's own /generate, as it is
+    {"prompt": "...", "sampling_params": {...}}      a text, as in older worker-vllm
+    {"text" | "input_ids": ..., ...}                 SGLang's own /generate
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 import orjson
 
+from app.dialects.body import Unsupported
 from app.errors import BodyTooLarge, InvalidRequest, UnsupportedParameter
 from app.runpod.backend import JobRequest, OutputForm
 from app.runpod.batches import Growth
@@ -38,30 +39,33 @@ _UNDER_V1 = (
     "/tokens",
 )
 _ROUTE = re.compile(r"[A-Za-z0-9._:@+/-]*[A-Za-z0-9][A-Za-z0-9._:@+/-]*")
-_NATIVE = ("text", "input_ids", "input_embeds")
-_KNOBS = ("min_batch_size", "max_batch_size", "batch_size_growth_factor")
+_GENERATE_FIELDS = ("text", "input_ids", "input_embeds")
+_BATCH_FIELDS = ("min_batch_size", "max_batch_size", "batch_size_growth_factor")
 _LARGEST_BATCH = 100_000
-_OURS = frozenset({"apply_chat_template", "sampling_params", "extra_body", *_KNOBS})
-"""Fields of a job that are no fields of a request."""
+_JOB_FIELDS = frozenset({"apply_chat_template", "sampling_params", "extra_body", *_BATCH_FIELDS})
+"""Fields of a job that are not fields of a request."""
 _ACCEPTED = (
     "A job's input needs one of: 'messages'; 'prompt'; 'text' or 'input_ids' (SGLang's /generate); "
     "'openai_route' with 'openai_input'; 'route' with 'body'."
 )
 
-_SAME = frozenset({
+_SAME_NAME = frozenset({
     "n", "best_of", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature",
     "top_p", "top_k", "min_p", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "min_tokens",
     "skip_special_tokens", "seed", "logit_bias", "include_stop_str_in_output", "use_beam_search",
     "length_penalty", "truncate_prompt_tokens", "logits_processors", "bad_words",
     "allowed_token_ids",
 })  # fmt: skip
-"""Sampling parameters of vLLM that the dialects know by the same name, be it to refuse them."""
+"""Sampling parameters of vLLM that the dialects know by the same name, if only to refuse them."""
 _RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
-_HARMLESS: dict[str, tuple[Any, ...]] = {
-    "early_stopping": (False,), "spaces_between_special_tokens": (True,), "detokenize": (True,),
-    "logprobs": (), "prompt_logprobs": (),
-}  # fmt: skip
-"""Those that no dialect knows, with the values that change nothing. worker-vllm's output has no
+_HARMLESS: Unsupported = {
+    "detokenize": (True,),
+    "early_stopping": (False,),
+    "logprobs": (),
+    "prompt_logprobs": (),
+    "spaces_between_special_tokens": (True,),
+}
+"""Those that no dialect knows, with the values that have no effect. worker-vllm's output has no
 place for log-probabilities."""
 _VLLM_MAX_TOKENS = 100
 """worker-vllm's default (its documentation says 16)."""
@@ -70,14 +74,14 @@ Method: TypeAlias = Literal["GET", "POST"]
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What the settings say about jobs."""
+    """The settings that apply to jobs."""
 
     growth: Growth
     output: Literal["auto", "openai", "vllm"]
     default_model: str | None
-    """For bodies that name no model. None: the dialects fill it in."""
+    """The model of bodies that name none. None: the dialects choose it."""
     forwards: bool
-    """Jobs go to another server: its answers are passed on, so all output is OpenAI's."""
+    """Jobs are forwarded to another server, whose answers are all in OpenAI's format."""
     max_body_bytes: int
 
     @classmethod
@@ -94,31 +98,31 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def read_job(given: Any, rules: Rules) -> JobRequest:
-    """Raises InvalidRequest that names the field, or what is accepted."""
-    if not isinstance(given, dict):
+def read_job(job_input: Any, rules: Rules) -> JobRequest:
+    """Raises InvalidRequest that names the wrong field, or lists the accepted inputs."""
+    if not isinstance(job_input, dict):
         raise InvalidRequest(_ACCEPTED, param="input", code="missing_required_parameter")
-    if _has(given, "openai_route"):
-        return _routed(given, "openai_route", "openai_input", rules)
-    if _has(given, "route"):
-        return _routed(given, "route", "body", rules)
-    if _has(given, "openai_input"):
-        body = _object(given, "openai_input")
+    if _has(job_input, "openai_route"):
+        return _routed(job_input, "openai_route", "openai_input", rules)
+    if _has(job_input, "route"):
+        return _routed(job_input, "route", "body", rules)
+    if _has(job_input, "openai_input"):
+        body = _object(job_input, "openai_input")
         route = CHAT if _has(body, "messages") else COMPLETIONS
-        return _ask(
-            route, "POST", body, OutputForm.OPENAI, _growth(rules.growth, body, given), rules
-        )
-    if _has(given, "messages") or _has(given, "prompt"):
-        return _prompted(given, rules)
-    if any(_has(given, name) for name in _NATIVE):
-        body = {name: value for name, value in given.items() if name not in _KNOBS}
-        return _ask(GENERATE, "POST", body, OutputForm.OPENAI, _growth(rules.growth, given), rules)
+        growth = _growth(rules.growth, body, job_input)
+        return _request(route, "POST", body, OutputForm.OPENAI, growth, rules)
+    if _has(job_input, "messages") or _has(job_input, "prompt"):
+        return _prompted(job_input, rules)
+    if any(_has(job_input, name) for name in _GENERATE_FIELDS):
+        body = {name: value for name, value in job_input.items() if name not in _BATCH_FIELDS}
+        growth = _growth(rules.growth, job_input)
+        return _request(GENERATE, "POST", body, OutputForm.OPENAI, growth, rules)
     raise InvalidRequest(_ACCEPTED, param="input", code="missing_required_parameter")
 
 
-def tidy_route(route: str) -> str:
+def normalised_route(route: str) -> str:
     """`chat/completions`, `/chat/completions/` and `/v1/v1/chat/completions` all mean
-    `/v1/chat/completions`; routes that are not OpenAI's stay."""
+    `/v1/chat/completions`. Routes that are not OpenAI's do not get the prefix."""
     path = "/" + "/".join(part for part in route.split("/") if part)
     while path.startswith("/v1/v1/"):
         path = path[3:]
@@ -128,26 +132,26 @@ def tidy_route(route: str) -> str:
 # -- the shapes --------------------------------------------------------------------------------
 
 
-def _routed(given: Json, route_field: str, body_field: str, rules: Rules) -> JobRequest:
-    route = given[route_field]
+def _routed(job_input: Json, route_field: str, body_field: str, rules: Rules) -> JobRequest:
+    route = job_input[route_field]
     if not isinstance(route, str) or not _ROUTE.fullmatch(route) or ".." in route:
         raise InvalidRequest(
             f"Invalid value for '{route_field}': must be a path such as {CHAT}.", param=route_field
         )
-    path = tidy_route(route)
-    body = _object(given, body_field)
-    growth = _growth(rules.growth, body, given)
-    method = _method(given, path, bare=body_field == "body" and given.get("body") is None)
-    return _ask(path, method, body, OutputForm.OPENAI, growth, rules)
+    path = normalised_route(route)
+    body = _object(job_input, body_field)
+    growth = _growth(rules.growth, body, job_input)
+    method = _method(job_input, path, bare=body_field == "body" and job_input.get("body") is None)
+    return _request(path, method, body, OutputForm.OPENAI, growth, rules)
 
 
-def _method(given: Json, path: str, *, bare: bool) -> Method:
-    """As asked for; else GET for what can only be read, and for a bare `route`."""
-    asked = given.get("method")
-    if asked is None:
+def _method(job_input: Json, path: str, *, bare: bool) -> Method:
+    """The job's `method`; by default GET for read-only routes and for a bare `route`, else POST."""
+    method = job_input.get("method")
+    if method is None:
         reads = path in (MODELS, HEALTH) or path.startswith(MODELS + "/")
         return "GET" if reads or bare else "POST"
-    match asked.upper() if isinstance(asked, str) else None:
+    match method.upper() if isinstance(method, str) else None:
         case "GET":
             return "GET"
         case "POST":
@@ -155,16 +159,16 @@ def _method(given: Json, path: str, *, bare: bool) -> Method:
     raise InvalidRequest("Invalid value for 'method': must be GET or POST.", param="method")
 
 
-def _prompted(given: Json, rules: Rules) -> JobRequest:
+def _prompted(job_input: Json, rules: Rules) -> JobRequest:
     """`messages` or `prompt`, with OpenAI's fields beside them or vLLM's in `sampling_params`."""
-    form = _form(given, rules)
-    body = {name: value for name, value in given.items() if name not in _OURS}
-    body |= _sampling(_object(given, "sampling_params"), form)
-    body |= _object(given, "extra_body")
+    form = _form(job_input, rules)
+    body = {name: value for name, value in job_input.items() if name not in _JOB_FIELDS}
+    body |= _sampling(_object(job_input, "sampling_params"), form)
+    body |= _object(job_input, "extra_body")
     messages, prompt = body.get("messages"), body.pop("prompt", None)
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    elif messages is None and (rules.forwards or _switch(given, "apply_chat_template")):
+    elif messages is None and (rules.forwards or _switch(job_input, "apply_chat_template")):
         messages = [{"role": "user", "content": prompt}]
     if messages is None:
         body.pop("messages", None)
@@ -176,29 +180,29 @@ def _prompted(given: Json, rules: Rules) -> JobRequest:
             body["max_tokens"] = _VLLM_MAX_TOKENS
         body.pop("stream_options", None)
         if body.get("stream"):
-            # Each yield says how many tokens there have been.
+            # Each yield has the number of tokens so far.
             body["stream_options"] = {"continuous_usage_stats": True}
     route = COMPLETIONS if messages is None else CHAT
-    return _ask(route, "POST", body, form, _growth(rules.growth, given), rules)
+    return _request(route, "POST", body, form, _growth(rules.growth, job_input), rules)
 
 
-def _form(given: Json, rules: Rules) -> OutputForm:
+def _form(job_input: Json, rules: Rules) -> OutputForm:
     if rules.output != "auto":
         return OutputForm(rules.output)
-    plain = _has(given, "messages") and not _has(given, "sampling_params")
+    plain = _has(job_input, "messages") and not _has(job_input, "sampling_params")
     return OutputForm.OPENAI if plain else OutputForm.VLLM
 
 
 def _sampling(params: Json, form: OutputForm) -> Json:
     """vLLM's sampling parameters as fields of a request."""
-    found: Json = {}
+    fields: Json = {}
     for name, value in params.items():
         if value is None:
             continue
-        if name in _SAME or name in _RENAMED:
-            found[_RENAMED.get(name, name)] = value
+        if name in _SAME_NAME or name in _RENAMED:
+            fields[_RENAMED.get(name, name)] = value
         elif form is OutputForm.OPENAI and name in ("logprobs", "prompt_logprobs"):
-            found[name] = value
+            fields[name] = value
         elif name not in _HARMLESS or not any(
             value == harmless and type(value) is type(harmless) for harmless in _HARMLESS[name]
         ):
@@ -206,16 +210,16 @@ def _sampling(params: Json, form: OutputForm) -> Json:
             raise UnsupportedParameter(
                 f"Unsupported parameter: '{field}' is not supported by this server.", param=field
             )
-    return found
+    return fields
 
 
 # -- what the shapes share ---------------------------------------------------------------------
 
 
-def _ask(
+def _request(
     route: str, method: Method, body: Json, form: OutputForm, growth: Growth, rules: Rules
 ) -> JobRequest:
-    body = {name: value for name, value in body.items() if name not in _KNOBS}
+    body = {name: value for name, value in body.items() if name not in _BATCH_FIELDS}
     if isinstance(body.get("extra_body"), dict):
         body |= body.pop("extra_body")
     names_model = method == "POST" and route.startswith("/v1/")
@@ -233,7 +237,7 @@ def _ask(
 
 
 def _growth(default: Growth, *layers: Json) -> Growth:
-    """The job's own knobs over the settings'; of several layers the last that has one."""
+    """The batch fields of the job, else of the settings; a later layer overrides an earlier one."""
     first, factor, most = default.first, default.factor, default.most
     for layer in layers:
         first = _count(layer, "min_batch_size", first)
@@ -264,12 +268,12 @@ def _factor(layer: Json, default: float) -> float:
     return float(min(value, _LARGEST_BATCH))
 
 
-def _has(given: Json, field: str) -> bool:
-    return given.get(field) is not None
+def _has(content: Json, field: str) -> bool:
+    return content.get(field) is not None
 
 
-def _object(given: Json, field: str) -> Json:
-    value = given.get(field)
+def _object(content: Json, field: str) -> Json:
+    value = content.get(field)
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -279,8 +283,8 @@ def _object(given: Json, field: str) -> Json:
     return dict(value)
 
 
-def _switch(given: Json, field: str) -> bool:
-    value = given.get(field)
+def _switch(content: Json, field: str) -> bool:
+    value = content.get(field)
     if value is not None and not isinstance(value, bool):
         raise InvalidRequest(
             f"Invalid type for '{field}': expected a boolean.", param=field, code="invalid_type"

@@ -1,4 +1,4 @@
-"""Jobs answered by the engine in this process, by the same dialects as over HTTP."""
+"""Answers jobs by the engine of this process, with the same dialects as over HTTP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.dialects.answering import Answering
 from app.dialects.contract import Dialect, Reply, Whole
 from app.dialects.openai import models
 from app.dialects.routes import DIALECTS
-from app.dialects.vllm import batch_output as vllm
+from app.dialects.vllm import batch_output
 from app.errors import MethodNotAllowed, RouteNotFound
 from app.gate import Gate
 from app.life.host import ModelHost
@@ -23,7 +23,7 @@ from app.types import Json
 
 _DIALECTS: dict[tuple[str, OutputForm], Dialect[Any]] = {
     **{(dialect.path, OutputForm.OPENAI): dialect for dialect in DIALECTS},
-    **{(dialect.path, OutputForm.VLLM): dialect for dialect in vllm.DIALECTS},
+    **{(dialect.path, OutputForm.VLLM): dialect for dialect in batch_output.DIALECTS},
 }
 
 
@@ -41,23 +41,24 @@ class LocalBackend:
         known = (route, OutputForm.OPENAI) in _DIALECTS or route in (MODELS, HEALTH)
         return route if known else "unmatched"
 
-    async def answer(self, ask: JobRequest, record: JobStats) -> Reply:
-        if (dialect := _DIALECTS.get((ask.route, ask.form))) is not None:
-            if ask.method != "POST":
-                raise MethodNotAllowed(f"{ask.route} does not answer {ask.method}.")
+    async def answer(self, request: JobRequest, stats: JobStats) -> Reply:
+        route, method = request.route, request.method
+        if (dialect := _DIALECTS.get((route, request.form))) is not None:
+            if method != "POST":
+                raise MethodNotAllowed(f"{route} does not answer {method}.")
             return await self._answering.answer(
                 dialect,
-                ask.body,
-                id=record.id,
+                request.body,
+                id=stats.id,
                 model=self._host.model,
-                stats=record.stats,
-                log_fields=record.log_fields,
+                stats=stats.request,
+                log_fields=stats.log_fields,
             )
-        if (found := self._look_up(ask.route)) is None:
-            raise RouteNotFound(f"There is no {ask.method} {ask.route[:100]} here.")
-        if ask.method != "GET":
-            raise MethodNotAllowed(f"{ask.route[:100]} does not answer {ask.method}.")
-        return Whole(orjson.dumps(found))
+        if (content := self._look_up(route)) is None:
+            raise RouteNotFound(f"There is no {method} {route[:100]} here.")
+        if method != "GET":
+            raise MethodNotAllowed(f"{route[:100]} does not answer {method}.")
+        return Whole(orjson.dumps(content))
 
     def _look_up(self, route: str) -> Json | None:
         if route == MODELS:

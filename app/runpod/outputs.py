@@ -1,4 +1,4 @@
-"""A reply of a dialect -> what the worker yields for it.
+"""Turns the reply of a dialect into the yields of a job.
 
 Whole(JSON)     ─> the JSON object, once
 Stream(frames)  ─> pieces ─> batches ─> OpenAI: server-sent events as text (RAW_OPENAI_OUTPUT),
@@ -15,27 +15,27 @@ from typing import Any, TypeAlias, assert_never
 import orjson
 
 from app.dialects.contract import Reply, Stream, Whole
-from app.dialects.vllm import batch_output as vllm
+from app.dialects.vllm import batch_output
 from app.errors import ServeError
 from app.runpod.backend import OutputForm
 from app.runpod.batches import MAX_YIELD_BYTES, Batches, Growth
 from app.types import Json
 
-Output: TypeAlias = Any
-"""JSON of any kind."""
-Deliver: TypeAlias = Callable[[Output], None]
+JsonValue: TypeAlias = Any
+"""Any value that JSON can hold."""
+Deliver: TypeAlias = Callable[[JsonValue], None]
 
 _EVENT_END = b"\n\n"
 _DONE = "[DONE]"
 _CUT_CHARS = MAX_YIELD_BYTES // 6
-"""So many characters fit into a yield, however JSON may have to write them."""
+"""This many characters fit into a yield, even if JSON escapes each as \\uXXXX."""
 
 
 class Writer:
-    """Hands one job's answer on, in its form."""
+    """Delivers the answer of one job, in its format."""
 
     def __init__(self, form: OutputForm, growth: Growth, deliver: Deliver, *, raw: bool) -> None:
-        """`raw`: OpenAI's streams go out as text."""
+        """`raw`: yield OpenAI's streams as text."""
         self._form, self._raw = form, raw
         self._deliver = deliver
         self._batches: Batches[Any] = Batches(growth, lambda batch: deliver(self._join(batch)))
@@ -61,17 +61,17 @@ class Writer:
                 assert_never(reply)
 
     def fail(self, error: ServeError) -> None:
-        """What a stream that has begun still says before the job fails."""
+        """Deliver the rest of a stream that has begun, and its error, before the job fails."""
         if self._began and self._fail is not None:
             self._add(self._fail(error))
         self._batches.flush()
 
     def abandon(self) -> None:
-        """Nobody wants the rest."""
-        self._batches.forget_timer()
+        """Do not deliver the rest."""
+        self._batches.cancel_timer()
 
     def _add(self, frame: bytes) -> None:
-        """A frame is what became known at once: one or several pieces."""
+        """Add a frame, which holds one piece or several."""
         if self._form is OutputForm.VLLM:
             for line in frame.splitlines():
                 self._batches.add(orjson.loads(line), len(line))
@@ -86,9 +86,9 @@ class Writer:
                 part = text[start : start + _CUT_CHARS]
                 self._batches.add(part, len(orjson.dumps(part)))
 
-    def _join(self, batch: Sequence[Any]) -> Output:
+    def _join(self, batch: Sequence[Any]) -> JsonValue:
         if self._form is OutputForm.VLLM:
-            return vllm.joined(batch)
+            return batch_output.joined(batch)
         return "".join(batch) if self._raw else list(batch)
 
 
@@ -97,10 +97,10 @@ def _events(frame: bytes) -> list[bytes]:
 
 
 def _data(event: bytes) -> Json | None:
-    """The JSON of a server-sent event; None for its end mark and for comments."""
+    """The JSON of a server-sent event; None for `[DONE]` and for comments."""
     lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
     data = b"\n".join(lines)
     if not data or data == _DONE.encode():
         return None
-    found: Json = orjson.loads(data)
-    return found
+    content: Json = orjson.loads(data)
+    return content

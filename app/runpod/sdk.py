@@ -1,4 +1,4 @@
-"""RunPod's SDK, as far as it is used: fitness checks, heartbeat, the loop that takes jobs.
+"""RunPod's SDK, as far as this worker uses it: fitness checks, heartbeat, job loop.
 
 Written against runpod 1.12.0; tests/runpod/ run its real loop. The SDK reads its own variables
 (RUNPOD_WEBHOOK_GET_JOB, RUNPOD_AI_API_KEY, ...) when it is imported, so this module is imported by
@@ -19,33 +19,24 @@ from contextlib import suppress
 from typing import Any
 
 import aiohttp
-from runpod.http_client import (
-    AsyncClientSession,
-    TooManyRequests,
-)
+from runpod.http_client import AsyncClientSession, TooManyRequests
 from runpod.serverless.modules import rp_job, rp_ping
-from runpod.serverless.modules.rp_fitness import (
-    run_fitness_checks,
-)
+from runpod.serverless.modules.rp_fitness import run_fitness_checks
 from runpod.serverless.modules.rp_logger import RunPodLogger
 from runpod.serverless.modules.rp_scale import JobScaler
-from runpod.serverless.modules.worker_state import (
-    IS_LOCAL_TEST,
-    JobsProgress,
-    PingJobMirror,
-)
+from runpod.serverless.modules.worker_state import IS_LOCAL_TEST, JobsProgress, PingJobMirror
 
 from app.errors import ConfigError, StartError
 from app.life.waiting import first_of
 from app.logs.setup import log
-from app.runpod.answer_job import Handler
+from app.runpod.answer_job import JobAnswerer
 
 _PAUSE_S = 1.0
-"""Between two questions for jobs, after one that failed or was answered with nothing at once."""
+"""Between two polls for jobs, after a poll that failed or returned no job at once."""
 _AT_ONCE_S = 0.2
 _LAST_POLL_S = 0.5
 _BUSY_PAUSE_S = 5.0
-_SAID_CHARS = 2000
+_MESSAGE_CHARS = 2000
 _PR_SET_PDEATHSIG = 1
 _LEVELS = {"ERROR": log.error, "WARN": log.warning}
 
@@ -59,24 +50,25 @@ def check_platform() -> None:
         )
 
 
-def log_as_we_do() -> None:
-    """The SDK prints; have it go into our log. What it says of each job, our own lines say better:
-    that is kept for LOG_LEVEL=debug."""
+def log_to_our_log() -> None:
+    """Send the SDK's messages to our log instead of stdout. Those on single jobs repeat our own
+    lines, so they appear only at LOG_LEVEL=debug."""
 
-    def say(_: Any, message: object, level: str = "INFO", job_id: str | None = None) -> None:
-        about = {"job": job_id} if job_id else {}
-        _LEVELS.get(level, log.debug)(f"runpod: {str(message)[:_SAID_CHARS]}", **about)
+    def write(_: Any, message: object, level: str = "INFO", job_id: str | None = None) -> None:
+        fields = {"job": job_id} if job_id else {}
+        _LEVELS.get(level, log.debug)(f"runpod: {str(message)[:_MESSAGE_CHARS]}", **fields)
 
-    RunPodLogger.log = say
+    RunPodLogger.log = write
 
 
 # -- child processes ---------------------------------------------------------------------------
 
 
 def check_fitness() -> None:
-    """Run the SDK's checks of memory, disk, network and GPU; it tells the platform what fails.
+    """Run the SDK's checks of memory, disk, network and GPU, which it reports to the platform.
 
-    In a process of its own: they initialise CUDA, which would take memory from the engine for good.
+    They run in a child process: they initialise CUDA, and its memory is freed only at a process's
+    end.
     Raises StartError.
     """
     child = _fork(lambda: asyncio.run(run_fitness_checks()))
@@ -86,10 +78,10 @@ def check_fitness() -> None:
 
 
 class Heartbeat:
-    """Tells the platform, from a process of its own, that this one lives and on what it works.
+    """A child process that reports to the platform that this worker lives, and its jobs.
 
-    It must not outlive us: a worker that seems alive keeps its jobs. Forked before there is an
-    event loop, a thread or an engine.
+    It must not outlive this process: a worker that seems alive keeps its jobs. It is forked before
+    there is an event loop, a thread or an engine.
     """
 
     def __init__(self) -> None:
@@ -114,7 +106,8 @@ class Heartbeat:
 
 
 def _fork(work: Callable[[], None]) -> int:
-    """Run it in a child that ends with us, by SIGKILL, and by nothing that is meant for us."""
+    """Run `work` in a child that is killed when this process ends, and that ignores the signals
+    that end this process."""
     parent = os.getpid()
     child = os.fork()
     if child:
@@ -125,7 +118,7 @@ def _fork(work: Callable[[], None]) -> int:
         if os.getppid() == parent:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-            RunPodLogger.log = _say_from_a_child
+            RunPodLogger.log = _print_from_child
             work()
             code = 0
     except BaseException:
@@ -135,8 +128,8 @@ def _fork(work: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def _say_from_a_child(_: Any, message: object, level: str = "INFO", job_id: object = None) -> None:
-    """Our log's writer thread is not here."""
+def _print_from_child(_: Any, message: object, level: str = "INFO", job_id: object = None) -> None:
+    """The log's writer thread does not exist in a forked child, so print."""
     if level in _LEVELS:
         print(f"runpod: {message}", file=sys.stderr, flush=True)
 
@@ -145,31 +138,31 @@ def _say_from_a_child(_: Any, message: object, level: str = "INFO", job_id: obje
 
 
 class JobLoop(JobScaler):  # type: ignore[misc]
-    """The SDK's loop with a constant number of jobs, an end that does not wait for its long polls,
-    and jobs that start when they come, not at the next tenth of a second."""
+    """The SDK's loop, with three differences: the number of concurrent jobs is constant, its end
+    does not wait for long polls, and jobs start as soon as they arrive, not up to 0.1 s later."""
 
-    def __init__(self, handler: Handler, *, concurrency: int, refresh: bool) -> None:
+    def __init__(self, answer_job: JobAnswerer, *, concurrency: int, refresh: bool) -> None:
         super().__init__(
             {
-                "handler": handler,
+                "handler": answer_job,
                 "return_aggregate_stream": True,
                 "refresh_worker": refresh,
                 "concurrency_modifier": lambda _: concurrency,
                 "rp_args": {},
             }
         )
-        # The SDK begins with a queue of one place, and makes another only once no job runs.
+        # The SDK begins with a queue of length 1, and replaces it only while no job runs.
         self.current_concurrency = concurrency
         self.jobs_queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=concurrency)
         self.jobs_fetcher = self._take
 
     def stop_taking(self) -> None:
-        """Let `run` end once the jobs inside have."""
+        """Let `run` end once the jobs that were taken have ended."""
         self.kill_worker()
 
     async def run(self) -> None:
-        """Until `stop_taking`, or the first job's end if the worker shall be fresh for each; then
-        until every job that was taken is answered. Cancelling it gives up the posting."""
+        """Take jobs until `stop_taking`, or (with REFRESH_WORKER) until the first job ends; then
+        wait until every taken job is answered. Cancelling this abandons unposted results."""
         async with AsyncClientSession() as session:
             taking = asyncio.create_task(self.get_jobs(session), name="take")
             running = asyncio.create_task(self.run_jobs(session), name="run")
@@ -178,28 +171,28 @@ class JobLoop(JobScaler):  # type: ignore[misc]
                 await first_of(self._shutdown_event.wait(), taking, running)
                 for task in (taking, running):
                     if task.done():
-                        task.result()  # it never ends by itself
-                # A job that is on its way to us would be nobody's.
+                        task.result()  # raises its error, if it failed
+                # Wait for the last poll: a job that is being delivered would be lost.
                 await asyncio.wait({taking}, timeout=_LAST_POLL_S)
                 taking.cancel()
                 await asyncio.wait({taking})
                 await self.jobs_queue.join()
             finally:
-                left = {taking, running, stopping, *self.jobs_tasks.values()}
-                for task in left:
+                remaining = {taking, running, stopping, *self.jobs_tasks.values()}
+                for task in remaining:
                     task.cancel()
-                await asyncio.wait(left)
+                await asyncio.wait(remaining)
 
     async def run_jobs(self, session: aiohttp.ClientSession) -> None:
         while True:
             job = await self.jobs_queue.get()
             task = asyncio.create_task(self.handle_job(session, job))
             self.jobs_tasks[job["id"]] = task
-            task.add_done_callback(_look_at)
+            task.add_done_callback(_retrieve_error)
 
     async def monitor_stop_signals(self, session: aiohttp.ClientSession) -> None:
-        """Until cancelled: the SDK's own stops listening when it stops taking, and a job that is
-        stopped during a drain would go on."""
+        """Stop the jobs that the platform wants stopped, until this is cancelled. The SDK's own
+        method ends with the taking of jobs, so during a drain it would stop none."""
         while rp_job._job_stop_url() is not None:
             try:
                 stopped = await rp_job.get_stop_signals(session)
@@ -207,7 +200,7 @@ class JobLoop(JobScaler):  # type: ignore[misc]
                 await asyncio.sleep(_BUSY_PAUSE_S)
                 continue
             except (aiohttp.ClientError, OSError) as error:
-                log.debug("runpod: cannot hear of stopped jobs", error=repr(error))
+                log.debug("runpod: cannot ask for stopped jobs", error=repr(error))
                 stopped = []
             for job_id in stopped:
                 await self.stop_job(job_id)
@@ -215,21 +208,21 @@ class JobLoop(JobScaler):  # type: ignore[misc]
                 await asyncio.sleep(_PAUSE_S)
 
     async def _take(self, session: aiohttp.ClientSession, places: int) -> Any:
-        """The SDK asks again without a pause, whatever the answer was."""
-        asked = time.monotonic()
+        """Poll for jobs. The SDK polls again without a pause, so pause here."""
+        began = time.monotonic()
         try:
             jobs = await rp_job.get_job(session, places)
         except TooManyRequests:
-            raise  # the SDK waits by itself
+            raise  # the SDK pauses after this error
         except (aiohttp.ClientError, OSError):
             await asyncio.sleep(_PAUSE_S)
             raise
-        if not jobs and time.monotonic() - asked < _AT_ONCE_S:
+        if not jobs and time.monotonic() - began < _AT_ONCE_S:
             await asyncio.sleep(_PAUSE_S)
         return jobs
 
 
-def _look_at(task: asyncio.Task[None]) -> None:
-    """The SDK has logged what there was to say."""
+def _retrieve_error(task: asyncio.Task[None]) -> None:
+    """Avoid asyncio's warning about an error that is not retrieved: the SDK has logged it."""
     if not task.cancelled():
         task.exception()

@@ -1,8 +1,7 @@
-"""Jobs forwarded to another OpenAI-compatible server (SGLANG_BASE_URL); no engine here.
+"""Forwards jobs to another OpenAI-compatible server (SGLANG_BASE_URL), without an engine here.
 
-Bodies and answers are passed on as they are. What is tried again is a connection that could not be
-opened, and nothing else: once a request may have arrived, a second one would cost twice or say
-everything twice.
+Bodies and answers are passed on unchanged. Only opening a connection is retried: a request that may
+have arrived must not be sent again, or its answer could be computed and streamed twice.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import httpx
 import orjson
 
 from app.dialects.contract import Reply, Stream, Whole
-from app.dialects.openai.frames import DONE, frame
+from app.dialects.openai.frames import DONE, error_frames
 from app.errors import ConfigError, RouteNotFound, ServeError
 from app.logs.setup import log
 from app.runpod.backend import JobRequest, JobStats
@@ -27,9 +26,9 @@ from app.types import Json
 _CONNECT_TIMEOUT_S = 10.0
 _CONNECT_RETRIES = 2
 _KEEP_ALIVE_S = 2.0
-"""Shorter than servers keep an idle connection, or a request would meet its end."""
+"""Shorter than servers keep an idle connection: they must not close it under a new request."""
 _MAX_WHOLE_BYTES = 20_000_000
-"""RunPod takes no larger result."""
+"""RunPod's limit for a result."""
 _MAX_STREAM_BYTES = 64 * 1024 * 1024
 _MAX_EVENT_BYTES = 8 * 1024 * 1024
 _MAX_ERROR_CHARS = 2000
@@ -37,7 +36,7 @@ _END_WITH_DONE = (CHAT, COMPLETIONS, GENERATE)
 _FORWARDED = frozenset(
     {GENERATE, HEALTH, "/tokenize", "/detokenize", "/rerank", "/score", "/classify", "/model_info"}
 )
-"""Beside all of /v1/: that server's routes for its operator are none of a job's business."""
+"""Beside all of /v1/. Jobs cannot reach the operator's routes of that server."""
 _KNOWN = _FORWARDED | {CHAT, COMPLETIONS, MODELS, "/v1/embeddings", "/v1/responses"}
 
 
@@ -63,21 +62,23 @@ class UpstreamBackend:
     def route_label(self, route: str) -> str:
         return route if route in _KNOWN else "other"
 
-    async def answer(self, ask: JobRequest, record: JobStats) -> Reply:
-        if not ask.route.startswith("/v1/") and ask.route not in _FORWARDED:
-            raise RouteNotFound(f"There is no {ask.route[:100]} here.")
-        request = self._http.build_request(
-            ask.method,
-            ask.route,
-            content=ask.body if ask.method == "POST" else None,
-            headers={"content-type": "application/json"} if ask.method == "POST" else {},
+    async def answer(self, request: JobRequest, stats: JobStats) -> Reply:
+        route, posts = request.route, request.method == "POST"
+        if not route.startswith("/v1/") and route not in _FORWARDED:
+            raise RouteNotFound(f"There is no {route[:100]} here.")
+        forwarded = self._http.build_request(
+            request.method,
+            route,
+            content=request.body if posts else None,
+            headers={"content-type": "application/json"} if posts else {},
         )
         try:
-            response = await self._http.send(request, stream=True)
-            record.log_fields["upstream_status"] = response.status_code
+            response = await self._http.send(forwarded, stream=True)
+            stats.log_fields["upstream_status"] = response.status_code
             if response.is_success and _is_stream(response):
-                record.log_fields["stream"] = True
-                return Stream(self._relay(response, must_end=ask.route in _END_WITH_DONE), _fail)
+                stats.log_fields["stream"] = True
+                must_end = route in _END_WITH_DONE
+                return Stream(self._relay(response, must_end=must_end), error_frames)
             async with aclosing(response):
                 body = await _body(response)
         except httpx.HTTPError as error:
@@ -87,7 +88,7 @@ class UpstreamBackend:
         return Whole(_json(body))
 
     async def warm_up(self) -> None:
-        """Have that server load its model. A failure is logged, and no reason not to take jobs."""
+        """Make that server load its model. A failure is logged, and jobs are taken all the same."""
         settings = self._settings
         body = {
             "model": settings.warmup_model or settings.upstream_model or "default",
@@ -122,12 +123,14 @@ class UpstreamBackend:
     def _failed(self, error: httpx.HTTPError) -> ServeError:
         if isinstance(error, httpx.ReadTimeout):
             silent_s = self._settings.upstream_timeout_s
-            said = f"was silent for {silent_s:g} s (SGLANG_TIMEOUT)"
-            return _error(f"The server behind this worker {said}.", status=504)
+            return _error(
+                f"The server behind this worker was silent for {silent_s:g} s (SGLANG_TIMEOUT).",
+                status=504,
+            )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return _error("The server behind this worker cannot be reached.", status=503)
-        said = "ended the connection" if isinstance(error, httpx.TransportError) else "failed"
-        return _error(f"The server behind this worker {said} ({type(error).__name__}).")
+        action = "ended the connection" if isinstance(error, httpx.TransportError) else "failed"
+        return _error(f"The server behind this worker {action} ({type(error).__name__}).")
 
 
 async def _body(response: httpx.Response) -> bytes:
@@ -140,9 +143,10 @@ async def _body(response: httpx.Response) -> bytes:
 
 
 async def _events(response: httpx.Response, must_end: bool) -> AsyncGenerator[bytes, None]:
-    """Server-sent events, one after the other, without comments.
+    """The server-sent events of a stream, without comments.
 
-    Raises ServeError for one that is an error, and if the stream stops before its end mark.
+    Raises ServeError for an event that is an error. `must_end`: also if the stream stops before
+    `[DONE]`.
     """
     pending, total, last = b"", 0, b""
     async for part in response.aiter_bytes():
@@ -163,55 +167,56 @@ async def _events(response: httpx.Response, must_end: bool) -> AsyncGenerator[by
 
 
 def _error_in(event: bytes) -> Json | None:
-    """The JSON of an event that is an error. Looked at closely only if it may be one."""
+    """The JSON of an event that is an error, else None. Parses only events that may be errors."""
     data = event.removeprefix(b"data:").lstrip()
     if not data.startswith(b'{"error"') and b'"object":"error"' not in data[:40]:
         return None
     try:
-        found = orjson.loads(data)
+        content = orjson.loads(data)
     except orjson.JSONDecodeError:
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _refused(status: int, body: bytes) -> ServeError:
     try:
-        found = orjson.loads(body)
+        content = orjson.loads(body)
     except orjson.JSONDecodeError:
-        found = None
-    return _explained(status, found)
+        content = None
+    return _explained(status, content)
 
 
-def _explained(status: int, found: Any) -> ServeError:
-    """OpenAI's form, older vLLM's without `error`, FastAPI's `detail`; else the status alone."""
-    given = found if isinstance(found, dict) else {}
-    error = given.get("error") or given
+def _explained(status: int, content: Any) -> ServeError:
+    """Read an error in OpenAI's form, older vLLM's (without `error`) or FastAPI's (`detail`). In
+    any other form only its status is known."""
+    body = content if isinstance(content, dict) else {}
+    error = body.get("error") or body
     if isinstance(error, str):
         return _error(error, status=status)
     error = error if isinstance(error, dict) else {}
-    message = error.get("message") or given.get("detail")
+    message = error.get("message") or body.get("detail")
     code = error.get("code")
     if status == 502 and isinstance(code, int) and 400 <= code < 600:
-        status = code  # in the middle of a stream SGLang says its status so
+        status = code  # SGLang's form of a status in the middle of a stream
     if not isinstance(message, str):
         message = f"The server behind this worker answered with status {status}."
-    return _error(message, status=status, given=error)
+    return _error(message, status=status, original=error)
 
 
-def _error(message: str, *, status: int = 502, given: Json | None = None) -> ServeError:
-    """The other server's own error, or that it did not answer as it should. `given`: the error
-    object as it came, whose `type`, `param` and `code` are kept."""
+def _error(message: str, *, status: int = 502, original: Json | None = None) -> ServeError:
+    """An error of the other server, or one for an answer that it should not have sent. `original`:
+    the error object that it sent, whose `type`, `param` and `code` are kept."""
     error = ServeError(message[:_MAX_ERROR_CHARS], code="upstream_error")
     error.status = status
     if status < 500:
         error.type, error.code = "invalid_request_error", None
-    given = given or {}
-    if isinstance(given.get("type"), str):
-        error.type = given["type"]
-    if isinstance(given.get("param"), str):
-        error.param = given["param"]
-    if isinstance(given.get("code"), str | int):
-        error.code = given["code"]
+    original = original or {}
+    if isinstance(original.get("type"), str):
+        error.type = original["type"]
+    if isinstance(original.get("param"), str):
+        error.param = original["param"]
+    if isinstance(original.get("code"), str | int):
+        error.code = original["code"]
     return error
 
 
@@ -221,15 +226,9 @@ def _is_stream(response: httpx.Response) -> bool:
 
 
 def _json(body: bytes) -> bytes:
-    """Of a route that answers with nothing or with text, that as JSON."""
+    """The body as JSON; the body itself as a JSON string if it is empty or text."""
     try:
         orjson.loads(body)
     except orjson.JSONDecodeError:
         return orjson.dumps(body.decode(errors="replace"))
     return body
-
-
-def _fail(error: ServeError) -> bytes:
-    return frame({"error": {
-        "message": error.message, "type": error.type, "param": error.param, "code": error.code,
-    }}) + DONE  # fmt: skip

@@ -1,10 +1,10 @@
-"""The worker process: RunPod's jobs instead of HTTP requests, over the same model.
+"""The worker process: answers RunPod's jobs instead of HTTP requests, with the same model.
 
     fitness checks ─ heartbeat ─ model loaded, warm ─ take jobs ── drain ── exit
 
-Its life is that of life/service.py, with these differences: REFRESH_WORKER ends it after its first
-job; and a job that was taken is answered, so the gate stays open and the lifecycle ready during a
-drain (no client outside could see it).
+Its life is that of life/service.py, with two differences. With REFRESH_WORKER it ends after its
+first job. And every job that was taken is answered, so during a drain the gate stays open and the
+phase `ready`, which no client can see.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from app.life.service import Service, live
 from app.life.waiting import first_of
 from app.lifecycle import Phase
 from app.logs.setup import log
-from app.runpod.answer_job import handler
+from app.runpod.answer_job import job_answerer
 from app.runpod.local import LocalBackend
 from app.runpod.upstream import UpstreamBackend
 from app.settings.catalogue import Settings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, launch: Launch, cleanup: Callable[[], None]) -> int:
-    """Work until the end; returns the exit code. `cleanup` runs before a forced exit, too."""
+    """Take jobs until the end; returns the exit code. `cleanup` runs before a forced exit, too."""
     try:
         from app.runpod import sdk
     except ModuleNotFoundError as error:
@@ -42,7 +42,7 @@ def run(settings: Settings, launch: Launch, cleanup: Callable[[], None]) -> int:
             "requirements/runpod.txt"
         ) from None
     sdk.check_platform()
-    sdk.log_as_we_do()
+    sdk.log_to_our_log()
     sdk.check_fitness()
     heartbeat = sdk.Heartbeat()
     heartbeat.start()
@@ -105,7 +105,7 @@ class Worker:
         await (self._upstream.close() if self._upstream else self._service.host.close())
 
     async def _take_jobs(self) -> None:
-        """Until `stop_taking`, or the end of a job that was to be the only one."""
+        """Take jobs until `stop_taking`, or (with REFRESH_WORKER) until the first job ends."""
         if self._upstream is not None:
             await self._connect(self._upstream)
         await first_of(self._ready.wait(), self._stopping.wait())
@@ -129,8 +129,8 @@ class Worker:
             settings, service.lifecycle, service.gate, service.host
         )
         return JobLoop(
-            handler(settings, service.gate, backend),
-            # A fresh worker for each job: the platform may end this one with the first result.
+            job_answerer(settings, service.gate, backend),
+            # With REFRESH_WORKER the platform may end this worker with the first result.
             concurrency=1 if settings.refresh_worker else settings.max_concurrency,
             refresh=settings.refresh_worker,
         )

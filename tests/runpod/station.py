@@ -16,7 +16,7 @@ from app.gate import Gate
 from app.life.host import ModelHost
 from app.lifecycle import Lifecycle, Phase
 from app.runpod import sdk
-from app.runpod.answer_job import handler
+from app.runpod.answer_job import job_answerer
 from app.runpod.backend import Backend
 from app.runpod.local import LocalBackend
 from app.settings.catalogue import Settings
@@ -62,7 +62,7 @@ def _sdk_pointed_at(platform: Platform) -> Iterator[None]:
         patch.setattr(rp_http, "JOB_DONE_URL", urls["RUNPOD_WEBHOOK_POST_OUTPUT"])
         patch.setattr(rp_http, "JOB_STREAM_URL", urls["RUNPOD_WEBHOOK_POST_STREAM"])
         patch.setattr(sdk.RunPodLogger, "log", sdk.RunPodLogger.log)
-        sdk.log_as_we_do()
+        sdk.log_to_our_log()
         yield
     JobsProgress().clear()
 
@@ -88,7 +88,7 @@ async def working(
     async with Platform(long_poll_s=long_poll_s) as platform:
         with _sdk_pointed_at(platform):
             loop = sdk.JobLoop(
-                handler(configured, gate, backend),
+                job_answerer(configured, gate, backend),
                 concurrency=configured.max_concurrency,
                 refresh=configured.refresh_worker,
             )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app.errors import BodyTooLarge, InvalidRequest, ServeError, UnsupportedParameter
 from app.runpod.backend import OutputForm
 from app.runpod.batches import Growth
-from app.runpod.jobs import Rules, read_job, tidy_route
+from app.runpod.jobs import Rules, normalised_route, read_job
 from tests.runpod.station import CHAT, COMPLETIONS, HI
 from tests.support.serving import settings
 
@@ -107,7 +107,7 @@ def test_read_only_routes_are_requested_with_get(
     ],
 )  # fmt: skip
 def test_a_route_may_be_written_in_several_ways(route: str, tidy: str) -> None:
-    assert tidy_route(route) == tidy
+    assert normalised_route(route) == tidy
 
 
 @pytest.mark.parametrize(
