@@ -45,6 +45,13 @@ class Channel(Generic[Sent, Received]):
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(msgspec.json.encode(message) + b"\n")
 
+    async def close(self) -> None:
+        """Hang up. `on_closed` is not called."""
+        if self._writer is not None and self._reading is not None:
+            self._reading.cancel()
+            self._writer.close()
+            await asyncio.gather(self._reading, self._writer.wait_closed(), return_exceptions=True)
+
     async def _read(self, reader: asyncio.StreamReader) -> None:
         with suppress(ConnectionError):
             while line := await reader.readline():

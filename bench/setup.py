@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.engine import environment
+from app.engine.sglang import importing
 from app.settings.catalogue import DECLARATIONS
 from app.settings.load import DEPLOYMENT_CONFIG
 
@@ -16,18 +16,18 @@ ROOT = Path(__file__).parents[1]
 MODEL_NAME = "bench"
 _KV_POOL_TOKENS = {"tiny": 131_072, "demo": 16_384}
 _NOT_THE_ENGINE = {
-    # How the serving processes take the engine's output, and how many they are.
+    # How the serving processes read the engine's output, and how many of them there are.
     "incremental_streaming_output", "tokenizer_worker_num",
     "host", "port", "launch_command", "startup_time", "uptime_s", "internal_states", "frontend",
     "random_seed", "tokenizer_path", "served_model_name", "nccl_port", "warmups",
-    "context_length", "max_req_input_len", "max_running_requests",  # as far as each server takes
+    "context_length", "max_req_input_len", "max_running_requests",  # each has its own
 }  # fmt: skip
 _REDACTED = ("***", "<redacted>")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What one server is started with."""
+    """What the servers are started with."""
 
     model: Path
     options: Mapping[str, Any]
@@ -39,9 +39,9 @@ class Subject:
 
 
 def engine_options(model: str, *, metrics: bool) -> dict[str, Any]:
-    """What app/engine/sglang/launch.py gives the engine, and a KV cache that every load fits into.
+    """Return the options that app/engine/sglang/launch.py sets, and a KV cache for every load.
 
-    Also prepares this process's environment, which all others inherit.
+    Also prepares this process's environment, which the servers inherit.
     """
     import torch
 
@@ -55,21 +55,23 @@ def engine_options(model: str, *, metrics: bool) -> dict[str, Any]:
     if model == "tiny":
         options["dtype"] = "float32"  # without AMX a quarter of bfloat16's cost
     if torch.accelerator.current_accelerator(check_available=True) is None:
-        environment.use_cpu()
+        importing.use_cpu()
         options |= {"device": "cpu", "attention_backend": "torch_native", "sleep_on_idle": True}
         os.environ.setdefault("OMP_NUM_THREADS", str(_threads(model)))
     return options
 
 
 def _threads(model: str) -> int:
-    """Of the engine on a CPU. OpenMP's threads spin while they wait for each other: if one has to
-    share its core with the load client, a step takes up to a hundred times as long. The tiny
-    model's matrices are too small for two anyway."""
+    """OpenMP threads of the engine on a CPU.
+
+    They spin while they wait for each other: if one shares its core with the load client, a step
+    takes up to a hundred times as long. The tiny model's matrices are too small for two anyway.
+    """
     return 1 if model == "tiny" else max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Engine options that both report and that are not the same."""
+    """Return the engine options that both servers report with different values."""
     both = (one.keys() & other.keys()) - _NOT_THE_ENGINE
     pairs = {name: (one[name], other[name]) for name in sorted(both)}
     return [
@@ -80,9 +82,10 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def shell_environment() -> dict[str, str]:
-    """This process's environment without this server's settings: what a shell exports for one
-    start must not change what is measured."""
-    settings = {DEPLOYMENT_CONFIG, *(n for each in DECLARATIONS.values() for n in each.names)}
+    """This process's environment without this server's settings, which a shell may have exported
+    for another start."""
+    names = (name for declared in DECLARATIONS.values() for name in declared.names)
+    settings = {DEPLOYMENT_CONFIG, *names}
     return {name: value for name, value in os.environ.items() if name not in settings}
 
 
@@ -96,7 +99,7 @@ def as_flags(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def as_settings(options: Mapping[str, Any]) -> dict[str, str]:
-    """Those that app/engine/sglang/launch.py does not set by itself."""
+    """The settings for those options that app/engine/sglang/launch.py does not set by itself."""
     names = {"max_total_tokens": "KV_POOL_TOKENS", "enable_metrics": "ENABLE_METRICS",
              "tool_call_parser": "TOOL_CALL_PARSER", "dtype": "DTYPE"}  # fmt: skip
     return {names[option]: str(options[option]) for option in options if option in names}

@@ -1,4 +1,4 @@
-"""What the server asks of an engine.
+"""The engine as the server knows it: a protocol, and the structs that pass it.
 
 Two implementations: `engine/sglang/` runs a model, `engine/scripted.py` plays a script without one.
 """
@@ -27,7 +27,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
     """Tokens, prompt and answer together."""
     max_prompt_tokens: int
-    """The longest prompt that the engine takes."""
+    """The longest prompt that the engine accepts."""
     vocab_size: int
     """Rows of the embedding: every token id is below it."""
     model_type: str | None = None
@@ -38,7 +38,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The model's own generation config: temperature, top_p, top_k, min_p, repetition_penalty."""
     tool_call_parser: str | None = None
     """Name of the format in which the model calls tools, as the engine's operator knows it; None:
-    it has none of its own. Shown to clients, read by nothing else."""
+    the model has no format of its own. Shown to clients, used by nothing else."""
     reasoning_parser: str | None = None
     """The same for the format in which the model thinks; None: it does not think."""
     fills_middle: bool = False
@@ -54,7 +54,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """What one choice gained since its last chunk: in one step of the engine, or in several.
+    """What one choice gained since its last chunk, in one step of the engine or several.
 
     `text` is new text; the counts are totals.
     """
@@ -70,25 +70,25 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     ids: Sequence[int] = ()
     """The new tokens."""
     scored: tuple[ScoredToken, ...] = ()
-    """The new tokens with their log-probabilities, if they were asked for."""
+    """The new tokens with their log-probabilities, if the question wants them."""
     prompt: tuple[ScoredToken, ...] = ()
-    """The prompt's, with the first chunk, if they were asked for."""
+    """The prompt's tokens with theirs, in one chunk only, if the question wants them."""
 
 
 class Rendered(msgspec.Struct, frozen=True):
-    """A conversation as token ids, and what follows from its template for the answer."""
+    """A prompt as token ids, and what follows from it for the answer."""
 
     ids: list[int]
     stop: tuple[str, ...] = ()
-    """Stop strings that the template asks for."""
+    """Stop strings of the chat template."""
     grammar: Grammar | None = None
-    """What the engine must enforce: the request's own, that of required calls, or both."""
+    """The grammar that the engine must enforce: the request's, that of required calls, or both."""
     reader: Callable[[], Reader | None] | None = None
-    """Makes the reader of one choice's text; None: the text is the answer as it stands."""
+    """Makes the reader of one choice's text; None, itself or returned: the text is the answer."""
     gates_grammar: bool = False
     """The grammar applies only once the thinking is over."""
     keep_special_tokens: bool = False
-    """The output's markers are special tokens, which its reader must see."""
+    """The output's markers are special tokens, and the reader must get them."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,8 +103,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     token_ids: bool = False
     """Chunks carry the answer's token ids."""
     whole: bool = False
-    """The answer is not read while it is made: it may come in few chunks, the first of them still
-    at the first token."""
+    """The answer is not read as it comes: it may come in few chunks, the first of them still at the
+    first token."""
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -116,7 +116,7 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What the engine is doing, as its scheduler last said; one for each of its replicas."""
+    """The work of one replica of the engine, as its scheduler last reported it."""
 
     replica: int
     running: int
@@ -136,7 +136,7 @@ class Watched(Protocol):
     """The engine's processes, and who watches over them."""
 
     lost: asyncio.Future[str]
-    """Done when one of them has ended; its result says which and how."""
+    """Done when one of the processes has ended; its result is which one and how."""
 
     @property
     def processes(self) -> Sequence[Any]: ...
@@ -146,11 +146,11 @@ class Watched(Protocol):
 
 
 class EngineLost(Exception):
-    """A process of the engine ended on its own; `str()` says which and how."""
+    """A process of the engine ended on its own; `str()` is which one and how."""
 
 
 class Launched(Protocol):
-    """What a start brings up: an engine, or this process's part in one."""
+    """The result of a start: an engine, or this process's part in one."""
 
     lost: asyncio.Future[str]
     """Done when the engine's processes are gone; its result is the reason."""
@@ -159,7 +159,7 @@ class Launched(Protocol):
 
     @property
     def serves(self) -> Engine | None:
-        """The engine that this process may ask; None: it only keeps the engine alive."""
+        """The engine that this process can use; None: the process only keeps the engine alive."""
 
     def all_warm(self) -> None:
         """Every serving process of this server is ready."""
@@ -183,37 +183,36 @@ class Engine(Launched, Protocol):
         """The text of token ids, with or without the special ones. As thread-safe as `encode`."""
 
     def grammar_vocabulary(self) -> str | None:
-        """The vocabulary as xgrammar serialises it, to try grammars on; None: it cannot be had."""
+        """The vocabulary as xgrammar serialises it, to try grammars on; None if there is none."""
 
     def infill(self, prefix: str, suffix: str) -> list[int]:
-        """The prompt that has the gap between two texts filled; only if info.fills_middle."""
+        """The prompt that makes the model fill the gap between two texts; if info.fills_middle."""
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         """The conversation by the model's own chat template, ready for the assistant's answer, and
         how that answer is constrained and read.
 
-        `grammar`: what the request asks for. Raises InvalidRequest if the template refuses the
-        conversation, UnsupportedParameter if grammar and tools cannot be had together. As
-        thread-safe as `encode`.
+        `grammar`: the request's. Raises InvalidRequest if the template refuses the conversation,
+        UnsupportedParameter if grammar and tools do not go together. As thread-safe as `encode`.
         """
 
     def generate(self, question: Question, *, id: str, choices: int) -> AsyncGenerator[Chunk, None]:
         """Generate `choices` answers to one prompt, interleaved as they come.
 
         Closing the generator, or cancelling its consumer, aborts the request inside the engine.
-        Raises ServeError: what the engine refuses or ends on its own.
+        Raises ServeError if the engine refuses the request or ends it on its own.
         """
 
     async def embed(
         self, prompts: Sequence[list[int]], *, id: str, dimensions: int | None = None
     ) -> list[Embedding]:
-        """Embed each prompt, in order; only if info.embeds.
+        """Embed each prompt, in order; if info.embeds.
 
         Cancelling aborts the whole batch in the engine. Raises ServeError.
         """
 
     async def loads(self) -> list[Load]:
-        """What the engine's replicas are doing; cheap."""
+        """The load of each replica; cheap."""
 
     def options(self) -> Json:
         """The options in force, without secrets."""
@@ -225,7 +224,7 @@ class Engine(Launched, Protocol):
         """Start the engine's profiler with these options, or stop it with None."""
 
     def silent_s(self) -> float:
-        """Seconds since the engine last said anything; 0 while nothing is asked of it."""
+        """Seconds since the engine's last message; 0 while it has no requests."""
 
     async def warm_up(self) -> None:
-        """Generate one token, so that "ready" means that the whole path works."""
+        """Generate one token, or embed one text: "ready" means that the whole path works."""

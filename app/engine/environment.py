@@ -1,7 +1,7 @@
-"""The process environment that the engine needs, set before SGLang is imported.
+"""The process environment of the server and the engine, set before SGLang is imported.
 
-SGLang and prometheus_client read some switches only from `os.environ`, partly at import; this is
-the one place that writes it.
+SGLang and prometheus_client read some switches only from `os.environ`, partly at import.
+engine/sglang/importing.py writes those that depend on the device or the node.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,13 +17,11 @@ import orjson
 from app.logs.engine import engine_config
 from app.settings.catalogue import Settings
 
-_STAND_IN = Path(__file__).parent / "sglang" / "cpu"
-
 
 class RuntimeDir:
-    """A private folder (0700) for what lives as long as the process: the engine's sockets, metric
-    files, logging config. SGLang unpickles parts of what comes over those sockets, so nobody else
-    may reach them.
+    """A private folder (0700) for the engine's sockets, metric files and logging config, as long as
+    the process lives. SGLang unpickles parts of the messages on those sockets, so no other user may
+    reach them.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -44,7 +41,7 @@ class RuntimeDir:
 
 
 def prepare(settings: Settings) -> RuntimeDir:
-    """Set what every mode of the server needs. Before prometheus_client or SGLang is imported."""
+    """Set what every mode of the server needs, before prometheus_client or SGLang is imported."""
     # Compiled kernels must outlive the process; their default place is below TMPDIR.
     os.environ.setdefault(
         "TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"
@@ -67,7 +64,7 @@ def prepare(settings: Settings) -> RuntimeDir:
         # Log-probabilities are the model's own, as OpenAI's, not those after temperature.
         "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",
     }
-    # Only the supervisor has a use for it; a model's own code would find it here.
+    # Only the supervisor needs it, and a model's own code could read it here.
     os.environ.pop("GCP_SERVICE_ACCOUNT_KEY_BASE64", None)
     if settings.hf_token is not None:
         # Both names: of today's library and of the older ones that models' own code may use.
@@ -78,40 +75,5 @@ def prepare(settings: Settings) -> RuntimeDir:
 
 
 def join() -> RuntimeDir:
-    """The folder of the process that started this one; its environment is this one's, too."""
+    """The folder of the parent process, whose environment this process has inherited."""
     return RuntimeDir(Path(os.environ["TMPDIR"]))
-
-
-EMBEDDING_MODELS = "app.engine.sglang.models"
-
-
-def use_own_models() -> None:
-    """Make SGLang take our model classes where it has some of the same name. Before it is imported.
-
-    They pool as an embedding model asks for, where SGLang's own do as they always do.
-    """
-    os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = EMBEDDING_MODELS
-
-
-def follow() -> None:
-    """Have SGLang return once this node's part is loaded, instead of waiting for its end."""
-    os.environ["SGLANG_BLOCK_NONZERO_RANK_CHILDREN"] = "0"
-
-
-def use_cpu() -> None:
-    """Make SGLang run without a GPU, in this process and in the engine's.
-
-    The CUDA build of `sgl_kernel` cannot be loaded without libcuda, and SGLang's CPU path imports
-    names from it. If no real one can be imported, ours stands in (`cpu/sgl_kernel`).
-    """
-    os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
-    # CUDA builds of torch bring NCCL; finding it, SGLang would take it for processes on CPUs, too.
-    os.environ["SGLANG_NCCL_SO_PATH"] = "none"
-    try:
-        import sgl_kernel  # noqa: F401
-    except (ImportError, OSError):
-        for name in [name for name in sys.modules if name.split(".")[0] == "sgl_kernel"]:
-            del sys.modules[name]
-        sys.path.insert(0, str(_STAND_IN))
-        path = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = f"{_STAND_IN}{os.pathsep}{path}" if path else str(_STAND_IN)

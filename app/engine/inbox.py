@@ -1,4 +1,4 @@
-"""What the engine has said and its request has not taken yet."""
+"""Chunks that have come from the engine and wait for their request."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from app.engine.base import Chunk
 class Inbox:
     """Chunks of one request, all its choices. One consumer.
 
-    Whoever puts something in decides whether it wakes the consumer: what lies here when it comes
-    is taken in one piece.
+    The producer decides when to wake the consumer, which then takes all chunks at once.
     """
 
     __slots__ = ("_chunks", "_error", "_waiter", "phase", "step")
@@ -21,15 +20,15 @@ class Inbox:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.phase = phase
-        """Spreads the requests over the engine's steps, where not each of them is passed on."""
+        """Spreads the requests over the engine's steps while `Pace` passes on only some of them."""
         self.step = 0
-        """The last one that had something for it."""
+        """The last step that had a chunk for this request."""
 
     def put(self, chunk: Chunk) -> None:
         self._chunks.append(chunk)
 
     def fail(self, error: Exception) -> None:
-        """Raise `error` to the consumer, after what came before it."""
+        """Raise `error` in the consumer, after the chunks that came before it."""
         self._error = error
         self.wake()
 
@@ -39,9 +38,9 @@ class Inbox:
             waiter.set_result(None)
 
     async def take(self) -> list[Chunk]:
-        """All that is there, at least one; of each choice at most one, in the order of their first.
+        """Wait for chunks; at most one of each choice, in the order of each choice's first.
 
-        Raises what `fail` was given.
+        Raises the error of `fail`.
         """
         while not self._chunks:
             if self._error is not None:
@@ -53,7 +52,7 @@ class Inbox:
 
 
 def merged(chunks: list[Chunk]) -> list[Chunk]:
-    """One chunk for each choice, as if the engine had said all of it at once."""
+    """One chunk for each choice, as if the engine had sent all of it at once."""
     choices: dict[int, list[Chunk]] = {}
     for chunk in chunks:
         choices.setdefault(chunk.index, []).append(chunk)

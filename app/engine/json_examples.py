@@ -1,7 +1,7 @@
 """A small value that a JSON schema allows, for the scripted engine.
 
 Types, `required`, `enum`, `const`, local `$ref`, the first of `anyOf` and `oneOf`, the smallest
-number, length and count are honoured; patterns and formats are not.
+number, length and count are honoured. Patterns and formats are not.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _of_type(kind: object, schema: dict[str, Any], root: Any, depth: int) -> Any
 
 
 def _resolved(ref: str, root: Any) -> Any:
-    """What a reference inside the same schema points at; {} if there is nothing."""
+    """The value that a reference inside the same schema points at; {} if there is none."""
     place = root
     for step in ref.removeprefix("#").strip("/").split("/") if ref != "#" else ():
         place = (

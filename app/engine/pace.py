@@ -9,31 +9,28 @@ from collections.abc import Callable
 from app.engine.inbox import Inbox
 
 _WINDOW_S = 0.25
-
-
 _WIDEN_ABOVE = 0.4
-
-
 _NARROW_BELOW = 0.3
-
-
 _LONGEST_HOLD_S = 0.1
 
 
 class Pace:
-    """Lets each request see only every `stride`-th step of the engine while the event loop lags.
+    """Wakes each request only at every `stride`-th step of the engine while the event loop lags.
 
-    A frame costs the same whether it carries one token or four. When what one step sets going
-    takes more than `_WIDEN_ABOVE` of the time until the next, frames grow instead of queues: the
-    stream becomes coarser, new requests are taken in sooner, the engine keeps its processor. They
-    shrink when smaller ones would take less than `_NARROW_BELOW`. First and last tokens never wait,
-    others no longer than `_LONGEST_HOLD_S`.
+    A frame costs the same whether it carries one token or four. When the work of one step takes
+    more than `_WIDEN_ABOVE` of the time until the next, frames grow instead of queues: streams
+    become coarser, new requests are admitted sooner, the engine keeps its processor. Frames shrink
+    when smaller ones would take less than `_NARROW_BELOW`. First and last tokens never wait, others
+    no longer than `_LONGEST_HOLD_S`.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, widest: int, *,
+        self,
+        loop: asyncio.AbstractEventLoop,
+        widest: int,
+        *,
         clock: Callable[[], float] = time.perf_counter,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`widest`: the largest stride; 1 switches this off."""
         self._loop = loop
         self._widest = widest
@@ -47,16 +44,16 @@ class Pace:
         self._release: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """A step's output has come."""
+        """A step's output has arrived."""
         self._step += 1
         self._began = self._clock()
 
     def put(self, inbox: Inbox) -> None:
-        """Something that may wait has been put into `inbox`."""
+        """`inbox` has got a chunk that may wait."""
         if self.stride == 1:  # nothing is held
             inbox.wake()
             return
-        if inbox.step != self._step:  # its choices come in one; in others it may have no part
+        if inbox.step != self._step:  # once per step, not per choice
             inbox.step = self._step
             inbox.phase += 1
         if inbox.phase % self.stride == 0:
@@ -68,12 +65,12 @@ class Pace:
             self._release = self._loop.call_later(_LONGEST_HOLD_S, self.release)
 
     def end(self) -> None:
-        """All of the step has been put; whoever it woke runs before `_settled`."""
+        """The step's output is delivered; the requests that it woke run before `_settled`."""
         if self._widest > 1:
             self._loop.call_soon(self._settled)
 
     def release(self) -> None:
-        """Nothing waits any longer."""
+        """Wake every request that was held back."""
         if self._release is not None:
             self._release.cancel()
             self._release = None

@@ -30,7 +30,7 @@ def calls_schema(use: ToolUse) -> Json:
     return {
         "type": "array",
         "minItems": 1,
-        # A small model that may go on with calls does so for ever.
+        # A small model would write calls until its tokens are used up.
         "maxItems": _MAX_ARRAY_CALLS if use.parallel and not use.named else 1,
         "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
         "$defs": definitions,
@@ -38,7 +38,7 @@ def calls_schema(use: ToolUse) -> Json:
 
 
 def _rerooted(schema: Any, root: str) -> Any:
-    """The schema with its references as they must be where `root` is its place."""
+    """The schema with its references as they must be once it stands at `root`."""
     if isinstance(schema, list):
         return [_rerooted(each, root) for each in schema]
     if not isinstance(schema, dict):

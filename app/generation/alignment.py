@@ -1,8 +1,8 @@
 """Which token wrote which piece of the text.
 
-The engine gives tokens and text side by side, and they need not arrive together: text waits while
-it could be the beginning of a stop string, a character waits for the last of its bytes, and some
-tokens have no text at all. Log-probabilities must travel with the text that they belong to.
+The engine gives tokens and text side by side, and they need not arrive together: text is held back
+while it could begin a stop string, a character waits for the last of its bytes, and some tokens
+have no text at all. Log-probabilities must travel with the text that they belong to.
 """
 
 from __future__ import annotations
@@ -17,43 +17,44 @@ from app.events import ScoredToken
 
 
 class Alignment:
-    """Tokens and text of one choice, brought together. Stateful."""
+    """Assigns the text of one choice to its tokens. Stateful."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._waiting: deque[tuple[ScoredToken, str]] = deque()
         self._text = ""
         self._at = 0
-        """Where the text begins that is nobody's yet."""
+        """Offset in `_text` of the first character not yet assigned to a token."""
         self._offset = 0
+        """The same in the whole text of the choice."""
 
     def feed(
         self, text: str, tokens: Sequence[ScoredToken], *, last: bool
     ) -> list[tuple[ScoredToken | None, str]]:
         """Each token with the text that it wrote, "" if none; None with text of no known token.
 
-        A token whose text has not come yet is kept, unless this is the `last` of the choice.
+        A token whose text has not arrived waits, unless this is the `last` of the choice.
         """
         self._text = self._text[self._at :] + text
         self._at = 0
         self._waiting += [(token, self._decoder.decode(token.token.raw)) for token in tokens]
-        found: list[tuple[ScoredToken | None, str]] = []
+        pairs: list[tuple[ScoredToken | None, str]] = []
         while self._waiting:
             token, own = self._waiting[0]
             if not self._text.startswith(own, self._at):
                 if not self._offset and self._text.startswith(own.lstrip(" "), self._at):
-                    own = own.lstrip(" ")  # SentencePiece's first blank, which is not in the text
+                    own = own.lstrip(" ")  # SentencePiece's first blank is not in the text
                 elif not last and own.startswith(self._text[self._at : self._at + len(own)]):
-                    return found
+                    return pairs
                 else:
-                    own = ""  # a special token, or one that the stop string took with it
+                    own = ""  # a special token, or cut off with the stop string
             self._waiting.popleft()
-            found.append((msgspec.structs.replace(token, offset=self._offset), own))
+            pairs.append((msgspec.structs.replace(token, offset=self._offset), own))
             self._advance(len(own))
         if self._at < len(self._text):
-            found.append((None, self._text[self._at :]))
+            pairs.append((None, self._text[self._at :]))
             self._advance(len(self._text) - self._at)
-        return found
+        return pairs
 
     def _advance(self, chars: int) -> None:
         self._at += chars

@@ -1,9 +1,9 @@
-"""Compiles grammars to see whether they can be, in a process that may be killed.
+"""The process that compiles grammars on trial, and may be killed. grammar_process.py starts it.
 
 Standard input: the vocabulary on the first line (xgrammar's serialised TokenizerInfo), then one
 `{"kind": ..., "text": ...}` on each. Standard output: `{}` when it is up, then one
-`{"error": null | "..."}` for each grammar. It ends when its input does, or with SIGXCPU when a
-grammar takes more processor time than `argv[1]` seconds.
+`{"error": null | "..."}` for each grammar. The process ends when its input does, or with SIGXCPU
+when a grammar takes more processor time than `argv[1]` seconds.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _MEMORY_BYTES = 4 * 1024**3
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which drains
-    os.nice(10)  # the engine's processes first
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C only the server acts: it drains
+    os.nice(10)  # the engine's processes have priority
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     seconds = float(sys.argv[1])
     import xgrammar
@@ -40,25 +40,25 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     print("{}", file=answers)
     for line in sys.stdin:
-        asked = json.loads(line)
+        grammar = json.loads(line)
         _limit(seconds)
         error = None
         try:
-            compile[asked["kind"]](asked["text"])
+            compile[grammar["kind"]](grammar["text"])
         except Exception as failure:  # xgrammar raises RuntimeError, ValueError and its own
             error = str(failure)[:1000] or type(failure).__name__
         print(json.dumps({"error": error}), file=answers)
 
 
 def _limit_memory() -> None:
-    """From what it has mapped so far."""
+    """Let the address space grow by `_MEMORY_BYTES` from now on."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + _MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
 
 def _limit(seconds: float) -> None:
-    """From now on; the kernel counts whole seconds, of the whole process."""
+    """Allow so much processor time from now on; the kernel counts whole seconds of the process."""
     used = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + seconds), resource.RLIM_INFINITY))
 

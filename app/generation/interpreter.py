@@ -1,4 +1,4 @@
-"""Pieces of an answer as events: ids and order of calls, and the reason that a client is told."""
+"""Pieces of an answer as events: ids and order of calls, and the finish reason for the client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from app.types import ToolUse
 
 
 class Interpreter:
-    """One choice's text as events, up to its end and the reason that a client is told."""
+    """One choice's text as events, up to its finish reason."""
 
     def __init__(self, index: int, reader: Reader | None, use: ToolUse | None) -> None:
         self._index = index
@@ -34,13 +34,13 @@ class Interpreter:
         self._arguments: list[list[str]] = []
         """JSON text of every call so far."""
         self._open: CallBegun | None = None
-        """The call that the next arguments belong to; None: they are dropped."""
+        """The call that the next arguments belong to; None: the arguments are dropped."""
         self._dropped: list[str] | None = None
-        """Name and arguments of the last call that was not passed on."""
-        self._spoke = False
+        """Name and arguments of the last call that was not allowed."""
+        self._has_text = False
         self._blank: list[str] | None = [] if use is not None else None
         """Blank text before the answer or after a call: part of the answer only if text follows.
-        None: text is under way."""
+        None: text that is not blank has come since."""
 
     def text(self, text: str) -> list[Event]:
         if self._reader is None:
@@ -52,7 +52,7 @@ class Interpreter:
         if self._reader is not None:
             events = self._events(self._reader.finish())
             events += self._close_call(whole=reason == "stop")
-            if not self._arguments and (text := self._unsaid()):
+            if not self._arguments and (text := self._fallback()):
                 events.append(TextDelta(text, self._index))
         return [*events, Finished(self._reason(reason), self._index, matched)]
 
@@ -72,9 +72,9 @@ class Interpreter:
                     assert_never(piece)
         return events
 
-    def _unsaid(self) -> str:
-        """What is better said than nothing at all: blanks, a call that could not be passed on."""
-        if self._dropped is not None and not self._spoke:
+    def _fallback(self) -> str:
+        """The text of an answer that would be empty: its blanks, or a call that was not allowed."""
+        if self._dropped is not None and not self._has_text:
             name, arguments = self._dropped
             return orjson.dumps({"name": name, "arguments": arguments}).decode()
         return "".join(self._blank or ())
@@ -84,19 +84,19 @@ class Interpreter:
             self._blank.append(text)
             if text.isspace():
                 return []
-            text, self._blank, self._spoke = "".join(self._blank), None, True
+            text, self._blank, self._has_text = "".join(self._blank), None, True
         return [TextDelta(text, self._index)]
 
     def _begin_call(self, call: CallBegun) -> list[Event]:
         events = self._close_call()
         self._blank = []
         if self._use is not None and call.name not in self._use.allowed:
-            # A tool that there is not, or that the client has ruled out.
+            # An unknown tool, or one that the client has not allowed.
             log.warning("a call of a tool that may not be called", allowed=len(self._use.allowed))
             self._dropped = [call.name, ""]
             return events
         if self._arguments and self._use is not None and not self._use.parallel:
-            return events  # one call was asked for; the model goes on
+            return events  # the client wants one call; the model writes more
         self._open = call
         self._arguments.append([])
         id = f"call_{uuid.uuid4().hex[:24]}"
@@ -111,20 +111,20 @@ class Interpreter:
             return []
         self._arguments[-1].append(json)
         if self._open.name in self._freeform:
-            return []  # unwrapped when it is complete
+            return []  # its input is unwrapped when the call is complete
         return [ToolCallDelta(len(self._arguments) - 1, json, self._index)]
 
     def _close_call(self, *, whole: bool = True) -> list[Event]:
-        """`whole`: the model came to the end of the call, it was not cut off."""
+        """`whole`: the model ended the call; False: it was cut off."""
         call, self._open = self._open, None
         if call is None:
             return []
-        given, ordinal = self._arguments[-1], len(self._arguments) - 1
-        if not given and whole:
-            given.append("{}")  # some formats say nothing where there are no arguments
+        arguments, ordinal = self._arguments[-1], len(self._arguments) - 1
+        if not arguments and whole:
+            arguments.append("{}")  # some formats write nothing for a call without arguments
             if call.name not in self._freeform:
                 return [ToolCallDelta(ordinal, "{}", self._index)]
-        if call.name in self._freeform and (text := _input_of("".join(given))):
+        if call.name in self._freeform and (text := _input_of("".join(arguments))):
             return [ToolCallDelta(ordinal, text, self._index, freeform=True)]
         return []
 
@@ -144,10 +144,10 @@ def _is_json(text: str) -> bool:
 
 
 def _input_of(arguments: str) -> str:
-    """The input of a free-form tool; what was cut off before its end is given as it is."""
+    """The input of a free-form tool; the JSON text itself if it was cut off before its end."""
     try:
-        given = orjson.loads(arguments)
+        value = orjson.loads(arguments)
     except orjson.JSONDecodeError:
         return arguments
-    text = given.get("input") if isinstance(given, dict) else None
+    text = value.get("input") if isinstance(value, dict) else None
     return text if isinstance(text, str) else arguments

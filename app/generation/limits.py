@@ -1,7 +1,7 @@
 """The bounds of a request that depend on the loaded model, checked before the engine sees it.
 
 SGLang's scheduler trusts its input: a token id outside the vocabulary, a `top_k` past 32 bits or an
-infinite bias ends it, and with it every request. What does not depend on the model is bounded in
+infinite bias ends it, and with it every request. Bounds that do not depend on the model stand in
 the dialects' bodies.
 """
 
@@ -26,7 +26,7 @@ def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
         )
     min_p = info.default_sampling.get("min_p") if sampling.min_p is None else sampling.min_p
     if info.honours_seed and min_p:
-        # SGLang's sampler asserts that the two do not meet, and would end with the assertion.
+        # SGLang's sampler asserts that min_p and seeds do not meet; the scheduler would die of it.
         raise InvalidRequest(
             "min_p is not supported while the engine samples deterministically.", param="min_p"
         )
@@ -50,7 +50,7 @@ def check_ids(ids: Sequence[int], info: EngineInfo, *, param: str) -> None:
 
 
 def check_chars(chars: int, longest: int, info: EngineInfo, *, param: str) -> None:
-    """Before tokenising, which costs more than anything else that is done to a prompt here."""
+    """Bound a prompt before it is tokenised, which costs more than any other step on it here."""
     if chars > longest:
         raise ContextLengthExceeded(
             f"This model's maximum context length is {info.context_length} tokens. However, your "
@@ -71,17 +71,17 @@ def fit(
     if not prompt:
         raise InvalidRequest(f"{param} is empty: the model needs at least one token.", param=param)
     longest = min(info.max_prompt_tokens, limit - 1)
-    said = f"This model's maximum context length is {limit} tokens. However, "
+    head = f"This model's maximum context length is {limit} tokens. However, "
     if len(prompt) > longest:
         raise ContextLengthExceeded(
-            f"{said}your {param} resulted in {len(prompt)} tokens, of which at most {longest} fit. "
+            f"{head}your {param} resulted in {len(prompt)} tokens, of which at most {longest} fit. "
             f"Please reduce the length of the {param}.",
             param=param,
         )
     wanted = sampling.max_tokens
     if wanted is not None and len(prompt) + wanted > limit:
         raise ContextLengthExceeded(
-            f"{said}you requested {len(prompt) + wanted} tokens ({len(prompt)} in the {param}, "
+            f"{head}you requested {len(prompt) + wanted} tokens ({len(prompt)} in the {param}, "
             f"{wanted} in the completion). Please reduce one of them.",
             param=param,
         )
@@ -91,7 +91,7 @@ def fit(
 
 
 def check_embedded(ids: Sequence[int], info: EngineInfo, limit: int, *, param: str) -> None:
-    """What is embedded must fit as a whole; nothing is cut off silently."""
+    """A text to embed must fit as a whole; nothing is cut off silently."""
     if not ids:
         raise InvalidRequest(f"{param} is empty: the model needs at least one token.", param=param)
     longest = min(info.max_prompt_tokens, limit)
@@ -104,7 +104,7 @@ def check_embedded(ids: Sequence[int], info: EngineInfo, limit: int, *, param: s
 
 
 def check_scores(scoring: Scoring, lengths: Sequence[int], n: int, most: int) -> None:
-    """Those of prompts all come at once, in every choice: gigabytes of them could be asked for."""
+    """Bound the scores of prompts: all are in memory at once, for every choice of the request."""
     if scoring.prompt_from is None:
         return
     scores = sum(max(0, length - scoring.prompt_from) for length in lengths) * (scoring.top + 1) * n

@@ -1,17 +1,17 @@
-"""Prompts become token ids: rendering, tokenising, off the event loop where it would be felt."""
+"""Prompts become token ids: rendered, tokenised, in a thread if that would block the event loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import assert_never
 
 import msgspec
 
-from app.engine.base import Engine
+from app.engine.base import Engine, Rendered
 from app.generation import limits
-from app.reading.pieces import Reader, answer_reader
+from app.reading.json_calls import answer_reader
 from app.types import (
     ChatPrompt,
     GenerationRequest,
@@ -22,22 +22,22 @@ from app.types import (
     Sampling,
     TextPrompt,
     TokenPrompt,
-)  # fmt: skip
+    ToolUse,
+)
 
 _INLINE_CHARS = 4_000
 """About a millisecond on the loop. A hop to the thread costs a tenth of one, and waits its turn."""
 
 
-class Prepared(msgspec.Struct):
-    """One prompt, ready for the engine, and how its answers are to be made and read."""
+class Job(msgspec.Struct, frozen=True):
+    """One prompt of a request on its way into the engine."""
 
-    ids: list[int]
-    stop: tuple[str, ...] = ()
-    grammar: Grammar | None = None
-    gates_grammar: bool = False
-    keep_special_tokens: bool = False
-    reader: Callable[[], Reader | None] | None = None
-    """Makes the reader of one choice; None: its text is the answer as it stands."""
+    prompt: Rendered
+    sampling: Sampling
+    """The request's, with what follows from this prompt: max_tokens, stop strings, grammar."""
+    echo: str = ""
+    """The prompt's text, if the answer begins with it."""
+    use: ToolUse | None = None
 
 
 class Preparer:
@@ -48,7 +48,7 @@ class Preparer:
         self._max_chars = max_chars
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt")
 
-    async def prepare(self, request: GenerationRequest) -> list[Prepared]:
+    async def prepare(self, request: GenerationRequest) -> list[Rendered]:
         """Raises InvalidRequest: a template that refuses, ids outside the vocabulary, too much."""
         chars = 0
         for prompt in request.prompts:
@@ -59,14 +59,14 @@ class Preparer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._all, request)
 
     async def ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Only the token ids of prompts that are text or ids."""
+        """Only the token ids."""
         request = GenerationRequest(id="", prompts=tuple(prompts), sampling=Sampling())
-        return [each.ids for each in await self.prepare(request)]
+        return [rendered.ids for rendered in await self.prepare(request)]
 
-    def _all(self, request: GenerationRequest) -> list[Prepared]:
+    def _all(self, request: GenerationRequest) -> list[Rendered]:
         return [self._one(prompt, request.sampling.grammar) for prompt in request.prompts]
 
-    def _one(self, prompt: Prompt, grammar: Grammar | None) -> Prepared:
+    def _one(self, prompt: Prompt, grammar: Grammar | None) -> Rendered:
         match prompt:
             case TokenPrompt(ids, param):
                 limits.check_ids(ids, self._engine.info, param=param)
@@ -76,27 +76,16 @@ class Preparer:
             case InfillPrompt(prefix, suffix):
                 return _plain(self._engine.infill(prefix, suffix), grammar)
             case ChatPrompt():
-                return self._chat(prompt, grammar)
+                return self._engine.render(prompt, grammar)
             case _:
                 assert_never(prompt)
-
-    def _chat(self, prompt: ChatPrompt, grammar: Grammar | None) -> Prepared:
-        rendered = self._engine.render(prompt, grammar)
-        return Prepared(
-            rendered.ids,
-            stop=rendered.stop,
-            grammar=rendered.grammar,
-            gates_grammar=rendered.gates_grammar,
-            keep_special_tokens=rendered.keep_special_tokens,
-            reader=rendered.reader,
-        )
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _plain(ids: list[int], grammar: Grammar | None) -> Prepared:
-    return Prepared(ids, grammar=grammar, reader=answer_reader(grammar))
+def _plain(ids: list[int], grammar: Grammar | None) -> Rendered:
+    return Rendered(ids, grammar=grammar, reader=answer_reader(grammar))
 
 
 def _chars(prompt: Prompt) -> int:

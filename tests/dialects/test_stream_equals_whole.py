@@ -17,19 +17,20 @@ import pytest
 
 from app.dialects.contract import Call, Stream, Whole
 from app.dialects.openai.chat import CHAT
-from app.engine import environment
+from app.engine.sglang import importing
 from app.gate import Gate
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle
 from app.settings.bounds import Bounds
 from app.stats import RequestStats
-from tests.core.formats import REASONING_SAMPLES, TOOL_SAMPLES, TOOLS, ReasoningSample, Sample
-from tests.core.test_formats import _name, with_known
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import settings
+from tests.support.thinking_formats import REASONING_SAMPLES, ReasoningSample
+from tests.support.tool_formats import TOOL_SAMPLES, TOOLS, Sample, sample_id, with_known
 
-environment.use_cpu()
+pytestmark = pytest.mark.full
+importing.use_cpu()
 
 
 def _bounds() -> Bounds:
@@ -131,7 +132,7 @@ async def test_calls_are_the_same_streamed_and_whole(sample: Sample) -> None:
         assert len(whole["tokens"]) == len(cut) == whole["usage"]["completion_tokens"]
 
 
-@pytest.mark.parametrize("sample", REASONING_SAMPLES, ids=_name)
+@pytest.mark.parametrize("sample", REASONING_SAMPLES, ids=sample_id)
 async def test_thinking_is_the_same_streamed_and_whole(sample: ReasoningSample) -> None:
     for cut in _cuts(sample.text):
         engine = ScriptedEngine(

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.full
+
 
 def test_the_exchange_keeps_its_promises_with_the_installed_sglang() -> None:
     check = Path(__file__).with_name("exchange_check.py")

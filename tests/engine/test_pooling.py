@@ -162,13 +162,13 @@ def test_reading_a_folder_loads_no_model_library():
     assert run(code) == "set()"
 
 
+@pytest.mark.full
 def test_sglang_takes_our_encoders_and_pools_the_others_as_we_think():
     # It takes its own, with a warning at most, when ours cannot be imported.
     code = """
 import inspect, json
-from app.engine import environment
-from app.engine.sglang import pooling
-environment.use_cpu()
+from app.engine.sglang import importing, pooling
+importing.use_cpu()
 from sglang.srt.models.registry import ModelRegistry
 found = {}
 for name in ("BertModel", "Contriever", "XLMRobertaModel"):

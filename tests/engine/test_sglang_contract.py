@@ -9,6 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.full
+
 CONTRACT = """
 import inspect, sys, warnings
 warnings.simplefilter("ignore")
@@ -98,7 +102,7 @@ def test_sglang_is_as_the_adapter_knows_it() -> None:
     passed_on = [each.engine_option for each in DECLARATIONS.values() if each.engine_option]
     ours = ["device", "incremental_streaming_output", "enable_metrics", "sleep_on_idle"]
     program = (
-        "from app.engine import environment\nenvironment.use_cpu()\n" + CONTRACT
+        "from app.engine.sglang import importing\nimporting.use_cpu()\n" + CONTRACT
         if not Path("/dev/nvidia0").exists()
         else CONTRACT
     )

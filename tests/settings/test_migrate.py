@@ -133,7 +133,8 @@ def test_a_documented_command_line_of_two_lines_is_taken_over() -> None:
 
 SGLANG = """
 import json, sys
-from app.engine.sglang import launch, parser_names
+from app.engine.sglang import parser_names
+from app.engine.sglang.options import check_known
 from app.errors import ConfigError
 from app.settings.load import load
 from sglang.srt.server_args import ServerArgs
@@ -146,13 +147,14 @@ for name, value in json.load(sys.stdin):
     try:
         for kind in ("tool_call_parser", "reasoning_parser"):
             options[kind] = getattr(parser_names, kind)(options[kind])
-        launch._check_options(options, ServerArgs)
+        check_known(options, ServerArgs)
     except ConfigError as error:
         refused.append(str(error))
 sys.exit("\\n".join(refused) or 0)
 """
 
 
+@pytest.mark.full
 def test_sglang_takes_what_the_settings_take() -> None:
     documented_values = [
         (variable["name"], value)

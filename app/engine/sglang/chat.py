@@ -2,8 +2,8 @@
 
 Written against sglang 0.5.23, `srt/entrypoints/openai/serving_chat.py`: `_process_messages` knows
 the templates, encoders, switches and special cases of every model that SGLang serves, so it is
-called here rather than written again. What it does with tools beyond showing them to the model
-(grammars, parsers) is output.py's.
+called here instead of written again. It also shows the tools to the model; grammars and parsers of
+calls are output.py's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from app.engine.base import Rendered
 from app.engine.sglang.functions import as_function
 from app.engine.sglang.output import AnswerFormat
 from app.errors import InvalidRequest
-from app.reading.pieces import Reader, answer_reader
+from app.reading.json_calls import answer_reader
+from app.reading.pieces import Reader
 from app.types import ChatPrompt, Grammar, Json, Message, Tool, ToolUse
 
 _TOOLS_INTRODUCED = (
@@ -40,6 +41,12 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         template = str(tokenizer.chat_template or "")
         self._knows_developer = "developer" in template
+        self._has_template = (
+            tokenizer.chat_template is not None
+            or templates.chat_template_name is not None
+            or templates.python_chat_template is not None
+            or self._serving.chat_encoding_spec is not None
+        )
         # Custom encoders and Python templates know tools; SGLang's named templates do not.
         self.knows_tools = templates.chat_template_name is None and (
             "tools" in template
@@ -50,64 +57,62 @@ class ChatRenderer:
         self.tool_call_parser = (
             manager.config_value("tool_call_parser") if self.knows_tools else None
         )
-        """SGLang's name of the format in which the model calls tools; None: it has none."""
+        """SGLang's name of the format in which the model calls tools; None: the model has none."""
         self.reasoning_parser = manager.config_value("reasoning_parser")
         """The same for the format in which the model thinks."""
 
-    @property
-    def has_template(self) -> bool:
-        return (
-            self._tokenizer.chat_template is not None
-            or self._templates.chat_template_name is not None
-            or self._templates.python_chat_template is not None
-            or self._serving.chat_encoding_spec is not None
-        )
-
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
-        """Raises InvalidRequest: no template, or one that refuses this conversation."""
+        """Raises InvalidRequest if there is no template, or it refuses this conversation."""
         from jinja2 import TemplateError
 
-        if not self.has_template:
+        if not self._has_template:
             raise InvalidRequest(
                 "This model has no chat template; use /v1/completions, or start the server with "
                 "CHAT_TEMPLATE.",
                 param=chat.param,
             )
         request = self._request(**self._fields(chat))
-        # Left to itself SGLang turns a last message of the assistant's into one of the user's.
+        # By default SGLang turns a last message of the assistant into one of the user.
         request._format_add_generation_prompt = None if chat.continues else True
         try:
-            done = self._serving._process_messages(request, False)
+            processed = self._serving._process_messages(request, False)
         except (
-            TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError,
-            AssertionError, RecursionError,
-        ) as error:  # fmt: skip
+            TemplateError,
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            IndexError,
+            AssertionError,
+            RecursionError,
+        ) as error:
             # Templates refuse conversations by raising: "roles must alternate", and the like.
             raise InvalidRequest(
                 f"The model's chat template refuses this conversation: {error}"[:400],
                 param=chat.param,
             ) from error
-        stop = done.stop or ()
-        # What goes on from text of the answer does not begin with thinking.
+        stop = processed.stop or ()
+        # An answer that continues a message does not begin with thinking.
         thinks = not chat.continues or _thinks(chat.messages[-1])
         grammar, reader = self._answer(
             chat.tool_use,
             grammar,
-            thinking=thinks and bool(done.require_reasoning or self._templates.force_reasoning),
+            thinking=thinks
+            and bool(processed.require_reasoning or self._templates.force_reasoning),
         )
         return Rendered(
-            list(done.prompt_ids or self._tokenizer.encode(done.prompt)),
+            list(processed.prompt_ids or self._tokenizer.encode(processed.prompt)),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             grammar=grammar,
             reader=reader,
-            gates_grammar=thinks and bool(done.require_reasoning),
+            gates_grammar=thinks and bool(processed.require_reasoning),
             keep_special_tokens=request.skip_special_tokens is False,
         )
 
     def _answer(
         self, use: ToolUse | None, grammar: Grammar | None, *, thinking: bool
     ) -> tuple[Grammar | None, Callable[[], Reader | None] | None]:
-        """What constrains the answer, and what makes the reader of each choice."""
+        """The grammar of the answer, and what makes the reader of each choice."""
         if use is None and self.reasoning_parser is None:
             return grammar, answer_reader(grammar)
         form = AnswerFormat(
@@ -123,9 +128,9 @@ class ChatRenderer:
         tools = chat.tool_use.tools if chat.tool_use else ()
         messages = [self._written(message) for message in chat.messages]
         if tools and not self.knows_tools:
-            messages = _told_of_tools(messages, tools)
+            messages = _with_tools(messages, tools)
         elif not self.knows_tools:
-            messages = [_without_calls(message) for message in messages]
+            messages = [_with_calls_as_text(message) for message in messages]
         if chat.continues:
             messages[-1]["content"] = "".join(part.text for part in chat.messages[-1].parts)
         fields: Json = {"model": "default", "messages": messages}
@@ -141,7 +146,7 @@ class ChatRenderer:
         return fields
 
     def _written(self, message: Message) -> Json:
-        """The message as SGLang takes it: OpenAI's JSON."""
+        """The message as OpenAI's JSON, which SGLang takes."""
         role = message.role
         if role == "developer" and not self._knows_developer:
             role = "system"
@@ -172,7 +177,7 @@ def _content(message: Message) -> str | list[Json]:
 
 
 class _WithTokenizer:
-    """SGLang's tokenizer manager, but for the tokenizer: theirs must stay on the event loop."""
+    """SGLang's tokenizer manager with another tokenizer: its own must stay on the event loop."""
 
     def __init__(self, manager: Any, tokenizer: Any) -> None:
         self._manager = manager
@@ -185,22 +190,24 @@ class _WithTokenizer:
 # -- templates that know no tools ----------------------------------------------------------------
 
 
-def _told_of_tools(messages: list[Json], tools: tuple[Tool, ...]) -> list[Json]:
-    """The tools described in the system message, calls and results as text: the Hermes convention,
-    which most models have seen."""
+def _with_tools(messages: list[Json], tools: tuple[Tool, ...]) -> list[Json]:
+    """The tools in the system message, calls and results as text.
+
+    By the convention of Hermes, which most models have seen in training.
+    """
     listed = "\n".join(json.dumps(as_function(tool), ensure_ascii=False) for tool in tools)
-    told = _TOOLS_INTRODUCED.format(tools=listed)
-    messages = [_without_calls(message) for message in messages]
+    introduction = _TOOLS_INTRODUCED.format(tools=listed)
+    messages = [_with_calls_as_text(message) for message in messages]
     if messages[0]["role"] == "system":
-        own = _text(messages[0]["content"])
-        return [{**messages[0], "content": f"{own}\n\n{told}"}, *messages[1:]]
-    return [{"role": "system", "content": told}, *messages]
+        system = _text(messages[0]["content"])
+        return [{**messages[0], "content": f"{system}\n\n{introduction}"}, *messages[1:]]
+    return [{"role": "system", "content": introduction}, *messages]
 
 
-def _without_calls(message: Json) -> Json:
+def _with_calls_as_text(message: Json) -> Json:
     if message["role"] == "tool":
-        said = _text(message["content"])
-        return {"role": "user", "content": f"<tool_response>\n{said}\n</tool_response>"}
+        result = _text(message["content"])
+        return {"role": "user", "content": f"<tool_response>\n{result}\n</tool_response>"}
     calls = message.get("tool_calls")
     if not calls:
         return message
@@ -209,8 +216,8 @@ def _without_calls(message: Json) -> Json:
         f"{call['function']['arguments'] or '{}'}}}\n</tool_call>"
         for call in calls
     ]
-    said = _text(message["content"])
-    return {"role": "assistant", "content": "\n".join([said, *written] if said else written)}
+    text = _text(message["content"])
+    return {"role": "assistant", "content": "\n".join([text, *written] if text else written)}
 
 
 def _thinks(message: Message) -> bool:

@@ -1,6 +1,6 @@
 """This machine's part of a model that is spread over several; node 0 serves it.
 
-SGLang's processes here take their work from node 0 and end when it tells them to.
+SGLang's processes here take their work from node 0, and end when node 0 ends them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from app.lifecycle import Phase
 
 
 class Follower:
-    """`sglang.Engine` on a node other than 0: nothing can be asked of it."""
+    """`sglang.Engine` on a node other than 0: it takes no requests."""
 
     phase_when_up = Phase.FOLLOWING
     serves = None

@@ -1,4 +1,4 @@
-"""A tool as OpenAI writes a function, which is how SGLang and chat templates take it."""
+"""A tool in the form of OpenAI's functions, which SGLang and chat templates take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from app.types import Json, Tool
 
 
 def as_function(tool: Tool) -> Json:
-    """The tool as OpenAI writes a function; a free-form tool takes one string."""
+    """OpenAI's JSON of a function."""
     function: Json = {"name": tool.name}
     if tool.description is not None:
         function["description"] = tool.description

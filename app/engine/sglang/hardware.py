@@ -1,4 +1,4 @@
-"""What the machine's GPUs and the model's own config decide when the operator has not.
+"""Options that follow from the machine's GPUs and the model's config, unless the operator set them.
 
 TP_SIZE=auto      the largest number of visible GPUs that divides the model's heads
 gpt-oss           its parsers; all GPUs for 120b, one for 20b; a share of the memory by GPU
@@ -19,8 +19,8 @@ _ROOMY = ("H100", "H200", "H20", "GH200", "B200", "B300", "GB200", "GB300")
 def complete(options: dict[str, Any], *, tp_size: Any, expert_parallel: bool) -> None:
     """Add to SGLang's options what is not set in them.
 
-    `tp_size`: None, "auto" or a number, as it was asked for. Raises ConfigError if `auto` cannot be
-    answered because the model's config cannot be read.
+    `tp_size`: TP_SIZE: None, "auto" or a number. Raises ConfigError if it is "auto" and the model's
+    config cannot be read.
     """
     tp_size = options.get("tp_size", tp_size)
     config = _config(options) if tp_size == "auto" or _named_gpt_oss(options) else None
@@ -73,19 +73,19 @@ def _auto(options: dict[str, Any], config: dict[str, Any] | None) -> int:
 
 
 def _config(options: dict[str, Any]) -> dict[str, Any]:
-    """config.json as it is: no model's own code runs for this."""
+    """config.json as it is, without running the model's own code."""
     import transformers
 
     try:
-        found, _ = transformers.PretrainedConfig.get_config_dict(
+        config, _ = transformers.PretrainedConfig.get_config_dict(
             options["model_path"], revision=options.get("revision")
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise ConfigError(f"MODEL_PATH: its config cannot be read: {reason}") from None
-    if not found:
+    if not config:
         raise ConfigError(f"MODEL_PATH: there is no config.json in {options['model_path']}")
-    return dict(found)
+    return dict(config)
 
 
 def _named_gpt_oss(options: dict[str, Any]) -> bool:
@@ -93,7 +93,7 @@ def _named_gpt_oss(options: dict[str, Any]) -> bool:
 
 
 def gpu_count() -> int:
-    """Visible GPUs, by NVML: CUDA stays untouched in this process."""
+    """Visible GPUs, by NVML: this process does not initialise CUDA."""
     import torch
 
     return int(torch.cuda.device_count())

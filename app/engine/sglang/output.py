@@ -1,42 +1,24 @@
-"""SGLang's parsers of tool calls and of thinking, and the grammars that force a call.
+"""What constrains an answer, and which reader takes it apart.
 
-Written against sglang 0.5.23:
-`srt/function_call/function_call_parser.py`, `srt/parser/reasoning_parser.py`.
-
-Most of SGLang's streaming parsers give different results for different cuttings of one text: calls,
-arguments or text are lost when several pieces arrive at once, or when a marker arrives in parts
-(docs/architecture.md has the list). Here each is fed one character or tag after the other, so that
-there is only one cutting. Those that are wrong even then are replaced: the JSON formats by a reader
-of our own, the others by SGLang's parser of whole texts, which sees a call when it is complete.
+Written against sglang 0.5.23, `srt/function_call/function_call_parser.py`.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from typing import Any
 
 from app.engine.required_calls import calls_schema
 from app.engine.sglang.functions import as_function
+from app.engine.sglang.readers import SGLangThinking, call_parser, calls_reader
 from app.errors import UnsupportedParameter
 from app.logs.setup import log
+from app.reading.harmony import Harmony
+from app.reading.json_calls import CallArray, JsonAnswer
 from app.reading.pieces import (
-    CallArguments,
-    CallArray,
-    CallBegun,
     Chain,
-    Cutter,
-    Harmony,
-    JsonAnswer,
-    MarkedCalls,
-    Piece,
     Reader,
-    Said,
-    Thought,
-    joined,
-    overlap,
-)  # fmt: skip
+)
 from app.types import Grammar, Json, Tool, ToolUse
 
 FALLBACK = "hermes"
@@ -63,9 +45,9 @@ class AnswerFormat:
         self._as_array = False
         self._answers_json = grammar is not None and grammar.kind == "json_schema"
         self.grammar = grammar
-        """What the engine is to enforce; None: nothing."""
+        """The grammar that the engine must enforce; None: there is none."""
         if use is not None:
-            # A text that only looks like a call must not be read as one where none can be made.
+            # Without tools a text that looks like a call must stay text.
             self._tools = [_tool(tool, strict=tool.strict) for tool in use.callable]
             self._constrain(use)
 
@@ -104,13 +86,13 @@ class AnswerFormat:
     def _native(self, use: ToolUse, choice: str, *, strict: bool) -> Grammar | None:
         """SGLang's grammar in the model's own format, if it has one for it."""
         tools = [_tool(tool, strict=strict or tool.strict) for tool in use.callable]
-        parser = _parser(self._format, tools)
+        parser = call_parser(self._format, tools)
         if parser.detector.parses_required_natively() and choice == "required":
             log.debug("no grammar for required calls in this format", format=self._format)
-        found = parser.get_structure_constraint(choice, use.parallel, False)
-        if found is None:
+        constraint = parser.get_structure_constraint(choice, use.parallel, False)
+        if constraint is None:
             return None
-        kind, value = found
+        kind, value = constraint
         if kind == "full_assistant_ebnf":
             return Grammar("ebnf", value, "tools", covers_thinking=True)
         if kind == "structural_tag":
@@ -141,8 +123,10 @@ class AnswerFormat:
 
 
 def _modern(legacy: Json, use: ToolUse, choice: str) -> Json:
-    """SGLang's legacy structural tag as xgrammar's own: that can stand inside another, can be tried
-    beforehand, and knows how many calls are allowed."""
+    """SGLang's legacy structural tag as xgrammar's own.
+
+    That one can stand inside another, can be compiled on trial, and bounds the number of calls.
+    """
     tags = [
         {
             "type": "tag",
@@ -172,8 +156,8 @@ def _modern(legacy: Json, use: ToolUse, choice: str) -> Json:
 def _few_blanks(format: Any) -> Any:
     """The format with one blank at most between two tokens of JSON.
 
-    The engine's `constrained_json_disable_any_whitespace` does not reach into structural tags; with
-    as many as it likes, a model may write blanks until its tokens are used up.
+    The engine's `constrained_json_disable_any_whitespace` does not reach into structural tags, and
+    without a bound a model may write blanks until its tokens are used up.
     """
     if isinstance(format, list):
         return [_few_blanks(each) for each in format]
@@ -190,232 +174,3 @@ def _tool(tool: Tool, *, strict: bool) -> Any:
     function = as_function(tool)
     function["function"]["strict"] = strict
     return SGLangTool(**function)
-
-
-def _parser(name: str, tools: Sequence[Any]) -> Any:
-    from sglang.srt.function_call.function_call_parser import FunctionCallParser
-
-    return FunctionCallParser(list(tools), name)
-
-
-# Formats whose streaming parser is quadratic, or loses calls after the first: read by our own.
-_MARKED = {
-    "hermes": ("<tool_call>", "</tool_call>"),
-    "qwen": ("<tool_call>", "</tool_call>"),
-    "qwen25": ("<tool_call>", "</tool_call>"),
-    "trinity": ("<tool_call>", "</tool_call>"),
-    "interns1": ("<|action_start|> <|plugin|>", "<|action_end|>"),
-}
-# Formats whose streaming parser loses text, arguments or calls under every cutting: from what looks
-# like a call on (or at the text's end could become that), the text waits for its end.
-_WAITING = {
-    "llama3": (r"<\|python_tag\|>|\A\s*\{", r"\A\s*\Z", "<|python_tag|>"),
-    "mistral": (r"\[TOOL_CALLS\]", "", "[TOOL_CALLS]"),
-    "pythonic": (
-        r"<\|python_start\|>|\[\s*[A-Za-z_][\w.]*\(",
-        r"\[\s*(?:[A-Za-z_][\w.]*)?\Z",
-        "<|python_start|>",
-    ),
-    "minimax-m2": (r"<minimax:tool_call>", "", "<minimax:tool_call>"),
-    "step3": (r"<\uff5ctool_calls_begin\uff5c>", "", "<\uff5ctool_calls_begin\uff5c>"),
-}
-
-
-def calls_reader(name: str, tools: Sequence[Any]) -> Reader:
-    """The reader of calls in the format that SGLang has under this name."""
-    if name == "gpt-oss":
-        return Harmony(calls=True)
-    if (markers := _MARKED.get(name)) is not None:
-        return MarkedCalls(*markers)
-    if (starts := _WAITING.get(name)) is not None:
-        return WaitingCalls(name, tools, *starts)
-    return SGLangCalls(name, tools)
-
-
-class WaitingCalls:
-    """Passes text on until a call could begin, and reads the rest as a whole."""
-
-    def __init__(
-        self, name: str, tools: Sequence[Any], start: str, could_start: str, marker: str
-    ) -> None:
-        self._name = name
-        self._parser = _parser(name, tools)
-        self._start = re.compile(start)
-        self._could_start = re.compile(could_start) if could_start else None
-        self._marker = marker
-        self._text = ""
-        self._waiting = False
-        self._first = True
-
-    def feed(self, text: str) -> list[Piece]:
-        self._text += text
-        if self._waiting:
-            return []
-        if (start := self._find(self._start)) is not None:
-            self._waiting = True
-            return self._say(start)
-        held = overlap(self._text, self._marker)
-        safe = len(self._text) - held
-        if self._could_start is not None and (at := self._find(self._could_start)) is not None:
-            safe = min(safe, at)
-        return self._say(safe)
-
-    def finish(self) -> list[Piece]:
-        text, self._text = self._text, ""
-        if not self._waiting:
-            return joined([Said(text)])
-        said, calls = "", []
-        for block in self._blocks(text):
-            beside, found = self._parser.parse_non_stream(block)
-            said += beside
-            calls += found
-        if not calls:
-            return joined([Said(text)])
-        pieces: list[Piece] = [Said(said)] if said.strip() else []
-        for call in calls:
-            pieces += [CallBegun(call.name), CallArguments(call.parameters)]
-        return joined(pieces)
-
-    def _blocks(self, text: str) -> list[str]:
-        if self._name != "mistral":
-            return [text]
-        # Of several blocks SGLang's parser takes the last.
-        before, *rest = text.split(self._marker)
-        return [*filter(None, [before]), *(self._marker + block for block in rest)]
-
-    def _find(self, pattern: re.Pattern[str]) -> int | None:
-        # `\\A` means the beginning of the answer, not of what is left of it.
-        found = pattern.search(self._text if self._first else "\0" + self._text)
-        return None if found is None else found.start() - (not self._first)
-
-    def _say(self, chars: int) -> list[Piece]:
-        said, self._text = self._text[:chars], self._text[chars:]
-        self._first = self._first and not said
-        return [Said(said)] if said else []
-
-
-# Formats whose parser looks at all of a call again for each piece. What has no tags in it comes to
-# them in lumps, so that a file written as an argument does not stop the event loop.
-_LUMPED = frozenset(
-    {
-        "deepseekv3", "deepseekv31", "deepseekv32", "deepseekv4", "deepseekv41", "hunyuan",
-        "kimi_k3", "gigachat35",
-    }
-)  # fmt: skip
-_LUMP = 64
-"""Characters, counted from the last tag: not from where the text happened to be cut."""
-
-
-class SGLangCalls:
-    """Reads calls with one of SGLang's streaming parsers, fed character by character."""
-
-    def __init__(self, name: str, tools: Sequence[Any]) -> None:
-        self._name = name
-        self._parser = _parser(name, tools)
-        self._cutter = Cutter()
-        self._called = self._broken = self._inside = False
-        self._lump: list[str] | None = [] if name in _LUMPED else None
-        # Until there is a call: what was fed, and what of it came out again.
-        self._fed: list[str] = []
-        self._said: list[str] = []
-
-    def feed(self, text: str) -> list[Piece]:
-        return self._steps(self._cutter.feed(text))
-
-    def finish(self) -> list[Piece]:
-        pieces = self._steps(self._cutter.finish())
-        pieces += self._parsed("".join(self._lump or ()))
-        if self._broken:
-            return joined(pieces)
-        pieces += self._pieces(*self._parser.parse_stream_end())
-        if not self._called:
-            # Some keep the beginning of a marker that did not come.
-            fed, said = "".join(self._fed), "".join(self._said)
-            tail = fed[len(said) :]
-            if fed.startswith(said) and not self._parser.detector.has_tool_call(tail):
-                pieces.append(Said(tail))
-        return joined(pieces)
-
-    def _steps(self, atoms: Sequence[str]) -> list[Piece]:
-        pieces: list[Piece] = []
-        for atom in atoms:
-            if self._lump is None or not self._inside:
-                self._inside = len(atom) > 1 and self._parser.detector.has_tool_call(atom)
-                pieces += self._parsed(atom)
-                continue
-            if len(atom) == 1:
-                self._lump.append(atom)
-            if len(atom) > 1 or len(self._lump) == _LUMP:
-                pieces += self._parsed("".join(self._lump))
-                self._lump.clear()
-            if len(atom) > 1:
-                pieces += self._parsed(atom)
-        return joined(pieces)
-
-    def _parsed(self, text: str) -> list[Piece]:
-        if self._broken or not text:
-            return [Said(text)]
-        if not self._called:
-            self._fed.append(text)
-        try:
-            return self._pieces(*self._parser.parse_stream_chunk(text))
-        except Exception:  # SGLang's parsers meet whatever a model writes
-            log.warning("a tool call parser failed", parser=self._name, exc_info=True)
-            self._broken = True
-            return [Said(text)]
-
-    def _pieces(self, text: str, calls: Sequence[Any]) -> list[Piece]:
-        pieces: list[Piece] = [Said(text)] if text else []
-        if not self._called:
-            self._said.append(text)
-        for call in calls:
-            # `tool_index` counts calls in some formats and tools in others; a name is a new call.
-            if call.name:
-                self._called = True
-                pieces.append(CallBegun(call.name))
-            if call.parameters:
-                pieces.append(CallArguments(call.parameters))
-        return pieces
-
-
-class SGLangThinking:
-    """Reads thinking with one of SGLang's parsers, fed character by character."""
-
-    def __init__(self, name: str, *, forced: bool, calls_follow: bool) -> None:
-        from sglang.srt.parser.reasoning_parser import ReasoningParser
-
-        self._parser = ReasoningParser(
-            # k2_horizon's takes nothing but True.
-            name, stream_reasoning=True, force_reasoning=forced or name == "k2_horizon",
-            tool_call_parser_active=calls_follow,
-        )  # fmt: skip
-        # cohere_command4's keeps the marker that opens the thinking.
-        self._opening = "<|START_THINKING|>" if name == "cohere_command4" else ""
-        self._cutter = Cutter()
-        # ling3's gives thinking that was never closed once more, as the answer.
-        self._repeats = name == "ling3"
-        self._thought: list[str] = []
-
-    def feed(self, text: str) -> list[Piece]:
-        return self._steps(self._cutter.feed(text))
-
-    def finish(self) -> list[Piece]:
-        pieces = self._steps(self._cutter.finish())
-        thought, said = self._parser.parse_stream_end()
-        if self._repeats and said and said == "".join(self._thought):
-            said = ""
-        return joined([*pieces, Thought(thought or ""), Said(said or "")])
-
-    def _steps(self, atoms: Sequence[str]) -> list[Piece]:
-        pieces: list[Piece] = []
-        for atom in atoms:
-            thought, said = self._parser.parse_stream_chunk(atom)
-            if self._opening and thought:
-                opening, self._opening = self._opening, ""
-                if opening.startswith(thought):
-                    self._opening, thought = opening[len(thought) :], ""
-                thought = thought.removeprefix(opening)
-            pieces += [Thought(thought or ""), Said(said or "")]
-            if self._repeats and thought:
-                self._thought.append(thought)
-        return joined(pieces)

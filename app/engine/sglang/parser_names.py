@@ -11,55 +11,52 @@ from app.logs.setup import log
 _CALLS = {
     "llama3_json": "llama3", "llama4_json": "llama3", "llama4_pythonic": "pythonic",
     "harmony": "gpt-oss", "openai": "gpt-oss", "openai_gptoss": "gpt-oss",
-    "deepseek_v3": "deepseekv3", "deepseek_v3_1": "deepseekv31", "deepseek_v31": "deepseekv31",
-    "deepseek_v3_2": "deepseekv32", "deepseek_v32": "deepseekv32", "deepseek_v4": "deepseekv4",
-    "glm4_moe": "glm45", "glm45": "glm45", "glm47_moe": "glm47", "qwen3_xml": "qwen3_coder",
-    "qwen3": "qwen25", "qwen2_5": "qwen25", "hunyuan_a13b": "hunyuan", "minimax_m2": "minimax-m2",
-    "internlm": "interns1", "step3": "step3", "nemotron": "qwen3_coder",
+    "glm4_moe": "glm45", "glm47_moe": "glm47", "qwen3_xml": "qwen3_coder", "qwen3": "qwen25",
+    "hunyuan_a13b": "hunyuan", "internlm": "interns1", "nemotron": "qwen3_coder",
 }  # fmt: skip
 _THINKING = {
     "harmony": "gpt-oss", "openai": "gpt-oss", "openai_gptoss": "gpt-oss",
-    "deepseek_v3_1": "deepseek-v3", "deepseek_v31": "deepseek-v3", "deepseek_v32": "deepseek-v3",
+    "deepseek_v31": "deepseek-v3", "deepseek_v32": "deepseek-v3",
     "glm4_moe": "glm45", "granite": "granite_thinking_parser", "hunyuan_a13b": "hunyuan",
     "minimax_m2": "minimax", "minimax_m2_append_think": "minimax-append-think",
     "nemotron": "nemotron_3", "nemotron_v3": "nemotron_3", "basic": "qwen3", "qwen": "qwen3",
 }  # fmt: skip
-_NOWHERE = {"granite", "granite20bfc", "granite4", "jamba", "phi4minijson", "xlam"}
-"""vLLM's, for formats that SGLang does not read."""
+_UNSUPPORTED = {"granite", "granite20bfc", "granite4", "jamba", "phi4minijson", "xlam"}
+"""vLLM's names of formats that SGLang does not read."""
 
 
-def tool_call_parser(given: str) -> str | None:
+def tool_call_parser(name: str) -> str | None:
     """SGLang's name; None for `none`. Raises ConfigError with the nearest names."""
     from sglang.srt.function_call.parser_names import TOOL_CALL_PARSER_NAMES
 
-    if _plain(given) in _NOWHERE:
-        log.warning(f"TOOL_CALL_PARSER={given}: SGLang does not read this format; taken as auto")
+    if _plain(name) in _UNSUPPORTED:
+        log.warning(f"TOOL_CALL_PARSER={name}: SGLang does not read this format; taken as auto")
         return "auto"
-    return _find(given, TOOL_CALL_PARSER_NAMES, _CALLS, "TOOL_CALL_PARSER")
+    return _sglang_name(name, TOOL_CALL_PARSER_NAMES, _CALLS, "TOOL_CALL_PARSER")
 
 
-def reasoning_parser(given: str) -> str | None:
+def reasoning_parser(name: str) -> str | None:
     """SGLang's name; None for `none`. Raises ConfigError with the nearest names."""
     from sglang.srt.parser.reasoning_parser_names import REASONING_PARSER_NAMES
 
-    return _find(given, REASONING_PARSER_NAMES, _THINKING, "REASONING_PARSER")
+    return _sglang_name(name, REASONING_PARSER_NAMES, _THINKING, "REASONING_PARSER")
 
 
-def _find(given: str, known: list[str], others: dict[str, str], setting: str) -> str | None:
-    if given in ("auto", *known):
-        return given
-    if given.lower() == "none":
+def _sglang_name(name: str, known: list[str], others: dict[str, str], setting: str) -> str | None:
+    if name in ("auto", *known):
+        return name
+    if name.lower() == "none":
         return None
-    plain = _plain(given)
-    for name in known:
-        if _plain(name) == plain:
-            return name
-    for name, meant in others.items():
-        if _plain(name) == plain:
-            return meant
-    near = difflib.get_close_matches(given, [*known, *others], n=3)
+    plain = _plain(name)
+    for known_name in known:
+        if _plain(known_name) == plain:
+            return known_name
+    for other, known_name in others.items():
+        if _plain(other) == plain:
+            return known_name
+    near = difflib.get_close_matches(name, [*known, *others], n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise ConfigError(f"{setting}: SGLang has no parser {given!r}{hint}")
+    raise ConfigError(f"{setting}: SGLang has no parser {name!r}{hint}")
 
 
 def _plain(name: str) -> str:

@@ -1,9 +1,9 @@
-"""What a model folder says about embeddings: from it, or refused at start, but never served wrong.
+"""How a model folder wants its embeddings pooled. Refused at start if the engine cannot do it.
 
 Source: the files that sentence-transformers 6.2 writes. `modules.json` lists the steps after the
 tokenizer; the Pooling step's folder (`1_Pooling/config.json`) says how the tokens' vectors become
 one. What SGLang 0.5.23 pools by itself is fixed for each architecture (`Pooler(...)` in
-`srt/models`). Imports neither SGLang nor torch: it is also asked before those are.
+`srt/models`). Imports neither SGLang nor torch, because it is also used before they are imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from app.errors import ConfigError
 
 Mode = Literal["mean", "cls", "last"]
 
-_ASKED: dict[str, Mode] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
+_MODES: dict[str, Mode] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 _FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -26,10 +26,10 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""How the file said it before sentence-transformers 5.4; since then `pooling_mode` names it."""
+"""The file's form before sentence-transformers 5.4; since then it has `pooling_mode`."""
 
 _ANY_POOLING = {"BertModel", "Contriever", "XLMRobertaModel"}
-"""Replaced by ours (`models/bert.py`), which pools as it is asked to."""
+"""Replaced by our classes (`models/bert.py`), which pool as the model folder asks."""
 
 _EMBEDS_ONLY: dict[str, Mode] = {
     "LlamaEmbeddingModel": "last",
@@ -48,20 +48,20 @@ _FIXED_POOLING = _EMBEDS_ONLY | _ALSO_GENERATES
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """How the engine makes one vector out of a text's tokens, and what may be asked of it."""
+    """How the engine makes one vector out of a text's tokens, and which vectors it can make."""
 
     mode: Mode
     size: int
     """Numbers in one vector."""
     max_tokens: int | None
-    """The longest input that the model was made for; None if only its context bounds it."""
+    """The longest input that the model was trained for; None if only its context bounds it."""
     matryoshka: bool
     """Whether the first numbers of a vector are a shorter embedding by themselves."""
     dimensions: tuple[int, ...]
     """The shorter sizes that a matryoshka model names; if it names none, any will do."""
 
     def allows(self, dimensions: int) -> bool:
-        """Whether vectors of this size may be asked for; the engine is not told of the full one."""
+        """Whether a request may want vectors of this size."""
         if dimensions == self.size:
             return True
         if not self.matryoshka or not 0 < dimensions < self.size:
@@ -72,8 +72,8 @@ class Pooling:
 def is_embedding_model(model_path: Path) -> bool:
     """Whether the folder holds a model made for embeddings.
 
-    True by its architecture or, as for Qwen3-Embedding, which is built like a language model, by
-    what sentence-transformers left beside it. False if that cannot be read.
+    True by its architecture or by the files of sentence-transformers beside it, as for
+    Qwen3-Embedding, which is built like a language model. False if they cannot be read.
     """
     try:
         architecture = _architecture(_read(model_path / "config.json") or {})
@@ -84,9 +84,9 @@ def is_embedding_model(model_path: Path) -> bool:
 
 
 def check(model_path: Path) -> Pooling:
-    """How the engine pools this embedding model's tokens, which is how the model asks for it.
+    """How the engine pools this embedding model's tokens: as the model folder asks.
 
-    Raises ConfigError with one line if what the model asks for cannot be had.
+    Raises ConfigError with one line if the engine cannot do that.
     """
     config = _read(model_path / "config.json")
     if config is None:
@@ -98,9 +98,9 @@ def check(model_path: Path) -> Pooling:
             f"MODEL_PATH: embeddings of the architecture {architecture or 'null'} are not served; "
             f"those of {known} are"
         )
-    # What sentence-transformers does with an encoder that says nothing is to take the mean.
+    # sentence-transformers takes the mean if an encoder names no pooling.
     pools = _FIXED_POOLING.get(architecture)
-    mode = _asked(model_path) or pools or "mean"
+    mode = _asked_mode(model_path) or pools or "mean"
     if pools not in (None, mode):
         raise ConfigError(
             f"MODEL_PATH: the model asks for {mode} pooling, the engine pools {pools} "
@@ -115,8 +115,8 @@ def check(model_path: Path) -> Pooling:
     )
 
 
-def _asked(model_path: Path) -> Mode | None:
-    """The pooling that the folder asks for; None if it asks for none."""
+def _asked_mode(model_path: Path) -> Mode | None:
+    """The pooling that the folder asks for; None if it names none."""
     steps = _steps(model_path)
     if not steps:
         return None
@@ -132,12 +132,12 @@ def _asked(model_path: Path) -> Mode | None:
         raise ConfigError(f"MODEL_PATH: the model asks for pooling, but there is no {file}")
     named = config.get("pooling_mode") or [m for flag, m in _FLAGS.items() if config.get(flag)]
     modes = [named] if isinstance(named, str) else list(named) or ["mean"]
-    if len(modes) > 1 or modes[0] not in _ASKED:
+    if len(modes) > 1 or modes[0] not in _MODES:
         raise ConfigError(
             f"MODEL_PATH: {file} asks for {' + '.join(map(str, modes))} pooling; "
-            f"the engine can do one of {', '.join(_ASKED)}"
+            f"the engine can do one of {', '.join(_MODES)}"
         )
-    return _ASKED[modes[0]]
+    return _MODES[modes[0]]
 
 
 def _steps(model_path: Path) -> list[tuple[str, Path]]:
@@ -157,8 +157,8 @@ def _steps(model_path: Path) -> list[tuple[str, Path]]:
 def _max_tokens(model_path: Path, config: dict[str, Any]) -> int | None:
     bounds = [_number(_read(model_path / "sentence_bert_config.json") or {}, "max_seq_length")]
     if _architecture(config) == "XLMRobertaModel":
-        # Its positions count from the padding's id + 1. SGLang does not know, takes two tokens
-        # more than there are positions for, and its scheduler dies of them.
+        # Its positions count from the padding's id + 1. SGLang does not know that, takes two tokens
+        # more than there are positions, and its scheduler dies of them.
         positions, padding = _number(config, "max_position_embeddings"), config.get("pad_token_id")
         if positions is not None and isinstance(padding, int):
             bounds.append(positions - padding - 1)
@@ -179,7 +179,7 @@ _SHAPES: dict[type, str] = {dict: "object", list: "array"}
 
 
 def _read(file: Path, shape: type = dict) -> Any:
-    """The file's content; None if there is no such file. Raises ConfigError if it is spoilt."""
+    """The file's content; None if there is no such file. Raises ConfigError if it is broken."""
     try:
         content = json.loads(file.read_text())
     except FileNotFoundError:

@@ -8,8 +8,8 @@ Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails firs
     └──────┬────────────────────┘            └───────────────^─────────────┘
            └──> scheduler(s) ──> detokenizer ── outputs ─────┘
 
-A request passes through the parent once, its outputs never do. What the engine answers to other
-questions (a flush, a profile) comes back through the parent.
+A request passes through the parent once, its outputs never do. The engine's answers to other
+messages (a flush, a profile) come back through the parent.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import sys
 from collections.abc import Awaitable
 from concurrent.futures import Future
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from app.engine.base import Watched
+from app.engine.sglang.adapter import SGLangEngine
+from app.engine.sglang.importing import import_for_requests, prepare_import
+from app.engine.sglang.watch import end_schedulers
 from app.lifecycle import Phase
 from app.logs.setup import log
 from app.settings.catalogue import Settings
 
-if TYPE_CHECKING:
-    from app.engine.sglang.adapter import SGLangEngine
-
 
 class SharedEngine:
-    """`sglang.Engine` in the parent: nothing is asked of it here."""
+    """`sglang.Engine` in the parent, which sends it no requests of its own."""
 
     phase_when_up = Phase.WARMING
     serves = None
@@ -40,8 +40,8 @@ class SharedEngine:
         self._engine = engine
         self._watch = watch
         self.lost = watch.lost
-        # SGLang gives this process a TokenizerWorker, too. It serves nobody: it has the watchdog
-        # that ours replaces, and the line on which the schedulers are asked to end.
+        # SGLang gives this process a TokenizerWorker, too. It serves no requests: it has the
+        # watchdog that ours replaces, and the socket on which the schedulers are asked to end.
         self._worker = engine.tokenizer_manager
         if self._worker._subprocess_watchdog is not None:
             self._worker._subprocess_watchdog.stop()
@@ -57,28 +57,24 @@ class SharedEngine:
         self._engine._multi_tokenizer_shm = None
 
     async def close(self) -> None:
-        from app.engine.sglang.adapter import end_schedulers
-
         self._watch.close()
         await end_schedulers(self._worker, self._watch)
         await asyncio.to_thread(self._engine.shutdown)
 
     def _router_ended(self, task: Future[None]) -> None:
-        """Without it no request reaches the engine any more."""
+        """Without the router no request reaches the engine."""
         if not self.lost.done():
-            why = "cancelled" if task.cancelled() else repr(task.exception())
-            log.error("SGLang's router failed", error=why)
-            self.lost.set_result(f"SGLang's router failed: {why}"[:300])
+            reason = "cancelled" if task.cancelled() else repr(task.exception())
+            log.error("SGLang's router failed", error=reason)
+            self.lost.set_result(f"SGLang's router failed: {reason}"[:300])
 
 
 async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
-    """A part in the engine of another process, whose pid comes once its engine is up.
+    """A part in the engine of the parent, whose pid is known once its engine is up.
 
-    SGLang is imported meanwhile. Whether the engine is lost, the parent says; `lost` is for what
-    this process finds out itself.
+    SGLang is imported meanwhile. The parent reports the engine's loss; `lost` is done only if this
+    process cannot read the engine's output.
     """
-    from app.engine.sglang.adapter import SGLangEngine
-
     await asyncio.to_thread(_import, settings)
     engine = await asyncio.to_thread(_attach, await parent)
     return SGLangEngine(
@@ -87,10 +83,8 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
 
 
 def _import(settings: Settings) -> None:
-    from app.engine.sglang import launch
-
-    launch.prepare_import(settings.device)
-    launch.import_for_requests()
+    prepare_import(settings.device)
+    import_for_requests()
 
 
 def _attach(parent: int) -> Any:
@@ -98,21 +92,21 @@ def _attach(parent: int) -> Any:
 
     engine = Engine.attach_tokenizer_worker(parent)
     _show_command()
-    # Python counts memory that was only opened as this process's own, and would remove it at the
-    # end (until 3.13, where `track=False` is new). It is the parent's.
+    # The shared memory is the parent's. Python's tracker takes memory that was only opened for this
+    # process's own and would remove it at the end. Drop with Python 3.13: `track=False`.
     resource_tracker.unregister(f"/multi_tokenizer_args_{parent}", "shared_memory")
     return engine
 
 
 def _show_command() -> None:
-    """In the list of processes; a TokenizerWorker has its own name shown for the whole process."""
+    """Restore this process's command line in the process list, which a TokenizerWorker renames."""
     import setproctitle
 
     setproctitle.setproctitle(" ".join(sys.orig_argv))
 
 
 class _WatchedElsewhere:
-    """The engine's processes are the parent's children: none is to be ended or waited for here."""
+    """The engine's processes are the parent's children: the parent watches and ends them."""
 
     processes = ()
 

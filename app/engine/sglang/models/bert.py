@@ -24,8 +24,8 @@ class AskedPooler(Pooler):  # type: ignore[misc]
     """SGLang's pooler, which also normalises, with the pooling of the model being loaded."""
 
     def __init__(self) -> None:
-        asked = pooling.check(Path(get_model().model_path))
-        super().__init__(_TYPES[asked.mode], normalize=True)
+        pools = pooling.check(Path(get_model().model_path))
+        super().__init__(_TYPES[pools.mode], normalize=True)
 
     def forward(self, hidden_states: Any, forward_batch: Any) -> Any:
         # SGLang's mean is a difference of running sums over the whole batch. Among 16,000 tokens

@@ -4,9 +4,9 @@ The published wheel of this name is built for CUDA and cannot be loaded without 
 0.5.23 imports names from it on the CPU too. For dense Llama- and Qwen-shaped models none of them is
 called, so every name is a function that says so when it is.
 
-It is put on the import path by `app/engine/environment.py`, only when the CPU is used and no real
-`sgl_kernel` can be imported. It may go when SGLang's CPU path no longer imports `sgl_kernel`, or
-when a CPU build of the kernels is on the package index.
+`app/engine/sglang/importing.py` puts it on the import path, only when the CPU is used and no real
+`sgl_kernel` can be imported. Drop when SGLang's CPU path no longer imports `sgl_kernel`, or when a
+CPU build of the kernels is on the package index.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ async def check(vocabulary: str) -> AsyncIterator[GrammarCheck]:
     await check.close()
 
 
+@pytest.mark.full
 async def test_what_cannot_be_compiled_is_refused_with_the_reason(check: GrammarCheck) -> None:
     await check.check(Grammar("json_schema", '{"type":"object"}'))
     await check.check(Grammar("regex", "[a-z]+"))
@@ -104,6 +105,7 @@ SLOW = json.dumps({"type": "object", "properties": {f"p{no}": PATTERN for no in 
 """Half a minute, even with a vocabulary of bytes."""
 
 
+@pytest.mark.full
 async def test_what_takes_too_long_is_ended_and_the_next_is_served(vocabulary: str) -> None:
     check = GrammarCheck(vocabulary, timeout_s=1)
     try:
@@ -115,6 +117,7 @@ async def test_what_takes_too_long_is_ended_and_the_next_is_served(vocabulary: s
         await check.close()
 
 
+@pytest.mark.full
 async def test_a_client_that_leaves_does_not_spoil_the_next_answer(check: GrammarCheck) -> None:
     await check.check(Grammar("json_schema", "{}"))
     leaving = asyncio.create_task(check.check(Grammar("regex", "((((")))
@@ -125,10 +128,12 @@ async def test_a_client_that_leaves_does_not_spoil_the_next_answer(check: Gramma
     await check.check(Grammar("regex", "[a-z]"))
 
 
+@pytest.mark.full
 async def test_a_known_grammar_is_not_tried_again(check: GrammarCheck) -> None:
     grammar = Grammar("json_schema", '{"type":"integer"}')
     await check.check(grammar)
-    await check._kill()
+    assert check._process is not None
+    await check._process._kill()
     started = time.perf_counter()
     await check.check(grammar)
     assert time.perf_counter() - started < 0.05

@@ -1,0 +1,81 @@
+"""What this process needs before SGLang is imported, and the imports that must not come later.
+
+SGLang reads some switches only from `os.environ`, partly at import; engine/environment.py writes
+those that do not depend on the device.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from app.errors import ConfigError
+
+EMBEDDING_MODELS = "app.engine.sglang.models"
+_STAND_IN = Path(__file__).parent / "cpu"
+
+
+def prepare_import(device: str | None) -> bool:
+    """Make this process ready to import SGLang; `device`: DEVICE. True: the engine runs on the CPU.
+
+    Raises ConfigError if the device is missing.
+    """
+    import torch
+
+    on_cpu = _choose_cpu(device, torch)
+    if on_cpu:
+        use_cpu()
+    use_own_models()
+    return on_cpu
+
+
+def _choose_cpu(device: str | None, torch: Any) -> bool:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if device == "cpu":
+        return True
+    if device is None:
+        return accelerator is None
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("DEVICE=cuda, but no usable CUDA GPU was found")
+    return False
+
+
+def use_cpu() -> None:
+    """Make SGLang run without a GPU, in this process and in the engine's.
+
+    The CUDA build of `sgl_kernel` cannot be loaded without libcuda, and SGLang's CPU path imports
+    names from it. If no real one can be imported, ours stands in (`cpu/sgl_kernel`).
+    """
+    os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+    # CUDA builds of torch bring NCCL; SGLang would use it between processes on CPUs, too.
+    os.environ["SGLANG_NCCL_SO_PATH"] = "none"
+    try:
+        import sgl_kernel  # noqa: F401
+    except (ImportError, OSError):
+        for name in [name for name in sys.modules if name.split(".")[0] == "sgl_kernel"]:
+            del sys.modules[name]
+        sys.path.insert(0, str(_STAND_IN))
+        path = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = f"{_STAND_IN}{os.pathsep}{path}" if path else str(_STAND_IN)
+
+
+def use_own_models() -> None:
+    """Make SGLang prefer our model classes to its own of the same name.
+
+    Ours pool as an embedding model's files ask; SGLang's always pool the same way.
+    """
+    os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = EMBEDDING_MODELS
+
+
+def follow() -> None:
+    """Have SGLang return once this node's part is loaded, instead of waiting for its end."""
+    os.environ["SGLANG_BLOCK_NONZERO_RANK_CHILDREN"] = "0"
+
+
+def import_for_requests() -> None:
+    """Import what the first request needs, which would otherwise block the event loop."""
+    for name in ("entrypoints.openai.serving_chat", "managers.io_struct"):
+        importlib.import_module(f"sglang.srt.{name}")

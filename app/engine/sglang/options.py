@@ -1,0 +1,150 @@
+"""Settings -> the options of `sglang.Engine`, checked.
+
+Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails first when it changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+from typing import Any
+
+from app.engine.environment import RuntimeDir
+from app.engine.sglang import hardware, parser_names, pooling
+from app.engine.sglang.importing import EMBEDDING_MODELS
+from app.engine.sglang.model_files import tokenizer_at
+from app.engine.sglang.pooling import Pooling
+from app.errors import ConfigError
+from app.settings.catalogue import Settings
+
+_CPU_KV_POOL_TOKENS = 65_536
+"""SGLang would take most of the memory, and ten seconds to fill it with zeros."""
+
+_RESERVED = {
+    "model_path": "set MODEL_PATH instead",
+    "device": "set DEVICE instead",
+    "api_key": "set API_KEY instead",
+    "admin_api_key": "the engine's own HTTP server is not used",
+    "incremental_streaming_output": "this server needs it as it is",
+    "skip_tokenizer_init": "this server tokenises every prompt",
+    "is_embedding": "the model's files say whether it is one",
+    "tokenizer_worker_num": "set TOKENIZER_WORKERS instead",
+    "enable_metrics": "set ENABLE_METRICS instead",
+    "grammar_backend": "requests' grammars are tried with xgrammar",
+    "crash_dump_folder": "this server keeps no requests",
+    "export_metrics_to_file": "set ENABLE_METRICS and scrape /metrics",
+    "nnodes": "set NNODES instead",
+    "node_rank": "set NODE_RANK instead",
+}
+"""Options that ENGINE_ARGS must not set."""
+
+
+def engine_options(
+    settings: Settings, runtime: RuntimeDir, model_path: str, *, on_cpu: bool
+) -> tuple[dict[str, Any], Pooling | None]:
+    """The keyword arguments of `sglang.Engine`; how it pools, if it is an embedding model.
+
+    Imports SGLang. May block on the hub for a tokenizer. Raises ConfigError.
+    """
+    from sglang.srt.server_args import ServerArgs
+
+    check_reserved(settings.engine_args)
+    options = _defaults(settings, on_cpu) | settings.engine_options() | {"model_path": model_path}
+    if settings.custom_chat_template:
+        template = runtime.path / "chat-template.jinja"
+        template.write_text(settings.custom_chat_template)
+        options["chat_template"] = str(template)
+    if settings.tokenizer_revision:
+        options["tokenizer_path"] = tokenizer_at(settings.tokenizer_revision, options)
+    hardware.complete(options, tp_size=settings.tp_size, expert_parallel=settings.expert_parallel)
+    pools = _embedding(model_path, options, on_cpu)
+    if pools is not None and settings.tokenizer_workers > 1:
+        raise ConfigError("TOKENIZER_WORKERS: an embedding model is served by one process")
+    for option, sglang_name in (
+        ("tool_call_parser", parser_names.tool_call_parser),
+        ("reasoning_parser", parser_names.reasoning_parser),
+    ):
+        options[option] = sglang_name(options[option]) if options.get(option) else None
+    check_known(options, ServerArgs)
+    return options, pools
+
+
+def check_reserved(engine_args: dict[str, Any]) -> None:
+    for name in engine_args.keys() & _RESERVED.keys():
+        raise ConfigError(f"ENGINE_ARGS: {name} cannot be set here: {_RESERVED[name]}")
+
+
+def check_known(options: dict[str, Any], server_args: Any) -> None:
+    """Refuse options and values that SGLang does not know, with the nearest name that it does.
+
+    `server_args`: the class `ServerArgs`.
+    """
+    import msgspec
+
+    fields = {field.name: field for field in msgspec.structs.fields(server_args)}
+    for name, value in options.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"ENGINE_ARGS: SGLang has no option {name!r}{hint}")
+        for annotation in getattr(fields[name].type, "__metadata__", ()):
+            choices = getattr(annotation, "choices", None)
+            if choices and value is not None and value not in choices:
+                listed = ", ".join(map(str, choices))
+                raise ConfigError(f"{name.upper()}: SGLang takes one of {listed}; not {value!r}")
+
+
+def _defaults(settings: Settings, on_cpu: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "log_level": settings.log_level,
+        "incremental_streaming_output": True,
+        "enable_metrics": settings.enable_metrics,
+        # A model held to a schema may otherwise write blanks until its tokens are used up.
+        "constrained_json_disable_any_whitespace": True,
+    }
+    if on_cpu:
+        options |= {
+            "device": "cpu",
+            "attention_backend": "torch_native",
+            "max_total_tokens": _CPU_KV_POOL_TOKENS,
+            # An idle scheduler polls without a pause; on a GPU machine that costs a core of many,
+            # here it would be one of those that compute.
+            "sleep_on_idle": True,
+        }
+    elif settings.device is not None:
+        options["device"] = settings.device
+    return options
+
+
+def _embedding(model_path: str, options: dict[str, Any], on_cpu: bool) -> Pooling | None:
+    """Add what an embedding model needs to `options`; None if the model is not one.
+
+    Raises ConfigError if its vectors would differ from those of the model's own library.
+    """
+    folder = Path(model_path)
+    if not folder.is_dir() or not pooling.is_embedding_model(folder):
+        return None
+    pools = pooling.check(folder)
+    # Vectors over a part of the tokens, cached or in chunks, would be wrong for encoders.
+    needed: dict[str, Any] = {
+        "is_embedding": True,
+        "disable_radix_cache": True,
+        "chunked_prefill_size": -1,
+    }
+    if on_cpu:
+        # Without chunks SGLang reserves more memory than such a machine has; half precision costs
+        # time there instead of saving it.
+        needed |= {
+            "mem_fraction_static": options.get("mem_fraction_static", 0.4),
+            "dtype": options.get("dtype", "float32"),
+        }
+    if pools.max_tokens is not None:
+        # SGLang takes inputs that are shorter than its context.
+        needed["context_length"] = min(
+            options.get("context_length", pools.max_tokens + 1), pools.max_tokens + 1
+        )
+    options |= needed
+    # If ours failed to import, SGLang would go on with its own after a warning.
+    importlib.import_module(EMBEDDING_MODELS + ".bert")
+    return pools

@@ -1,0 +1,53 @@
+"""Our `Sampling` by SGLang's names of its parameters.
+
+Source: sglang 0.5.23, `srt/sampling/sampling_params.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.types import Sampling
+
+_WHOLE_INTERVAL = 64
+"""Tokens between two messages of an answer that is not read as it comes."""
+
+
+def sampling_params(
+    sampling: Sampling, *, defaults: dict[str, Any], honours_seed: bool, whole: bool
+) -> dict[str, Any]:
+    """Only what differs from SGLang's defaults, which it then need not check.
+
+    `defaults`: of the model's own generation config. `whole`: as in `Question`.
+    """
+    params: dict[str, Any] = dict(defaults)
+    if whole:
+        params["stream_interval"] = _WHOLE_INTERVAL
+    # Absent would mean 128; None means up to the end of the context.
+    params["max_new_tokens"] = sampling.max_tokens
+    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
+        if (value := getattr(sampling, name)) is not None:
+            params[name] = value
+    if sampling.min_tokens:
+        params["min_new_tokens"] = sampling.min_tokens
+    if sampling.frequency_penalty:
+        params["frequency_penalty"] = sampling.frequency_penalty
+    if sampling.presence_penalty:
+        params["presence_penalty"] = sampling.presence_penalty
+    if sampling.stop:
+        params["stop"] = list(sampling.stop)
+    if sampling.stop_token_ids:
+        params["stop_token_ids"] = set(sampling.stop_token_ids)
+    if sampling.ignore_eos:
+        params["ignore_eos"] = True
+    if not sampling.skip_special_tokens:
+        params["skip_special_tokens"] = False
+    if sampling.logit_bias:
+        params["logit_bias"] = sampling.logit_bias
+    if sampling.seed is not None and honours_seed:
+        params["sampling_seed"] = sampling.seed
+    if (grammar := sampling.grammar) is not None:
+        params[grammar.kind] = grammar.text
+        if grammar.covers_thinking:
+            params["ebnf_full_assistant"] = True
+    return params

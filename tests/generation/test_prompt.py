@@ -1,0 +1,96 @@
+"""Prompts become token ids; the scripted engine's are the characters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.engine import scripted
+from app.errors import ContextLengthExceeded, InvalidRequest
+from app.generation.prompt import Preparer
+from app.types import (
+    ChatPrompt,
+    GenerationRequest,
+    Grammar,
+    InfillPrompt,
+    Message,
+    Prompt,
+    Sampling,
+    Text,
+    TextPrompt,
+    TokenPrompt,
+    ToolCall,
+    ToolUse,
+)
+
+
+class WhereEngine(scripted.ScriptedEngine):
+    """Notes in which thread it is asked to encode."""
+
+    def encode(self, text: str) -> list[int]:
+        self.thread = threading.current_thread()
+        return super().encode(text)
+
+
+@pytest.fixture
+async def preparer() -> AsyncIterator[Preparer]:
+    preparer = Preparer(WhereEngine(vocab_size=1000), max_chars=10_000)
+    yield preparer
+    preparer.close()
+
+
+def request(*prompts: Prompt, grammar: Grammar | None = None) -> GenerationRequest:
+    return GenerationRequest(id="x", prompts=prompts, sampling=Sampling(grammar=grammar))
+
+
+async def test_each_kind_of_prompt_becomes_ids_in_its_place(preparer: Preparer) -> None:
+    chat = ChatPrompt([Message(role="user", parts=(Text("c"), Text("d")))])
+    prompts = await preparer.prepare(
+        request(
+            TextPrompt("ab", param="prompt"),
+            TokenPrompt([7, 8], param="prompt"),
+            InfillPrompt("p", "s", param="prompt"),
+            chat,
+        )
+    )
+    assert [prompt.ids for prompt in prompts] == [[97, 98], [7, 8], [112, 0, 115], [99, 100]]
+
+
+async def test_ids_outside_the_vocabulary_are_refused(preparer: Preparer) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await preparer.prepare(request(TokenPrompt([7, 1000], param="prompt")))
+    assert refused.value.param == "prompt"
+
+
+async def test_an_answer_that_follows_a_schema_is_read_as_json(preparer: Preparer) -> None:
+    for grammar, read in ((Grammar("json_schema", "{}"), True), (Grammar("regex", "a"), False)):
+        (prompt,) = await preparer.prepare(request(TextPrompt("a", param="x"), grammar=grammar))
+        assert prompt.grammar is grammar
+        assert (prompt.reader is not None) is read
+
+
+@pytest.mark.parametrize(("chars", "thread"), [(4000, "MainThread"), (4001, "prompt_0")])
+async def test_only_long_prompts_are_prepared_beside_the_event_loop(
+    preparer: Preparer, chars: int, thread: str
+) -> None:
+    texts = "x" * 2000, "y" * (chars - 2000)
+    await preparer.prepare(request(*[TextPrompt(text, param="prompt") for text in texts]))
+    assert preparer._engine.thread.name == thread  # type: ignore[attr-defined]
+
+
+async def test_every_text_of_a_conversation_counts_as_its_characters() -> None:
+    call = ToolCall("id", "name", "{}")
+    message = Message(
+        role="assistant", parts=(Text("ab"), Text("c")), reasoning="de", calls=(call,)
+    )
+    chat = ChatPrompt([message], tool_use=ToolUse(tools=(), allowed=(), chars=100))
+    chars = 3 + 2 + len("id" + "name" + "{}") + 100
+    preparer = Preparer(scripted.ScriptedEngine(), max_chars=chars)
+    await preparer.prepare(request(chat))
+    preparer.close()
+    preparer = Preparer(scripted.ScriptedEngine(), max_chars=chars - 1)
+    with pytest.raises(ContextLengthExceeded, match=f"{chars} characters"):
+        await preparer.prepare(request(chat))
+    preparer.close()
