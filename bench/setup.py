@@ -82,10 +82,9 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def shell_environment() -> dict[str, str]:
-    """This process's environment without this server's settings, which a shell may have exported
-    for another start."""
-    names = (name for declared in DECLARATIONS.values() for name in declared.names)
-    settings = {DEPLOYMENT_CONFIG, *names}
+    """This process's environment without this server's settings: what a shell exports for one
+    start must not change what is measured."""
+    settings = {DEPLOYMENT_CONFIG, *(n for each in DECLARATIONS.values() for n in each.names)}
     return {name: value for name, value in os.environ.items() if name not in settings}
 
 
