@@ -61,10 +61,10 @@ def test_depth_costs_no_stack() -> None:
 
 
 def test_a_pattern_is_looked_at_in_linear_time() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(InvalidRequest):
         check_regex("{" * 1_000_000, BOUNDS, param="x")
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,6 @@ async def test_a_known_grammar_is_not_tried_again(check: GrammarCheck) -> None:
     await check.check(grammar)
     assert check._process is not None
     await check._process._kill()
-    started = time.perf_counter()
+    started = time.thread_time()
     await check.check(grammar)
-    assert time.perf_counter() - started < 0.05
+    assert time.thread_time() - started < 0.05
