@@ -339,7 +339,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path, monkeypatch):
 
 def pip_says(monkeypatch: pytest.MonkeyPatch, code: int, out: str, err: str) -> None:
     done = subprocess.CompletedProcess([], code, out, err)
-    monkeypatch.undo()  # the real _wheel_url again
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
 
 
