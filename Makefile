@@ -1,65 +1,98 @@
-# make demo   a server with the small demo model on port 8000
-# make test   every test, those on the real engine included
-# make lint   what CI checks before the tests
-# make bench  this server against sglang.launch_server: docs/performance.md
+# `make help` lists the targets. CONTRIBUTING.md says which to use when.
 
 PYTHON ?= python3.11
 PORT ?= 8000
-VENV := .venv
-UV := $(VENV)/bin/uv
+TOOLS := .tools
+UV := $(TOOLS)/bin/uv
 UV_VERSION := 0.13.8
+FULL := .venv
+LIGHT := .venv-light
 # Where Python may not write bytecode each start compiles it anew: a second more until the port
 # answers, and the engine's processes import SGLang each for themselves.
-COMPILED := --compile-bytecode
+INSTALL := $(UV) pip install --compile-bytecode --python
+LOCK := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate pyproject.toml
 
-.PHONY: demo test test-fast test-live lint bench docs lock clean
+.DEFAULT_GOAL := help
+.PHONY: help try demo test test-light test-full test-fast test-live lint typos bench docs lock clean
 
-demo: $(VENV)/.installed
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
+
+# -- serving ---------------------------------------------------------------------------------------
+
+try: $(LIGHT)/.installed  ## serve a scripted engine on port 8000: every endpoint, no model, in seconds
+	exec $(LIGHT)/bin/python serve_hathora.py --engine scripted --log-file= --port $(PORT)
+
+demo: $(FULL)/.installed-demo  ## serve a small real model on port 8000; installs 10 GB
 	@echo "==> serving the demo model on http://localhost:$(PORT) (about a minute until it is ready)"
-	exec $(VENV)/bin/python serve_hathora.py --demo --port $(PORT)
+	exec $(FULL)/bin/python serve_hathora.py --demo --port $(PORT)
 
-test: test-fast test-live
+# -- checking --------------------------------------------------------------------------------------
 
-# Everything that needs no engine, two at a time.
-test-fast: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not live" $(ARGS)
+lint: $(LIGHT)/.installed  ## what CI checks before the tests: ruff, mypy, spelling
+	$(LIGHT)/bin/ruff check .
+	$(LIGHT)/bin/ruff format --check .
+	$(LIGHT)/bin/mypy
+	$(LIGHT)/bin/typos
 
-test-live: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -m live $(ARGS)
+test: test-light test-full test-live  ## every test
 
-lint: $(VENV)/.installed-dev
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+test-light: $(LIGHT)/.installed  ## the tests that need no SGLang, in the light environment
+	$(LIGHT)/bin/python -m pytest -n 2 --dist worksteal -m "not live and not full" $(ARGS)
 
-# make bench ARGS="--model demo --rounds 1"
-bench: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m bench compare $(ARGS)
+test-full: $(FULL)/.installed-dev  ## the tests that need SGLang installed, but no engine
+	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live" $(ARGS)
 
-docs: $(VENV)/.installed
-	$(VENV)/bin/python serve_hathora.py settings --markdown > docs/settings.md
+test-live: $(FULL)/.installed-dev  ## the tests on the real engine with the demo model
+	$(FULL)/bin/python -m pytest -m live $(ARGS)
 
-# Pin the whole tree anew.
-lock: $(UV)
-	$(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate requirements.in -o requirements.txt
-	$(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate requirements-runpod.in -o requirements-runpod.txt
-	$(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate requirements-dev.in -o requirements-dev.txt
-	$(VENV)/bin/python deploy/docker/lock.py
+test-fast: $(FULL)/.installed-dev  ## light and full at once, in the full environment
+	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live" $(ARGS)
+
+bench: $(FULL)/.installed-dev  ## against sglang.launch_server; ARGS="--model demo --rounds 1"
+	$(FULL)/bin/python -m bench compare $(ARGS)
+
+# -- generated files -------------------------------------------------------------------------------
+
+docs: $(LIGHT)/.installed  ## write docs/settings.md and docs/architecture.svg
+	$(LIGHT)/bin/python serve_hathora.py settings --markdown > docs/settings.md
+	$(LIGHT)/bin/python docs/architecture_svg.py > docs/architecture.svg
+
+lock: $(UV)  ## pin the newest release of everything
+	$(LOCK) --extra engine -o requirements.txt
+	$(LOCK) --all-extras -c requirements.txt -o requirements/dev.txt
+	$(LOCK) --extra engine --extra demo -c requirements/dev.txt -o requirements/demo.txt
+	$(LOCK) --extra runpod -c requirements/dev.txt -o requirements/runpod.txt
+	$(LOCK) --extra runpod --extra light -c requirements/dev.txt -o requirements/light.txt
+	$(FULL)/bin/python deploy/docker/lock.py
+
+# -- environments ----------------------------------------------------------------------------------
 
 $(UV):
-	@echo "==> making $(VENV)"
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@echo "==> installing uv into $(TOOLS)"
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-$(VENV)/.installed: requirements.txt $(UV)
+$(LIGHT)/.installed: requirements/light.txt $(UV)
+	@echo "==> installing requirements/light.txt (340 MB; seconds with a warm cache)"
+	@test -d $(LIGHT) || $(UV) venv -q --python $(PYTHON) $(LIGHT)
+	$(INSTALL) $(LIGHT)/bin/python -r requirements/light.txt
+	@touch $@
+
+$(FULL)/.installed: requirements.txt $(UV)
 	@echo "==> installing requirements.txt (10 GB of SGLang, PyTorch and CUDA; half a minute with a warm cache)"
-	$(UV) pip install $(COMPILED) --python $(VENV)/bin/python -r requirements.txt
+	@test -d $(FULL) || $(UV) venv -q --python $(PYTHON) $(FULL)
+	$(INSTALL) $(FULL)/bin/python -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	@echo "==> installing requirements-dev.txt"
-	$(UV) pip install $(COMPILED) --python $(VENV)/bin/python -r requirements-dev.txt
+$(FULL)/.installed-demo: requirements/demo.txt $(FULL)/.installed
+	$(INSTALL) $(FULL)/bin/python -r requirements/demo.txt
 	@touch $@
 
-clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+$(FULL)/.installed-dev: requirements/dev.txt $(FULL)/.installed
+	@echo "==> installing requirements/dev.txt"
+	$(INSTALL) $(FULL)/bin/python -r requirements/dev.txt
+	@touch $@
+
+clean:  ## remove the environments and caches
+	rm -rf $(FULL) $(LIGHT) $(TOOLS) .mypy_cache .ruff_cache .pytest_cache

@@ -1,3 +1,3 @@
 """An LLM server: FastAPI on uvicorn in front, the SGLang engine inside the same process."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,9 +1,15 @@
-"""The composition root: command line and environment -> Settings -> one of the program's modes.
+"""The composition root: command line and environment -> Settings -> one role of this process.
 
 serve_hathora.py [serve]   the server (the default)
 serve_hathora.py settings  what is in force, and where each value came from
 serve_hathora.py runpod    a RunPod serverless worker
 serve_hathora.py check     ask a running server, print what was seen
+
+`serve` is one process or several. Which of these roles a process has, its parent says by a hidden
+flag:
+
+    supervisor ── server                         with a network endpoint          --link-fd
+                    └ serving process, N times   with TOKENIZER_WORKERS above 1   --process
 """
 
 from __future__ import annotations
@@ -12,12 +18,17 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from app import __version__
 from app.errors import StartError
-from app.settings import catalogue as settings
-from app.settings.catalogue import Loaded
+from app.settings.catalogue import Settings
+from app.settings.command_line import add_arguments
+from app.settings.load import Loaded, load
+from app.settings.show import describe, markdown
+
+if TYPE_CHECKING:
+    from app.engine.base import Launched
+    from app.engine.environment import RuntimeDir
 
 _MODES = ("serve", "runpod", "settings", "check")
 
@@ -29,18 +40,20 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         from app.check.command import main as check
 
         sys.exit(check(arguments))
-    parser = _parser(mode)
-    given = vars(parser.parse_args(arguments))
+    flags = vars(_parser(mode).parse_args(arguments))
     try:
         if mode == "settings":
-            sys.exit(_show_settings(given))
-        link_fd, process = given.pop("link_fd", None), given.pop("process", None)
-        loaded = settings.load(given, supervised=link_fd is not None or process is not None)
+            sys.exit(_show_settings(flags))
+        link_fd, process = flags.pop("link_fd", None), flags.pop("process", None)
+        is_child = link_fd is not None or process is not None
+        loaded = load(flags, supervised=is_child)
+        if mode == "runpod":
+            _runpod(loaded)
         if process is not None:
-            _serve_with_others(loaded, process)
-        if mode == "serve" and link_fd is None and loaded.settings.networked:
-            _supervise(loaded, arguments)
-        _serve(loaded, mode, arguments, link_fd)
+            _serving_process(loaded, process)
+        if loaded.settings.networked and not is_child:
+            _supervisor(loaded, arguments)
+        _server(loaded, arguments, link_fd)
     except StartError as error:
         print(f"serve_hathora: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -54,99 +67,160 @@ def _parser(mode: str) -> argparse.ArgumentParser:
         epilog="Every flag is also an environment variable, in brackets; see docs/settings.md.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "--version", action=_ShowVersion, nargs=0, help="release, commit and SGLang's release"
+    )
     if mode == "settings":
         parser.add_argument("--markdown", action="store_true", help="docs/settings.md")
     if mode == "serve":
         parser.add_argument("--link-fd", type=int, help=argparse.SUPPRESS)  # the supervisor's
-        parser.add_argument("--process", help=argparse.SUPPRESS)  # the parent's: number:line:port
-    settings.add_arguments(parser)
+        parser.add_argument(
+            "--process", help=argparse.SUPPRESS
+        )  # the parent's: number:channel:port
+    add_arguments(parser)
     return parser
 
 
-def _supervise(loaded: Loaded, arguments: Sequence[str]) -> NoReturn:
+class _ShowVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from app.version import version
+
+        print(version())
+        parser.exit()
+
+
+# -- roles ---------------------------------------------------------------------------------------
+
+
+def _supervisor(loaded: Loaded, arguments: Sequence[str]) -> NoReturn:
+    """The parent of the server, and the owner of its network endpoint."""
     from app.hathora import supervisor
 
     code = supervisor.run(loaded, arguments)
-    # A call to Google that does not return is nothing to wait for.
+    # Do not wait for a Google API call that may never return.
     os._exit(code)
 
 
-def _serve(loaded: Loaded, mode: str, arguments: Sequence[str], link_fd: int | None) -> NoReturn:
-    from app.engine import environment
-    from app.logs import setup as logs
-
-    chosen = loaded.settings
-    several = chosen.tokenizer_workers > 1 and mode == "serve" and chosen.node_rank == 0
-    if not several:
-        chosen = chosen.model_copy(update={"tokenizer_workers": 1})
-    # Of several processes the first rotates the log file: this one has little to write.
-    logs.configure(chosen, rotates=not several)
-    for warning in loaded.warnings:
-        logs.log.warning(warning)
-    if mode == "runpod" and chosen.networked:
-        logs.log.warning("no network endpoint is registered: RunPod brings the jobs")
-    if mode == "runpod" and loaded.settings.tokenizer_workers > 1:
-        logs.log.warning("TOKENIZER_WORKERS: no effect (one process takes the jobs)")
-    runtime = environment.prepare(chosen)
-
-    async def launch(loading: Any) -> Any:
-        from app.engine import backends
-
-        return await backends.launch(chosen, runtime, loading)
+def _server(loaded: Loaded, arguments: Sequence[str], link_fd: int | None) -> NoReturn:
+    """The server, or the parent of several serving processes."""
+    several = loaded.settings.tokenizer_workers > 1 and loaded.settings.node_rank == 0
+    chosen, runtime = _prepared(loaded, several=several)
 
     def run() -> int:
-        if mode == "runpod":
-            from app.runpod import worker
-
-            return worker.run(chosen, launch, runtime.remove)
-        from app.life.control import LocalControl
+        from app.hathora.link import ServerLink
         from app.web import server
 
+        link = ServerLink(link_fd) if link_fd is not None else None
+        launch = _launcher(chosen, runtime)
         if several:
             from app.workers import parent
 
             listeners = server.bind_several(chosen, chosen.tokenizer_workers)
-            return parent.run(chosen, listeners, arguments, launch, runtime, link_fd)
+            return parent.run(chosen, listeners, arguments, launch, runtime, link)
+        from app.life.control import LocalControl
+
         listener = server.bind(chosen)
-        control = LocalControl(chosen, runtime.remove, link_fd)
+        control = LocalControl(chosen, runtime.remove, link)
         return server.run(chosen, listener, launch, runtime.remove, control)
 
     _to_the_end(run, runtime.remove)
 
 
-def _serve_with_others(loaded: Loaded, process: str) -> NoReturn:
-    """Be one of several serving processes, as the parent says; it has warned of the settings."""
+def _serving_process(loaded: Loaded, process: str) -> NoReturn:
+    """One of several serving processes. The parent has logged the settings' warnings."""
     from app.engine import environment
     from app.logs import setup as logs
 
-    no, line_fd, port_fd = map(int, process.split(":"))
-    logs.configure(loaded.settings, rotates=no == 0, process=no)
+    no, channel_fd, port_fd = map(int, process.split(":"))
+    chosen = loaded.settings
+    logs.configure(chosen, rotates=no == 0, process=no)
     runtime = environment.join()
 
     def run() -> int:
-        import socket
-
+        from app.engine import backends
+        from app.processes import inherited_socket
         from app.web import server
         from app.workers.child import WorkerControl
 
-        control = WorkerControl(no, loaded.settings.tokenizer_workers, line_fd, runtime)
+        control = WorkerControl(no, chosen.tokenizer_workers, channel_fd, runtime)
 
-        async def launch(loading: Any) -> Any:
-            from app.engine import backends
-
+        async def launch(loading: Callable[[], None]) -> Launched:
             await control.loading.wait()
             loading()
-            return await backends.attach(loaded.settings, control.engine_up())
+            return await backends.attach(chosen, control.engine_up())
 
-        listener = socket.socket(fileno=port_fd)
-        listener.set_inheritable(False)  # what this process starts would take its connections
-        return server.run(loaded.settings, listener, launch, control.clean_up, control)
+        # Its own children, inheriting the port, would be given some of its connections.
+        listener = inherited_socket(port_fd)
+        return server.run(chosen, listener, launch, control.clean_up, control)
 
     _to_the_end(run, lambda: None)
 
 
+def _runpod(loaded: Loaded) -> NoReturn:
+    """A RunPod serverless worker."""
+    chosen, runtime = _prepared(loaded, several=False)
+    from app.logs.setup import log
+
+    if chosen.networked:
+        log.warning("no network endpoint is registered: RunPod brings the jobs")
+    if loaded.settings.tokenizer_workers > 1:
+        log.warning("TOKENIZER_WORKERS: no effect (one process takes the jobs)")
+
+    def run() -> int:
+        from app.runpod import worker
+
+        return worker.run(chosen, _launcher(chosen, runtime), runtime.remove)
+
+    _to_the_end(run, runtime.remove)
+
+
+def _show_settings(flags: dict[str, Any]) -> int:
+    if flags.pop("markdown"):
+        print(markdown(), end="")
+        return 0
+    loaded = load(flags)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    rows = list(describe(loaded))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, origin in rows:
+        print(f"{name:<{widths[0]}}  {value:<{min(widths[1], 60)}}  {origin}")
+    return 0
+
+
+# -- steps ---------------------------------------------------------------------------------------
+
+
+def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
+    """Logging and the environment of a process that starts an engine."""
+    from app.engine import environment
+    from app.logs import setup as logs
+
+    chosen = loaded.settings
+    if not several:
+        chosen = chosen.model_copy(update={"tokenizer_workers": 1})
+    # Of several processes the first rotates the log file: the parent has little to write.
+    logs.configure(chosen, rotates=not several)
+    for warning in loaded.warnings:
+        logs.log.warning(warning)
+    if chosen.engine == "scripted":
+        logs.log.warning("no model is served: ENGINE=scripted answers by a script")
+    return chosen, environment.prepare(chosen)
+
+
+def _launcher(chosen: Settings, runtime: RuntimeDir) -> Callable[[Callable[[], None]], Any]:
+    """Brings the engine up; its argument is called when the model begins to load."""
+
+    async def launch(loading: Callable[[], None]) -> Launched:
+        from app.engine import backends
+
+        return await backends.launch(chosen, runtime, loading)
+
+    return launch
+
+
 def _to_the_end(run: Callable[[], int], cleanup: Callable[[], None]) -> NoReturn:
+    """Run a role; exit with its code, without the interpreter's own way out."""
     from app.logs import setup as logs
 
     try:
@@ -160,17 +234,3 @@ def _to_the_end(run: Callable[[], int], cleanup: Callable[[], None]) -> NoReturn
     finally:
         # SGLang registers its own shutdown with atexit, and torch's threads may outlive main().
         os._exit(code)
-
-
-def _show_settings(given: dict[str, Any]) -> int:
-    if given.pop("markdown"):
-        print(settings.markdown(), end="")
-        return 0
-    loaded = settings.load(given)
-    for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    rows = list(settings.describe(loaded))
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for name, value, origin in rows:
-        print(f"{name:<{widths[0]}}  {value:<{min(widths[1], 60)}}  {origin}")
-    return 0

@@ -13,17 +13,17 @@
     ├── BodyTooLarge                   413
     ├── UnsupportedEncoding            415
     ├── HeadersTooLarge                431
-    ├── ClientGone                     499  nobody reads the answer; only logs and metrics see it
+    ├── ClientGone                     499  the client disconnected; only in logs and metrics
     ├── InternalError                  500
-    ├── RequestAborted                 503  the operator ended it; not to be tried again
-    └── Unavailable                    503  try again, here or elsewhere, after `retry_after_s`
+    ├── RequestAborted                 503  the operator aborted it; clients must not retry
+    └── Unavailable                    503  retry here or elsewhere after `retry_after_s`
         ├── NotReady                        the model is not loaded yet
-        ├── Overloaded                      every place in the server is taken
+        ├── Overloaded                      the engine and the queue are full
         ├── Draining                        the server is shutting down
-        └── EngineDied                      the engine's processes are gone
+        └── EngineDied                      the engine's processes have ended
 
-`type` and `code` are OpenAI's words (https://platform.openai.com/docs/guides/error-codes, read
-2026-11); the other dialects translate from them.
+`type` and `code` are OpenAI's (https://platform.openai.com/docs/guides/error-codes, read 2026-11);
+the other dialects translate from them.
 """
 
 from __future__ import annotations
@@ -157,6 +157,24 @@ class Draining(Unavailable):
 class EngineDied(Unavailable):
     code = "engine_dead"
     retry_after_s = 15
+
+
+def too_many(param: str, most: int) -> InvalidRequest:
+    """For an array or object with more entries than `most`."""
+    return InvalidRequest(
+        f"Invalid value for '{param}': must have at most {most} entries.",
+        param=param,
+        code="array_above_max_length",
+    )
+
+
+def above(param: str, most: int) -> InvalidRequest:
+    """For an integer above `most`."""
+    return InvalidRequest(
+        f"Invalid value for '{param}': must be at most {most}.",
+        param=param,
+        code="integer_above_max_value",
+    )
 
 
 class StartError(Exception):

@@ -127,11 +127,6 @@ class Gate:
             ticket.end(error())
         return len(tickets)
 
-    async def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until no request is in flight; False if that took longer than `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def wait_idle(self) -> None:
+        """Wait until no request is in flight."""
+        await self._idle.wait()

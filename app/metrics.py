@@ -2,8 +2,8 @@
 
 SGLang's come from several processes through prometheus_client's multiprocess files, so ours use
 them too: PROMETHEUS_MULTIPROC_DIR must be in the environment before this module is imported
-(`environment.prepare` sees to it), and several serving processes have it in common. What is no sum
-of events (`Gauges`) is read at the scrape.
+(`environment.prepare` sets it), and several serving processes share it. What is not a sum of events
+(`Gauges`) is read at the scrape.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from prometheus_client.registry import Collector
 
 from app.endpoint import NO_NETWORK, Network, NetworkState
 from app.errors import Draining, EngineDied, NotReady, Overloaded
-from app.gate import Gate
 from app.lifecycle import Lifecycle, Phase
-from app.stats import GaugeSource, LocalGauges, LoopLag, RequestStats
+from app.stats import GaugeSource, RequestStats
 
 REQUESTS = Counter("serve_requests_total", "Requests answered.", ["route", "method", "code"])
 REFUSED = Counter("serve_refused_total", "Requests refused before any work.", ["reason"])
-DISCONNECTS = Counter("serve_client_disconnects_total", "Clients that left early.", ["phase"])
+DISCONNECTS = Counter(
+    "serve_client_disconnects_total", "Clients that disconnected early.", ["phase"]
+)
 PROMPT_TOKENS = Counter("serve_prompt_tokens_total", "Prompt tokens, as the engine counts them.")
 COMPLETION_TOKENS = Counter("serve_completion_tokens_total", "Tokens generated.")
 FINISHED = Counter("serve_choices_finished_total", "Choices that ended.", ["reason"])
@@ -66,15 +67,15 @@ class _Read(Collector):
     """Gauges that are read at the scrape."""
 
     def __init__(
-        self, lifecycle: Lifecycle, counted: GaugeSource, network: Callable[[], Network]
+        self, lifecycle: Lifecycle, source: GaugeSource, network: Callable[[], Network]
     ) -> None:
-        self._lifecycle, self._counted, self._network = lifecycle, counted, network
+        self._lifecycle, self._source, self._network = lifecycle, source, network
 
     def collect(self) -> Iterable[Metric]:
-        found = self._counted.gauges()
-        self._counted.scraped()
+        gauges = self._source.gauges()
+        self._source.scraped()
         yield GaugeMetricFamily(
-            "serve_in_flight_requests", "Requests inside, waiting or running.", found.in_flight
+            "serve_in_flight_requests", "Requests in flight, waiting or running.", gauges.in_flight
         )
         phase = GaugeMetricFamily("serve_phase", "1 for the phase it is in.", labels=["phase"])
         for each in Phase:
@@ -92,14 +93,14 @@ class _Read(Collector):
         )
         yield GaugeMetricFamily("serve_uptime_seconds", "Since start.", self._lifecycle.uptime_s)
         yield GaugeMetricFamily(
-            "serve_event_loop_lag_seconds", "How late the last timer ran.", found.lag_s
+            "serve_event_loop_lag_seconds", "How late the last timer ran.", gauges.lag_s
         )
         yield GaugeMetricFamily(
             "serve_event_loop_lag_worst_seconds", "Latest timer since the last scrape.",
-            found.worst_lag_s,
+            gauges.worst_lag_s,
         )  # fmt: skip
         yield CounterMetricFamily(
-            "serve_log_lines_dropped", "Log lines lost to a slow reader.", found.log_lines_dropped
+            "serve_log_lines_dropped", "Log lines lost to a slow reader.", gauges.log_lines_dropped
         )
 
 
@@ -111,15 +112,13 @@ class Metrics:
     def __init__(
         self,
         lifecycle: Lifecycle,
-        gate: Gate,
-        lag: LoopLag,
+        gauges: GaugeSource,
         network: Callable[[], Network] = lambda: NO_NETWORK,
-        counted: GaugeSource | None = None,
     ) -> None:
-        """`counted`: who knows the figures of the whole server, if it is more than this process."""
+        """`gauges`: of the whole server."""
         self._registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
-        self._registry.register(_Read(lifecycle, counted or LocalGauges(gate, lag), network))
+        self._registry.register(_Read(lifecycle, gauges, network))
 
     def scrape(self) -> bytes:
         """Blocking: reads the files of every process. Call it in a thread."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -40,12 +40,8 @@ class RequestStats:
         self.cached_tokens: int | None = None
         self.finish_reason: str | None = None
 
-    @property
-    def ttft_s(self) -> float | None:
-        return None if self.first_token is None else self.first_token - self.arrived
-
     def note(self, beat: Beat) -> None:
-        """When the first and the last token came, and how it ended."""
+        """Remember when the first and the last token came, and how the request ended."""
         for event in beat:
             match event:
                 case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
@@ -60,6 +56,24 @@ class RequestStats:
                     self.prompt_tokens = event.prompt_tokens
                     self.completion_tokens = event.completion_tokens
                     self.cached_tokens = event.cached_tokens
+
+    def log_fields(self, **more: str | None) -> dict[str, Any]:
+        """What the request's end line says: these and `more`, without what is None."""
+        fields: dict[str, Any] = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cached_tokens": self.cached_tokens,
+            "ttft_ms": None,
+            "finish_reason": self.finish_reason,
+            **more,
+        }
+        if self.first_token is not None:
+            fields["ttft_ms"] = round((self.first_token - self.arrived) * 1e3, 1)
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def milliseconds(seconds: float) -> float:
+    return round(seconds * 1e3, 1)
 
 
 class LoopLag:
@@ -77,30 +91,30 @@ class LoopLag:
 
 
 class Gauges(msgspec.Struct, frozen=True):
-    """What is read when it is asked for: of one serving process, or of all together."""
+    """Values at this moment: of one serving process, or of all together."""
 
     in_flight: int
     lag_s: float
     worst_lag_s: float
     """Since the last scrape."""
     longest_silence_s: float
-    """The longest that a process with work has waited for a word from the engine."""
+    """Seconds that the engine has been silent to the process with work that has waited longest."""
     shortest_silence_s: float
-    """The shortest; infinite without any work."""
+    """To the one that has waited shortest; infinite if none has work."""
     log_lines_dropped: int
 
 
 class GaugeSource(Protocol):
-    """Whoever knows the figures."""
+    """Reports the gauges of one process, or of all."""
 
     def gauges(self) -> Gauges: ...
 
     def scraped(self) -> None:
-        """The worst of something is counted anew."""
+        """Begin a new interval: the worst values start again."""
 
 
 class LocalGauges:
-    """The figures of this process alone."""
+    """The gauges of this process alone."""
 
     def __init__(
         self, gate: Gate, lag: LoopLag, silent_s: Callable[[], float] = lambda: 0.0

@@ -1,7 +1,12 @@
 """Compare this server with `sglang.launch_server` on the same machine; docs/performance.md.
 
-python -m bench compare --rounds 5
-python -m bench table bench-results.jsonl
+    python -m bench compare --rounds 5
+    python -m bench table bench-results.jsonl
+
+The expensive benchmark: both servers start a real engine, half an hour for five rounds. Take it for
+figures that users see (throughput, TTFT, CPU per token), and before a release. For the cost of a
+change to this server's own code take `python -m bench.layer`, which needs no model
+(bench/README.md).
 """
 
 from __future__ import annotations
@@ -22,13 +27,13 @@ _RESULTS = Path("bench-results.jsonl")
 
 
 def main(argv: Sequence[str]) -> int:
-    given = _parser().parse_args(argv)
-    # Ended from outside, it must end what it started.
+    options = _parser().parse_args(argv)
+    # SIGTERM must end the servers that were started, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        if given.command == "compare":
-            compare.run(_asked(given))
-        print(table.markdown(table.read(given.output)))
+        if options.command == "compare":
+            compare.run(_plan(options))
+        print(table.markdown(table.read(options.output)))
     except (BenchError, ValueError, OSError, httpx.HTTPError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -46,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--rounds", type=int, default=5)
     run.add_argument("--loads", type=_names, metavar="NAME,NAME", help="default: all")
     run.add_argument("--no-floor", action="store_true", help="do not run the engine alone")
-    run.add_argument("--no-metrics", action="store_true", help="none of the three counts")
+    run.add_argument("--no-metrics", action="store_true", help="without Prometheus metrics")
     run.add_argument(
         "--theirs", type=str.split, default=[], metavar="ARGS",
         help="more arguments of launch_server: --theirs=--incremental-streaming-output",
@@ -72,16 +77,16 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _asked(given: argparse.Namespace) -> compare.Asked:
-    return compare.Asked(
-        model=given.model,
-        rounds=given.rounds,
-        loads=given.loads,
-        floor=not given.no_floor,
-        metrics=not given.no_metrics,
-        theirs=given.theirs,
-        ours=dict(given.ours),
-        output=given.output,
+def _plan(options: argparse.Namespace) -> compare.Plan:
+    return compare.Plan(
+        model=options.model,
+        rounds=options.rounds,
+        loads=options.loads,
+        floor=not options.no_floor,
+        metrics=not options.no_metrics,
+        theirs=options.theirs,
+        ours=dict(options.ours),
+        output=options.output,
     )
 
 

@@ -1,4 +1,4 @@
-"""One load driven at a server by SGLang's own load client, and the server's cost meanwhile.
+"""Drives one load at a server with SGLang's own load client, and measures the server meanwhile.
 
 The client is `sglang.benchmark.serving` (what `python -m sglang.bench_serving` runs). It is
 imported once, and its `benchmark()` called for each load.
@@ -28,19 +28,21 @@ _ANSWER_WITHIN_S = 300
 
 
 def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, float]:
-    """Figures of one load. Raises BenchError unless every request was answered as it should be."""
+    """Return the figures of one load. Raises BenchError unless every answer was complete."""
     _check_answer(load, server, model, seed=seed + 1)
     meter = _Meter(server, requests=load.requests, warm_up=load.streams)
-    found = _drive(load, server, model, meter, seed=seed)
-    failed = [error for error in found["errors"] if error]
-    if failed or found["completed"] != load.requests:
+    results = _drive(load, server, model, meter, seed=seed)
+    failed = [error for error in results["errors"] if error]
+    if failed or results["completed"] != load.requests:
         raise BenchError(
-            f"{server.name}, load {load.name}: {found['completed']} of {load.requests} requests "
+            f"{server.name}, load {load.name}: {results['completed']} of {load.requests} requests "
             f"succeeded: {failed[:1]}\n{server.last_lines()}"
         )
-    tokens = found["total_output_tokens"]
+    tokens = results["total_output_tokens"]
     if load.answers != "call" and tokens != load.requests * load.output_tokens:
-        raise BenchError(f"{server.name}, load {load.name}: {tokens} tokens are not all asked for")
+        raise BenchError(
+            f"{server.name}, load {load.name}: {tokens} tokens are not all that were asked for"
+        )
     figures = {
         "tokens": tokens,
         "cpu_us_per_token": meter.cpu_s / tokens * 1e6,
@@ -48,26 +50,26 @@ def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, floa
         "tokens_per_s": tokens / meter.wall_s,
         "rss_mb": server.serving_rss_bytes() / 1e6,
     }
-    if load.answers == "call":  # the client looks for text alone: it saw no first token
+    if load.answers == "call":  # the client reads text only, so it saw no first token
         return figures
     if not load.stream:
         return figures | {
-            "latency_p50_ms": found["median_e2e_latency_ms"],
-            "latency_p99_ms": found["p99_e2e_latency_ms"],
+            "latency_p50_ms": results["median_e2e_latency_ms"],
+            "latency_p99_ms": results["p99_e2e_latency_ms"],
         }
     return figures | {
-        "ttft_p50_ms": found["median_ttft_ms"],
-        "ttft_p99_ms": found["p99_ttft_ms"],
-        "itl_p50_ms": found["median_itl_ms"],
-        "itl_p99_ms": found["p99_itl_ms"],
+        "ttft_p50_ms": results["median_ttft_ms"],
+        "ttft_p99_ms": results["p99_ttft_ms"],
+        "itl_p50_ms": results["median_itl_ms"],
+        "itl_p99_ms": results["p99_itl_ms"],
     }
 
 
 class _Meter:
-    """The server's processor time from the first request after the warm-up to the last one's end.
+    """The server's processor time from the first request after the warm-up to the end of the last.
 
-    Around the client's call for one request: its `benchmark()` also warms up, sleeps and asks for
-    the server's options.
+    Wraps the client's function for one request, because its `benchmark()` also warms up, sleeps
+    and fetches the server's options.
     """
 
     def __init__(self, server: Server, *, requests: int, warm_up: int) -> None:
@@ -75,14 +77,14 @@ class _Meter:
         self._begun = self._ended = 0
         self.cpu_s = self.wall_s = 0.0
 
-    async def request(self, **asked: Any) -> Any:
+    async def request(self, **arguments: Any) -> Any:
         from sglang.benchmark import serving
 
         if self._begun == self.warm_up:
             self.cpu_s = -self._server.serving_cpu_s()
             self.wall_s = -time.monotonic()
         self._begun += 1
-        answer = await serving.async_request_openai_chat_completions(**asked)
+        answer = await serving.async_request_openai_chat_completions(**arguments)
         self._ended += 1
         if self._ended == self._all:
             self.wall_s += time.monotonic()
@@ -99,7 +101,7 @@ def _drive(load: Load, server: Server, model: Path, meter: _Meter, *, seed: int)
         DatasetRow(prompt=text, prompt_len=load.input_tokens, output_len=load.output_tokens)
         for text in texts
     ]
-    # What the client's command line would hold; it reads some of it from a global.
+    # The client's command line arguments; it reads some of them from a global.
     serving.set_global_args(
         SimpleNamespace(
             backend=_BACKEND, dataset_name="random-ids", disable_stream=not load.stream,
@@ -112,7 +114,7 @@ def _drive(load: Load, server: Server, model: Path, meter: _Meter, *, seed: int)
     )  # fmt: skip
     serving.ASYNC_REQUEST_FUNCS[_BACKEND] = meter.request
     with contextlib.redirect_stdout(io.StringIO()):
-        found: dict[str, Any] = asyncio.run(
+        results: dict[str, Any] = asyncio.run(
             serving.benchmark(
                 backend=_BACKEND, api_url=server.url + _PATH, base_url=server.url,
                 model_id=MODEL_NAME, tokenizer=_tokenizer(model), input_requests=rows,
@@ -121,11 +123,11 @@ def _drive(load: Load, server: Server, model: Path, meter: _Meter, *, seed: int)
                 extra_request_body=_body(load), profile=False, warmup_requests=meter.warm_up,
             )
         )  # fmt: skip
-    return found
+    return results
 
 
 def _body(load: Load) -> dict[str, Any]:
-    """Tokens are counted as the server counts them, so streams must say how many there were."""
+    """The request's extra fields. The server counts the tokens, so streams must carry the usage."""
     usage = {"stream_options": {"include_usage": True}} if load.stream else {}
     return usage | dict(load.body)
 
@@ -138,7 +140,7 @@ def _tokenizer(model: Path) -> Any:
 
 
 def _check_answer(load: Load, server: Server, model: Path, *, seed: int) -> None:
-    """One request of the load, whole: is the answer what the load is about?"""
+    """Send one request of the load and check that its answer is of the right kind."""
     (text,) = models.prompts(model, 1, load.input_tokens, seed=seed)
     body = {
         "model": MODEL_NAME, "messages": [{"role": "user", "content": text}], "temperature": 0.0,

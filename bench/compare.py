@@ -1,4 +1,4 @@
-"""Rounds: both servers, each second round in the other order, then the floor; with every load."""
+"""Rounds: every load at both servers, in the other order every second round, then at the floor."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ _SEEDS_A_ROUND = 1000
 
 
 @dataclass(frozen=True)
-class Asked:
+class Plan:
+    """The command line, parsed."""
+
     model: str
     rounds: int
     loads: Sequence[str] | None
     floor: bool
     metrics: bool
     theirs: Sequence[str]
+    """Further arguments for launch_server."""
     ours: Mapping[str, str]
+    """Further settings of this server."""
     output: Path
 
     @property
@@ -44,41 +48,41 @@ class Asked:
         return ", ".join(parts)
 
 
-def run(asked: Asked) -> None:
-    """Raises BenchError as soon as a figure would be wrong; what was measured before is kept."""
-    loads, model = chosen(asked.model, asked.loads), models.find(asked.model)
-    options = engine_options(asked.model, metrics=asked.metrics)
-    subject = Subject(model, options, asked.theirs, asked.ours)
-    first = table.next_round(table.read(asked.output), asked.setup)
-    for number in range(first, first + asked.rounds):
-        _say(f"round {number}, {number - first + 1} of {asked.rounds}")
-        one_round = _Round(asked, subject, loads, number)
+def run(plan: Plan) -> None:
+    """Raises BenchError as soon as a figure would be wrong; earlier results are kept."""
+    loads, model = chosen(plan.model, plan.loads), models.find(plan.model)
+    options = engine_options(plan.model, metrics=plan.metrics)
+    subject = Subject(model, options, plan.theirs, plan.ours)
+    first = table.next_round(table.read(plan.output), plan.setup)
+    for number in range(first, first + plan.rounds):
+        _say(f"round {number}, {number - first + 1} of {plan.rounds}")
+        one_round = _Round(plan, subject, loads, number)
         one_round.servers()
-        if asked.floor:
+        if plan.floor:
             one_round.floor()
 
 
 class _Round:
-    def __init__(self, asked: Asked, subject: Subject, loads: Sequence[Load], number: int) -> None:
-        self._asked, self._subject, self._loads, self._number = asked, subject, loads, number
+    def __init__(self, plan: Plan, subject: Subject, loads: Sequence[Load], number: int) -> None:
+        self._plan, self._subject, self._loads, self._number = plan, subject, loads, number
 
     def servers(self) -> None:
-        reported: list[dict[str, Any]] = []
+        options: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             order = (launch_server, this_server)
-            # In turn first: a machine that slows down in the course of an hour favours neither.
+            # They take turns in starting: a machine that slows down over an hour favours neither.
             for start in order if self._number % 2 else reversed(order):
                 with start(self._subject, Path(folder)) as server:
-                    reported.append(server.options())
-                    if found := differences(reported[0], reported[-1]):
-                        raise BenchError(f"the engines' options differ: {'; '.join(found)}")
+                    options.append(server.options())
+                    if differing := differences(options[0], options[-1]):
+                        raise BenchError(f"the engines' options differ: {'; '.join(differing)}")
                     self._keep(server.name, table.START, {"first_token_s": server.first_token_s})
                     server.settle()
                     self._drive(server)
 
     def _drive(self, server: Server) -> None:
         for place, load in enumerate(self._loads):
-            # No prompt twice, or the engine would have it in its cache.
+            # No prompt is sent twice: the engine would have it in its cache.
             seed = self._number * _SEEDS_A_ROUND + place * 10
             self._keep(
                 server.name, load.name, client.run(load, server, self._subject.model, seed=seed)
@@ -88,7 +92,7 @@ class _Round:
         names = [load.name for load in self._loads if load.has_floor]
         if not names:
             return
-        command = [sys.executable, "-m", "bench.floor", self._asked.model,
+        command = [sys.executable, "-m", "bench.floor", self._plan.model,
                    json.dumps(self._subject.options), *names]  # fmt: skip
         with tempfile.TemporaryFile() as log:
             process = subprocess.Popen(
@@ -106,8 +110,8 @@ class _Round:
                 end(process)
 
     def _keep(self, subject: str, load: str, figures: dict[str, float]) -> None:
-        result = Result(self._asked.setup, self._number, subject, load, figures)
-        table.write(self._asked.output, result)
+        result = Result(self._plan.setup, self._number, subject, load, figures)
+        table.write(self._plan.output, result)
         shown = ", ".join(
             f"{table.FIGURES[name]} {value:.4g}"
             for name, value in figures.items()

@@ -1,7 +1,7 @@
 """The floor: the same load at the engine alone, `Engine.async_generate` in-process, no HTTP.
 
-What this process spends is SGLang's own part of serving (its TokenizerManager), which no server on
-top of it can go below. A process of its own, run by bench/compare.py:
+What this process costs is SGLang's own part of serving (its TokenizerManager): no server on top of
+it can cost less. A process of its own, run by bench/compare.py:
 
     python -m bench.floor tiny|demo ENGINE_OPTIONS_JSON LOAD...
 
@@ -47,8 +47,8 @@ def figures(
         for number, load in enumerate(loads):
             warm_up = prompts(min(load.streams, 16), load, _SEED + 2 * number)
             engine.loop.run_until_complete(_drive(engine, load, warm_up))
-            asked = prompts(load.requests, load, _SEED + 2 * number + 1)
-            yield load.name, engine.loop.run_until_complete(_drive(engine, load, asked))
+            measured = prompts(load.requests, load, _SEED + 2 * number + 1)
+            yield load.name, engine.loop.run_until_complete(_drive(engine, load, measured))
     finally:
         engine.shutdown()
 
@@ -89,11 +89,11 @@ async def _drive(engine: Any, load: Load, prompts: list[list[int]]) -> dict[str,
 def main(argv: Sequence[str]) -> None:
     kind, options, *names = argv
     model, loads = models.find(kind), chosen(kind, names)
-    # SGLang and its processes write where they like; the figures go where stdout was.
+    # SGLang and its processes write to stdout, so the figures go to a copy of it.
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)
-        for name, found in figures(model, json.loads(options), loads):
-            print(json.dumps([name, found]), file=out, flush=True)
+        for name, measured in figures(model, json.loads(options), loads):
+            print(json.dumps([name, measured]), file=out, flush=True)
 
 
 if __name__ == "__main__":

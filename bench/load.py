@@ -1,6 +1,6 @@
-"""The loads: how many requests of which kind are under way at a time.
+"""The loads: how many requests, of which kind, and how many at a time.
 
-Requests are counted so that one load takes about five seconds on two cores.
+The numbers of requests make one load take about five seconds on two cores.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from bench import models
 class Load:
     name: str
     streams: int
-    """Requests under way at a time."""
+    """Requests in flight at a time."""
     input_tokens: int
     output_tokens: int
     requests: int
-    about: str
+    description: str
     stream: bool = True
     body: Mapping[str, Any] = field(default_factory=dict)
     answers: Literal["text", "call", "logprobs"] = "text"
 
     @property
     def has_floor(self) -> bool:
-        """Can the engine alone be asked for the same?"""
+        """Whether the engine alone can run this load."""
         return self.stream and not self.body
 
 
 def _streams(streams: int, requests: int, output_tokens: int = 256) -> Load:
-    about = f"{streams} streams, 32 tokens in, {output_tokens} out"
-    return Load(str(streams), streams, 32, output_tokens, requests, about)
+    description = f"{streams} streams, 32 tokens in, {output_tokens} out"
+    return Load(str(streams), streams, 32, output_tokens, requests, description)
 
 
-# The grammar ends the string by its length; what may follow a call is left to the model, which is
-# made to end there: only launch_server lets it go on.
+# The grammar ends the string by its length. After the call launch_server would let the model go on,
+# so the load's logit_bias makes it end there.
 _NOTE = {
     "type": "function",
     "function": {
@@ -78,9 +78,9 @@ LOADS = {"tiny": TINY, "demo": DEMO}
 
 
 def chosen(model: str, names: Sequence[str] | None = None) -> list[Load]:
-    """The model's loads of these names, in the order of the table; all without names."""
+    """Return the model's loads of these names, in the order of the table; None: all loads."""
     known = LOADS[model]
     if unknown := set(names or ()) - {load.name for load in known}:
-        have = ", ".join(load.name for load in known)
-        raise ValueError(f"no load {', '.join(sorted(unknown))} for {model}; there are {have}")
+        existing = ", ".join(load.name for load in known)
+        raise ValueError(f"no load {', '.join(sorted(unknown))} for {model}; there are {existing}")
     return [load for load in known if names is None or load.name in names]

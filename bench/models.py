@@ -1,9 +1,9 @@
 """The models that are measured: the demo model, and a tiny random one that is made here.
 
-The tiny model has half a million weights in one layer, so that the engine costs as little as it
-can and what is left is serving. It writes nonsense, but readable nonsense: rows of the head that
-belong to special tokens and to parts of UTF-8 characters are zero, so greedy decoding never takes
-them, every token is text at once, and no answer ends early.
+The tiny model has half a million weights in one layer, so that the engine costs as little as
+possible and most of the cost is serving. Its text is meaningless but readable: the rows of the head
+that belong to special tokens and to parts of UTF-8 characters are zero, so greedy decoding never
+chooses them, every token is text at once, and no answer ends early.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CONTEXT = 4096
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _MARKERS = ("<tool_call>", "</tool_call>")
 
-# Hermes: the commonest format of calls, which both servers read with parsers of their own.
+# Hermes: the most common format of tool calls; each server parses it with its own parser.
 _TEMPLATE = """\
 {%- if tools %}<|im_start|>system
 Tools:
@@ -47,7 +47,7 @@ Call one so: <tool_call>{"name": ..., "arguments": ...}</tool_call><|im_end|>
 
 
 def find(name: str) -> Path:
-    """The folder of `tiny` or `demo`, made if it is not there. Takes a minute for `demo`."""
+    """Return the folder of `tiny` or `demo`, made if it does not exist: a minute for `demo`."""
     folder = demo.default_cache()
     if name == "demo":
         return demo.ensure(folder, say=print)
@@ -59,7 +59,7 @@ def find(name: str) -> Path:
 
 
 def prompts(model: Path, count: int, tokens: int, *, seed: int) -> list[str]:
-    """Distinct texts of exactly `tokens` tokens each: words that are one token."""
+    """Return distinct texts of exactly `tokens` tokens each, made of words of one token."""
     drawn, words = random.Random(seed), _words(model)  # noqa: S311
     return ["".join(drawn.choices(words, k=tokens)) for _ in range(count)]
 
@@ -91,7 +91,7 @@ def _write_tokenizer(folder: Path) -> list[int]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(  # type: ignore[no-untyped-call]
+    trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY - len(_MARKERS),
         special_tokens=list(_SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -1,8 +1,8 @@
-"""Starting and stopping what is compared: `sglang.launch_server` and this server.
+"""Starting and stopping the servers: `sglang.launch_server` and this one.
 
-Both get the same model, the same engine options and the same environment, in a process group of
-their own. What is measured is the serving side: the process that was started, and those of its
-children that listen on the port. The engine's processes are not counted.
+Both get the same model, engine options and environment, each in its own process group. Measured is
+the serving side: the process that was started, and its children that listen on the port. The
+engine's processes are not counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _IDLE_CPU_S = 0.15
 
 
 class BenchError(Exception):
-    """The benchmark cannot go on; a figure would be wrong."""
+    """The benchmark must end: a figure would be wrong."""
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def this_server(subject: Subject, folder: Path) -> Iterator[Server]:
 
 
 class Server:
-    """A server that generates."""
+    """A server that has generated its first token."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.name, self.process, self.port, self.log = name, process, port, log
@@ -72,7 +72,7 @@ class Server:
         self.first_token_s = 0.0
 
     def generate_first_token(self, started: float) -> None:
-        """Ask until a token comes; sets `first_token_s`, counted from `started`."""
+        """Send requests until a token comes; sets `first_token_s`, counted from `started`."""
         body = {"model": MODEL_NAME, "messages": [{"role": "user", "content": "Hello"}],
                 "max_tokens": 1}  # fmt: skip
         while (waited_s := time.monotonic() - started) < START_TIMEOUT_S:
@@ -86,12 +86,12 @@ class Server:
         raise BenchError(f"{self.name} gave no token in {waited_s:.0f} s:\n{self.last_lines()}")
 
     def options(self) -> dict[str, Any]:
-        """The engine's options, as they came out."""
-        found: dict[str, Any] = self.http.get("/server_info").raise_for_status().json()
-        return found
+        """The engine's options, as the server reports them."""
+        options: dict[str, Any] = self.http.get("/server_info").raise_for_status().json()
+        return options
 
     def settle(self) -> None:
-        """Wait until nothing of it is busy with the start any more."""
+        """Wait until none of its processes is busy with the start any more."""
         until = time.monotonic() + _SETTLE_WITHIN_S
         while time.monotonic() < until:
             before_s = _cpu_s(self._all())
@@ -101,7 +101,7 @@ class Server:
         raise BenchError(f"{self.name} is busy {_SETTLE_WITHIN_S} s after it was ready")
 
     def serving_cpu_s(self) -> float:
-        """Seconds of processor time used so far, all threads."""
+        """Seconds of processor time used so far, by all threads."""
         return _cpu_s(self._serving())
 
     def serving_rss_bytes(self) -> int:
@@ -131,7 +131,7 @@ def _listens(process: psutil.Process, port: int) -> bool:
 def _cpu_s(processes: Iterable[psutil.Process]) -> float:
     used_s = 0.0
     for process in processes:
-        with suppress(psutil.NoSuchProcess):  # it has just ended
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
             times = process.cpu_times()
             used_s += times.user + times.system
     return used_s
@@ -158,7 +158,7 @@ def _running(
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Politely, then for certain: nothing of its process group is left."""
+    """SIGTERM, then SIGKILL to its whole process group."""
     with suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)
         process.terminate()

@@ -6,27 +6,28 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from app.engine.sglang import importing
-from app.settings.catalogue import DEPLOYMENT_CONFIG, Settings
+from app.settings.catalogue import DECLARATIONS
+from app.settings.load import DEPLOYMENT_CONFIG
 
 ROOT = Path(__file__).parents[1]
 MODEL_NAME = "bench"
 _KV_POOL_TOKENS = {"tiny": 131_072, "demo": 16_384}
 _NOT_THE_ENGINE = {
-    # How the serving processes take the engine's output, and how many they are.
+    # How the serving processes read the engine's output, and how many of them there are.
     "incremental_streaming_output", "tokenizer_worker_num",
     "host", "port", "launch_command", "startup_time", "uptime_s", "internal_states", "frontend",
     "random_seed", "tokenizer_path", "served_model_name", "nccl_port", "warmups",
-    "context_length", "max_req_input_len", "max_running_requests",  # as far as each server takes
+    "context_length", "max_req_input_len", "max_running_requests",  # each has its own
 }  # fmt: skip
 _REDACTED = ("***", "<redacted>")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What one server is started with."""
+    """What the servers are started with."""
 
     model: Path
     options: Mapping[str, Any]
@@ -38,9 +39,9 @@ class Subject:
 
 
 def engine_options(model: str, *, metrics: bool) -> dict[str, Any]:
-    """What app/engine/sglang/launch.py gives the engine, and a KV cache that every load fits into.
+    """Return the options that app/engine/sglang/launch.py sets, and a KV cache for every load.
 
-    Also prepares this process's environment, which all others inherit.
+    Also prepares this process's environment, which the servers inherit.
     """
     import torch
 
@@ -61,14 +62,16 @@ def engine_options(model: str, *, metrics: bool) -> dict[str, Any]:
 
 
 def _threads(model: str) -> int:
-    """Of the engine on a CPU. OpenMP's threads spin while they wait for each other: if one has to
-    share its core with the load client, a step takes up to a hundred times as long. The tiny
-    model's matrices are too small for two anyway."""
+    """OpenMP threads of the engine on a CPU.
+
+    They spin while they wait for each other: if one shares its core with the load client, a step
+    takes up to a hundred times as long. The tiny model's matrices are too small for two anyway.
+    """
     return 1 if model == "tiny" else max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Engine options that both report and that are not the same."""
+    """Return the engine options that both servers report with different values."""
     both = (one.keys() & other.keys()) - _NOT_THE_ENGINE
     pairs = {name: (one[name], other[name]) for name in sorted(both)}
     return [
@@ -81,8 +84,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 def shell_environment() -> dict[str, str]:
     """This process's environment without this server's settings: what a shell exports for one
     start must not change what is measured."""
-    about = (cast("dict[str, Any]", f.json_schema_extra) for f in Settings.model_fields.values())
-    settings = {DEPLOYMENT_CONFIG, *(name for each in about for name in each["names"])}
+    settings = {DEPLOYMENT_CONFIG, *(n for each in DECLARATIONS.values() for n in each.names)}
     return {name: value for name, value in os.environ.items() if name not in settings}
 
 
@@ -96,7 +98,7 @@ def as_flags(options: Mapping[str, Any]) -> Iterator[str]:
 
 
 def as_settings(options: Mapping[str, Any]) -> dict[str, str]:
-    """Those that app/engine/sglang/launch.py does not set by itself."""
+    """The settings for those options that app/engine/sglang/launch.py does not set by itself."""
     names = {"max_total_tokens": "KV_POOL_TOKENS", "enable_metrics": "ENABLE_METRICS",
              "tool_call_parser": "TOOL_CALL_PARSER", "dtype": "DTYPE"}  # fmt: skip
     return {names[option]: str(options[option]) for option in options if option in names}

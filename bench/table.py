@@ -1,7 +1,7 @@
-"""Raw results as one markdown table: medians of each, and the ratios of what was run in pairs.
+"""Raw results as one markdown table: medians, and ratios of the two servers.
 
 A ratio is taken within each round, between runs that were minutes apart, and then the median over
-the rounds: what slows the whole machine for a while cancels out.
+the rounds: whatever slows the whole machine for a while cancels out.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _HEAD = ("load", "figure", THEIRS, OURS, "ratio (min-max)", FLOOR, f"{OURS} / {F
 
 @dataclass(frozen=True)
 class Result:
-    """What one subject showed under one load in one round."""
+    """The figures of one subject under one load in one round."""
 
     setup: str
-    """The model, and what was not as usual."""
+    """The model, and every option that differs from the default."""
     round: int
     subject: str
     load: str
@@ -74,15 +74,15 @@ def markdown(results: Iterable[Result]) -> str:
     by_setup: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         by_setup[result.setup].append(result)
-    return "\n\n".join(_table(setup, found) for setup, found in by_setup.items())
+    return "\n\n".join(_table(setup, group) for setup, group in by_setup.items())
 
 
 def _table(setup: str, results: Sequence[Result]) -> str:
-    found = _by_round(results)
+    values = _by_round(results)
     rows = [_HEAD, tuple("---" for _ in _HEAD)]
-    for load in dict.fromkeys(load for load, _, _ in found):
-        rows += _rows(load, found)
-    counts = {len(rounds) for rounds in found.values()}
+    for load in dict.fromkeys(load for load, _, _ in values):
+        rows += _rows(load, values)
+    counts = {len(rounds) for rounds in values.values()}
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([f"Model and setup: {setup}; rounds: {max(counts)}", "", *lines])
 
@@ -92,11 +92,11 @@ _Rounds = dict[tuple[str, str, str], dict[int, float]]
 
 
 def _by_round(results: Iterable[Result]) -> _Rounds:
-    found: _Rounds = defaultdict(dict)
+    values: _Rounds = defaultdict(dict)
     for result in results:
         for figure, value in result.figures.items():
-            found[result.load, figure, result.subject][result.round] = value
-    return found
+            values[result.load, figure, result.subject][result.round] = value
+    return values
 
 
 def _rows(load: str, rounds: _Rounds) -> Iterator[tuple[str, ...]]:
@@ -112,7 +112,7 @@ def _rows(load: str, rounds: _Rounds) -> Iterator[tuple[str, ...]]:
 
 
 def paired(one: dict[int, float], other: dict[int, float]) -> Ratio | None:
-    """`one` to `other` in each round that has both; None if there is no such round."""
+    """The ratio of `one` to `other` in each round that has both; None if there is no such round."""
     ratios = [value / other[round] for round, value in one.items() if other.get(round)]
     return Ratio(median(ratios), min(ratios), max(ratios)) if ratios else None
 

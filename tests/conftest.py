@@ -1,24 +1,34 @@
-"""Before anything is imported: prometheus_client chooses its backend at import."""
+"""Runs before any test module is imported."""
 
 import os
 import sys
 import tempfile
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
+# prometheus_client decides at its import whether metrics live in memory or, if this is set, in the
+# files of this folder. app/metrics.py reads them from files, as it must with SGLang's processes.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="test-metrics-")
-_ended: list[int] = []
+_exit_codes: list[int] = []
+
+# Its own clocks measure the machine, not the program.
+hypothesis_settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("any machine")
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:
-    _ended.append(int(exitstatus))
+    _exit_codes.append(int(exitstatus))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    """A library below SGLang's parsers crashes when the interpreter is taken down under pytest; by
-    then all has been said."""
-    if _ended and "sglang" in sys.modules:
+    """Skip the interpreter's shutdown, in which a native library that SGLang's parsers load crashes
+    under pytest. By now the report is written."""
+    if _exit_codes and "sglang" in sys.modules:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(_ended[-1])
+        os._exit(_exit_codes[-1])

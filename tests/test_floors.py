@@ -23,6 +23,8 @@ FLOORS = [
         "stats",
         "metrics",
         "processes",
+        "signals",
+        "version",
     },
     {"reading"},
     {"engine"},
@@ -95,7 +97,76 @@ def test_what_is_foreign_stays_in_its_place(foreign: str, home: tuple[str, ...])
             assert where.startswith(home), f"{where} imports {foreign}"
 
 
-READS_ENVIRONMENT = ("settings/catalogue.py",)
+def graph() -> dict[str, set[str]]:
+    """Module -> what it imports of the program, inside functions too; not for types alone."""
+    names = {name_of(path): path for path in FILES}
+    found: dict[str, set[str]] = {}
+    for name, path in names.items():
+        tree = ast.parse(path.read_text())
+        for_types = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in ast.walk(node)
+        }
+        imported: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and id(node) not in for_types:
+                for each in node.names:
+                    dotted = f"{node.module}.{each.name}"
+                    imported.add(dotted if dotted in names else node.module)
+        found[name] = (imported & names.keys()) - {name}
+    return found
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    imported = graph()
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for each in sorted(imported[name]):
+                visit(each, (*way, name))
+            done.add(name)
+
+    for name in imported:
+        visit(name, ())
+
+
+def test_files_are_short_but_for_the_table_of_settings() -> None:
+    long = {name_of(path) for path in FILES if len(path.read_text().splitlines()) > 400}
+    assert long <= {"app.settings.catalogue"}
+
+
+def test_functions_are_short() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= 60, f"{name_of(path)}: {node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize(
+    ("call", "home"),
+    [
+        ("add_signal_handler", "signals.py"),
+        ("signal.signal(", "signals.py generation/grammar_worker.py runpod/sdk.py"),
+        ("pthread_sigmask", "signals.py"),
+        ("open_unix_connection", "channel.py"),
+        ("socket.socketpair", "workers/parent.py hathora/supervisor.py"),
+        ("exit_code(lifecycle", "life/service.py"),
+        ("gate.end_all", "gate.py web/server.py runpod/worker.py"),
+        ("form_of(path: str)", "dialects/error_forms.py"),
+    ],
+)
+def test_what_is_told_once_stays_in_its_place(call: str, home: str) -> None:
+    for path in FILES:
+        if call in path.read_text():
+            assert path.relative_to(APP).as_posix() in home.split()
+
+
+READS_ENVIRONMENT = ("settings/load.py",)
 WRITES_ENVIRONMENT = ("engine/environment.py", "engine/sglang/importing.py")
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's client notices every way in which a stream can be wrong."""
+"""The load client of bench.layer notices every way in which a stream can be wrong."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.engine.scripted import numbered_words
+from app.engine.stepped import numbered_words
 from bench.layer.answers import Broken, check, check_beginning
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -27,18 +27,18 @@ def answer(frames: list[bytes], *, head: bytes = HEAD, after: bytes = b"") -> by
     return head + chunks + b"0\r\n\r\n" + after
 
 
-def test_a_right_answer_is_counted() -> None:
+def test_the_frames_of_a_right_answer_are_counted() -> None:
     raw = answer([*FRAMES, DONE])
 
     assert check(raw, TEXT, fully=True) == (len(FRAMES), len(raw))
 
 
-def test_heartbeats_and_frames_that_share_a_chunk_are_right() -> None:
+def test_heartbeats_and_several_frames_in_a_chunk_are_accepted() -> None:
     beat = b": keep-alive\n\n"
 
-    found = check(answer([beat, *FRAMES[:2], beat, b"".join(FRAMES[2:]) + DONE]), TEXT, fully=True)
+    size = check(answer([beat, *FRAMES[:2], beat, b"".join(FRAMES[2:]) + DONE]), TEXT, fully=True)
 
-    assert found.frames == len(FRAMES)
+    assert size.frames == len(FRAMES)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_heartbeats_and_frames_that_share_a_chunk_are_right() -> None:
         lambda: answer([*FRAMES, DONE]).replace(b"\r\n0\r\n", b"\r\r0\r\n"),
     ],
     ids=[
-        "a token is lost", "one comes twice", "two change places", "no end", "two ends",
+        "a token is lost", "a token is repeated", "two tokens are swapped", "no end", "two ends",
         "a frame after the end", "bytes after the answer", "another status", "not a stream",
         "not a frame", "another answer's frame", "no finish reason", "a chunk of another size",
     ],
@@ -69,7 +69,7 @@ def test_a_wrong_answer_is_noticed(spoil: Callable[[], bytes]) -> None:
         check(spoil(), TEXT, fully=True)
 
 
-def test_of_an_answer_that_was_left_the_beginning_is_checked() -> None:
+def test_the_beginning_of_an_abandoned_answer_is_checked() -> None:
     check_beginning(answer(FRAMES[:3])[:-30], TEXT)
 
     with pytest.raises(Broken):

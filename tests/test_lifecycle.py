@@ -52,7 +52,7 @@ async def test_the_gate_holds_as_many_as_it_says() -> None:
         with pytest.raises(Overloaded):
             gate.admit()
     assert gate.in_flight == 0
-    assert await gate.wait_idle(0)
+    await gate.wait_idle()
 
 
 async def test_ending_a_ticket_raises_its_error_out_of_whatever_is_awaited() -> None:
@@ -64,12 +64,15 @@ async def test_ending_a_ticket_raises_its_error_out_of_whatever_is_awaited() -> 
 
     task = asyncio.create_task(request())
     await asyncio.sleep(0)
-    assert not await gate.wait_idle(0)
+    idle = asyncio.create_task(gate.wait_idle())
+    await asyncio.sleep(0)
+    assert not idle.done()
     assert gate.end_all(lambda: Draining("over")) == 1
     with pytest.raises(Draining):
         await task
     assert not task.cancelled()
     assert gate.in_flight == 0
+    await idle
 
 
 async def test_only_the_first_reason_counts() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.engine.scripted import SteppedEngine
+from app.engine.stepped import SteppedEngine
 from bench.layer.client import Load, allow_files
 from bench.layer.processes import run
 from tests.support.scripted import ScriptedEngine

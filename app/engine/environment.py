@@ -14,7 +14,7 @@ from pathlib import Path
 
 import orjson
 
-from app.logs import setup as logs
+from app.logs.engine import engine_config
 from app.settings.catalogue import Settings
 
 
@@ -50,7 +50,7 @@ def prepare(settings: Settings) -> RuntimeDir:
     metrics = runtime.path / "metrics"
     metrics.mkdir()
     logging_config = runtime.path / "logging.json"
-    logging_config.write_bytes(orjson.dumps(logs.engine_config(settings, runtime.error_note)))
+    logging_config.write_bytes(orjson.dumps(engine_config(settings, runtime.error_note)))
     os.environ |= {
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         "SGLANG_LOGGING_CONFIG_PATH": str(logging_config),

@@ -1,8 +1,8 @@
-"""An engine without a model: it plays a script. Served with `ENGINE=scripted`; most tests use it.
+"""An engine without a model: it plays a script, step by step, at an exact moment each.
 
-    ScriptedEngine    plays steps: texts, pauses, errors, at an exact moment each
-    └ StandIn         what `ENGINE=scripted` serves: repeats its prompt, word by word, at a set pace
-    └ SteppedEngine   the benchmark's: all running requests gain a token at once, numbered words
+    ScriptedEngine    most tests use it, with steps of their own
+    ├ StandIn         what `ENGINE=scripted` serves (stand_in.py)
+    └ SteppedEngine   what benchmarks of the serving layer use (stepped.py)
 
 Everything is deterministic. A prompt's token ids are its characters. A chunk is one token: its id
 is that of its first character, its bytes are the whole chunk. Log-probabilities follow from the
@@ -12,23 +12,14 @@ ids.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
 import math
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any
 
-import msgspec
-
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered
-from app.engine.json_examples import example
-from app.engine.required_calls import calls_schema
-from app.errors import ConfigError, UnsupportedParameter
 from app.events import EndReason, ScoredToken, Token
 from app.lifecycle import Phase
-from app.reading.json_calls import CallArray, answer_reader
-from app.settings.catalogue import Settings
+from app.reading.json_calls import answer_reader
 from app.types import ChatPrompt, Grammar, Json, Scoring
 
 Step = str | float | Exception | asyncio.Event
@@ -186,261 +177,6 @@ class ScriptedEngine:
 
     async def close(self) -> None:
         pass
-
-
-# -- ENGINE=scripted -----------------------------------------------------------------------------
-
-_CONTEXT_TOKENS = 32_768
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """ENGINE_ARGS of the scripted engine."""
-
-    token_s: float = 0.02
-    """Seconds from one token to the next."""
-    loading_s: float = 0.0
-    """Seconds that the start takes."""
-    words: int | None = None
-    """Each answer is `word`, so many times; None: it repeats the prompt."""
-    embedding_size: int | None = None
-    """Length of the vectors, for an embedding model."""
-    step_s: float | None = None
-    """The benchmark's engine (`SteppedEngine`), at this pace."""
-
-    @classmethod
-    def of(cls, settings: Settings) -> Options:
-        """Raises ConfigError that names the wrong option."""
-        try:
-            return msgspec.convert(settings.engine_args, cls)
-        except msgspec.ValidationError as error:
-            known = ", ".join(cls.__struct_fields__)
-            raise ConfigError(f"ENGINE_ARGS: the scripted engine takes {known}: {error}") from None
-
-
-class StandIn(ScriptedEngine):
-    """Stands in for a model: it repeats the prompt's last text, word by word, and honours
-    `max_tokens`, `stop`, `n`, scores, JSON schemas (types and required properties) and calls of
-    tools that are required."""
-
-    def __init__(self, options: Options) -> None:
-        super().__init__(
-            context_length=_CONTEXT_TOKENS,
-            max_prompt_tokens=_CONTEXT_TOKENS - 1,
-            fills_middle=True,
-            embedding_size=options.embedding_size,
-            dimensions=() if options.embedding_size else None,
-        )
-        self._options = options
-
-    def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
-        ids = self.encode("".join(part.text for part in chat.messages[-1].parts) or " ")
-        use = chat.tool_use
-        if use is not None and use.required:
-            schema = Grammar("json_schema", json.dumps(calls_schema(use)), "tools")
-            return Rendered(ids, grammar=schema, reader=CallArray)
-        return Rendered(ids, grammar=grammar, reader=answer_reader(grammar))
-
-    def steps(self, question: Question, choice: int) -> Iterator[Step]:
-        for no, word in enumerate(self._words(question)):
-            if no:
-                yield self._options.token_s
-            yield word
-
-    def end(self, question: Question, tokens: int) -> tuple[EndReason, str | int | None]:
-        text, matched = self._text(question)
-        whole = sum(1 for _ in _words(text))
-        return ("length", None) if tokens < whole or not text else ("stop", matched)
-
-    def _words(self, question: Question) -> Iterator[str]:
-        text, _ = self._text(question)
-        return itertools.islice(_words(text), question.sampling.max_tokens)
-
-    def _text(self, question: Question) -> tuple[str, str | None]:
-        """The whole answer, and the stop string that ends it, if one does."""
-        grammar, words = question.sampling.grammar, self._options.words
-        if grammar is None:
-            text = "word " * words if words is not None else self._repeated(question)
-            return _stopped(text, question.sampling.stop)
-        if grammar.kind != "json_schema":
-            raise UnsupportedParameter(
-                f"'{grammar.param}' needs a model: this server plays a script (ENGINE=scripted).",
-                param=grammar.param,
-            )
-        return json.dumps(example(json.loads(grammar.text))), None
-
-    def _repeated(self, question: Question) -> str:
-        return f"You said: {self.decode(question.prompt)}"
-
-
-class Kept:
-    """The parent's part if several processes serve: each of them has a script of its own."""
-
-    phase_when_up = Phase.WARMING
-    serves = None
-
-    def __init__(self) -> None:
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def all_warm(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-
-def engine_of(settings: Settings) -> ScriptedEngine:
-    """The engine that ENGINE_ARGS describes. Raises ConfigError."""
-    options = Options.of(settings)
-    return StandIn(options) if options.step_s is None else SteppedEngine(options.step_s)
-
-
-async def launch(settings: Settings, loading: Callable[[], None]) -> ScriptedEngine | Kept:
-    """The counterpart of `engine/sglang/launch.py`. Raises ConfigError."""
-    options = Options.of(settings)
-    loading()
-    await asyncio.sleep(options.loading_s)
-    return Kept() if settings.tokenizer_workers > 1 else engine_of(settings)
-
-
-def _words(text: str) -> Iterator[str]:
-    """Each word with the blanks after it; joined, they are the text."""
-    word = ""
-    for character in text:
-        if word and word[-1].isspace() and not character.isspace():
-            yield word
-            word = ""
-        word += character
-    if word:
-        yield word
-
-
-def _stopped(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
-    """The text up to the first stop string in it, and that string."""
-    ends = [(at, each) for each in stop if (at := text.find(each)) >= 0]
-    if not ends:
-        return text, None
-    at, matched = min(ends)
-    return text[:at], matched
-
-
-# -- the benchmark's -----------------------------------------------------------------------------
-
-_STEPPED_CONTEXT_TOKENS = 1_000_000
-
-
-def numbered_words(first: int, count: int) -> str:
-    """The answer of `SteppedEngine` to the prompt `first` with `count` tokens."""
-    return "".join([f"{number} " for number in range(first, first + count)])
-
-
-class _Answer:
-    """One request. `gained` is set while it has tokens that its consumer has not taken."""
-
-    __slots__ = ("gained", "tokens", "wanted")
-
-    def __init__(self, wanted: int) -> None:
-        self.wanted = wanted
-        self.tokens = 0
-        self.gained = asyncio.Event()
-
-
-class SteppedEngine(ScriptedEngine):
-    """Steps as a real engine does: all running requests gain a token at a time.
-
-        prompt "   4000", max_tokens 3  ->  "4000 ", "4001 ", "4002 " and finish reason `length`
-
-    The words are numbered from the number in the prompt, so that a client sees in the text alone
-    if a token was lost, repeated, reordered or came from another stream. With `step_s` 0 the engine
-    makes a step once every request has taken its token, so the server's speed is the only limit.
-    Else it makes a step every `step_s`, and the tokens that wait for a request are one chunk.
-    Other fields of the question, such as scores, have no effect.
-    """
-
-    def __init__(self, step_s: float = 0.0) -> None:
-        super().__init__(
-            context_length=_STEPPED_CONTEXT_TOKENS,
-            max_prompt_tokens=_STEPPED_CONTEXT_TOKENS,
-            vocab_size=2**31,
-        )
-        self._step_s = step_s
-        self._batch: set[_Answer] = set()
-        self._untaken = 0
-        self._due = asyncio.Event()
-        self._stepping = asyncio.create_task(self._step_on())
-
-    def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
-        return Rendered(self._ids(chat))
-
-    async def generate(
-        self, question: Question, *, id: str, choices: int
-    ) -> AsyncGenerator[Chunk, None]:
-        prompt, wanted = question.prompt, question.sampling.max_tokens
-        assert wanted, "the client says how many tokens it wants"
-        first = int(self.decode(prompt))
-        answer = _Answer(wanted)
-        self._enter(answer)
-        taken = 0
-        try:
-            while taken < wanted:
-                await answer.gained.wait()
-                self._take(answer)
-                new = range(taken, answer.tokens)
-                taken = answer.tokens
-                yield Chunk(
-                    0,
-                    numbered_words(first + new.start, len(new)),
-                    len(prompt),
-                    taken,
-                    0,
-                    finish="length" if taken == wanted else None,
-                )
-        finally:
-            self._leave(answer)
-
-    async def close(self) -> None:
-        self._stepping.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._stepping
-
-    async def _step_on(self) -> None:
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            if self._step_s:
-                await asyncio.sleep(self._step_s)
-            self._step()
-            if self._step_s and self._batch:
-                self._due.set()
-
-    def _step(self) -> None:
-        for answer in list(self._batch):
-            answer.tokens += 1
-            self._untaken += not answer.gained.is_set()
-            answer.gained.set()
-            if answer.tokens == answer.wanted:
-                self._batch.discard(answer)
-
-    def _enter(self, answer: _Answer) -> None:
-        self.running += 1
-        self._batch.add(answer)
-        if not self._untaken:
-            self._due.set()
-
-    def _take(self, answer: _Answer) -> None:
-        answer.gained.clear()
-        self._untaken -= 1
-        if not self._untaken:
-            self._due.set()
-
-    def _leave(self, answer: _Answer) -> None:
-        self.running -= 1
-        self.aborted += answer.tokens < answer.wanted
-        self._batch.discard(answer)
-        if answer.gained.is_set():
-            self._take(answer)
-
-
-# -- scores --------------------------------------------------------------------------------------
 
 
 def scored(text: str, top: int) -> ScoredToken:

@@ -16,11 +16,10 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from app.errors import InvalidRequest, Overloaded
 from app.generation.grammar_process import GrammarProcess
 from app.logs.setup import log
+from app.settings.bounds import GrammarBounds
 from app.types import Grammar
 
 _REMEMBERED = 10_000
@@ -28,31 +27,21 @@ _WAITING = 32
 """New grammars that wait for their trial."""
 
 
-class GrammarBounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How large a client's schema or grammar may be."""
-
-    max_bytes: int
-    max_depth: int
-    max_nodes: int
-    max_enum: int
-    max_regex_chars: int
-    max_repeat: int
-
-
 def check_schema(schema: dict[str, Any], bounds: GrammarBounds, *, param: str) -> None:
     """Raises InvalidRequest that names the bound. Iterative: depth costs no stack."""
     for nodes, (value, depth) in enumerate(_walk(schema), start=1):
-        if depth > bounds.max_depth:
-            raise _beyond(f"is nested deeper than {bounds.max_depth} levels", param)
-        if nodes > bounds.max_nodes:
-            raise _beyond(f"has more than {bounds.max_nodes} values", param)
+        if depth > bounds.max_schema_depth:
+            raise _beyond(f"is nested deeper than {bounds.max_schema_depth} levels", param)
+        if nodes > bounds.max_schema_nodes:
+            raise _beyond(f"has more than {bounds.max_schema_nodes} values", param)
         if isinstance(value, dict):
-            if isinstance(value.get("enum"), list) and len(value["enum"]) > bounds.max_enum:
-                raise _beyond(f"has an enum of more than {bounds.max_enum} values", param)
+            if isinstance(value.get("enum"), list) and len(value["enum"]) > bounds.max_schema_enum:
+                raise _beyond(f"has an enum of more than {bounds.max_schema_enum} values", param)
             if isinstance(value.get("pattern"), str):
                 check_regex(value["pattern"], bounds, param=param)
-    if len(json.dumps(schema, ensure_ascii=False).encode(errors="replace")) > bounds.max_bytes:
-        raise _beyond(f"is larger than {bounds.max_bytes} bytes", param)
+    size = len(json.dumps(schema, ensure_ascii=False).encode(errors="replace"))
+    if size > bounds.max_schema_bytes:
+        raise _beyond(f"is larger than {bounds.max_schema_bytes} bytes", param)
 
 
 def check_regex(pattern: str, bounds: GrammarBounds, *, param: str) -> None:
@@ -62,16 +51,16 @@ def check_regex(pattern: str, bounds: GrammarBounds, *, param: str) -> None:
         raise _beyond(f"has a pattern of more than {bounds.max_regex_chars} characters", param)
     for repeat in re.findall(r"\{([\d\s,]+)", pattern):
         for number in re.findall(r"\d+", repeat):
-            if len(number) > 6 or int(number) > bounds.max_repeat:
-                raise _beyond(f"repeats something more than {bounds.max_repeat} times", param)
+            if len(number) > 6 or int(number) > bounds.max_regex_repeat:
+                raise _beyond(f"repeats something more than {bounds.max_regex_repeat} times", param)
 
 
 def check_text(text: str, bounds: GrammarBounds, *, param: str) -> None:
     """A grammar that is text: EBNF."""
     if "\0" in text:
         raise _beyond("holds a NUL character", param)
-    if len(text) > bounds.max_bytes:
-        raise _beyond(f"is larger than {bounds.max_bytes} characters", param)
+    if len(text) > bounds.max_schema_bytes:
+        raise _beyond(f"is larger than {bounds.max_schema_bytes} characters", param)
 
 
 def _beyond(bound: str, param: str) -> InvalidRequest:

@@ -40,9 +40,9 @@ class ServedModel:
         *,
         names: Sequence[str],
         max_total_tokens: int | None,
-        max_prompt_chars: int | None = None,
-        max_prompt_scores: int = 1_000_000,
-        grammar_timeout_s: float = 10.0,
+        max_prompt_chars: int | None,
+        max_prompt_scores: int,
+        grammar_timeout_s: float,
     ) -> None:
         self._engine = engine
         self._gate = gate

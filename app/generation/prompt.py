@@ -103,7 +103,9 @@ def _chars(prompt: Prompt) -> int:
 
 
 def _message_chars(message: Message) -> int:
-    chars = sum(len(part.text) for part in message.parts) + len(message.reasoning or "")
+    chars = len(message.reasoning or "")
+    for part in message.parts:
+        chars += len(part.text)
     for call in message.calls:
         chars += len(call.id) + len(call.name) + len(call.arguments)
     return chars

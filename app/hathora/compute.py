@@ -1,10 +1,10 @@
-"""The calls of Google's Compute API that a registration needs: typed, bounded in time, retried.
+"""The calls of Google's Compute API that a registration needs: typed, with a deadline, retried.
 
 Source: https://cloud.google.com/compute/docs/reference/rest/v1 (instances, networkEndpointGroups,
 zoneOperations, and the regional and global forms of the last two) and google-cloud-compute 1.56.
 
-That library takes seconds and 100 MB to import: the constructor of `Compute` does it. Its methods
-with an ExtendedOperation are not used: they poll a host that cannot be set.
+Importing that library takes seconds and 100 MB, so only the constructor of `Compute` does it. Its
+methods that return an ExtendedOperation are not used: they poll a host that cannot be configured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from app.hathora.calls import CallFailed, Deadline
+from app.hathora.deadline import Deadline
+from app.hathora.failures import CallFailed
 
 if TYPE_CHECKING:
     from google.api_core.exceptions import GoogleAPICallError
@@ -24,22 +25,22 @@ if TYPE_CHECKING:
 Scope: TypeAlias = Literal["zonal", "regional", "global"]
 
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.2, 2.0
-_TRANSIENT = {408, 429, 500, 502, 503, 504}
-# The Compute API says some of "not so fast" and "not yet" with 403 and 400.
+_TRANSIENT_STATUSES = {408, 429, 500, 502, 503, 504}
+# The Compute API answers 403 to some calls over a rate limit, 400 while a resource is being made.
 _TRANSIENT_REASONS = {"rateLimitExceeded", "userRateLimitExceeded", "resourceNotReady"}
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """A virtual machine, by the network interface that has the public address."""
+    """A virtual machine, identified by the network interface that has the public address."""
 
     name: str
     zone: str
     ip: str
-    """The interface's own address in its network."""
+    """The interface's internal address in its network."""
 
 
 class Group(msgspec.Struct, frozen=True):
-    """A network endpoint group. `location` is its zone or region, None for a global one."""
+    """A network endpoint group. `location` is its zone or region; None for a global group."""
 
     name: str
     location: str | None
@@ -47,7 +48,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A member of a group; which fields it has is a matter of the group's type."""
+    """A member of a group; the group's type decides which fields are set."""
 
     port: int
     instance: str | None = None
@@ -59,14 +60,14 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """A change that the API has begun."""
+    """A change that the API has started."""
 
     name: str
     location: str | None
 
 
 class Compute:
-    """One project's groups of one scope. Blocking; every call may raise CallFailed."""
+    """The groups of one project and one scope. Blocking; every call may raise CallFailed."""
 
     def __init__(
         self, credentials: Credentials, *, project: str, scope: Scope, api_endpoint: str | None
@@ -79,47 +80,48 @@ class Compute:
             universe_domain=credentials.universe_domain,
         )
 
-        def client(of: Callable[..., Any]) -> Any:
-            return of(credentials=credentials, client_options=options, transport="rest")
+        def client(make: Callable[..., Any]) -> Any:
+            return make(credentials=credentials, client_options=options, transport="rest")
 
         self._project = project
         self._instances = client(api.InstancesClient)
         match scope:
             case "zonal":
-                self._place, self._body = "zone", "network_endpoint_groups"
+                self._location_field, self._body_prefix = "zone", "network_endpoint_groups"
                 self._groups = client(api.NetworkEndpointGroupsClient)
                 self._operations = client(api.ZoneOperationsClient)
             case "regional":
-                self._place, self._body = "region", "region_network_endpoint_groups"
+                self._location_field, self._body_prefix = "region", "region_network_endpoint_groups"
                 self._groups = client(api.RegionNetworkEndpointGroupsClient)
                 self._operations = client(api.RegionOperationsClient)
             case "global":
-                self._place, self._body = "", "global_network_endpoint_groups"
+                self._location_field, self._body_prefix = "", "global_network_endpoint_groups"
                 self._groups = client(api.GlobalNetworkEndpointGroupsClient)
                 self._operations = client(api.GlobalOperationsClient)
 
     def find_machines(self, addresses: Collection[str], deadline: Deadline) -> list[Machine]:
-        """The project's machines that have one of these public addresses."""
+        """Return the project's machines that have one of these public addresses."""
         terms = [f'networkInterfaces.accessConfigs.natIP = "{ip}"' for ip in sorted(addresses)]
-        wanted = terms[0] if len(terms) == 1 else " OR ".join(f"({term})" for term in terms)
+        expression = terms[0] if len(terms) == 1 else " OR ".join(f"({term})" for term in terms)
         try:
-            found = self._machines(addresses, deadline, filter=wanted)
+            machines = self._list_machines(addresses, deadline, filter=expression)
         except CallFailed as error:
             if error.status != 400:
                 raise
-            found = []
-        # The filter only saves pages: nothing promises that it looks into lists.
-        return found or self._machines(addresses, deadline)
+            machines = []
+        # The filter only saves pages. The API does not promise that it searches inside lists, so
+        # an empty result is checked without it.
+        return machines or self._list_machines(addresses, deadline)
 
     def get_group(self, name: str, location: str | None, deadline: Deadline) -> Group:
-        request = self._within(name, location)
-        found = self._call("get the group", deadline, self._groups.get, request)
-        return Group(name, location, found.network_endpoint_type)
+        request = self._group_request(name, location)
+        group = self._call("get the group", deadline, self._groups.get, request)
+        return Group(name, location, group.network_endpoint_type)
 
     def list_endpoints(self, group: Group, deadline: Deadline) -> list[Endpoint]:
-        request = self._within(group.name, group.location)
-        if self._place == "zone":
-            body = f"{self._body}_list_endpoints_request_resource"
+        request = self._group_request(group.name, group.location)
+        if self._location_field == "zone":
+            body = f"{self._body_prefix}_list_endpoints_request_resource"
             request[body] = {"health_status": "SKIP"}
         method = self._groups.list_network_endpoints
         pages = self._pages("list the group's endpoints", deadline, method, request)
@@ -132,9 +134,9 @@ class Compute:
         return self._change("detach", group, endpoint, deadline)
 
     def wait(self, operation: Operation, deadline: Deadline) -> None:
-        """Return once it is done. Raises CallFailed, too, if it ends with an error."""
-        # `get`, not `wait`: that one holds the call for up to two minutes, deaf to `stop`.
-        request = {"operation": operation.name, **self._located(operation.location)}
+        """Return once the operation is done. Raises CallFailed also if it ends with an error."""
+        # `get`, not the API's `wait`: that blocks for up to two minutes, even once `stop` is set.
+        request = {"operation": operation.name, **self._location_request(operation.location)}
         pause_s = _FIRST_POLL_S
         while True:
             state = self._call("get the operation", deadline, self._operations.get, request)
@@ -145,67 +147,80 @@ class Compute:
             pause_s = min(pause_s * 1.5, _LONGEST_POLL_S)
         status = state.http_error_status_code or None
         if state.error.errors or status:
-            said = "; ".join(f"{error.code}: {error.message}" for error in state.error.errors)
-            text = said or state.http_error_message or "failed"
-            raise CallFailed(f"operation: {text}", status=status, transient=status in _TRANSIENT)
+            errors = "; ".join(f"{error.code}: {error.message}" for error in state.error.errors)
+            text = errors or state.http_error_message or "failed"
+            transient = status in _TRANSIENT_STATUSES
+            raise CallFailed(f"operation: {text}", status=status, transient=transient)
 
     def _change(self, verb: str, group: Group, endpoint: Endpoint, deadline: Deadline) -> Operation:
         fields = {
-            "instance": endpoint.instance, "ip_address": endpoint.ip, "fqdn": endpoint.fqdn,
+            "instance": endpoint.instance,
+            "ip_address": endpoint.ip,
+            "fqdn": endpoint.fqdn,
             "port": endpoint.port,
-        }  # fmt: skip
-        given = {name: value for name, value in fields.items() if value is not None}
+        }
+        member = {name: value for name, value in fields.items() if value is not None}
+        body = f"{self._body_prefix}_{verb}_endpoints_request_resource"
         request = {
-            **self._within(group.name, group.location),
-            f"{self._body}_{verb}_endpoints_request_resource": {"network_endpoints": [given]},
-            # One for all attempts: a request that arrived, its answer lost, is not done twice.
+            **self._group_request(group.name, group.location),
+            body: {"network_endpoints": [member]},
+            # One id for all attempts: where only the answer was lost, the API does not apply the
+            # change twice.
             "request_id": str(uuid.uuid4()),
         }
         method = getattr(self._groups, f"{verb}_network_endpoints_unary")
-        begun = self._call(verb, deadline, method, request)
-        return Operation(begun.name, group.location)
+        operation = self._call(verb, deadline, method, request)
+        return Operation(operation.name, group.location)
 
-    def _machines(
+    def _list_machines(
         self, addresses: Collection[str], deadline: Deadline, **request: str
     ) -> list[Machine]:
-        found, unreachable = [], []
+        machines, unreachable = [], []
         listing = {"project": self._project, "max_results": 500, **request}
         method = self._instances.aggregated_list
         for page in self._pages("list the machines", deadline, method, listing):
-            for where, scoped in page.items.items():
-                zone = where.removeprefix("zones/")
-                if scoped.warning.code == "UNREACHABLE":
+            for location, content in page.items.items():
+                zone = location.removeprefix("zones/")
+                if content.warning.code == "UNREACHABLE":
                     unreachable.append(zone)
-                found += [
+                machines += [
                     Machine(machine.name, zone, interface.network_i_p)
-                    for machine in scoped.instances
+                    for machine in content.instances
                     for interface in machine.network_interfaces
                     if any(access.nat_i_p in addresses for access in interface.access_configs)
                 ]
-        if not found and unreachable:
+        if not machines and unreachable:
             raise CallFailed(f"zones that do not answer: {', '.join(unreachable)}")
-        return found
+        return machines
 
-    def _located(self, location: str | None) -> dict[str, Any]:
-        where = {self._place: location} if self._place else {}
-        return {"project": self._project, **where}
+    def _location_request(self, location: str | None) -> dict[str, Any]:
+        place = {self._location_field: location} if self._location_field else {}
+        return {"project": self._project, **place}
 
-    def _within(self, name: str, location: str | None) -> dict[str, Any]:
-        return {"network_endpoint_group": name, **self._located(location)}
+    def _group_request(self, name: str, location: str | None) -> dict[str, Any]:
+        return {"network_endpoint_group": name, **self._location_request(location)}
 
     def _pages(
-        self, what: str, deadline: Deadline, method: Callable[..., Any], request: dict[str, Any]
+        self,
+        action: str,
+        deadline: Deadline,
+        method: Callable[..., Any],
+        request: dict[str, Any],
     ) -> Iterator[Any]:
         while True:
-            # Page by page: the library's pager would ask for all with the first one's timeout.
-            page = next(self._call(what, deadline, method, request).pages)
+            # Page by page: the library's pager would use the first page's timeout for all of them.
+            page = next(self._call(action, deadline, method, request).pages)
             yield page
             if not page.next_page_token:
                 return
             request = {**request, "page_token": page.next_page_token}
 
     def _call(
-        self, what: str, deadline: Deadline, method: Callable[..., Any], request: dict[str, Any]
+        self,
+        action: str,
+        deadline: Deadline,
+        method: Callable[..., Any],
+        request: dict[str, Any],
     ) -> Any:
         from google.api_core.exceptions import GoogleAPICallError
         from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]
@@ -216,13 +231,13 @@ class Compute:
             try:
                 return method(request=request, retry=None, timeout=timeout_s)
             except GoogleAPICallError as error:
-                raise _refused(error) from error
+                raise _call_failed(error) from error
             except RequestException as error:
-                raise CallFailed(_unreached(error, timeout_s), transient=True) from error
+                raise CallFailed(_connection_failure(error, timeout_s), transient=True) from error
             except ParseError as error:
                 raise CallFailed("this is no answer of the Compute API") from error
 
-        return deadline.retry(what, attempt)
+        return deadline.retry(action, attempt)
 
 
 def _endpoint(listed: Any) -> Endpoint:
@@ -234,24 +249,24 @@ def _endpoint(listed: Any) -> Endpoint:
     )
 
 
-def _refused(error: GoogleAPICallError) -> CallFailed:
+def _call_failed(error: GoogleAPICallError) -> CallFailed:
     status = int(error.code) if error.code is not None else None
     details = [detail for detail in error.errors if isinstance(detail, dict)]
     text = "; ".join(str(detail["message"]) for detail in details if "message" in detail)
-    hurried = any(detail.get("reason") in _TRANSIENT_REASONS for detail in details)
+    transient_reason = any(detail.get("reason") in _TRANSIENT_REASONS for detail in details)
     return CallFailed(
         f"{status} {text or error.message}",
         status=status,
-        transient=status in _TRANSIENT or hurried,
+        transient=status in _TRANSIENT_STATUSES or transient_reason,
     )
 
 
-def _unreached(error: Exception, timeout_s: float) -> str:
+def _connection_failure(error: Exception, timeout_s: float) -> str:
     from requests import Timeout
 
     if isinstance(error, Timeout):
         return f"no answer within {timeout_s:.3g} s"
-    # The outer ones carry addresses of objects and the whole URL.
+    # The outer exceptions carry addresses of objects and the whole URL.
     root: BaseException = error
     while cause := root.__cause__ or root.__context__:
         root = cause

@@ -1,6 +1,6 @@
-"""The service account's key: from a setting to credentials, and never to the disk or into a text.
+"""The service account's key: from a setting to credentials, never to the disk or into a message.
 
-What signs is made here already, so that a key that is no use stops the start, not a registration.
+The signer is made here already, so an unusable key stops the start and not a registration later.
 """
 
 from __future__ import annotations
@@ -19,33 +19,34 @@ _NAME = "GCP_SERVICE_ACCOUNT_KEY_BASE64"
 
 
 def read_key(encoded: str) -> tuple[Credentials, str]:
-    """Credentials, and the project that the key names ("" if none). Raises ConfigError."""
-    # Nothing is raised while another error is handled: those of base64 and JSON carry the key.
+    """Return credentials, and the project that the key names ("" if none). Raises ConfigError."""
+    # No error is raised while another one is handled: the errors of base64 and JSON carry the key,
+    # and a traceback would show them.
     if encoded.lstrip().startswith("{"):
         raise ConfigError(f"{_NAME} is JSON; it must be the base64 of that")
-    key = _decoded("".join(encoded.split()))
+    key = _decode("".join(encoded.split()))
     if key is None:
         raise ConfigError(f"{_NAME} is not base64, or not complete")
-    info = _parsed(key)
+    info = _parse(key)
     if info is None:
         raise ConfigError(f"{_NAME} is not the base64 of a JSON object")
     for field in ("client_email", "private_key", "token_uri"):
         if not isinstance(info.get(field), str) or not info[field]:
             raise ConfigError(f"{_NAME} is not a service account's key: it has no {field}")
-    credentials = _signing(info)
+    credentials = _credentials_or_none(info)
     if credentials is None:
         raise ConfigError(f"{_NAME} has a private_key that cannot be used: no RSA key in PEM form")
     return credentials, str(info.get("project_id") or "")
 
 
-def _decoded(encoded: str) -> bytes | None:
+def _decode(encoded: str) -> bytes | None:
     try:
         return base64.b64decode(encoded, validate=True)
     except ValueError:
         return None
 
 
-def _parsed(key: bytes) -> dict[str, object] | None:
+def _parse(key: bytes) -> dict[str, object] | None:
     try:
         info = json.loads(key)
     except ValueError:
@@ -53,7 +54,7 @@ def _parsed(key: bytes) -> dict[str, object] | None:
     return info if isinstance(info, dict) else None
 
 
-def _signing(info: dict[str, object]) -> Credentials | None:
+def _credentials_or_none(info: dict[str, object]) -> Credentials | None:
     try:
         return _credentials(info)
     except (ValueError, TypeError, AttributeError):
@@ -61,13 +62,14 @@ def _signing(info: dict[str, object]) -> Credentials | None:
 
 
 def _credentials(key: Mapping[str, object]) -> Credentials:
-    """Raises ValueError or TypeError if this is no service account's key that can sign."""
+    """Raises ValueError or TypeError unless this is a service account's key that can sign."""
     from google.oauth2 import service_account
 
     class Credentials(service_account.Credentials):
         def _is_regional_access_boundary_lookup_required(self) -> bool:
-            # google-auth (2.62) would ask iamcredentials.googleapis.com in a thread of its own,
-            # whichever host the API has. That look-up is optional: without it no header is sent.
+            # google-auth (2.62) would call iamcredentials.googleapis.com in a thread of its own,
+            # even where GCP_API_ENDPOINT names another host. The look-up is optional: without it
+            # one header is not sent. Drop when google-auth has an option for it.
             return False
 
     credentials = Credentials.from_service_account_info(  # type: ignore[no-untyped-call]

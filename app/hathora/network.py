@@ -1,7 +1,7 @@
-"""This server's place in a network endpoint group of Google Cloud: taken and given back.
+"""Registering this server's endpoint in a network endpoint group of Google Cloud.
 
     join    locate ─ list ─ attach ─ wait ─ list
-    leave   (locate ─ list) ─ detach ─ wait ─ list        in brackets: unless it joined before
+    leave   (locate ─ list) ─ detach ─ wait ─ list        in brackets: skipped if it joined before
 
 Everything here blocks: it runs in a thread, one call at a time.
 """
@@ -13,14 +13,13 @@ import threading
 import msgspec
 
 from app.errors import ConfigError
-from app.hathora.calls import CallFailed, Deadline, NetworkFailed, doing
 from app.hathora.compute import Compute, Operation
+from app.hathora.deadline import Deadline
+from app.hathora.failures import CallFailed, NetworkFailed, network_failure
 from app.hathora.key import read_key
 from app.hathora.target import Locator, Target
 from app.logs.setup import log
 from app.settings.catalogue import Settings
-
-__all__ = ["NetworkFailed", "Place", "Registration"]
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -36,15 +35,15 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Registration:
-    """One endpoint in one group. `place` is known once machine and group were found.
+    """One endpoint in one group. `place` is None until machine and group have been found.
 
-    Raises ConfigError, which never shows the key.
+    The constructor raises ConfigError, whose text never shows the key.
     """
 
     def __init__(self, settings: Settings) -> None:
         assert settings.gcp_key is not None
-        self._credentials, named = read_key(settings.gcp_key.get_secret_value())
-        self._project = settings.gcp_project or named
+        self._credentials, key_project = read_key(settings.gcp_key.get_secret_value())
+        self._project = settings.gcp_project or key_project
         if not self._project:
             raise ConfigError("GCP_SERVICE_ACCOUNT_KEY_BASE64 names no project; set GCP_PROJECT")
         self._settings = settings
@@ -60,17 +59,17 @@ class Registration:
         self._client()
 
     def join(self, stop: threading.Event) -> Place:
-        """Attach the endpoint and see it listed; already attached is success.
+        """Attach the endpoint and wait until it is listed; already attached is success.
 
-        Raises NetworkFailed; also once `stop` is set, between two calls.
+        Raises NetworkFailed, also before the next call once `stop` is set.
         """
         compute = self._client()
         deadline = Deadline(self._settings.gcp_timeout_s, stop)
-        # What was attached before is what leave() has to detach, whatever the name means by now.
+        # leave() must detach exactly what was attached, even if the name resolves differently now.
         target = self._target if self._perhaps_attached else None
         target = target or self._locator.locate(compute, deadline)
-        place = self._found(target)
-        with doing(f"cannot attach {place.endpoint} to {place.group}"):
+        place = self._remember(target)
+        with network_failure(f"cannot attach {place.endpoint} to {place.group}"):
             if _is_listed(compute, target, deadline):
                 log.debug("endpoint was attached already", **msgspec.to_builtins(place))
             else:
@@ -81,16 +80,17 @@ class Registration:
         return place
 
     def leave(self) -> bool:
-        """Detach the endpoint and see it gone. True if it was attached; already gone is success.
+        """Detach the endpoint and wait until it is no longer listed.
 
-        Also removes what an earlier process of this name and port left. Raises NetworkFailed.
+        Returns whether it was attached; already gone is success. Also removes what an earlier
+        process of this name and port left attached. Raises NetworkFailed.
         """
         compute = self._client()
         deadline = Deadline(self._settings.gcp_timeout_s)
         target = self._target or self._locator.locate(compute, deadline)
-        place = self._found(target)
-        with doing(f"cannot detach {place.endpoint} from {place.group}"):
-            self._let_attach_end(compute, deadline.half())
+        place = self._remember(target)
+        with network_failure(f"cannot detach {place.endpoint} from {place.group}"):
+            self._wait_for_attach(compute, deadline.half())
             if not self._perhaps_attached and not _is_listed(compute, target, deadline):
                 return False
             removed = deadline.retry("detach", lambda: _detach(compute, target, deadline))
@@ -111,12 +111,12 @@ class Registration:
                     scope=self._settings.gcp_neg_scope,
                     api_endpoint=self._settings.gcp_api_endpoint,
                 )
-            except GoogleAuthError as error:  # wrong values in the library's own variables
+            except GoogleAuthError as error:  # a bad value in one of the library's own variables
                 text = f"Google's client library cannot be set up: {error}"
                 raise NetworkFailed(text, permanent=True) from error
         return self._compute
 
-    def _found(self, target: Target) -> Place:
+    def _remember(self, target: Target) -> Place:
         self._target = target
         group, endpoint = target
         scope = self._settings.gcp_neg_scope
@@ -130,13 +130,13 @@ class Registration:
             compute.wait(self._attaching, deadline)
         except CallFailed as error:
             if not error.conflict:
-                self._perhaps_attached = error.status is None  # else it was refused
+                self._perhaps_attached = error.status is None  # with a status, the API refused it
                 raise
             if not _is_listed(compute, target, deadline):
-                raise _once_more(error) from error
+                raise _retry_conflict(error) from error
 
-    def _let_attach_end(self, compute: Compute, deadline: Deadline) -> None:
-        """A join that was cut may have left a change that is still being made."""
+    def _wait_for_attach(self, compute: Compute, deadline: Deadline) -> None:
+        """Wait for an attachment that an interrupted join() left in progress."""
         if self._attaching is not None:
             try:
                 compute.wait(self._attaching, deadline)
@@ -152,7 +152,7 @@ def _detach(compute: Compute, target: Target, deadline: Deadline) -> bool:
         if not (error.not_found or error.conflict):
             raise
         if _is_listed(compute, target, deadline):
-            raise _once_more(error) from error
+            raise _retry_conflict(error) from error
         return False
     return True
 
@@ -167,11 +167,14 @@ def _is_listed(compute: Compute, target: Target, deadline: Deadline) -> bool:
     try:
         return target.endpoint in compute.list_endpoints(target.group, deadline)
     except CallFailed as error:
-        if error.not_found:  # a group that is gone has no endpoints
+        if error.not_found:  # a deleted group has no endpoints
             return False
         raise
 
 
-def _once_more(error: CallFailed) -> CallFailed:
-    """A conflict that the list does not explain is worth another try; other errors are not."""
+def _retry_conflict(error: CallFailed) -> CallFailed:
+    """The error to raise where the list of endpoints does not explain `error`.
+
+    Only a conflict is worth another attempt.
+    """
     return CallFailed(str(error), transient=error.status == 409)

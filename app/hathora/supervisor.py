@@ -5,9 +5,9 @@
               │  └ registration: attach once ready, detach once anything else
               └ signals are passed on; the exit code says what happened
 
-Whatever ends the serving process (SIGKILL, the kernel's out-of-memory killer, SGLang killing its
-own process tree), this one is left to remove the endpoint. So it is small: it never imports torch
-or SGLang, and it alone is given the service account's key.
+However the serving process ends (SIGKILL, the kernel's out-of-memory killer, SGLang killing its own
+process tree), this one is left to remove the endpoint. So it is small: it never imports torch or
+SGLang, and it alone has the service account's key.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
-from app.hathora.link import supervise
+from app import processes, signals
+from app.channel import Channel
+from app.endpoint import Network
+from app.hathora.link import TO_SUPERVISOR, PhaseChanged
 from app.hathora.membership import Membership
 from app.hathora.network import Registration
+from app.lifecycle import Phase
 from app.logs import setup as logs
 from app.logs.setup import log
-from app.settings.catalogue import Loaded, Settings, without_key
+from app.settings.catalogue import Settings
+from app.settings.load import Loaded, without_key
 
 NOT_REGISTERED = 72
 """Exit code: GCP_NEG_REQUIRED, and the registration failed."""
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 _HANGS_S = 30.0
-"""Beyond DRAIN_TIMEOUT, for the server to tell the rest, end its engine and go."""
-_ENTRY = Path(__file__).parents[2] / "serve_hathora.py"
+"""Beyond DRAIN_TIMEOUT, for the server to fail the rest, end its engine and exit."""
 
 
 def run(loaded: Loaded, arguments: Sequence[str]) -> int:
@@ -49,7 +50,7 @@ def run(loaded: Loaded, arguments: Sequence[str]) -> int:
     settings = loaded.settings.model_copy(update={"log_file": ""})
     logs.configure(settings)
     registration = Registration(settings)
-    # Processes that lose their parent become ours: none is left behind.
+    # Processes that lose their parent become children of this one: none is left behind.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
         return asyncio.run(Supervisor(registration, arguments, settings).run())
@@ -72,11 +73,18 @@ class Supervisor:
     async def run(self) -> int:
         ours, theirs = socket.socketpair()
         kills_before = _out_of_memory_kills()
-        self._take_signals()
+        signals.on_end(self._signalled, signal.SIGHUP)
         with theirs:
-            child = self._child = self._start(theirs.fileno())
-        # Nobody else reads our memory or environment: the key is in them. After the fork, which
-        # looks into /proc/self, where even we may not look then.
+            child = self._child = processes.start(
+                self._arguments,
+                "--link-fd",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                env=without_key(),
+                new_session=True,  # Ctrl-C reaches it through this process, once
+            )
+        # The key is in this process's memory and environment: no other may read them. After the
+        # fork, which looks into /proc/self, which even this process may not read then.
         _prctl(_PR_SET_DUMPABLE, 0)
         try:
             return await self._watch_over(child, ours, kills_before)
@@ -87,8 +95,14 @@ class Supervisor:
     async def _watch_over(
         self, child: subprocess.Popen[bytes], ours: socket.socket, kills_before: int
     ) -> int:
-        tell = await supervise(ours, lambda phase: membership.want(phase == "ready"))
-        membership = self._membership = Membership(self._registration, tell)
+        channel: Channel[Network, PhaseChanged] = Channel(
+            ours,
+            TO_SUPERVISOR,
+            on_message=lambda changed: membership.want(changed.phase is Phase.READY),
+            on_closed=lambda: None,  # the server's end is seen by its pid
+        )
+        membership = self._membership = Membership(self._registration, channel.send)
+        await channel.open()
         keeping = asyncio.create_task(membership.keep(), name="membership")
         refused = asyncio.create_task(self._end_unless_registered(membership))
         try:
@@ -103,23 +117,13 @@ class Supervisor:
         refused.cancel()
         return exit_code(code, asked=self._asked)
 
-    def _start(self, fd: int) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C reaches it through us, once.
-        return subprocess.Popen(
-            [sys.executable, str(_ENTRY), "serve", *self._arguments, "--link-fd", str(fd)],
-            env=without_key(), pass_fds=[fd], start_new_session=True,
-        )  # fmt: skip
-
-    def _take_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._end_child)
-        loop.add_signal_handler(signal.SIGQUIT, log.warning, "SIGQUIT is ignored")
+    def _signalled(self, _: signal.Signals) -> None:
+        self._end_child()
 
     def _end_child(self) -> None:
-        """Leave the group, whatever the server makes of its signal; a server that hangs is killed.
+        """Leave the group, whatever the server does with its signal; kill a server that hangs.
 
-        It says "leaving" by itself, too, but one that hangs says nothing.
+        The server reports "leaving" by itself, too, but one that hangs reports nothing.
         """
         if self._membership is not None:
             self._membership.retire()
@@ -160,13 +164,9 @@ def _prctl(option: int, value: int) -> None:
 
 def _end_the_rest() -> None:
     """SIGKILL to what the serving process left behind."""
-    left = psutil.Process().children(recursive=True)
-    for process in left:
-        with suppress(psutil.Error):
-            process.kill()
-    gone, alive = psutil.wait_procs(left, timeout=2)
+    left, alive = processes.kill_children(timeout_s=2)
     if left:
-        log.info("ended what was left of the server", processes=len(gone), alive=len(alive))
+        log.info("ended what was left of the server", processes=left - alive, alive=alive)
 
 
 def _report(code: int, asked: bool, memory_kills: int) -> None:
@@ -174,8 +174,7 @@ def _report(code: int, asked: bool, memory_kills: int) -> None:
         log.info("the server ended", exit=0)
     elif code < 0:
         cause = "the kernel, for memory" if memory_kills > 0 else "from outside"
-        known = -code in signal.valid_signals() and -code in {*signal.Signals}
-        name = signal.Signals(-code).name if known else str(-code)
+        name = processes.signal_name(-code)
         log.error("the server was killed", signal=name, by=cause, exit=128 - code)
     else:
         log.error("the server ended", exit=code)

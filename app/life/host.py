@@ -1,4 +1,4 @@
-"""Brings the model up, keeps watch over it, takes it down; the lifecycle's phases are its doing."""
+"""Brings the model up, watches over it and takes it down, moving the lifecycle along."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.errors import ServeError, StartError
 from app.events import fold
 from app.gate import Gate
 from app.generation.model import ServedModel
-from app.life.ending import freeze_heap
+from app.life.heap import freeze_heap
 from app.lifecycle import Lifecycle, Phase
 from app.logs.setup import log
 from app.settings.catalogue import Settings
@@ -41,7 +41,7 @@ class ModelHost:
         *,
         quiet: bool = False,
     ) -> None:
-        """`quiet`: another process says how far the start is."""
+        """`quiet`: another process logs how far the start is."""
         self._settings = settings
         self._lifecycle = lifecycle
         self._gate = gate
@@ -59,7 +59,7 @@ class ModelHost:
         return self._launched is not None
 
     def silent_s(self) -> float:
-        """For how long the engine has said nothing while it has work."""
+        """Seconds that the engine has been silent while it has work."""
         return self.engine.silent_s() if self.engine is not None else 0.0
 
     def start(self) -> None:
@@ -93,7 +93,7 @@ class ModelHost:
         except StartError as error:
             self.start_error = error
             self._lifecycle.enter(Phase.FAILED, str(error))
-        except Exception as error:  # nobody awaits this task: what it meets, the server must learn
+        except Exception as error:  # this task is not awaited: the lifecycle must carry its error
             log.exception("the start failed unexpectedly")
             self.start_error = StartError(f"{type(error).__name__}: {error}".splitlines()[0][:400])
             self._lifecycle.enter(Phase.FAILED, str(self.start_error))
@@ -145,17 +145,17 @@ class ModelHost:
             log.info("phase", phase=str(phase), elapsed_s=round(self._lifecycle.uptime_s, 1))
 
     async def _report_progress(self) -> None:
-        what = {
+        activities = {
             Phase.STARTING: "importing SGLang",
             Phase.LOADING: "loading the model",
             Phase.WARMING: "generating the first token",
         }
         while not self._quiet:
             await asyncio.sleep(_PROGRESS_S)
-            if (doing := what.get(self._lifecycle.phase)) is None:
+            if (activity := activities.get(self._lifecycle.phase)) is None:
                 return
             log.info(
-                f"still {doing}",
+                f"still {activity}",
                 phase=str(self._lifecycle.phase),
                 elapsed_s=round(self._lifecycle.uptime_s),
             )
@@ -171,12 +171,3 @@ async def _unless_lost(engine: Launched, work: Coroutine[Any, Any, None]) -> Non
         working.result()
     finally:
         working.cancel()
-
-
-def exit_code(lifecycle: Lifecycle, host: ModelHost) -> int:
-    """0 clean, 70 the engine was lost, 71 the start failed, 78 a setting is wrong."""
-    if lifecycle.phase is Phase.DEAD:
-        return 70
-    if lifecycle.phase is Phase.FAILED:
-        return host.start_error.exit_code if host.start_error else StartError.exit_code
-    return 0

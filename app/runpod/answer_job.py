@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeAlias
 
 from app import metrics
-from app.dialects.openai.sampling import error_json
+from app.dialects.error_forms import form_of
 from app.errors import ClientGone, InternalError, ServeError, Unavailable
 from app.gate import Gate
 from app.logs import setup as logs
@@ -27,7 +27,7 @@ from app.runpod.backend import Backend, JobRequest, JobStats, OutputForm
 from app.runpod.jobs import Rules, read_job
 from app.runpod.outputs import Output, Writer
 from app.settings.catalogue import Settings
-from app.stats import RequestStats
+from app.stats import RequestStats, milliseconds
 from app.types import Json
 
 Handler: TypeAlias = Callable[[Json], AsyncGenerator[Output, None]]
@@ -125,7 +125,8 @@ class _Work:
         self._note(error)
         if isinstance(error, Unavailable):
             metrics.REFUSED.labels(error.code or "").inc()
-        details = error_json(error)
+        ask = self._ask
+        details = form_of(ask.route if ask else "").body(error, self._record.id)
         details["error"]["status"] = error.status
         if self._writer is not None:
             self._writer.fail(error)
@@ -143,23 +144,16 @@ class _Work:
         metrics.REQUESTS.labels(route, method, str(self._status)).inc()
         metrics.DURATION.labels(route).observe(duration_s)
         metrics.record(stats)
-        facts = {
-            "prompt_tokens": stats.prompt_tokens, "completion_tokens": stats.completion_tokens,
-            "cached_tokens": stats.cached_tokens, "ttft_ms": _ms(stats.ttft_s),
-            "finish_reason": stats.finish_reason, "ended_by": error.code if error else None,
-            "error": error.message[:300] if error else None,
-            "form": "vllm" if ask and ask.form is OutputForm.VLLM else None,
-        }  # fmt: skip
         log.info(
             "request finished",
             job=self._job_id,
             path=ask.route[:100] if ask else None,
             status=self._status,
-            duration_ms=_ms(duration_s),
+            duration_ms=milliseconds(duration_s),
             **self._record.log_fields,
-            **{name: value for name, value in facts.items() if value is not None},
+            **stats.log_fields(
+                ended_by=error.code if error else None,
+                error=error.message[:300] if error else None,
+                form="vllm" if ask and ask.form is OutputForm.VLLM else None,
+            ),
         )
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e3, 1)

@@ -6,17 +6,18 @@ from typing import Any
 
 import orjson
 
-from app.dialects.contract import Bounds, Call, Dialect, Reply, Whole, read
+from app.dialects.answering import Answering
+from app.dialects.contract import Dialect, Reply, Whole
 from app.dialects.openai import models
 from app.dialects.routes import DIALECTS
 from app.dialects.vllm import batch_output as vllm
-from app.errors import MethodNotAllowed, NotReady, RouteNotFound
+from app.errors import MethodNotAllowed, RouteNotFound
 from app.gate import Gate
 from app.life.host import ModelHost
 from app.lifecycle import Lifecycle, Phase
-from app.logs.setup import log
 from app.runpod.backend import JobRequest, JobStats, OutputForm
 from app.runpod.jobs import HEALTH, MODELS
+from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
 from app.types import Json
 
@@ -32,7 +33,7 @@ class LocalBackend:
     ) -> None:
         self._settings = settings
         self._lifecycle, self._gate, self._host = lifecycle, gate, host
-        self._bounds = Bounds.of(settings)
+        self._answering = Answering(settings, Bounds.of(settings))
 
     def route_label(self, route: str) -> str:
         if route.startswith(MODELS + "/"):
@@ -44,30 +45,19 @@ class LocalBackend:
         if (dialect := _DIALECTS.get((ask.route, ask.form))) is not None:
             if ask.method != "POST":
                 raise MethodNotAllowed(f"{ask.route} does not answer {ask.method}.")
-            return await self._generate(dialect, ask.body, record)
+            return await self._answering.answer(
+                dialect,
+                ask.body,
+                id=record.id,
+                model=self._host.model,
+                stats=record.stats,
+                log_fields=record.log_fields,
+            )
         if (found := self._look_up(ask.route)) is None:
             raise RouteNotFound(f"There is no {ask.method} {ask.route[:100]} here.")
         if ask.method != "GET":
             raise MethodNotAllowed(f"{ask.route[:100]} does not answer {ask.method}.")
         return Whole(orjson.dumps(found))
-
-    async def _generate(self, dialect: Dialect[Any], raw: bytes, record: JobStats) -> Reply:
-        model = self._host.model
-        if model is None:
-            raise NotReady("The model is not ready yet.")
-        body = read(dialect.body, raw, self._bounds)
-        if self._settings.log_level == "debug":
-            shown = raw[: self._settings.max_log_len]
-            log.debug("request body", body=shown.decode(errors="replace"))
-        call = Call(
-            id=record.id,
-            model=model,
-            bounds=self._bounds,
-            stats=record.stats,
-            log_fields=record.log_fields,
-        )
-        reply: Reply = await dialect.answer(body, call)
-        return reply
 
     def _look_up(self, route: str) -> Json | None:
         if route == MODELS:

@@ -36,7 +36,7 @@ from runpod.serverless.modules.worker_state import (
 )
 
 from app.errors import ConfigError, StartError
-from app.life.ending import first_of
+from app.life.waiting import first_of
 from app.logs.setup import log
 from app.runpod.answer_job import Handler
 

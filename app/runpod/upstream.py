@@ -16,7 +16,7 @@ import httpx
 import orjson
 
 from app.dialects.contract import Reply, Stream, Whole
-from app.dialects.openai.sampling import DONE, frame
+from app.dialects.openai.frames import DONE, frame
 from app.errors import ConfigError, RouteNotFound, ServeError
 from app.logs.setup import log
 from app.runpod.backend import JobRequest, JobStats

@@ -1,79 +1,111 @@
-"""What the variables of other systems mean here: values that have changed, names that are gone.
+"""What the variables of other servers mean here: values that have changed, names that are gone.
 
-The names that mean the same are further names of the settings themselves (settings.py);
-docs/migrate.md has the whole list, per system.
+Names that mean the same as here are further names of the settings themselves (catalogue.py);
+docs/migrate.md has the whole list, per server.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from app.errors import ConfigError
 
-if TYPE_CHECKING:
-    from app.settings.catalogue import Settings
+# -- names without effect ----------------------------------------------------------------------
 
-GONE: dict[str, str] = {
-    name: why
-    for why, names in {
-        "the engine is part of this process": (
-            "SGLANG_PORT", "SGLANG_HEALTH_TIMEOUT", "SGLANG_HEALTH_INTERVAL", "WORKER_USE_RAY",
-            "RAY_WORKERS_USE_NSIGHT", "DISTRIBUTED_EXECUTOR_BACKEND",
-        ),
-        "tokenisation needs no pool": (
-            "TOKENIZER_POOL_SIZE", "TOKENIZER_POOL_TYPE", "TOKENIZER_POOL_EXTRA_CONFIG",
-        ),
-        "SGLang schedules and stores without it": (
-            "USE_V2_BLOCK_MANAGER", "NUM_LOOKAHEAD_SLOTS", "PREEMPTION_MODE",
-            "PREEMPTION_CHECK_PERIOD", "PREEMPTION_CPU_CAPACITY", "SCHEDULER_DELAY_FACTOR",
-            "SWAP_SPACE", "DISABLE_SLIDING_WINDOW", "MAX_PARALLEL_LOADING_WORKERS",
-        ),
-        "CUDA graphs go by batch here, not by length": (
-            "MAX_SEQ_LEN_TO_CAPTURE", "MAX_CONTEXT_LEN_TO_CAPTURE",
-        ),
-        "adapters are not served": (
-            "MAX_LORAS", "MAX_LORA_RANK", "LORA_EXTRA_VOCAB_SIZE", "LORA_DTYPE",
-            "LONG_LORA_SCALING_FACTORS", "MAX_CPU_LORAS", "FULLY_SHARDED_LORAS",
-        ),
-        "SGLang's speculative decoding has other switches (ENGINE_ARGS)": (
-            "SPECULATIVE_DRAFT_TENSOR_PARALLEL_SIZE", "SPECULATIVE_MAX_MODEL_LEN",
-            "SPECULATIVE_DISABLE_BY_BATCH_SIZE", "NGRAM_PROMPT_LOOKUP_MAX",
-            "NGRAM_PROMPT_LOOKUP_MIN", "SPEC_DECODING_ACCEPTANCE_METHOD",
-            "TYPICAL_ACCEPTANCE_SAMPLER_POSTERIOR_THRESHOLD",
-            "TYPICAL_ACCEPTANCE_SAMPLER_POSTERIOR_ALPHA",
-        ),
-        "tools that a request brings are always offered to the model": ("ENABLE_AUTO_TOOL_CHOICE",),
-        "a line for each request is always logged, its content at LOG_LEVEL=debug only": (
-            "DISABLE_LOG_REQUESTS", "ENABLE_LOG_REQUESTS", "DISABLE_LOGGING_REQUEST",
-        ),
-        "ENABLE_METRICS switches the statistics": ("DISABLE_LOG_STATS",),
-        "text models take no images": ("LIMIT_MM_PER_PROMPT",),
-    }.items()
-    for name in names
-}  # fmt: skip
-"""Variables that have no effect here -> why. Whoever sets one is told so at the start."""
+_GONE_BECAUSE: dict[str, tuple[str, ...]] = {
+    "the engine is part of this process": (
+        "SGLANG_PORT",
+        "SGLANG_HEALTH_TIMEOUT",
+        "SGLANG_HEALTH_INTERVAL",
+        "WORKER_USE_RAY",
+        "RAY_WORKERS_USE_NSIGHT",
+        "DISTRIBUTED_EXECUTOR_BACKEND",
+    ),
+    "tokenisation needs no pool": (
+        "TOKENIZER_POOL_SIZE",
+        "TOKENIZER_POOL_TYPE",
+        "TOKENIZER_POOL_EXTRA_CONFIG",
+    ),
+    "SGLang schedules and stores without it": (
+        "USE_V2_BLOCK_MANAGER",
+        "NUM_LOOKAHEAD_SLOTS",
+        "PREEMPTION_MODE",
+        "PREEMPTION_CHECK_PERIOD",
+        "PREEMPTION_CPU_CAPACITY",
+        "SCHEDULER_DELAY_FACTOR",
+        "SWAP_SPACE",
+        "DISABLE_SLIDING_WINDOW",
+        "MAX_PARALLEL_LOADING_WORKERS",
+    ),
+    "CUDA graphs go by batch here, not by length": (
+        "MAX_SEQ_LEN_TO_CAPTURE",
+        "MAX_CONTEXT_LEN_TO_CAPTURE",
+    ),
+    "adapters are not served": (
+        "MAX_LORAS",
+        "MAX_LORA_RANK",
+        "LORA_EXTRA_VOCAB_SIZE",
+        "LORA_DTYPE",
+        "LONG_LORA_SCALING_FACTORS",
+        "MAX_CPU_LORAS",
+        "FULLY_SHARDED_LORAS",
+    ),
+    "SGLang's speculative decoding has other switches (ENGINE_ARGS)": (
+        "SPECULATIVE_DRAFT_TENSOR_PARALLEL_SIZE",
+        "SPECULATIVE_MAX_MODEL_LEN",
+        "SPECULATIVE_DISABLE_BY_BATCH_SIZE",
+        "NGRAM_PROMPT_LOOKUP_MAX",
+        "NGRAM_PROMPT_LOOKUP_MIN",
+        "SPEC_DECODING_ACCEPTANCE_METHOD",
+        "TYPICAL_ACCEPTANCE_SAMPLER_POSTERIOR_THRESHOLD",
+        "TYPICAL_ACCEPTANCE_SAMPLER_POSTERIOR_ALPHA",
+    ),
+    "tools that a request brings are always offered to the model": ("ENABLE_AUTO_TOOL_CHOICE",),
+    "a line for each request is always logged, its content at LOG_LEVEL=debug only": (
+        "DISABLE_LOG_REQUESTS",
+        "ENABLE_LOG_REQUESTS",
+        "DISABLE_LOGGING_REQUEST",
+    ),
+    "ENABLE_METRICS switches the statistics": ("DISABLE_LOG_STATS",),
+    "text models take no images": ("LIMIT_MM_PER_PROMPT",),
+}
+GONE: dict[str, str] = {name: why for why, names in _GONE_BECAUSE.items() for name in names}
+"""Variables that have no effect here -> why. Setting one logs a warning at the start."""
 
 _NOTHING = {"", "0", "0.0", "false", "none", "auto"}
-"""Values that ask for nothing: forms send every field."""
-_LAUNCHERS = ("sglang.launch_server", "sglang::launch_server")
-_NOT_OURS = {"host", "port"}
-"""Options of a replaced server: whoever reached it inside its container reaches this one."""
+"""Values that ask for nothing: the forms of hosting platforms send every variable."""
 
 
-def warn_of_gone(given: Mapping[str, Any]) -> Iterator[str]:
+def warn_of_gone(environment: Mapping[str, Any]) -> Iterator[str]:
     """One line for each reason."""
-    found: dict[str, list[str]] = {}
+    names_by_reason: dict[str, list[str]] = {}
     for name, why in GONE.items():
-        if str(given.get(name) or "").lower() not in _NOTHING:
-            found.setdefault(why, []).append(name)
-    for why, names in found.items():
+        if str(environment.get(name) or "").lower() not in _NOTHING:
+            names_by_reason.setdefault(why, []).append(name)
+    for why, names in names_by_reason.items():
         yield f"{', '.join(names)}: no effect ({why})"
 
 
+# -- the command line of a replaced server -----------------------------------------------------
+
+_LAUNCHERS = ("sglang.launch_server", "sglang::launch_server")
+_LAUNCH_NAMES = {
+    "model": "model-path",
+    "tp": "tp-size",
+    "pp": "pp-size",
+    "dp": "dp-size",
+    "enable-ep-moe": "enable-expert-parallel",
+    "max-total-tokens": "kv-pool-tokens",  # here that name bounds one request
+}
+_NOT_OURS = {"host", "port"}
+"""Ignored: the replaced server may have listened inside a container; HOST and PORT apply here."""
+
+
 def launch_options(command: str, origin: str) -> dict[str, Any]:
-    """`... sglang.launch_server --tp 2 --trust-remote-code` -> {"tp": "2", ...}; flags are "true".
+    """`... sglang.launch_server --tp 2 --trust-remote-code` -> {"tp-size": "2", ...}; flags are
+    "true".
 
     Raises ConfigError if it starts anything else.
     """
@@ -81,18 +113,18 @@ def launch_options(command: str, origin: str) -> dict[str, Any]:
         words = shlex.split(command.replace("\\\n", " "))
     except ValueError as error:
         raise ConfigError(f"{origin}: {error}") from None
-    given: list[tuple[str, list[str]]] = []
+    flags: list[tuple[str, list[str]]] = []
     for word in _after_the_launcher(words, origin):
         if word.startswith("--"):
             flag, has_value, text = word[2:].partition("=")
             name = flag.replace("_", "-")
-            given.append((_LAUNCH_NAMES.get(name, name), [text] if has_value else []))
-        elif not given:
+            flags.append((_LAUNCH_NAMES.get(name, name), [text] if has_value else []))
+        elif not flags:
             raise ConfigError(f"{origin}: {word!r} is no option of sglang.launch_server")
         else:
-            given[-1][1].append(word)
+            flags[-1][1].append(word)
     options: dict[str, Any] = {}
-    for name, values in given:
+    for name, values in flags:
         value: Any = values if len(values) > 1 else values[0] if values else "true"
         if options.setdefault(name, value) != value:
             raise ConfigError(f"{origin} has --{name} twice with different values; keep one")
@@ -100,7 +132,8 @@ def launch_options(command: str, origin: str) -> dict[str, Any]:
 
 
 def _after_the_launcher(words: list[str], origin: str) -> list[str]:
-    """`python3 -u -m sglang.launch_server ...` and `sglang serve ...`; options alone are, too."""
+    """Of `python3 -u -m sglang.launch_server ...`, `sglang serve ...` or options alone: the
+    options."""
     for no, word in enumerate(words):
         if word in _LAUNCHERS or words[no : no + 2] == ["sglang", "serve"]:
             return words[no + (1 if word in _LAUNCHERS else 2) :]
@@ -109,82 +142,91 @@ def _after_the_launcher(words: list[str], origin: str) -> list[str]:
     return words
 
 
-_LAUNCH_NAMES = {
-    "model": "model-path", "tp": "tp-size", "pp": "pp-size", "dp": "dp-size",
-    "enable-ep-moe": "enable-expert-parallel",
-    "max-total-tokens": "kv-pool-tokens",  # here that name bounds one request
-}  # fmt: skip
+# -- values that are called otherwise today ----------------------------------------------------
+
+Values: TypeAlias = Mapping[str, Any]
+"""Field -> the setting's value."""
+Origins: TypeAlias = Mapping[str, str]
+Translation: TypeAlias = tuple[dict[str, Any], str]
+"""Fields to change, and the warning; without text there is none."""
+Rule: TypeAlias = Callable[[Values, Origins], Translation | None]
 
 
-Rule = Callable[["Settings", Mapping[str, str]], "tuple[dict[str, Any], str] | None"]
+def modernise(values: Values, origins: Origins) -> tuple[dict[str, Any], list[str]]:
+    """The fields to change so that obsolete values say what they mean today, and the warnings.
 
-
-def modernise(settings: Settings, origins: Mapping[str, str]) -> tuple[Settings, list[str]]:
-    """The settings with what is obsolete put into today's words, and a warning for each."""
+    Raises ConfigError for settings that contradict each other.
+    """
+    changes: dict[str, Any] = {}
     warnings = []
     for rule in _RULES:
-        if (found := rule(settings, origins)) is not None:
-            update, warning = found
-            settings = settings.model_copy(update=update)
+        if (translation := rule({**values, **changes}, origins)) is not None:
+            change, warning = translation
+            changes |= change
             if warning:
                 warnings.append(warning)
-    return settings, warnings
+    return changes, warnings
 
 
 def _value(field: str, old: object, target: str, new: object) -> Rule:
     """A value that has another name today, or is another setting's."""
 
-    def rule(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
-        if getattr(settings, field) != old:
+    def rule(values: Values, origins: Origins) -> Translation | None:
+        if values[field] != old:
             return None
-        said = str(old).lower() if isinstance(old, bool) else old
-        if field != target and getattr(settings, target) is not None:
-            return {}, f"{origins[field]}={said}: no effect beside {origins[target]}"
+        written = f"{origins[field]}={_spelled(old)}"
+        if field != target and values[target] is not None:
+            return {}, f"{written}: no effect beside {origins[target]}"
         cleared = {} if field == target else {field: False if old is True else None}
-        shown = str(new).lower() if isinstance(new, bool) else new
         return (
             cleared | {target: new},
-            f"{origins[field]}={said} is obsolete: taken as {target.upper()}={shown}",
+            f"{written} is obsolete: taken as {target.upper()}={_spelled(new)}",
         )
 
     return rule
 
 
-def _memory(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
-    given = settings.gpu_memory_utilization
-    if given is None:
+def _spelled(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _memory(values: Values, origins: Origins) -> Translation | None:
+    utilization = values["gpu_memory_utilization"]
+    if utilization is None:
         return None
-    if settings.mem_fraction_static is not None:
-        return {}, f"{origins['gpu_memory_utilization']}: no effect beside MEM_FRACTION_STATIC"
-    share = round(max(min(given, 0.95) - 0.05, 0.05), 3)
+    origin = origins["gpu_memory_utilization"]
+    if values["mem_fraction_static"] is not None:
+        return {}, f"{origin}: no effect beside MEM_FRACTION_STATIC"
+    share = round(max(min(utilization, 0.95) - 0.05, 0.05), 3)
     return {"mem_fraction_static": share}, (
-        f"{origins['gpu_memory_utilization']}={given:g} is taken as MEM_FRACTION_STATIC={share:g}: "
+        f"{origin}={utilization:g} is taken as MEM_FRACTION_STATIC={share:g}: "
         "SGLang's share leaves out the activations"
     )
 
 
-def _chunks(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
-    size = settings.chunked_prefill_size
-    if settings.chunked_prefill is None or (settings.chunked_prefill and size != -1):
+def _chunks(values: Values, origins: Origins) -> Translation | None:
+    chunked, size = values["chunked_prefill"], values["chunked_prefill_size"]
+    if chunked is None or (chunked and size != -1):
         return None
-    where = origins["chunked_prefill"]
-    if settings.chunked_prefill or size not in (None, -1):
+    origin = origins["chunked_prefill"]
+    if chunked or size not in (None, -1):
         raise ConfigError(
-            f"{where}={str(settings.chunked_prefill).lower()} and "
+            f"{origin}={_spelled(chunked)} and "
             f"{origins['chunked_prefill_size']}={size} contradict each other; keep one"
         )
     return {"chunked_prefill_size": -1}, (
-        f"{where}=false: long prompts are prefilled in one go, which takes more memory"
+        f"{origin}=false: long prompts are prefilled in one go, which takes more memory"
     )
 
 
-def _prefixes(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
-    if settings.enable_prefix_caching and settings.disable_radix_cache:
+def _prefixes(values: Values, origins: Origins) -> Translation | None:
+    caching = values["enable_prefix_caching"]
+    if caching and values["disable_radix_cache"]:
         raise ConfigError(
             f"{origins['enable_prefix_caching']}=true and {origins['disable_radix_cache']}=true "
             "contradict each other; keep one"
         )
-    if settings.enable_prefix_caching is not False:
+    if caching is not False:
         return None
     return {"disable_radix_cache": True}, (
         f"{origins['enable_prefix_caching']}=false is taken as DISABLE_RADIX_CACHE=true: every "
@@ -192,13 +234,13 @@ def _prefixes(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str,
     )
 
 
-def _blocks(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
-    blocks, size = settings.num_gpu_blocks_override, settings.block_size
+def _blocks(values: Values, origins: Origins) -> Translation | None:
+    blocks, size = values["num_gpu_blocks_override"], values["block_size"]
     if blocks is None:
         if size is None:
             return None
         return {}, f"{origins['block_size']}: no effect (SGLang chooses its page size)"
-    if settings.kv_pool_tokens is not None:
+    if values["kv_pool_tokens"] is not None:
         raise ConfigError(
             f"{origins['num_gpu_blocks_override']} and {origins['kv_pool_tokens']} are the same "
             "setting; keep one"
@@ -209,35 +251,37 @@ def _blocks(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, A
     )
 
 
-def _grammars(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
-    if settings.guided_decoding_backend in (None, "auto", "xgrammar"):
+def _grammars(values: Values, origins: Origins) -> Translation | None:
+    backend = values["guided_decoding_backend"]
+    if backend in (None, "auto", "xgrammar"):
         return None
     return {}, (
-        f"{origins['guided_decoding_backend']}={settings.guided_decoding_backend}: no effect "
-        "(grammars are xgrammar's)"
+        f"{origins['guided_decoding_backend']}={backend}: no effect (grammars are xgrammar's)"
     )
 
 
-def _drafts(settings: Settings, origins: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
-    model, tokens = settings.speculative_model, settings.num_speculative_tokens
+def _drafts(values: Values, origins: Origins) -> Translation | None:
+    model, tokens = values["speculative_model"], values["num_speculative_tokens"]
     if model is None:
         return None
     if model.strip("[]").lower() == "ngram":
         return {"speculative_model": None, "speculative_algorithm": "NGRAM"}, ""
-    chosen: dict[str, Any] = {
-        "speculative_algorithm": settings.speculative_algorithm or "STANDALONE"
+    change: dict[str, Any] = {
+        "speculative_algorithm": values["speculative_algorithm"] or "STANDALONE"
     }
-    sglangs = settings.speculative_num_steps or settings.speculative_eagle_topk
-    if tokens is None or sglangs or "DRAFT_TOKENS" in origins["num_speculative_tokens"].upper():
-        return chosen, ""
+    has_sglangs = values["speculative_num_steps"] or values["speculative_eagle_topk"]
+    if tokens is None or has_sglangs or "DRAFT_TOKENS" in origins["num_speculative_tokens"].upper():
+        return change, ""
     # SGLang wants all three or none; vLLM's count is the steps, SGLang's has the root in it.
-    return chosen | {
-        "speculative_num_steps": tokens, "speculative_eagle_topk": 1,
+    change |= {
+        "speculative_num_steps": tokens,
+        "speculative_eagle_topk": 1,
         "num_speculative_tokens": tokens + 1,
-    }, (
+    }
+    return change, (
         f"{origins['num_speculative_tokens']}={tokens} is taken as SPECULATIVE_NUM_STEPS={tokens} "
         f"SPECULATIVE_EAGLE_TOPK=1 SPECULATIVE_NUM_DRAFT_TOKENS={tokens + 1}"
-    )  # fmt: skip
+    )
 
 
 _RULES: tuple[Rule, ...] = (
@@ -246,5 +290,10 @@ _RULES: tuple[Rule, ...] = (
     _value("kv_cache_dtype", "fp8", "kv_cache_dtype", "fp8_e4m3"),
     _value("tokenizer_mode", "mistral", "tokenizer_mode", "auto"),
     _value("enable_flashinfer_mla", True, "attention_backend", "flashinfer"),
-    _memory, _chunks, _prefixes, _blocks, _grammars, _drafts,
-)  # fmt: skip
+    _memory,
+    _chunks,
+    _prefixes,
+    _blocks,
+    _grammars,
+    _drafts,
+)

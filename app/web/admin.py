@@ -1,4 +1,4 @@
-"""What only the operator may do: routes for the admin key, which are not there without one.
+"""Routes for the operator alone: they need the admin key, and do not exist without one.
 
 Source: sglang/srt/entrypoints/http_server.py of SGLang 0.5.23, whose router and benchmarks call
 them; the paths and bodies are its.
@@ -14,13 +14,13 @@ from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from app.dialects.contract import AnyBody, read
-from app.dialects.openai.sampling import error_json
+from app.dialects.body import AnyBody, read
 from app.dialects.sglang.admin import AbortBody, ProfileBody
-from app.errors import InvalidRequest, ServeError
+from app.errors import InvalidRequest
 from app.logs.setup import log
-from app.web.generation import error_response, json_response, read_body
+from app.web.bodies import read_body
 from app.web.middleware import Keys, unauthenticated
+from app.web.responses import json_response
 from app.web.state import serving_of
 
 _LONGEST_WAIT_S = 300.0
@@ -28,18 +28,15 @@ _LOOK_S = 0.1
 
 
 class _AdminRoute(APIRoute):
-    """Answers nobody without the admin key, and every ServeError in the API's form."""
+    """Refuses every request without the admin key."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
             if not Keys(serving_of(request).settings.admin_api_key).known(request.scope):
-                return unauthenticated()
-            try:
-                return await handle(request)
-            except ServeError as error:
-                return error_response(error, error_json)
+                return unauthenticated(request.scope)
+            return await handle(request)
 
         return guarded
 
@@ -96,7 +93,7 @@ async def stop_profile(request: Request) -> Response:
 async def _body(kind: type[AnyBody], request: Request) -> AnyBody:
     serving = serving_of(request)
     raw = await read_body(request.headers, request.receive, serving.settings)
-    return read(kind, raw or b"{}", serving.bounds)
+    return read(kind, raw or b"{}", serving.bounds, request.url.path)
 
 
 def _timeout_s(request: Request) -> float:

@@ -14,8 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.dialects.contract import Bounds, Dialect
-from app.dialects.openai.sampling import error_json
+from app.dialects.contract import Dialect
 from app.dialects.routes import DIALECTS
 from app.errors import (
     InternalError,
@@ -24,12 +23,14 @@ from app.errors import (
     RouteNotFound,
     ServeError,
 )  # fmt: skip
+from app.settings.bounds import Bounds
 from app.types import Json
 from app.web import admin
 from app.web import probes as ops
 from app.web import sglang_routes as info
-from app.web.generation import Generation, error_response
+from app.web.generation import Generation
 from app.web.middleware import Authentication, RequestScope, Shortcut
+from app.web.responses import error_response
 from app.web.state import Serving
 
 _EXPOSED = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]
@@ -69,7 +70,11 @@ def _api(serving: Serving) -> FastAPI:
         title="SGLang Hathora Server",
         version=__version__,
         lifespan=lifespan,
-        exception_handlers={HTTPException: _http_error, Exception: _failed},
+        exception_handlers={
+            ServeError: _serve_error,
+            HTTPException: _http_error,
+            Exception: _failed,
+        },
         redirect_slashes=False,
         redoc_url=None,
     )
@@ -128,25 +133,18 @@ _ERROR: Json = {
 }
 
 
-_OF = {"maximum": "integer", "maxItems": "array", "maxProperties": "object"}
+_KEYWORDS = {"integer": "maximum", "array": "maxItems", "object": "maxProperties"}
+"""JSON type -> the keyword of JSON Schema that bounds it."""
 
 
-def _say_bounds(schema: Json, bounds: Bounds) -> None:
-    """The operator's bounds, which the bodies' classes do not know."""
-    for field, (keyword, most) in {
-        "n": ("maximum", bounds.max_choices), "best_of": ("maximum", bounds.max_choices),
-        "messages": ("maxItems", bounds.max_messages), "tools": ("maxItems", bounds.max_tools),
-        "stop": ("maxItems", bounds.max_stops),
-        "stop_token_ids": ("maxItems", bounds.max_stop_token_ids),
-        "logit_bias": ("maxProperties", bounds.max_logit_biases),
-        "top_logprobs": ("maximum", bounds.max_logprobs),
-        "top_logprobs_num": ("maximum", bounds.max_logprobs),
-    }.items():  # fmt: skip
-        found = schema.get("properties", {}).get(field, {})
-        kinds = [found, *found.get("anyOf", ())]
+def _add_bounds(schema: Json, bounds: Bounds) -> None:
+    """Add the operator's bounds, which the bodies' classes do not know."""
+    for field, most in bounds.by_request_field().items():
+        described = schema.get("properties", {}).get(field, {})
+        kinds = [described, *described.get("anyOf", ())]
         kinds += [inner for kind in kinds[1:] for inner in kind.get("anyOf", ())]
         for kind in kinds:
-            if kind.get("type") == _OF[keyword]:
+            if keyword := _KEYWORDS.get(kind.get("type")):
                 kind[keyword] = most
 
 
@@ -158,16 +156,21 @@ def _openapi(app: FastAPI, serving: Serving) -> Json:
         schemas["Error"] = _ERROR
         for dialect in DIALECTS:
             schema = dialect.body.model_json_schema(ref_template="#/components/schemas/{model}")
-            _say_bounds(schema, serving.bounds)
+            _add_bounds(schema, serving.bounds)
             schemas |= schema.pop("$defs", {})
             schemas[dialect.body.__name__] = schema
         app.openapi_schema = document
     return app.openapi_schema
 
 
-async def _failed(_: Request, __: Exception) -> Response:
+async def _serve_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServeError)
+    return error_response(error, request.scope)
+
+
+async def _failed(request: Request, _: Exception) -> Response:
     """Starlette raises the error once more behind it: RequestScope logs it."""
-    return error_response(InternalError("The server failed on this request."), error_json)
+    return error_response(InternalError("The server failed on this request."), request.scope)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -182,6 +185,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
             translated = MethodNotAllowed(f"{path} does not answer {request.method}.")
         case _:
             translated = InvalidRequest(str(error.detail)[:200])
-    response = error_response(translated, error_json)
+    response = error_response(translated, request.scope)
     response.headers.update(error.headers or {})
     return response

@@ -20,13 +20,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
-from app.dialects.openai.sampling import error_json
 from app.errors import AuthenticationFailed, InternalError
 from app.logs import setup as logs
 from app.logs.setup import log
-from app.settings.catalogue import Secrets, Settings
-from app.stats import RequestStats
-from app.web.generation import error_response
+from app.settings.catalogue import Settings
+from app.settings.declare import Secrets
+from app.stats import RequestStats, milliseconds
+from app.web.responses import error_response
 
 _SANE_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 _PROBES = frozenset({"/health", "/livez", "/readyz", "/ping", "/metrics"})
@@ -84,7 +84,7 @@ class RequestScope:
             log.exception("request failed")
             if not state["status"]:
                 error = InternalError("The server failed on this request.")
-                await error_response(error, error_json)(scope, receive, tagged)
+                await error_response(error, scope)(scope, receive, tagged)
         finally:
             self._finish(scope, arrived, client, say)
             logs.request_id.reset(token)
@@ -99,21 +99,17 @@ class RequestScope:
         if route not in _PROBES:
             _duration(route).observe(duration_s)
         metrics.record(stats)
-        facts = {
-            "prompt_tokens": stats.prompt_tokens, "completion_tokens": stats.completion_tokens,
-            "cached_tokens": stats.cached_tokens, "ttft_ms": _ms(stats.ttft_s),
-            "finish_reason": stats.finish_reason, "ended_by": state.get("ended_by"),
-            "error": (state.get("error") or "")[:300] or None,
-        }  # fmt: skip
         say(
             "request finished",
             client=client,
             method=scope["method"],
             path=scope["path"],
             status=state["status"],
-            duration_ms=_ms(duration_s),
+            duration_ms=milliseconds(duration_s),
             **state["log_fields"],
-            **{name: value for name, value in facts.items() if value is not None},
+            **stats.log_fields(
+                ended_by=state.get("ended_by"), error=(state.get("error") or "")[:300] or None
+            ),
         )
 
 
@@ -147,9 +143,9 @@ class Keys:
         return any(matches)
 
 
-def unauthenticated() -> Response:
+def unauthenticated(scope: Scope) -> Response:
     error = AuthenticationFailed("A valid API key is needed: Authorization: Bearer <key>.")
-    response = error_response(error, error_json)
+    response = error_response(error, scope)
     response.headers["www-authenticate"] = "Bearer"
     return response
 
@@ -167,7 +163,7 @@ class Authentication:
         if scope["type"] != "http" or scope["path"] in self.OPEN or self._keys.known(scope):
             await self._app(scope, receive, send)
             return
-        await unauthenticated()(scope, receive, send)
+        await unauthenticated(scope)(scope, receive, send)
 
 
 class Shortcut:
@@ -197,7 +193,3 @@ def _normalised(path: str) -> str:
     while path.startswith("/v1/v1/"):
         path = path[3:]
     return path if path == "/" else path.rstrip("/")
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e3, 1)

@@ -9,14 +9,13 @@ from fastapi import APIRouter, Request
 from msgspec import to_builtins
 from starlette.responses import Response
 
-from app import __version__
 from app.dialects.openai import models
-from app.dialects.openai.sampling import error_json
-from app.errors import RouteNotFound, ServeError
+from app.errors import RouteNotFound
 from app.lifecycle import Phase
 from app.metrics import Metrics
 from app.types import Json
-from app.web.generation import error_response, json_response
+from app.version import version
+from app.web.responses import json_response
 from app.web.state import serving_of
 
 router = APIRouter()
@@ -30,7 +29,10 @@ async def root(request: Request) -> Response:
     return json_response(
         {
             "service": "serve_hathora",
-            "version": __version__,
+            "version": version().release,
+            "commit": version().commit,
+            "sglang": version().sglang,
+            "engine": serving.settings.engine,
             "model": serving.settings.names[0],
             "hathora_region": serving.settings.hathora_region,
             "phase": str(serving.lifecycle.phase),
@@ -47,8 +49,8 @@ async def health(request: Request) -> Response:
     """
     serving = serving_of(request)
     phase = serving.lifecycle.phase
-    figures = serving.gauges()
-    stalled = figures.longest_silence_s > _STALLED_AFTER_S
+    gauges = serving.gauges()
+    stalled = gauges.longest_silence_s > _STALLED_AFTER_S
     ready = phase in (Phase.READY, Phase.FOLLOWING) and not stalled
     rising = phase.loading
     body: Json = {
@@ -59,11 +61,13 @@ async def health(request: Request) -> Response:
         "timestamp": time.time(),
         "phase": str(phase),
         "uptime_s": round(serving.lifecycle.uptime_s, 1),
-        "in_flight": figures.in_flight,
-        "engine_silent_s": round(figures.longest_silence_s, 1) if serving.host.engine else None,
-        "event_loop_lag_s": round(figures.lag_s, 4),
+        "in_flight": gauges.in_flight,
+        "engine_silent_s": round(gauges.longest_silence_s, 1) if serving.host.engine else None,
+        "event_loop_lag_s": round(gauges.lag_s, 4),
         "network": to_builtins(serving.network()),
     }
+    if serving.settings.engine == "scripted":
+        body["engine"] = "scripted: no model is behind this server"
     if serving.lifecycle.reason:
         body["reason"] = serving.lifecycle.reason
     if stalled:
@@ -105,26 +109,19 @@ async def ping(request: Request) -> Response:
 
 @router.get("/metrics", summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
-    found = serving_of(request).metrics
-    if found is None:
-        error = RouteNotFound("Metrics are switched off (ENABLE_METRICS=false).")
-        return error_response(error, error_json)
-    return Response(await asyncio.to_thread(found.scrape), media_type=Metrics.CONTENT_TYPE)
+    scraped = serving_of(request).metrics
+    if scraped is None:
+        raise RouteNotFound("Metrics are switched off (ENABLE_METRICS=false).")
+    return Response(await asyncio.to_thread(scraped.scrape), media_type=Metrics.CONTENT_TYPE)
 
 
 @router.get("/v1/models", summary="The model's names")
 async def list_models(request: Request) -> Response:
     serving = serving_of(request)
-    try:
-        return json_response(models.listed(serving.host.model, serving.lifecycle))
-    except ServeError as error:
-        return error_response(error, error_json)
+    return json_response(models.listed(serving.host.model, serving.lifecycle))
 
 
 @router.get("/v1/models/{model:path}", summary="One model")
 async def one_model(request: Request, model: str) -> Response:
     serving = serving_of(request)
-    try:
-        return json_response(models.card(model, serving.host.model, serving.lifecycle))
-    except ServeError as error:
-        return error_response(error, error_json)
+    return json_response(models.card(model, serving.host.model, serving.lifecycle))

@@ -14,11 +14,10 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.dialects.openai.sampling import error_json
 from app.engine.base import Engine, Load
-from app.errors import InvalidRequest, ServeError
+from app.errors import InvalidRequest
 from app.types import Json
-from app.web.generation import error_response, json_response
+from app.web.responses import json_response
 from app.web.state import serving_of
 
 router = APIRouter()
@@ -27,10 +26,7 @@ router = APIRouter()
 @router.get("/model_info", summary="The model, in SGLang's words")
 @router.get("/get_model_info", include_in_schema=False)
 async def model_info(request: Request) -> Response:
-    try:
-        engine, model = serving_of(request).loaded()
-    except ServeError as error:
-        return error_response(error, error_json)
+    engine, model = serving_of(request).loaded()
     options, info = engine.options(), model.info
     return _plain(
         {
@@ -60,11 +56,8 @@ async def model_info(request: Request) -> Response:
 @router.get("/get_server_info", include_in_schema=False)
 async def server_info(request: Request) -> Response:
     serving = serving_of(request)
-    try:
-        engine, model = serving.loaded()
-        loads = await engine.loads()
-    except ServeError as error:
-        return error_response(error, error_json)
+    engine, model = serving.loaded()
+    loads = await engine.loads()
     options = engine.options()
     largest = [load.max_running for load in loads if load.max_running]
     return _plain(
@@ -90,12 +83,9 @@ async def server_info(request: Request) -> Response:
 async def loads(request: Request) -> Response:
     """`dp_rank` asks for one replica. `include` is taken: there is only what is core."""
     serving = serving_of(request)
-    try:
-        engine, _ = serving.loaded()
-        rank = _rank(request)
-        found = [load for load in await engine.loads() if rank in (None, load.replica)]
-    except ServeError as error:
-        return error_response(error, error_json)
+    engine, _ = serving.loaded()
+    rank = _rank(request)
+    found = [load for load in await engine.loads() if rank in (None, load.replica)]
     return json_response(
         {
             "timestamp": datetime.now(UTC).isoformat(),
@@ -110,11 +100,8 @@ async def loads(request: Request) -> Response:
 
 @router.get("/get_load", summary="The same for SGLang's router")
 async def get_load(request: Request) -> Response:
-    try:
-        engine, _ = serving_of(request).loaded()
-        found = await engine.loads()
-    except ServeError as error:
-        return error_response(error, error_json)
+    engine, _ = serving_of(request).loaded()
+    found = await engine.loads()
     return json_response(
         [
             {
@@ -131,10 +118,7 @@ async def health_generate(request: Request) -> Response:
     """200 if it does, or if the engine is busy with other requests; else 503. One at a time:
     whoever asks during one waits for its outcome."""
     began = time.perf_counter()
-    try:
-        await serving_of(request).probe.check()
-    except ServeError as error:
-        return error_response(error, error_json)
+    await serving_of(request).probe.check()
     taken_ms = round((time.perf_counter() - began) * 1e3, 1)
     return json_response({"status": "ok", "latency_ms": taken_ms})
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 from starlette.requests import Request
 
-from app.dialects.contract import Bounds
-from app.endpoint import NO_NETWORK, Network
+from app.dialects.answering import Answering
+from app.endpoint import Network
 from app.engine.base import Engine
 from app.errors import NotReady
 from app.gate import Gate
@@ -17,29 +18,47 @@ from app.generation.model import ServedModel
 from app.life.control import Peers
 from app.life.host import ModelHost
 from app.life.probe import Probe
+from app.life.service import Service
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
+from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
-from app.stats import Gauges, LocalGauges, LoopLag
+from app.stats import Gauges, LocalGauges
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Serving:
+    """The parts of a `Service` that answering HTTP needs."""
+
     settings: Settings
     lifecycle: Lifecycle
     gate: Gate
     host: ModelHost
-    lag: LoopLag
+    local_gauges: LocalGauges
+    """Of this process alone."""
     metrics: Metrics | None
-    network: Callable[[], Network] = lambda: NO_NETWORK
-    """The endpoint that leads here, if there is one."""
-    peers: Peers | None = None
+    """None: switched off."""
+    network: Callable[[], Network]
+    """State of the endpoint through which a load balancer reaches this server."""
+    peers: Peers | None
     """The server's other processes, if there are any."""
+
+    @classmethod
+    def of(cls, service: Service, metrics: Metrics | None) -> Self:
+        return cls(
+            settings=service.settings,
+            lifecycle=service.lifecycle,
+            gate=service.gate,
+            host=service.host,
+            local_gauges=service.gauges,
+            metrics=metrics,
+            network=service.control.network,
+            peers=service.control.peers,
+        )
 
     def gauges(self) -> Gauges:
         """Of the whole server."""
-        counted = self.peers or LocalGauges(self.gate, self.lag, self.host.silent_s)
-        return counted.gauges()
+        return (self.peers or self.local_gauges).gauges()
 
     async def abort(self, name: str | None) -> int:
         """End the server's requests of this name, or all; returns how many there were."""
@@ -49,8 +68,8 @@ class Serving:
         return ended
 
     def loaded(self) -> tuple[Engine, ServedModel]:
-        """Raises Unavailable before the model is ready and after the engine's end, not in a
-        drain."""
+        """Raises Unavailable before the model is ready and after the engine's end, but not while
+        draining."""
         engine, model = self.host.engine, self.host.model
         if engine is None or model is None or self.lifecycle.ended:
             raise self.lifecycle.refusal() or NotReady("The model is not ready yet.")
@@ -63,6 +82,10 @@ class Serving:
     @cached_property
     def bounds(self) -> Bounds:
         return Bounds.of(self.settings)
+
+    @cached_property
+    def answering(self) -> Answering:
+        return Answering(self.settings, self.bounds)
 
 
 def serving_of(request: Request) -> Serving:

@@ -1,22 +1,16 @@
-"""The line between the parent and each serving process: JSON lines over a socket pair.
+"""What the parent and each serving process tell each other, over a `Channel`.
 
-    parent ──> Entered     every phase of the server; Endpoint, when the network's state changes
-           ──> Abort       end these requests; answered with Aborted
-           ──> Stop        everybody is out, everywhere
-    child  ──> Warm        it has generated a token
-           ──> Ended       it cannot go on, and so the server cannot
-           ──> Abort       end these requests in the others; answered with Aborted
-           ──> Empty       nobody is inside any more
-
-Either end learns of the other's death by the end of the stream.
+parent ──> Entered     every phase of the server; Endpoint, when the network's state changes
+       ──> Abort       end these requests; answered with Aborted
+       ──> Stop        no process has a request in flight any more
+child  ──> Warm        it has generated a token
+       ──> Ended       it cannot go on, and so the server cannot
+       ──> Abort       end these requests in the others; answered with Aborted
+       ──> Drained     it has no request in flight any more
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeAlias
 
 import msgspec
@@ -29,8 +23,9 @@ class Entered(msgspec.Struct, frozen=True, tag=True):
     phase: Phase
     reason: str | None
     started_at: float
-    """The server's start, and when it was asked to end, by the monotonic clock."""
-    asked_at: float
+    """The server's start, by the monotonic clock."""
+    drain_requested_at: float
+    """When it was asked to end; 0 before."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, tag=True):
@@ -41,6 +36,7 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     no: int
     """Of the question, for its answer."""
     name: str | None
+    """None: all requests."""
 
 
 class Aborted(msgspec.Struct, frozen=True, tag=True):
@@ -62,37 +58,11 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     reason: str | None
 
 
-class Empty(msgspec.Struct, frozen=True, tag=True):
+class Drained(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
-Message: TypeAlias = Entered | Endpoint | Abort | Aborted | Stop | Warm | Ended | Empty
-_DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
-
-
-class Line:
-    """One end. `heard` is called with each message, `lost` once the other end is gone."""
-
-    def __init__(
-        self, end: socket.socket, heard: Callable[[Message], None], lost: Callable[[], None]
-    ) -> None:
-        self._end = end
-        self._heard, self._lost = heard, lost
-        self._writer: asyncio.StreamWriter | None = None
-        self._listening: asyncio.Task[None] | None = None
-
-    async def open(self) -> None:
-        self._end.setblocking(False)
-        reader, self._writer = await asyncio.open_unix_connection(sock=self._end)
-        self._listening = asyncio.create_task(self._listen(reader), name="line")
-
-    def tell(self, message: Message) -> None:
-        """Never blocks; nobody listening is no error, `lost` is called then."""
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(msgspec.json.encode(message) + b"\n")
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with suppress(ConnectionError):
-            while line := await reader.readline():
-                self._heard(_DECODER.decode(line))
-        self._lost()
+FromParent: TypeAlias = Entered | Endpoint | Abort | Aborted | Stop
+FromChild: TypeAlias = Warm | Ended | Abort | Aborted | Drained
+FROM_PARENT: msgspec.json.Decoder[FromParent] = msgspec.json.Decoder(FromParent)
+FROM_CHILD: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)

@@ -1,12 +1,16 @@
 """The serving layer alone, over an engine that costs next to nothing: `python -m bench.layer`.
 
+The cheap benchmark: no model, no SGLang, no GPU; `cost` alone takes a minute or two. Take it for
+every change that could cost CPU time or memory per frame, request or stream. For figures that users
+see, compared with SGLang's own server, take `python -m bench compare` (bench/README.md).
+
     cost     CPU time of a frame and of a request, at 1, 64 and 1024 streams
     memory   of an open stream
-    crowd    100,000 streams, 1024 at once: nothing lost, repeated, reordered or left behind
-    soak     100,000 requests, every tenth left in the middle: does memory grow?
+    crowd    100,000 streams, 1024 at once: no frame is lost, repeated or reordered
+    soak     100,000 requests, every tenth client disconnects: does memory grow?
 
-Everything is real but the engine: uvicorn, uvloop, the application, logs to a file. Server and
-client are processes of their own. All four take about half an hour on two cores.
+Everything but the engine is real: uvicorn, uvloop, the application, logs to a file. Server and
+client are separate processes. All four parts take about half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -48,16 +52,19 @@ def main() -> None:
         help="of crowd and of soak; fewer are not enough to tell growth from warm-up",
     )
     parser.add_argument("--output", type=Path, help="write the raw figures here, as JSON")
-    given = vars(parser.parse_args())
-    output, chosen = given.pop("output"), given.pop("parts") or list(_PARTS)
+    options = vars(parser.parse_args())
+    output, chosen = options.pop("output"), options.pop("parts") or list(_PARTS)
     if unknown := set(chosen) - set(_PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    rows = asyncio.run(_measure(chosen, Sizes(**given)))
+    rows = asyncio.run(_measure(chosen, Sizes(**options)))
     print(table(rows))
     if output is not None:
-        about = {"machine": _machine(), "sizes": given}
-        found = [dataclasses.asdict(row) for row in rows]
-        output.write_bytes(orjson.dumps(about | {"rows": found}, option=orjson.OPT_INDENT_2))
+        results = {
+            "machine": _machine(),
+            "sizes": options,
+            "rows": [dataclasses.asdict(row) for row in rows],
+        }
+        output.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2))
     sys.exit(any(row.over for row in rows))
 
 

@@ -1,4 +1,4 @@
-"""One streamed answer, byte by byte as it came, held against what the engine said."""
+"""Checks one streamed answer, byte by byte as it arrived, against the engine's text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import orjson
 
 OK = b"HTTP/1.1 200 "
 END = b"\r\n0\r\n\r\n"
-"""Of a chunked body. Frames are JSON, so this never stands inside one."""
+"""The end of a chunked body. Frames are JSON, so it cannot occur inside one."""
 
 _DONE = b"data: [DONE]\n\n"
 _COMMENT = re.compile(rb"^:.*\n\n", re.MULTILINE)
@@ -17,21 +17,21 @@ _TEXT = re.compile(rb'"(?:content|text)":"((?:[^"\\]|\\.)*)"')
 
 
 class Broken(Exception):
-    """An answer is not what it must be; `str()` says how."""
+    """An answer is wrong; `str()` says how."""
 
 
-class Seen(NamedTuple):
-    """What one answer held, over and above being right."""
+class Size(NamedTuple):
+    """How much one right answer held."""
 
     frames: int
     """Without `[DONE]`."""
     size_bytes: int
 
 
-def check(raw: bytes, text: str, *, fully: bool) -> Seen:
-    """A complete answer: status, chunks, frames, the whole text, one `[DONE]`, nothing after it.
+def check(raw: bytes, text: str, *, fully: bool) -> Size:
+    """Check a complete answer: status, chunks, frames, whole text, one `[DONE]`, nothing after it.
 
-    `fully` parses each frame, too. Raises Broken.
+    `fully` also parses each frame. Raises Broken.
     """
     body = _body(raw)
     frames = body.count(b"\n\n") - 1
@@ -42,11 +42,11 @@ def check(raw: bytes, text: str, *, fully: bool) -> Seen:
     _compare(body, text.encode())
     if fully:
         _check_frames(body, text)
-    return Seen(frames, len(raw))
+    return Size(frames, len(raw))
 
 
 def check_beginning(raw: bytes, text: str) -> None:
-    """An answer whose client has left: a piece of the text, from its beginning. Raises Broken."""
+    """Check the beginning of an answer whose client has disconnected. Raises Broken."""
     head, _, rest = raw.partition(b"\r\n\r\n")
     _check_head(head)
     _compare(rest, text.encode(), begun=True)
@@ -80,25 +80,27 @@ def _check_head(head: bytes) -> None:
         raise Broken(f"not a stream: {head!r}")
 
 
-def _compare(body: bytes, wanted: bytes, *, begun: bool = False) -> None:
-    said = b"".join(_TEXT.findall(body))
-    if said == wanted or (begun and wanted.startswith(said)):
+def _compare(body: bytes, expected: bytes, *, begun: bool = False) -> None:
+    actual = b"".join(_TEXT.findall(body))
+    if actual == expected or (begun and expected.startswith(actual)):
         return
-    same = next((no for no, (a, b) in enumerate(zip(said, wanted, strict=False)) if a != b), None)
-    at = min(len(said), len(wanted)) if same is None else same
+    difference = next(
+        (no for no, (a, b) in enumerate(zip(actual, expected, strict=False)) if a != b), None
+    )
+    at = min(len(actual), len(expected)) if difference is None else difference
     around = slice(max(0, at - 20), at + 20)
-    raise Broken(f"at {at} of {len(wanted)} it says {said[around]!r}, not {wanted[around]!r}")
+    raise Broken(f"at {at} of {len(expected)} it says {actual[around]!r}, not {expected[around]!r}")
 
 
 def _check_frames(body: bytes, text: str) -> None:
-    said, ids, reasons = [], set(), []
+    texts, ids, reasons = [], set(), []
     for frame in body.removesuffix(_DONE).split(b"\n\n")[:-1]:
         content = orjson.loads(frame.removeprefix(b"data: "))
         ids.add(content["id"])
         for choice in content["choices"]:
             piece = choice["delta"].get("content") if "delta" in choice else choice["text"]
-            said.append(piece or "")
+            texts.append(piece or "")
             if choice["finish_reason"] is not None:
                 reasons.append(choice["finish_reason"])
-    if len(ids) != 1 or reasons != ["length"] or "".join(said) != text:
+    if len(ids) != 1 or reasons != ["length"] or "".join(texts) != text:
         raise Broken(f"its frames have ids {ids}, finish reasons {reasons}, or another text")

@@ -1,7 +1,7 @@
-"""The load: so many streams at once over kept connections, each answer checked to the last byte.
+"""The load client: many streams at once over kept connections, each answer checked in full.
 
-An asyncio protocol and no HTTP library: what arrives is gathered, and looked at once it is whole,
-so that the client costs a tenth of the server. Run by itself it prints its figures as JSON.
+An asyncio protocol and no HTTP library: an answer is collected, and checked once it is complete, so
+the client costs a tenth of the server. Run as a program it prints its figures as JSON.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import cast
 import orjson
 import uvloop
 
-from app.engine.scripted import numbered_words
+from app.engine.stepped import numbered_words
 from bench.layer.answers import END, OK, Broken, check, check_beginning
 
 _CHECKED_FULLY = 50
-"""Of so many answers one has each of its frames parsed."""
-_LEAVES = 10
+"""One of so many answers has each of its frames parsed."""
+_DISCONNECT_EVERY = 10
 _REPORT_EVERY_S = 10.0
 _SILENCE_S = 60.0
-"""Without a byte for so long, the rest will never come."""
+"""After so long without a byte, the load has failed."""
 
 
 @dataclass(frozen=True)
 class Load:
     port: int
     streams: int
-    """At a time; each has a connection of its own, used again for its next request."""
+    """At a time; each has its own connection, which its next request reuses."""
     requests: int
     tokens: tuple[int, int]
-    """Fewest and most of one answer; the requests go through all between, again and again."""
+    """Fewest and most of one answer; the requests cycle through all numbers between."""
     leave: bool = False
-    """Every tenth request is left in the middle of its answer."""
+    """The client of every tenth request disconnects in the middle of its answer."""
     path: str = "/v1/chat/completions"
 
 
@@ -47,22 +47,23 @@ class Load:
 class Figures:
     finished: int = 0
     left: int = 0
+    """Answers whose client disconnected."""
     tokens: int = 0
-    """Of the answers that were finished; so the frames."""
+    """Tokens of the finished answers; so are `frames` and `size_bytes`."""
     frames: int = 0
     size_bytes: int = 0
     connections: int = 0
     reads: int = 0
     open: int = 0
     most_open: int = 0
-    """Streams that had begun and not ended, at the same time."""
+    """The most streams that had begun and not ended at the same time."""
     seconds: float = 0.0
     client_cpu_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """One of the load, by its number."""
+    """One request of the load, made from its number."""
 
     no: int
     load: Load
@@ -74,7 +75,7 @@ class Request:
 
     @property
     def first(self) -> int:
-        """What its words are counted from: another number than its neighbours'."""
+        """Its words are numbered from here: another number than its neighbours'."""
         return self.no % 4096 * 1000
 
     @property
@@ -82,8 +83,8 @@ class Request:
         return numbered_words(self.first, self.tokens)
 
     @property
-    def leaves(self) -> bool:
-        return self.load.leave and self.no % _LEAVES == _LEAVES - 1
+    def disconnects(self) -> bool:
+        return self.load.leave and self.no % _DISCONNECT_EVERY == _DISCONNECT_EVERY - 1
 
     @property
     def raw(self) -> bytes:
@@ -101,7 +102,7 @@ class Request:
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time; `ask` gives its whole answer, or the beginning of it."""
+    """One request at a time; `send` returns its whole answer, or the beginning of it."""
 
     transport: asyncio.Transport
 
@@ -116,8 +117,8 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's has no such base
         self._figures.connections += 1
 
-    async def ask(self, request: bytes, *, until_frame: int | None = None) -> bytes:
-        """With `until_frame` as soon as so many frames are there, or the answer has ended before.
+    async def send(self, request: bytes, *, until_frame: int | None = None) -> bytes:
+        """Return the answer; with `until_frame` its beginning, once so many frames have arrived.
 
         Raises Broken.
         """
@@ -145,7 +146,7 @@ class Connection(asyncio.Protocol):
         if (
             self._received.endswith(END)
             or (self._until is not None and self._received.count(b"data: ") >= self._until)
-            or not self._received.startswith(OK[: len(self._received)])  # whose end is elsewhere
+            or not self._received.startswith(OK[: len(self._received)])  # its end has another form
         ):
             self._answer.set_result(bytes(self._received))
 
@@ -173,7 +174,7 @@ class Client:
                     for connection in connections:
                         lanes.create_task(self._lane(connection))
         except TimeoutError:
-            raise Broken(f"nothing has come for {_SILENCE_S:g} s; {self._told()}") from None
+            raise Broken(f"nothing has come for {_SILENCE_S:g} s; {self._progress()}") from None
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
@@ -183,23 +184,23 @@ class Client:
         return self.figures
 
     async def hold(self, opened: asyncio.Event, enough: asyncio.Event) -> None:
-        """Open all streams at once, keep them open until it is `enough`, leave them all."""
+        """Open all streams at once, keep them open until `enough` is set, then disconnect them."""
         connections = [await self._connect() for _ in range(self._load.streams)]
         async with asyncio.TaskGroup() as group:
             for no, connection in enumerate(connections):
-                group.create_task(connection.ask(Request(no, self._load).raw, until_frame=2))
+                group.create_task(connection.send(Request(no, self._load).raw, until_frame=2))
         opened.set()
         await enough.wait()
         for connection in connections:
             connection.transport.abort()
 
     async def _lane(self, connection: Connection) -> None:
-        """One stream after the other, on one connection until it is left."""
+        """One stream after the other, on one connection until the client disconnects it."""
         for no in self._requests:
             request = Request(no, self._load)
             try:
-                if request.leaves:
-                    await self._leave(request, connection)
+                if request.disconnects:
+                    await self._disconnect(request, connection)
                     connection = await self._connect()
                 else:
                     await self._finish(request, connection)
@@ -215,46 +216,46 @@ class Client:
         return connection
 
     async def _finish(self, request: Request, connection: Connection) -> None:
-        raw = await connection.ask(request.raw)
+        raw = await connection.send(request.raw)
         fully = request.no % _CHECKED_FULLY == 0
-        seen = check(raw, request.text, fully=fully)
+        size = check(raw, request.text, fully=fully)
         self.figures.finished += 1
         self.figures.tokens += request.tokens
-        self.figures.frames += seen.frames
-        self.figures.size_bytes += seen.size_bytes
+        self.figures.frames += size.frames
+        self.figures.size_bytes += size.size_bytes
 
-    async def _leave(self, request: Request, connection: Connection) -> None:
-        raw = await connection.ask(request.raw, until_frame=max(1, request.tokens // 2))
+    async def _disconnect(self, request: Request, connection: Connection) -> None:
+        raw = await connection.send(request.raw, until_frame=max(1, request.tokens // 2))
         check_beginning(raw, request.text)
-        if request.no % (2 * _LEAVES) > _LEAVES:
+        if request.no % (2 * _DISCONNECT_EVERY) > _DISCONNECT_EVERY:
             connection.transport.abort()  # a reset
         else:
-            connection.transport.close()  # a farewell
+            connection.transport.close()  # in order
         self.figures.left += 1
 
     async def _report(self, patience: asyncio.Timeout) -> None:
-        """Say how far it is, and wait on as long as anything comes."""
+        """Print the progress, and extend the patience as long as bytes arrive."""
         reads = 0
         while True:
             await asyncio.sleep(_REPORT_EVERY_S)
-            print(f"  {self._told()}", file=sys.stderr, flush=True)
+            print(f"  {self._progress()}", file=sys.stderr, flush=True)
             if self.figures.reads > reads:
                 reads = self.figures.reads
                 patience.reschedule(asyncio.get_running_loop().time() + _SILENCE_S)
 
-    def _told(self) -> str:
+    def _progress(self) -> str:
         return f"{self.figures.finished + self.figures.left} of {self._load.requests} answers"
 
 
 def allow_files(count: int) -> None:
-    """Raise this process's bound on open files, as far as it may."""
+    """Raise this process's limit of open files, as far as it is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard >= count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
 
 
 async def _hold(client: Client) -> None:
-    """Say `open` on stdout; leave when stdin ends."""
+    """Print `open` once all streams are open; disconnect when stdin ends."""
     opened, enough = asyncio.Event(), asyncio.Event()
     holding = asyncio.create_task(client.hold(opened, enough))
     asyncio.get_running_loop().add_reader(sys.stdin, enough.set)
@@ -267,11 +268,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("load", type=orjson.loads, help="a Load as a JSON object")
     parser.add_argument("--hold", action="store_true")
-    given = parser.parse_args()
-    load = Load(**given.load | {"tokens": tuple(given.load["tokens"])})
+    options = parser.parse_args()
+    load = Load(**options.load | {"tokens": tuple(options.load["tokens"])})
     allow_files(load.streams + 100)
     client = Client(load)
-    if given.hold:
+    if options.hold:
         uvloop.run(_hold(client))
         return
     try:

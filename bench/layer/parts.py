@@ -1,4 +1,4 @@
-"""What is measured: cost, memory, a crowd of streams, and what a long load leaves behind."""
+"""The four measurements: cost, memory, a crowd of streams, growth under a long load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.layer.processes import Server, held, run
 _KB, _MB = 1024, 1024 * 1024
 _SHORT_TOKENS = 16
 _FEWEST_REQUESTS = 500
-"""CPU time is told in hundredths of a second."""
+"""CPU time is measured in hundredths of a second, so a load must not be shorter."""
 _WARM_UP_REQUESTS = 1024
 _SILENT_STEP_S = 0.5
 _OPENINGS = 4
@@ -22,18 +22,20 @@ _SOAK_STREAMS = 256
 _SOAK_TOKENS = (8, 24)
 _CROWD_TOKENS = (16, 48)
 _WARM_UP_POINTS = 2
-"""Points of the soak before the line is fitted."""
+"""Points of the soak that are not part of the fitted line."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `bound` is what it must not pass, `raw` what it was made of."""
+    """One line of the table."""
 
     what: str
     figure: float
     unit: str
     bound: float | None = None
+    """The largest figure that passes."""
     raw: list[object] = field(default_factory=list)
+    """The measurements behind the figure."""
 
     @property
     def over(self) -> bool:
@@ -42,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything; smaller ones for a look."""
+    """How large the measurements are; smaller sizes give a first impression."""
 
     port: int
     streams: Sequence[int] = (1, 64, 1024)
@@ -53,25 +55,25 @@ class Sizes:
 
 
 async def cost(sizes: Sizes) -> list[Row]:
-    """CPU time by the number of streams, of a frame and of a request apart.
+    """CPU time of a frame and of a request, by the number of streams.
 
-    Two loads that differ only in the length of their answers: what the longer one costs more is
-    its frames'. A round has every number of streams in it, and ratios are of one round.
+    Two loads differ only in the length of their answers: the difference of their costs is the cost
+    of the frames. Each round measures every number of streams, and ratios are taken within a round.
     """
     points: dict[int, list[_Point]] = {count: [] for count in sizes.streams}
     async with Server.started(sizes.port) as server:
         for no in range(sizes.rounds):
-            for count, found in points.items():
-                _say(f"cost: round {no + 1} of {sizes.rounds}, {count} streams")
-                found.append(await _point(server, count, sizes.tokens))
+            for count, measured in points.items():
+                _report(f"cost: round {no + 1} of {sizes.rounds}, {count} streams")
+                measured.append(await _point(server, count, sizes.tokens))
     rows = []
-    for count, found in points.items():
+    for count, measured in points.items():
         name = "1 stream" if count == 1 else f"{count} streams"
-        raw: list[object] = [dataclasses.asdict(each) for each in found]
+        raw: list[object] = [dataclasses.asdict(each) for each in measured]
         rows += [
-            Row(f"{name}: frames", median(each.frames_per_s for each in found), "1/s", raw=raw),
-            Row(f"{name}: CPU of a frame", median(each.frame_us for each in found), "us"),
-            Row(f"{name}: CPU of a request", median(each.request_us for each in found), "us"),
+            Row(f"{name}: frames", median(each.frames_per_s for each in measured), "1/s", raw=raw),
+            Row(f"{name}: CPU of a frame", median(each.frame_us for each in measured), "us"),
+            Row(f"{name}: CPU of a request", median(each.request_us for each in measured), "us"),
         ]
     if 64 in points and 1024 in points:
         pairs = zip(points[1024], points[64], strict=True)
@@ -87,7 +89,7 @@ class _Point:
     request_us: float
     frames_per_s: float
     client_us: float
-    """CPU time of the client per frame: below the server's, or the client is what is measured."""
+    """CPU time of the client per frame; if it is not below the server's, the client is measured."""
 
 
 async def _point(server: Server, streams: int, tokens: int) -> _Point:
@@ -110,24 +112,24 @@ async def _spent(server: Server, streams: int, requests: int, tokens: int) -> tu
 
 
 async def memory(sizes: Sizes) -> list[Row]:
-    """What an open stream takes that says little, and what is kept when all have gone.
+    """Memory of an open, almost silent stream, and what is kept once all are closed.
 
-    Warmed up by as many requests, a few at a time: many at once would leave memory behind, in
-    which the open streams would then disappear.
+    Warmed up by as many requests, a few at a time: many at once would leave free memory behind,
+    and the open streams would fit into it unseen.
     """
     count = sizes.crowd
     async with Server.started(sizes.port, step_s=_SILENT_STEP_S) as server:
         await run(Load(server.port, 32, _WARM_UP_REQUESTS, (1, 1)))
         await server.idle()
-        seen = [server.rss_bytes]
+        rss = [server.rss_bytes]
         for no in range(_OPENINGS):
-            _say(f"memory: {count} open streams, time {no + 1} of {_OPENINGS}")
+            _report(f"memory: {count} open streams, time {no + 1} of {_OPENINGS}")
             async with held(Load(server.port, count, count, (100_000, 100_000))):
-                seen.append(server.rss_bytes)
+                rss.append(server.rss_bytes)
             await server.idle()
-            seen.append(server.rss_bytes)
-    before, first, *_, last, after = seen
-    raw: list[object] = list(seen)
+            rss.append(server.rss_bytes)
+    before, first, *_, last, after = rss
+    raw: list[object] = list(rss)
     return [
         Row("memory of an open stream", (first - before) / count / _KB, "KB", 64, raw),
         Row(f"the same, opened {_OPENINGS} times", (last - before) / count / _KB, "KB", 64),
@@ -136,9 +138,9 @@ async def memory(sizes: Sizes) -> list[Row]:
 
 
 async def crowd(sizes: Sizes) -> list[Row]:
-    """Many streams at once, very many in all, each checked. Raises RuntimeError: one was wrong."""
+    """Many streams at once, very many in total. Raises RuntimeError if an answer was wrong."""
     async with Server.started(sizes.port) as server:
-        _say(f"crowd: {sizes.requests} streams, {sizes.crowd} at once")
+        _report(f"crowd: {sizes.requests} streams, {sizes.crowd} at once")
         figures = await run(Load(server.port, sizes.crowd, sizes.requests, _CROWD_TOKENS))
         await server.idle()
     return [
@@ -150,25 +152,25 @@ async def crowd(sizes: Sizes) -> list[Row]:
 
 
 async def soak(sizes: Sizes) -> list[Row]:
-    """Ten loads in a row in which every tenth client leaves; memory is read between them."""
+    """Ten loads in a row in which every tenth client disconnects; memory is read between them."""
     each = sizes.requests // 10
     left = 0
     async with Server.started(sizes.port) as server:
-        seen = [server.rss_bytes]
+        rss = [server.rss_bytes]
         for no in range(10):
-            _say(f"soak: {each * no} of {sizes.requests} requests, {seen[-1] / _MB:.1f} MB")
+            _report(f"soak: {each * no} of {sizes.requests} requests, {rss[-1] / _MB:.1f} MB")
             load = Load(server.port, _SOAK_STREAMS, each, _SOAK_TOKENS, leave=True)
             left += (await run(load)).left
             await server.idle()
-            seen.append(server.rss_bytes)
-    warm = seen[_WARM_UP_POINTS:]
+            rss.append(server.rss_bytes)
+    warm = rss[_WARM_UP_POINTS:]
     slope, _ = linear_regression(range(len(warm)), warm)
     return [
-        Row("growth per 10,000 requests", slope / each * 10_000 / _MB, "MB", 1.0, list(seen)),
-        Row("memory after all of them", seen[-1] / _MB, "MB"),
+        Row("growth per 10,000 requests", slope / each * 10_000 / _MB, "MB", 1.0, list(rss)),
+        Row("memory after all of them", rss[-1] / _MB, "MB"),
         Row("clients that left in the middle", left, ""),
     ]
 
 
-def _say(progress: str) -> None:
+def _report(progress: str) -> None:
     print(progress, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The two processes: the server that is measured, and the client that loads it."""
+"""The two processes: the server that is measured, and the load client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.layer.client import Figures, Load, allow_files
 
 _ROOT = Path(__file__).parents[2]
 _STARTED_WITHIN_S = 60.0
-_PLACES = 4096
+_MAX_REQUESTS = 4096
 
 
 class Server:
@@ -31,16 +31,17 @@ class Server:
     def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
         self.port = port
         self._process = process
-        self._seen = psutil.Process(process.pid)
+        self._measured = psutil.Process(process.pid)
 
     @classmethod
     @asynccontextmanager
     async def started(cls, port: int, *, step_s: float = 0.0) -> AsyncIterator[Self]:
-        allow_files(_PLACES)  # children inherit it
+        allow_files(_MAX_REQUESTS)  # children inherit it
         with tempfile.TemporaryDirectory(prefix="layer-") as folder:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "serve_hathora.py", "--engine", "scripted", "--host", "127.0.0.1",
-                "--port", str(port), "--max-concurrency", str(_PLACES), "--max-queue", str(_PLACES),
+                "--port", str(port),
+                "--max-concurrency", str(_MAX_REQUESTS), "--max-queue", str(_MAX_REQUESTS),
                 "--log-level", "info", "--log-file", f"{folder}/server.log",
                 "--engine-arg", f"step_s={step_s}",
                 cwd=_ROOT, stdout=asyncio.subprocess.DEVNULL, env={**os.environ, "TMPDIR": folder},
@@ -56,19 +57,19 @@ class Server:
 
     @property
     def cpu_s(self) -> float:
-        """Of all its threads, in user and system."""
-        times = self._seen.cpu_times()
+        """User and system time of all its threads."""
+        times = self._measured.cpu_times()
         return times.user + times.system
 
     @property
     def rss_bytes(self) -> int:
-        return int(self._seen.memory_info().rss)
+        return int(self._measured.memory_info().rss)
 
     async def in_flight(self) -> int:
         return int(await asyncio.to_thread(self._gauge, "serve_in_flight_requests"))
 
     async def idle(self) -> None:
-        """Wait until nobody is inside. Raises TimeoutError: someone was forgotten."""
+        """Wait until no request is in flight. Raises TimeoutError if one never ends."""
         async with asyncio.timeout(10):
             while True:
                 if not await self.in_flight():
@@ -96,23 +97,23 @@ class Server:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         connection.request("GET", path)
         answer = connection.getresponse()
-        found = answer.status, answer.read().decode()
+        body = answer.read().decode()
         connection.close()
-        return found
+        return answer.status, body
 
 
 async def run(load: Load) -> Figures:
-    """Load the server from a process of its own. Raises RuntimeError: an answer was wrong."""
+    """Run the load in a process of its own. Raises RuntimeError if an answer was wrong."""
     client = await _client(load)
-    said, _ = await client.communicate()
+    output, _ = await client.communicate()
     if client.returncode != 0:
-        raise RuntimeError("the client has seen a wrong answer")
-    return Figures(**orjson.loads(said))
+        raise RuntimeError("the client received a wrong answer")
+    return Figures(**orjson.loads(output))
 
 
 @asynccontextmanager
 async def held(load: Load) -> AsyncIterator[None]:
-    """All the load's streams are open meanwhile; then they are left."""
+    """All streams of the load are open inside; on leaving, their client disconnects."""
     client = await _client(load, "--hold")
     assert client.stdout is not None
     assert client.stdin is not None

@@ -2,7 +2,7 @@
 
 MODEL_NAME (nothing is done without it), MODEL_REVISION, TOKENIZER_NAME, TOKENIZER_REVISION and
 QUANTIZATION are worker-vllm's build arguments. The token for gated models is the build secret
-HF_TOKEN. FOLDER/baked.json then says what is there; baked.py reads it when the container starts.
+HF_TOKEN. baked.py reads FOLDER/baked.json, which this writes, when the container starts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+BUILD_ARGUMENTS = (
+    "MODEL_NAME",
+    "MODEL_REVISION",
+    "TOKENIZER_NAME",
+    "TOKENIZER_REVISION",
+    "QUANTIZATION",
+)
 TOKEN = Path("/run/secrets/HF_TOKEN")
 # Copies of the weights that SGLang does not read, each next to one that it does.
 DUPLICATES = (
@@ -25,44 +32,42 @@ DUPLICATES_OF_SAFETENSORS = ("*.bin", "*.bin.index.json", "*.pt", "consolidated*
 
 
 class BakeError(Exception):
-    """The model cannot be put into the image; one line."""
+    """The model cannot be put into the image. `str()` is one line."""
 
 
 def main() -> int:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    asked = {name: os.environ.get(name, "") for name in (
-        "MODEL_NAME", "MODEL_REVISION", "TOKENIZER_NAME", "TOKENIZER_REVISION", "QUANTIZATION"
-    )}  # fmt: skip
-    if not asked["MODEL_NAME"]:
+    arguments = {name: os.environ.get(name, "") for name in BUILD_ARGUMENTS}
+    if not arguments["MODEL_NAME"]:
         print("bake: no MODEL_NAME, no model in this image")
         return 0
     try:
-        (folder / "baked.json").write_text(json.dumps(bake(asked, folder), indent=2) + "\n")
+        (folder / "baked.json").write_text(json.dumps(bake(arguments, folder), indent=2) + "\n")
     except BakeError as error:
         print(f"bake: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def bake(asked: dict[str, str], folder: Path) -> dict[str, Any]:
-    """Download; returns what baked.py reads: what was asked for, and the settings that serve it."""
-    model = download(asked["MODEL_NAME"], asked["MODEL_REVISION"], folder)
+def bake(arguments: dict[str, str], folder: Path) -> dict[str, Any]:
+    """Download. Returns what baked.py reads: the build arguments, and the settings to serve by."""
+    model = download(arguments["MODEL_NAME"], arguments["MODEL_REVISION"], folder)
     check_complete(model)
-    settings = {"MODEL_PATH": str(model), "SERVED_MODEL_NAME": asked["MODEL_NAME"]}
-    if asked["TOKENIZER_NAME"]:
+    settings = {"MODEL_PATH": str(model), "SERVED_MODEL_NAME": arguments["MODEL_NAME"]}
+    if arguments["TOKENIZER_NAME"]:
         tokenizer = download(
-            asked["TOKENIZER_NAME"], asked["TOKENIZER_REVISION"], folder / "tokenizer",
+            arguments["TOKENIZER_NAME"], arguments["TOKENIZER_REVISION"], folder / "tokenizer",
             ignore=("*.safetensors", "*.bin", "*.pt", *DUPLICATES),
         )  # fmt: skip
         settings["TOKENIZER_PATH"] = str(tokenizer)
-    if asked["QUANTIZATION"]:
-        settings["QUANTIZATION"] = asked["QUANTIZATION"]
-    return {"asked": asked, "settings": settings}
+    if arguments["QUANTIZATION"]:
+        settings["QUANTIZATION"] = arguments["QUANTIZATION"]
+    return {"asked": arguments, "settings": settings}
 
 
 def download(repo: str, revision: str, folder: Path, ignore: tuple[str, ...] = ()) -> Path:
-    """One commit of a repository, as plain files that everybody may read."""
+    """One commit of a repository, as plain files that every user may read."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -85,7 +90,7 @@ def download(repo: str, revision: str, folder: Path, ignore: tuple[str, ...] = (
 
 
 def duplicates(files: list[str]) -> tuple[str, ...]:
-    """Patterns of weights that may be left out because others stay."""
+    """Patterns of weights that are left out because the same weights remain in another format."""
     top = [name for name in files if "/" not in name]
     if any(fnmatch(name, "*.safetensors") and not fnmatch(name, "consolidated*") for name in top):
         return (*DUPLICATES, *DUPLICATES_OF_SAFETENSORS)

@@ -2,7 +2,7 @@
 
     eval "$(python3 -m deploy.docker.baked /models/baked.json "$@")"
 
-The settings decide, by whatever name and from wherever they come: if they name another model, or
+The settings decide, under any of their names and from any source: if they name another model, or
 another revision of it, nothing is printed. If the environment names the baked one, as worker-vllm's
 users do (MODEL_NAME is a build argument and a variable there), its folder takes the name's place.
 """
@@ -16,18 +16,19 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 from app.errors import ConfigError
-from app.settings import catalogue as settings
+from app.settings.catalogue import DECLARATIONS, Settings
+from app.settings.command_line import add_arguments
+from app.settings.load import load
 
-# Field -> the build argument that it would repeat.
-_REPEATS = {
+_BUILD_ARGUMENTS = {
     "model_path": "MODEL_NAME",
     "revision": "MODEL_REVISION",
     "tokenizer_path": "TOKENIZER_NAME",
     "tokenizer_revision": "TOKENIZER_REVISION",
 }
+"""Field -> the build argument that it repeats if it has the same value."""
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
         for line in lines(baked, sys.argv[2:], os.environ):
             print(line)
     except ConfigError:
-        return  # the server says it itself
+        return  # the server reports it itself
 
 
 def lines(
@@ -44,22 +45,22 @@ def lines(
 ) -> list[str]:
     """`unset` and `export` lines. Raises ConfigError."""
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    settings.add_arguments(parser)
-    given, _ = parser.parse_known_args(list(argv))
-    loaded = settings.load(vars(given), environ)
-    asked, baked_settings = baked["asked"], dict(baked["settings"])
+    add_arguments(parser)
+    flags, _ = parser.parse_known_args(list(argv))
+    loaded = load(vars(flags), environ)
+    arguments, baked_settings = baked["asked"], dict(baked["settings"])
     if loaded.settings.demo:
         return []
     repeated = set()
-    for field, argument in _REPEATS.items():
+    for field, argument in _BUILD_ARGUMENTS.items():
         origin, value = loaded.origins.get(field), getattr(loaded.settings, field)
         if origin is None:
             continue
         # A flag would win over the environment that is printed here.
-        if not origin.startswith("--") and _same(value, asked[argument]):
+        if not origin.startswith("--") and _same(value, arguments[argument]):
             repeated.add(field)
         elif field in ("model_path", "revision"):
-            _say(f"{origin} says otherwise; the model in the image is not used")
+            _report(f"{origin} differs; the model in the image is not used")
             return []
     for name in list(baked_settings):
         if _field(name) in loaded.origins.keys() - repeated:
@@ -68,36 +69,31 @@ def lines(
         baked_settings |= {
             name: "1" for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if name not in environ
         }
-    _say(f"serving {asked['MODEL_NAME']} from {baked_settings['MODEL_PATH']}")
-    gone = sorted({name for field in repeated for name in _names(field)} & {*environ})
-    return [f"unset {name}" for name in gone] + [
+    _report(f"serving {arguments['MODEL_NAME']} from {baked_settings['MODEL_PATH']}")
+    repeating = {name for field in repeated for name in DECLARATIONS[field].accepted_names}
+    return [f"unset {name}" for name in sorted(repeating & {*environ})] + [
         f"export {name}={shlex.quote(value)}" for name, value in baked_settings.items()
     ]
 
 
-def _same(value: str | None, asked: str) -> bool:
-    return (value or "main") == (asked or "main")
+def _same(value: str | None, argument: str) -> bool:
+    """Also if both are left out: then both mean the branch `main`."""
+    return (value or "main") == (argument or "main")
 
 
-def _needs_the_hub(chosen: settings.Settings, baked: Mapping[str, str]) -> bool:
-    """Something else is loaded by its name on the hub."""
-    others = [chosen.speculative_model]
+def _needs_the_hub(settings: Settings, baked: Mapping[str, str]) -> bool:
+    """Another part of the model is loaded by its name on the hub."""
+    others = [settings.speculative_model]
     if "TOKENIZER_PATH" not in baked:
-        others.append(chosen.tokenizer_path)
+        others.append(settings.tokenizer_path)
     return any(other and not Path(other).exists() for other in others)
 
 
 def _field(name: str) -> str:
-    return next(field for field in settings.Settings.model_fields if name in _names(field))
+    return next(each.field for each in DECLARATIONS.values() if name in each.accepted_names)
 
 
-def _names(field: str) -> list[str]:
-    about = settings.Settings.model_fields[field].json_schema_extra
-    assert isinstance(about, dict)
-    return [*cast("list[str]", about["names"]), field.upper()]
-
-
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(f"baked: {text}", file=sys.stderr)
 
 

@@ -1,8 +1,8 @@
 """Does this Python hold what the program needs? Run while the image is built, before any source.
 
 The base image must have the SGLang that requirements.txt pins, and together with
-requirements-image.txt every distribution that the program's own requirements ask for. SGLang's
-further requirements are its image's affair: it builds some of them itself, under other names.
+requirements/image.txt every distribution that the program's own requirements ask for. SGLang's
+further requirements are not checked: its image builds some of them itself, under other names.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-# requirements.in without its comments; tests/deploy/test_requirements.py holds them together.
+# As pyproject.toml declares them; tests/deploy/test_requirements.py holds them together.
 NEEDED = (
-    "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "pydantic-settings",
-    "prometheus-client", "structlog", "orjson", "msgspec", "psutil", "httpx", "rich",
-    "google-cloud-compute", "pip", "truststore", "accelerate", "gguf",
+    "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "prometheus-client",
+    "structlog", "orjson", "msgspec", "psutil", "httpx", "rich", "google-cloud-compute",
 )  # fmt: skip
 
 
 def lacking(pins: dict[str, str]) -> Iterator[str]:
-    """One line for each distribution that is not there, or is another SGLang than the pinned."""
+    """One line for each distribution that is not installed, and for an SGLang that is not the
+    pinned one."""
     seen: set[tuple[str, tuple[str, ...]]] = set()
     waiting = [Requirement(name) for name in NEEDED]
     while waiting:
@@ -34,15 +34,15 @@ def lacking(pins: dict[str, str]) -> Iterator[str]:
             continue
         seen.add((name, tuple(sorted(wanted.extras))))
         try:
-            found = distribution(name)
+            installed = distribution(name)
         except PackageNotFoundError:
             yield f"{name}=={pins[name]}" if name in pins else str(wanted)
             continue
         if name == "sglang":
-            if found.version != pins[name]:
-                yield f"sglang=={pins[name]} (the base image has {found.version})"
+            if installed.version != pins[name]:
+                yield f"sglang=={pins[name]} (the base image has {installed.version})"
             continue
-        for line in found.requires or ():
+        for line in installed.requires or ():
             further = Requirement(line)
             extras = wanted.extras or {""}
             if further.marker is None or any(further.marker.evaluate({"extra": e}) for e in extras):

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Start the server, or another of its modes, inside the image: entrypoint.sh [mode] [--flags].
 #
-# Started as root (the runpod and pod images; `docker run --user 0` for folders of the host) it makes
-# the cache folders uid 10001's and goes on as that. A model baked into the image is served unless
-# the settings name another one.
+# Started as root (the runpod and pod images; `docker run --user 0` for folders of the host) it gives
+# the cache folders to uid 10001 and continues as that user. A model baked into the image is served
+# unless the settings name another one.
 set -eu
 
 SERVE_UID=10001
@@ -13,7 +13,7 @@ caches="$HOME $XDG_CACHE_HOME $CACHE_DIR $TRITON_CACHE_DIR $TORCHINDUCTOR_CACHE_
 
 if [ "$(id -u)" = 0 ]; then
     for folder in $caches "$HF_HOME"; do
-        # Recursively the first time only: a volume may hold many files.
+        # Recursively only the first time: a volume may hold many files.
         if ! mkdir -p "$folder" || ! { [ "$(stat -c %u "$folder")" = "$SERVE_UID" ] ||
             chown -R "$SERVE_UID:$SERVE_UID" "$folder"; }; then
             echo "entrypoint: cannot give $folder to uid $SERVE_UID; what is there is only read" >&2
@@ -23,7 +23,7 @@ if [ "$(id -u)" = 0 ]; then
         "$PWD/deploy/docker/entrypoint.sh" "$@"
 fi
 
-# HF_HOME is left out: a read-only volume that already holds the model will do.
+# HF_HOME is not checked: a read-only volume that already holds the model is enough.
 for folder in $caches; do
     if ! mkdir -p "$folder" 2>/dev/null || ! [ -w "$folder" ]; then
         echo "entrypoint: uid $(id -u) cannot write $folder; give it the volume (chown" \

@@ -1,6 +1,6 @@
 """The image's HEALTHCHECK: exit 0 if this container's server may get requests. Standard library.
 
-The port is looked for where the server has it from, as far as that is the environment.
+The port is read as the server reads it, as far as the environment sets it.
 """
 
 import json
@@ -14,7 +14,7 @@ TIMEOUT_S = 4.0
 
 def main() -> int:
     port = _port()
-    # Never through a proxy, whatever http_proxy says.
+    # Never through a proxy, even if http_proxy is set.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://127.0.0.1:{port}/health", timeout=TIMEOUT_S) as answer:
@@ -29,15 +29,15 @@ def main() -> int:
 
 
 def _port() -> str:
-    """The environment over DEPLOYMENT_CONFIG_JSON over the default, as the server has it."""
+    """The environment over DEPLOYMENT_CONFIG_JSON over the default, as in the server."""
     try:
         config = json.loads(os.environ.get("DEPLOYMENT_CONFIG_JSON") or "{}")
     except ValueError:
-        config = {}  # the server does not start with it
+        config = {}  # the server does not start with this
     below = {name.upper().replace("-", "_"): value for name, value in config.items()}
     for name in ("PORT", "HATHORA_DEFAULT_PORT"):
-        if found := os.environ.get(name) or below.get(name):
-            return str(found)
+        if port := os.environ.get(name) or below.get(name):
+            return str(port)
     return "8000"
 
 

@@ -1,4 +1,4 @@
-"""Write requirements-image.txt and requirements-image-runpod.txt: what SGLang's image lacks.
+"""Write requirements/image.txt and requirements/image-runpod.txt: what SGLang's image lacks.
 
     python deploy/docker/lock.py        (in the project's folder; part of `make lock`)
 
@@ -12,32 +12,37 @@ client and OpenTelemetry's SDK, which would replace the image's.
 from __future__ import annotations
 
 import subprocess
-import sys
+import tomllib
 from importlib.metadata import requires
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 IMAGE_PYTHON = "3.12"
-# The image's own pip does the installing; it is not replaced under itself.
-LEFT_OUT = {"pip"}
+UV = Path(".tools/bin/uv")  # as the Makefile has it
 HEAD = "# What SGLang's image lacks for {}; written by deploy/docker/lock.py.\n"
 
 
 def resolve(*requirements: str) -> list[str]:
-    uv = Path(sys.executable).with_name("uv")
     command = [
-        str(uv), "pip", "compile", "-q", "--python-version", IMAGE_PYTHON, "--no-header",
+        str(UV), "pip", "compile", "-q", "--python-version", IMAGE_PYTHON, "--no-header",
         "--no-annotate", "--no-emit-index-url", "-c", "requirements.txt", "-",
     ]  # fmt: skip
     done = subprocess.run(
         command, input="\n".join(requirements), stdout=subprocess.PIPE, text=True, check=True
     )
-    return [line for line in done.stdout.splitlines() if line.partition("==")[0] not in LEFT_OUT]
+    return done.stdout.splitlines()
+
+
+def declared() -> list[str]:
+    """What pyproject.toml declares for production."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["engine"]]
 
 
 def sdk() -> list[str]:
     """What the installed RunPod SDK requires, under the pins that the worker is tested with."""
     wanted = [line for line in requires("runpod") or () if not line.startswith("fastapi[")]
-    return [*wanted, "-c requirements-runpod.txt"]
+    return [*wanted, "-c requirements/runpod.txt"]
 
 
 def pinned(name: str, path: str) -> list[str]:
@@ -46,11 +51,11 @@ def pinned(name: str, path: str) -> list[str]:
 
 def main() -> None:
     engine = resolve(*pinned("sglang", "requirements.txt"))
-    server = resolve("-r requirements.in")
-    worker = [*resolve("-r requirements.in", *sdk()), *pinned("runpod", "requirements-runpod.txt")]
+    server = resolve(*declared())
+    worker = [*resolve(*declared(), *sdk()), *pinned("runpod", "requirements/runpod.txt")]
     for path, lines, what in (
-        ("requirements-image.txt", sorted(set(server) - set(engine)), "the server"),
-        ("requirements-image-runpod.txt", sorted(set(worker) - set(server)), "its RunPod worker"),
+        ("requirements/image.txt", sorted(set(server) - set(engine)), "the server"),
+        ("requirements/image-runpod.txt", sorted(set(worker) - set(server)), "its RunPod worker"),
     ):
         Path(path).write_text(HEAD.format(what) + "".join(f"{line}\n" for line in lines))
 

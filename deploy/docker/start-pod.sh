@@ -1,9 +1,9 @@
 #!/bin/sh
-# Start of the pod image: sshd for people, beside the server. Started as root; the server is not.
+# Start the pod image: sshd for its users, beside the server. Runs as root; the server does not.
 #
-# Who may log in (as root): the key in SSH_PUBLIC_KEY, else the one in PUBLIC_KEY (RunPod sets it);
-# only if there is neither, the password in SSH_PASSWORD. Without any of them there is no sshd.
-# POD_ROOT is a folder to write below instead of /, for trying this script out.
+# Login is as root, by the key in SSH_PUBLIC_KEY, else by the one in PUBLIC_KEY (RunPod sets it); only
+# without both by the password in SSH_PASSWORD. Without any of them sshd is not started.
+# POD_ROOT is a folder that is written to instead of /, for tests of this script.
 set -eu
 umask 077
 root=${POD_ROOT:-}
@@ -15,7 +15,7 @@ unset SSH_PASSWORD
 
 configure_sshd() { # root's login, password login
     mkdir -p "$root/etc/ssh/sshd_config.d" "$root/run/sshd"
-    # Read before the rest of sshd_config, and the first value of an option holds.
+    # sshd reads this file before the rest of sshd_config, and the first value of an option counts.
     cat >"$root/etc/ssh/sshd_config.d/00-serve-hathora.conf" <<CONFIG
 PermitRootLogin $1
 PasswordAuthentication $2
@@ -25,8 +25,8 @@ CONFIG
     ssh-keygen -A >/dev/null
 }
 
-# What a login shell needs to find the GPU and the caches. Names are allowed one by one, so that no
-# key or token of the server's comes along; RunPod's own variables do, but for its API key.
+# Write what a login shell needs to find the GPU and the caches. Only listed names are written, so no
+# key or token of the server is among them; of RunPod's variables all but its API key.
 write_environment() {
     mkdir -p "$root/etc" "$root/root"
     awk 'BEGIN {
@@ -50,7 +50,7 @@ if [ -n "$key" ]; then
     configure_sshd prohibit-password no
     echo "start-pod: sshd takes the given key; passwords are refused"
 elif [ -n "$password" ]; then
-    # Through a pipe: a command line could be read by everybody.
+    # Through a pipe: every user can read the command line of a process.
     printf 'root:%s\n' "$password" | chpasswd
     configure_sshd yes yes
     echo "start-pod: sshd takes the given password; a key (SSH_PUBLIC_KEY) is safer"
@@ -60,11 +60,11 @@ fi
 
 if [ -n "$key$password" ]; then
     write_environment
-    # It puts itself into the background, so it is no child of the server, which may end all of its
-    # own. It gets none of this environment.
+    # sshd becomes a daemon, so it is no child of the server, which may kill all of its children. It
+    # gets none of this environment.
     env -i PATH="$PATH" "$(command -v sshd)"
 fi
 
-# Models on a volume are for others to read, too.
+# Other users may read the models on a volume.
 umask 022
 exec "$here/entrypoint.sh" "$@"

@@ -1,9 +1,9 @@
 #!/bin/sh
-# A global load balancer over zonal network endpoint groups, which servers enter by themselves.
+# Create a global load balancer over zonal network endpoint groups; servers attach themselves.
 #   PROJECT=my-project ZONES="us-west1-b us-east4-a" DOMAIN=llm.example.com \
 #       deploy/hathora/create-load-balancer.sh
-# May be run again: what is there is left as it is. Without DOMAIN there is no certificate, and the
-# API, keys included, goes over the internet in plain HTTP.
+# May be run again: existing resources are not changed. Without DOMAIN there is no certificate, and
+# requests, API keys included, cross the internet in plain HTTP.
 set -eu
 : "${PROJECT:?the Google Cloud project}"
 : "${ZONES:?the zones in which servers run, separated by blanks}"
@@ -11,18 +11,18 @@ NAME=${NAME:-llm-serve}
 NETWORK=${NETWORK:-default}
 SUBNET=${SUBNET:-default}
 PORT=${PORT:-8000} # HATHORA_DEFAULT_PORT of the servers
-# The longest answer or stream. Google's default of 30 s would cut streams off.
+# The longest answer or stream. Google's default of 30 s would cut longer streams.
 TIMEOUT_S=${TIMEOUT_S:-1800}
-# At least DRAIN_TIMEOUT, so that requests inside outlive the endpoint's removal.
+# At least DRAIN_TIMEOUT, so that in-flight requests survive the endpoint's removal.
 DRAINING_S=${DRAINING_S:-60}
-MAX_RATE=${MAX_RATE:-100} # requests a second and endpoint before the next zone is tried
+MAX_RATE=${MAX_RATE:-100} # requests per second and endpoint, above which the next zone is used
 DOMAIN=${DOMAIN:-}
 
 compute() {
     gcloud compute "$@" --project="$PROJECT" --quiet
 }
 
-ensure() { # resource, "create" and perhaps a kind, name, flags of its place..., --, further flags...
+ensure() { # resource, "create" with an optional kind, name, flags of its location..., --, further flags...
     resource=$1 create=$2 name=$3
     shift 3
     places=""
@@ -31,7 +31,7 @@ ensure() { # resource, "create" and perhaps a kind, name, flags of its place...,
         shift
     done
     shift
-    # shellcheck disable=SC2086 # words without blanks, and no word at all where there is no place
+    # shellcheck disable=SC2086 # the words have no blanks; without a location there are none
     if compute "$resource" describe "$name" $places >/dev/null 2>&1; then
         echo "there:   $resource $name"
         return
@@ -41,7 +41,7 @@ ensure() { # resource, "create" and perhaps a kind, name, flags of its place...,
     echo "created: $resource $name"
 }
 
-# Google's health checks come from these two ranges, and so does the load balancer's traffic.
+# The health checks and the load balancer's requests come from these two ranges.
 ensure firewall-rules create "$NAME-health" -- --network="$NETWORK" --direction=INGRESS \
     --action=ALLOW --rules="tcp:$PORT" --source-ranges=35.191.0.0/16,130.211.0.0/22
 
@@ -51,7 +51,7 @@ for zone in $ZONES; do
         --default-port="$PORT"
 done
 
-# /readyz: 503 while the model loads, from the first second of a drain, and without an engine.
+# /readyz answers 503 while the model loads, from the start of a drain, and without an engine.
 ensure health-checks "create http" "$NAME" --global -- --request-path=/readyz --use-serving-port \
     --check-interval=5s --timeout=5s --healthy-threshold=1 --unhealthy-threshold=2
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# The service account that servers register with; prints GCP_SERVICE_ACCOUNT_KEY_BASE64.
+# Create the service account with which servers register; prints GCP_SERVICE_ACCOUNT_KEY_BASE64.
 #   PROJECT=my-project deploy/hathora/create-service-account.sh >key.base64
-# The key is printed only: put it into a secret and delete the file. May be run again: that makes a
-# further key (`gcloud iam service-accounts keys list` and `delete` for the old ones).
+# The key is only printed: put it into a secret and delete the file. May be run again, which creates
+# another key (`gcloud iam service-accounts keys list` and `delete` remove the old ones).
 set -eu
 : "${PROJECT:?the Google Cloud project of the endpoint group}"
 ROLE=serveHathoraEndpoint

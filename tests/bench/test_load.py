@@ -12,13 +12,13 @@ from bench.load import LOADS, chosen
 
 
 @pytest.mark.parametrize("model", LOADS)
-def test_every_load_has_a_name_of_its_own_and_keeps_its_streams_busy(model: str) -> None:
+def test_every_load_has_a_unique_name_and_keeps_its_streams_busy(model: str) -> None:
     names = [load.name for load in LOADS[model]]
     assert len(set(names)) == len(names)
     assert all(load.requests >= load.streams for load in LOADS[model])
 
 
-def test_loads_are_chosen_in_the_order_of_the_table() -> None:
+def test_chosen_loads_keep_the_order_of_the_table() -> None:
     assert [load.name for load in chosen("tiny", ["tools", "64"])] == ["64", "tools"]
     assert chosen("demo") == list(LOADS["demo"])
     with pytest.raises(ValueError, match="no load 65 for tiny; there are 1, 16"):
@@ -32,7 +32,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_prompt_has_exactly_the_tokens_asked_for(tiny: Path) -> None:
+@pytest.mark.full
+def test_a_prompt_has_exactly_the_requested_number_of_tokens(tiny: Path) -> None:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tiny / "tokenizer.json"))
@@ -42,6 +43,7 @@ def test_a_prompt_has_exactly_the_tokens_asked_for(tiny: Path) -> None:
     assert texts == models.prompts(tiny, 20, 32, seed=1) != models.prompts(tiny, 20, 32, seed=2)
 
 
+@pytest.mark.full
 def test_the_tiny_model_cannot_choose_a_token_without_text(tiny: Path) -> None:
     from safetensors import safe_open
     from tokenizers import Tokenizer
@@ -62,6 +64,8 @@ def test_a_setting_without_a_value_is_refused(capsys: pytest.CaptureFixture[str]
     assert "not NAME=VALUE" in capsys.readouterr().err
 
 
-def test_an_unknown_load_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_load_is_reported_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bench.main(["compare", "--loads", "5", "--output", str(tmp_path / "raw")]) == 1
     assert capsys.readouterr().err.startswith("bench: no load 5 for tiny")

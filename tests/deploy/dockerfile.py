@@ -41,15 +41,15 @@ class Stage:
 def stages(path: Path = ROOT / "Dockerfile.hathora") -> dict[str, Stage]:
     lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
     text = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    found: dict[str, Stage] = {}
+    stages_by_name: dict[str, Stage] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         instruction, rest = line.split(None, 1)
         if instruction == "FROM":
             base, _, name = rest.split()
-            found[name] = Stage(name, base)
-        elif found:
-            found[list(found)[-1]].steps.append((instruction, rest))
-    return found
+            stages_by_name[name] = Stage(name, base)
+        elif stages_by_name:
+            stages_by_name[list(stages_by_name)[-1]].steps.append((instruction, rest))
+    return stages_by_name
 
 
 def exec_form(text: str) -> list[str]:

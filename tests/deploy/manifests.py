@@ -8,17 +8,13 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from app.settings.catalogue import Settings
+from app.settings.catalogue import DECLARATIONS
 from tests.deploy.dockerfile import ROOT
 
 Object: TypeAlias = dict[str, Any]
 DEPLOY = ROOT / "deploy"
 KUSTOMIZATIONS = sorted(DEPLOY.rglob("kustomization.yaml"))
-SETTINGS: set[str] = {
-    name
-    for field in Settings.model_fields.values()
-    for name in field.json_schema_extra["names"]  # type: ignore[index,call-overload]
-}
+SETTINGS = {name for declared in DECLARATIONS.values() for name in declared.names}
 
 
 def objects(path: Path) -> list[Object]:
@@ -27,8 +23,9 @@ def objects(path: Path) -> list[Object]:
 
 def files(kustomization: Path) -> list[Path]:
     """The manifests and patches that it names in its own folder."""
-    given = objects(kustomization)[0]
-    names = [*given.get("resources", ()), *(patch["path"] for patch in given.get("patches", ()))]
+    content = objects(kustomization)[0]
+    patches = [patch["path"] for patch in content.get("patches", ())]
+    names = [*content.get("resources", ()), *patches]
     return [kustomization.parent / name for name in names]
 
 
@@ -40,15 +37,15 @@ def everything() -> list[Object]:
     return [each for path in manifests() for each in objects(path)]
 
 
-def pods(found: Object) -> Iterator[Object]:
+def pods(object: Object) -> Iterator[Object]:
     """Pod specifications, wherever they are in an object."""
-    if isinstance(found.get("containers"), list):
-        yield found
-    for value in found.values():
+    if isinstance(object.get("containers"), list):
+        yield object
+    for value in object.values():
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, dict):
                 yield from pods(each)
 
 
 def containers() -> list[Object]:
-    return [each for found in everything() for pod in pods(found) for each in pod["containers"]]
+    return [each for object in everything() for pod in pods(object) for each in pod["containers"]]

@@ -76,9 +76,11 @@ def hub(files: dict[str, str], *, token: str | None = None) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:  # else the thread outlives a test that fails, and the interpreter waits for it
+            server.shutdown()
+            thread.join()
 
 
 def _sha(text: str) -> str:
@@ -110,17 +112,21 @@ def test_the_dockerfile_passes_what_the_baker_reads() -> None:
     assert "type=secret,id=HF_TOKEN,required=false" in stages()["model"].last("RUN")
 
 
+@pytest.mark.full
 def test_everything_but_duplicate_weights_is_baked(image: Container) -> None:
     model = image.folder / "models/org--model"
-    found = {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()}
+    baked_files = {
+        path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()
+    }
     left_out = {"pytorch_model.bin", "original/consolidated.00.pth", "model.gguf",
                 "onnx/model.onnx"}  # fmt: skip
-    assert found == FILES.keys() - left_out
+    assert baked_files == FILES.keys() - left_out
     tokenizer = image.folder / "models/tokenizer/org--tokenizer"
     assert (tokenizer / "tokenizer.json").exists()
     assert not list(tokenizer.glob("*.safetensors"))
 
 
+@pytest.mark.full
 def test_the_baked_model_is_served_offline_under_its_name(image: Container) -> None:
     seen = image.entrypoint()
     models = image.folder / "models"
@@ -131,6 +137,7 @@ def test_the_baked_model_is_served_offline_under_its_name(image: Container) -> N
     assert seen["HF_HUB_OFFLINE"] == seen["TRANSFORMERS_OFFLINE"] == "1"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("revision", [{}, {"MODEL_REVISION": "main"}])
 def test_naming_the_baked_model_serves_the_baked_model(
     image: Container, revision: dict[str, str]
@@ -141,6 +148,7 @@ def test_naming_the_baked_model_serves_the_baked_model(
     assert not seen.keys() & {"MODEL_NAME", "TOKENIZER", "MODEL_REVISION"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("args", "env"),
     [
@@ -160,22 +168,26 @@ def test_another_model_is_left_alone_and_online(
     assert all(seen[name] == value for name, value in env.items())
 
 
+@pytest.mark.full
 def test_the_users_settings_stand_beside_the_baked_model(image: Container) -> None:
     seen = image.entrypoint(SERVED_MODEL_NAME="mine", QUANTIZATION="awq", HF_HUB_OFFLINE="0")
     assert (seen["SERVED_MODEL_NAME"], seen["QUANTIZATION"]) == ("mine", "awq")
     assert (seen["HF_HUB_OFFLINE"], seen["TRANSFORMERS_OFFLINE"]) == ("0", "1")
 
 
+@pytest.mark.full
 def test_a_draft_model_from_the_hub_keeps_it_online(image: Container) -> None:
     seen = image.entrypoint(SPECULATIVE_DRAFT_MODEL_PATH="org/draft")
     assert seen["MODEL_PATH"].endswith("/models/org--model")
     assert "HF_HUB_OFFLINE" not in seen
 
 
+@pytest.mark.full
 def test_a_wrong_setting_is_left_for_the_server_to_explain(image: Container) -> None:
     assert "MODEL_PATH" not in image.entrypoint(TP_SIZE="many")
 
 
+@pytest.mark.full
 def test_the_program_agrees_with_what_the_entry_point_says() -> None:
     with container() as made, hub(FILES) as url:
         bake(made.folder / "models", url, MODEL_NAME="org/model")
@@ -186,6 +198,7 @@ def test_the_program_agrees_with_what_the_entry_point_says() -> None:
     assert row.split()[1:] == [f"{made.folder}/models/org--model", "MODEL_PATH"]
 
 
+@pytest.mark.full
 def test_a_shard_that_is_missing_stops_the_build(tmp_path: Path) -> None:
     files = {name: text for name, text in FILES.items() if name != "model-2.safetensors"}
     with hub(files) as url:
@@ -194,6 +207,7 @@ def test_a_shard_that_is_missing_stops_the_build(tmp_path: Path) -> None:
     assert "names model-2.safetensors, which is not in the repository" in done.stderr
 
 
+@pytest.mark.full
 def test_a_model_that_is_refused_stops_the_build_in_one_line(tmp_path: Path) -> None:
     with hub(FILES, token="secret") as url:
         done = bake(tmp_path / "models", url, MODEL_NAME="org/model", HF_TOKEN="wrong")

@@ -61,9 +61,11 @@ def test_composes_health_check_is_the_images() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_of_environments_name_settings_and_hold_no_secret(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if line and line[0] != "#"]
-    given = dict(line.split("=", 1) for line in lines)
-    assert given.keys() <= SETTINGS
-    assert all(not value for name, value in given.items() if name.endswith(("KEY", "TOKEN", "64")))
+    variables = dict(line.split("=", 1) for line in lines)
+    assert variables.keys() <= SETTINGS
+    assert all(
+        not value for name, value in variables.items() if name.endswith(("KEY", "TOKEN", "64"))
+    )
 
 
 # -- the router ------------------------------------------------------------------------------------
@@ -97,9 +99,9 @@ def test_the_router_finds_the_servers() -> None:
     urls = parse_router_args(router_arguments()["compose"]).worker_urls
     servers = [name for name in services(compose) if name.startswith("server")]
     assert urls == [f"http://{name}:8000" for name in servers]
-    found = parse_router_args(router_arguments()["kubernetes"])
-    assert found.selector == {"app.kubernetes.io/name": "serve-hathora"}
-    assert found.service_discovery_port == 8000
+    arguments = parse_router_args(router_arguments()["kubernetes"])
+    assert arguments.selector == {"app.kubernetes.io/name": "serve-hathora"}
+    assert arguments.service_discovery_port == 8000
 
 
 def test_the_routers_image_has_the_router_that_is_tested() -> None:

@@ -22,7 +22,7 @@ esac
 
 
 class Cloud:
-    """A gcloud that knows everything already (`there`) or nothing, and notes what it is told."""
+    """A stand-in for gcloud that records its calls; with `there`, every resource exists already."""
 
     def __init__(self, folder: Path, *, there: bool = False) -> None:
         (folder / "gcloud").write_text(RECORDER)

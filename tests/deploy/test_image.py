@@ -82,7 +82,7 @@ def test_no_secret_is_kept_in_the_image() -> None:
         assert not [n for n in names if re.search("KEY|SECRET|PASSWORD|TOKEN(?!IZER)", n)]
 
 
-def test_every_variable_is_a_setting_or_somebody_elses() -> None:
+def test_every_variable_is_a_setting_or_of_a_named_other_program() -> None:
     for stage in stages().values():
         assert set(stage.env()) <= SETTINGS | FOREIGN
 
@@ -210,13 +210,13 @@ def test_the_health_check_asks_the_servers_port(
 
 def test_the_health_check_knows_the_port_of_a_deployments_settings(image: Container) -> None:
     with answering(200) as port:
-        given = json.dumps({"Port": port, "hathora-default-port": 9})
-        done = healthcheck(image, DEPLOYMENT_CONFIG_JSON=given)
-        over = healthcheck(image, DEPLOYMENT_CONFIG_JSON=given, PORT="9")
+        config = json.dumps({"Port": port, "hathora-default-port": 9})
+        done = healthcheck(image, DEPLOYMENT_CONFIG_JSON=config)
+        over = healthcheck(image, DEPLOYMENT_CONFIG_JSON=config, PORT="9")
     assert (done.returncode, over.returncode) == (0, 1)
 
 
-def test_the_health_check_fails_when_nobody_answers(image: Container) -> None:
+def test_the_health_check_fails_when_no_server_answers(image: Container) -> None:
     with answering(200) as port:
         pass
     done = healthcheck(image, PORT=str(port))

@@ -45,8 +45,8 @@ def shown(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def validate(found: Object) -> None:
-    kubernetes_validate.validate(found, kubernetes_validate.latest_version(), strict=True)
+def validate(object: Object) -> None:
+    kubernetes_validate.validate(object, kubernetes_validate.latest_version(), strict=True)
 
 
 def of(kind: str) -> list[Object]:
@@ -90,10 +90,10 @@ def test_yamllint_has_nothing_to_say() -> None:
 
 # -- of one mind with the program ------------------------------------------------------------------
 def test_every_variable_is_a_setting() -> None:
-    given = {each["name"] for container in containers() for each in container.get("env", ())}
-    given |= {name for each in of("ConfigMap") for name in each["data"]}
+    variables = {each["name"] for container in containers() for each in container.get("env", ())}
+    variables |= {name for each in of("ConfigMap") for name in each["data"]}
     # NAMESPACE: the router's own, for its arguments.
-    assert given - {"NAMESPACE"} <= SETTINGS
+    assert variables - {"NAMESPACE"} <= SETTINGS
 
 
 def test_ports_and_probes_are_the_programs() -> None:
@@ -120,11 +120,11 @@ def test_a_model_may_load_for_an_hour() -> None:
 
 
 def server_pods() -> list[Object]:
-    found = [pod for each in everything() for pod in pods(each)]
-    return [pod for pod in found if "terminationGracePeriodSeconds" in pod]
+    every = [pod for each in everything() for pod in pods(each)]
+    return [pod for pod in every if "terminationGracePeriodSeconds" in pod]
 
 
-def test_nobody_is_killed_before_drain_and_removal_are_over() -> None:
+def test_no_pod_is_killed_before_drain_and_removal_are_over() -> None:
     for pod in server_pods():
         (container,) = pod["containers"]
         if container["name"] == "server":
@@ -168,25 +168,26 @@ def test_secrets_come_from_secrets() -> None:
 def test_selectors_find_pods() -> None:
     labels: list[dict[str, str]] = [
         each["metadata"]["labels"]
-        for found in everything()
-        for each in templates(found)
+        for object in everything()
+        for each in templates(object)
         if "labels" in each.get("metadata", {})
     ]
     for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
         for each in of(kind):
             selector = each["spec"].get("selector") or each["spec"]["podSelector"]
             wanted = selector.get("matchLabels", selector)
-            assert any(wanted.items() <= found.items() for found in labels), each["metadata"]
+            matches = [pod for pod in labels if wanted.items() <= pod.items()]
+            assert matches, each["metadata"]
 
 
-def templates(found: Any) -> list[Object]:
+def templates(value: Any) -> list[Object]:
     """Pod templates, wherever they are in an object."""
-    if isinstance(found, list):
-        return [each for value in found for each in templates(value)]
-    if not isinstance(found, dict):
+    if isinstance(value, list):
+        return [each for item in value for each in templates(item)]
+    if not isinstance(value, dict):
         return []
-    inner = [each for value in found.values() for each in templates(value)]
-    return [found, *inner] if "containers" in (found.get("spec") or {}) else inner
+    inner = [each for item in value.values() for each in templates(item)]
+    return [value, *inner] if "containers" in (value.get("spec") or {}) else inner
 
 
 def test_claims_and_config_maps_exist() -> None:

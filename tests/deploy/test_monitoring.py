@@ -1,4 +1,4 @@
-"""Alert rules and dashboard: well-formed, and about series that the program has.
+"""Alert rules and dashboard: well-formed, and on series that the program has.
 
 tests/live/test_monitoring.py looks each name up in a running server's /metrics.
 """
@@ -28,14 +28,14 @@ def panels() -> list[dict[str, Any]]:
 
 def expressions() -> dict[str, str]:
     """Every PromQL expression in deploy/, by where it stands."""
-    found = {rule["alert"]: rule["expr"] for rule in ALERTS}
+    expressions = {rule["alert"]: rule["expr"] for rule in ALERTS}
     for panel in panels():
         for target in panel["targets"]:
-            found[f"{panel['title']}, {target['refId']}"] = target["expr"]
+            expressions[f"{panel['title']}, {target['refId']}"] = target["expr"]
     scaled = yaml.safe_load((DEPLOY / "kubernetes/overlays/keda/scaledobject.yaml").read_text())
     for number, trigger in enumerate(scaled["spec"]["triggers"]):
-        found[f"trigger {number}"] = trigger["metadata"]["query"]
-    return found
+        expressions[f"trigger {number}"] = trigger["metadata"]["query"]
+    return expressions
 
 
 def series(expression: str) -> set[str]:
@@ -43,7 +43,7 @@ def series(expression: str) -> set[str]:
 
 
 @pytest.mark.parametrize("where", expressions())
-def test_an_expression_is_about_series_and_its_brackets_close(where: str) -> None:
+def test_an_expression_has_series_of_the_program_and_its_brackets_close(where: str) -> None:
     text = expressions()[where]
     assert series(text)
     bare = re.sub(r'"[^"]*"', '""', text)
@@ -51,7 +51,7 @@ def test_an_expression_is_about_series_and_its_brackets_close(where: str) -> Non
         assert bare.count(opening) == bare.count(closing)
     for window in re.findall(r"\[([^\]]*)\]", bare):
         assert DURATION.fullmatch(window)
-    # Counters and buckets only grow: without a rate they say nothing.
+    # Counters and buckets only grow: without a rate they mean nothing.
     for name in re.findall(r"\b\w+(?:_total|_bucket)\b(?!.*by)", bare):
         assert re.search(rf"(rate|increase)\({name}", bare.replace("sglang:", "")), name
 
@@ -60,12 +60,12 @@ def test_an_expression_is_about_series_and_its_brackets_close(where: str) -> Non
     ("series_name", "label", "values"),
     [("serve_phase", "phase", Phase), ("serve_network_state", "state", NetworkState)],
 )
-def test_states_that_are_asked_for_exist(series_name: str, label: str, values: Any) -> None:
-    asked = re.findall(
+def test_states_in_expressions_exist(series_name: str, label: str, values: Any) -> None:
+    states = re.findall(
         rf'{series_name}\{{[^}}]*{label}=~?"([^"]+)"', " ".join(expressions().values())
     )
-    assert asked
-    assert {each for text in asked for each in text.split("|")} <= set(values)
+    assert states
+    assert {each for text in states for each in text.split("|")} <= set(values)
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])

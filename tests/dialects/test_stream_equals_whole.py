@@ -15,37 +15,46 @@ from typing import Any
 import orjson
 import pytest
 
-from app.dialects.contract import Bounds, Call, Stream, Whole
+from app.dialects.contract import Call, Stream, Whole
 from app.dialects.openai.chat import CHAT
 from app.engine.sglang import importing
 from app.gate import Gate
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle
+from app.settings.bounds import Bounds
 from app.stats import RequestStats
-from app.web.state import Serving
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import settings
 from tests.support.thinking_formats import REASONING_SAMPLES, ReasoningSample
 from tests.support.tool_formats import TOOL_SAMPLES, TOOLS, Sample, sample_id, with_known
 
+pytestmark = pytest.mark.full
 importing.use_cpu()
 
 
 def _bounds() -> Bounds:
-    return Serving(settings(), *[None] * 5).bounds  # type: ignore[arg-type]
+    return Bounds.of(settings())
 
 
 async def _ask(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
     gate = Gate(Lifecycle(), max_running=9, max_waiting=9)
-    model = ServedModel(engine, gate, names=["m"], max_total_tokens=None)
+    model = ServedModel(
+        engine,
+        gate,
+        names=["m"],
+        max_total_tokens=None,
+        max_prompt_chars=None,
+        max_prompt_scores=1_000_000,
+        grammar_timeout_s=10,
+    )
     body = {
         "messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 1,
         "stream": stream, **fields,
     }  # fmt: skip
     if stream:
         body["stream_options"] = {"include_usage": True}
-    call = Call(id="0" * 32, model=model, bounds=_bounds(), stats=RequestStats(), about={})
+    call = Call(id="0" * 32, model=model, bounds=_bounds(), stats=RequestStats(), log_fields={})
     try:
         reply = await CHAT.answer(CHAT.body.model_validate(body), call)
         if isinstance(reply, Whole):

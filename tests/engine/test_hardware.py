@@ -46,8 +46,8 @@ def test_the_model_is_split_over_as_many_gpus_as_its_heads_allow(
     assert hardware.tensor_parallel(gpus, heads, kv_heads) == size
 
 
-@pytest.mark.sglang
-@pytest.mark.sglang
+@pytest.mark.full
+@pytest.mark.full
 @pytest.mark.parametrize(("gpus", "size"), [(1, 1), (2, 2), (3, 2), (8, 8)])
 def test_gpt_oss_120b_takes_every_gpu_that_it_can(
     machine: Any, tmp_path: Path, gpus: int, size: int
@@ -61,7 +61,7 @@ def test_gpt_oss_120b_takes_every_gpu_that_it_can(
     assert "context_length" not in options  # the config's own, 131072
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 def test_gpt_oss_20b_takes_one_gpu(machine: Any, tmp_path: Path) -> None:
     machine(4, "NVIDIA H100 80GB HBM3")
     options = model(tmp_path, "gpt-oss-20b", num_hidden_layers=24, **GPT_OSS)
@@ -70,7 +70,7 @@ def test_gpt_oss_20b_takes_one_gpu(machine: Any, tmp_path: Path) -> None:
     assert options["mem_fraction_static"] == 0.92
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 def test_the_operators_settings_win(machine: Any, tmp_path: Path) -> None:
     machine(8)
     options = model(tmp_path, "gpt-oss-120b", num_hidden_layers=36, **GPT_OSS)
@@ -80,7 +80,7 @@ def test_the_operators_settings_win(machine: Any, tmp_path: Path) -> None:
     assert (options["tool_call_parser"], options["mem_fraction_static"]) == ("hermes", 0.8)
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 def test_another_model_is_split_only_when_asked_for(machine: Any, tmp_path: Path) -> None:
     machine(4)
     llama = {"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 8}
@@ -91,7 +91,7 @@ def test_another_model_is_split_only_when_asked_for(machine: Any, tmp_path: Path
     assert options["tp_size"] == 4
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 def test_stages_share_the_gpus(machine: Any, tmp_path: Path) -> None:
     machine(8)
     options = model(tmp_path, "gpt-oss-120b", num_hidden_layers=36, **GPT_OSS) | {"pp_size": 2}
@@ -99,7 +99,7 @@ def test_stages_share_the_gpus(machine: Any, tmp_path: Path) -> None:
     assert options["tp_size"] == 4
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 def test_a_config_that_cannot_be_read_is_a_clear_error(machine: Any, tmp_path: Path) -> None:
     machine(2)
     (tmp_path / "gpt-oss").mkdir()
@@ -108,7 +108,7 @@ def test_a_config_that_cannot_be_read_is_a_clear_error(machine: Any, tmp_path: P
         hardware.complete(options, tp_size=None, expert_parallel=False)
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 def test_replicas_share_the_gpus_unless_they_share_the_attention(
     machine: Any, tmp_path: Path
 ) -> None:
@@ -120,7 +120,7 @@ def test_replicas_share_the_gpus_unless_they_share_the_attention(
     assert (alone["tp_size"], together["tp_size"]) == (2, 8)
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 def test_a_config_without_heads_is_a_clear_error(machine: Any, tmp_path: Path) -> None:
     machine(2)
     options = model(tmp_path, "mamba", model_type="mamba")

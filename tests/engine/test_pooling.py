@@ -162,7 +162,7 @@ def test_reading_a_folder_loads_no_model_library():
     assert run(code) == "set()"
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 def test_sglang_uses_our_encoders_and_pools_the_others_as_expected():
     # If ours cannot be imported, SGLang uses its own with a warning at most.
     code = """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.sglang
+pytestmark = pytest.mark.full
 
 CONTRACT = """
 import inspect, sys, warnings
@@ -97,13 +97,9 @@ print("kept")
 def test_sglang_is_as_the_adapter_expects_it() -> None:
     import json
 
-    from app.settings.catalogue import Settings
+    from app.settings.catalogue import DECLARATIONS
 
-    passed_on = [
-        field.json_schema_extra["engine"]
-        for field in Settings.model_fields.values()
-        if field.json_schema_extra["engine"]
-    ]
+    passed_on = [each.engine_option for each in DECLARATIONS.values() if each.engine_option]
     ours = ["device", "incremental_streaming_output", "enable_metrics", "sleep_on_idle"]
     program = (
         "from app.engine.sglang import importing\nimporting.use_cpu()\n" + CONTRACT

@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from app.generation.grammars import GrammarBounds, GrammarCheck, check_regex, check_schema
+from app.generation.grammars import GrammarCheck, check_regex, check_schema
+from app.settings.bounds import GrammarBounds
 from app.types import Grammar
 
 BOUNDS = GrammarBounds(
-    max_bytes=65_536, max_depth=32, max_nodes=1000, max_enum=500, max_regex_chars=1024,
-    max_repeat=1000,
-)  # fmt: skip
+    max_schema_bytes=65_536,
+    max_schema_depth=32,
+    max_schema_nodes=1000,
+    max_schema_enum=500,
+    max_regex_chars=1024,
+    max_regex_repeat=1000,
+)
 
 
 def _nested(levels: int) -> dict[str, Any]:
@@ -77,7 +82,7 @@ async def check(vocabulary: str) -> AsyncIterator[GrammarCheck]:
     await check.close()
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 async def test_a_grammar_that_is_wrong_is_refused_with_the_reason(
     check: GrammarCheck,
 ) -> None:
@@ -101,7 +106,7 @@ SLOW = json.dumps({"type": "object", "properties": {f"p{no}": PATTERN for no in 
 """Half a minute, even with a vocabulary of bytes."""
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 async def test_a_slow_grammar_is_ended_and_the_next_is_tried(
     vocabulary: str,
 ) -> None:
@@ -115,7 +120,7 @@ async def test_a_slow_grammar_is_ended_and_the_next_is_tried(
         await check.close()
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 async def test_a_disconnect_during_a_trial_does_not_affect_the_next(check: GrammarCheck) -> None:
     await check.check(Grammar("json_schema", "{}"))
     leaving = asyncio.create_task(check.check(Grammar("regex", "((((")))
@@ -126,7 +131,7 @@ async def test_a_disconnect_during_a_trial_does_not_affect_the_next(check: Gramm
     await check.check(Grammar("regex", "[a-z]"))
 
 
-@pytest.mark.sglang
+@pytest.mark.full
 async def test_a_known_grammar_is_not_tried_again(check: GrammarCheck) -> None:
     grammar = Grammar("json_schema", '{"type":"integer"}')
     await check.check(grammar)

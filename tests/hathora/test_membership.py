@@ -12,17 +12,25 @@ import pytest
 
 from app.endpoint import Network, NetworkState
 from app.hathora import membership as module
+from app.hathora.failures import NetworkFailed
 from app.hathora.membership import Membership
-from app.hathora.network import NetworkFailed, Place
+from app.hathora.network import Place
 from tests.support.serving import eventually
 
 PLACE = Place(
-    group="llm-serve-z", scope="zonal", location="z", endpoint="vm-1:8000", project="p"
-)  # fmt: skip
+    group="llm-serve-z",
+    scope="zonal",
+    location="z",
+    endpoint="vm-1:8000",
+    project="p",
+)
 
 
 class Scripted:
-    """A `Registration` that does as it is told, and notes what was asked of it."""
+    """A `Registration` that records its calls.
+
+    `join` waits for `hold`, then raises the next of `failures`.
+    """
 
     def __init__(self, *failures: NetworkFailed) -> None:
         self.place = PLACE
@@ -37,8 +45,8 @@ class Scripted:
     def join(self, stop: threading.Event) -> Place:
         self.calls.append("join")
         if self.hold is not None:
-            self.hold.wait(5)
-        self.attached = True  # the call was on its way
+            self.hold.wait()
+        self.attached = True  # the call was in progress
         if stop.is_set():
             raise NetworkFailed("stopped", permanent=False)
         if self.failures:
@@ -48,31 +56,31 @@ class Scripted:
 
     def leave(self) -> bool:
         self.calls.append("leave")
-        was, self.attached = self.attached, False
-        return was
+        was_attached, self.attached = self.attached, False
+        return was_attached
 
 
 @asynccontextmanager
 async def kept(registration: Any) -> AsyncIterator[tuple[Membership, list[Network]]]:
-    said: list[Network] = []
-    membership = Membership(registration, said.append)
+    reports: list[Network] = []
+    membership = Membership(registration, reports.append)
     keeping = asyncio.create_task(membership.keep())
-    await eventually(lambda: "leave" in registration.calls or bool(said))
+    await eventually(lambda: "leave" in registration.calls or bool(reports))
     try:
-        yield membership, said
+        yield membership, reports
     finally:
         membership.finish()
         async with asyncio.timeout(5):
             await keeping
 
 
-def states(said: list[Network]) -> list[str]:
-    return [str(each.state) for each in said]
+def states(reports: list[Network]) -> list[str]:
+    return [str(network.state) for network in reports]
 
 
 async def test_the_endpoint_is_attached_when_ready_and_removed_when_not() -> None:
     registration = Scripted()
-    async with kept(registration) as (membership, said):
+    async with kept(registration) as (membership, reports):
         membership.want(False)  # loading, warming
         membership.want(True)
         await eventually(lambda: registration.attached)
@@ -80,12 +88,12 @@ async def test_the_endpoint_is_attached_when_ready_and_removed_when_not() -> Non
         membership.want(False)
         await eventually(lambda: membership.network.state is NetworkState.LEFT)
         assert not registration.attached
-    assert states(said) == ["registering", "registered", "leaving", "left"]
-    assert (said[1].group, said[1].endpoint) == ("llm-serve-z", "vm-1:8000")
+    assert states(reports) == ["registering", "registered", "leaving", "left"]
+    assert (reports[1].group, reports[1].endpoint) == ("llm-serve-z", "vm-1:8000")
     assert registration.calls == ["load", "leave", "join", "leave"]
 
 
-async def test_what_an_earlier_process_left_behind_is_removed_first() -> None:
+async def test_an_endpoint_of_an_earlier_process_is_removed_first() -> None:
     registration = Scripted()
     registration.attached = True
     async with kept(registration):
@@ -93,10 +101,10 @@ async def test_what_an_earlier_process_left_behind_is_removed_first() -> None:
         assert not registration.attached
 
 
-async def test_a_server_that_ends_while_it_registers_is_removed_all_the_same() -> None:
+async def test_a_server_that_ends_while_registering_is_still_removed() -> None:
     registration = Scripted()
     registration.hold = threading.Event()
-    async with kept(registration) as (membership, said):
+    async with kept(registration) as (membership, reports):
         membership.want(True)
         await eventually(lambda: "join" in registration.calls)
         membership.want(False)
@@ -104,22 +112,25 @@ async def test_a_server_that_ends_while_it_registers_is_removed_all_the_same() -
         await eventually(lambda: membership.network.state is NetworkState.LEFT)
     assert registration.calls[-2:] == ["join", "leave"]
     assert not registration.attached
-    assert "failed" not in states(said)
+    assert "failed" not in states(reports)
 
 
-async def test_a_failed_registration_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_registration_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.01)
     registration = Scripted(*[NetworkFailed("503", permanent=False)] * 2)
-    async with kept(registration) as (membership, said):
+    async with kept(registration) as (membership, reports):
         membership.want(True)
         await eventually(lambda: membership.network.state is NetworkState.REGISTERED)
         assert (await membership.first).args == ("503",)
         assert membership.network.failures == 2
         assert membership.network.error is None
-    assert [each.error for each in said if each.state is NetworkState.FAILED] == ["503", "503"]
+    assert [network.error for network in reports if network.state is NetworkState.FAILED] == [
+        "503",
+        "503",
+    ]
 
 
-async def test_the_pause_between_two_tries_ends_with_the_server() -> None:
+async def test_the_pause_before_a_retry_ends_with_the_server() -> None:
     registration = Scripted(NetworkFailed("403", permanent=True))
     async with kept(registration) as (membership, _):
         membership.want(True)
@@ -127,17 +138,17 @@ async def test_the_pause_between_two_tries_ends_with_the_server() -> None:
     assert registration.calls[-1] == "leave"
 
 
-async def test_a_group_that_cannot_be_reached_is_known_before_the_model_is_loaded() -> None:
+async def test_an_unreachable_group_is_reported_before_the_model_is_loaded() -> None:
     class Refused(Scripted):
         def leave(self) -> bool:
             super().leave()
             raise NetworkFailed("403: compute.networkEndpointGroups.list", permanent=True)
 
-    async with kept(Refused()) as (membership, said):
+    async with kept(Refused()) as (membership, reports):
         error = await membership.first
         assert error is not None
         assert error.permanent
-        assert states(said) == ["failed"]
+        assert states(reports) == ["failed"]
 
 
 async def test_a_fault_in_the_client_library_does_not_keep_the_endpoint_attached() -> None:
@@ -147,15 +158,15 @@ async def test_a_fault_in_the_client_library_does_not_keep_the_endpoint_attached
             raise KeyError("a field that is not there")
 
     registration = Faulty()
-    async with kept(registration) as (membership, said):
+    async with kept(registration) as (membership, reports):
         membership.want(True)
         await eventually(lambda: membership.network.state is NetworkState.FAILED)
         assert registration.attached
     assert not registration.attached
-    assert said[-1].state is NetworkState.LEFT
+    assert reports[-1].state is NetworkState.LEFT
 
 
-async def test_a_server_that_was_told_to_end_is_not_registered_again() -> None:
+async def test_a_retired_server_is_not_registered_again() -> None:
     registration = Scripted()
     async with kept(registration) as (membership, _):
         membership.want(True)
@@ -166,22 +177,22 @@ async def test_a_server_that_was_told_to_end_is_not_registered_again() -> None:
         assert not registration.attached
 
 
-async def test_what_somebody_else_has_removed_is_attached_again(
+async def test_an_endpoint_removed_from_outside_is_attached_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr(module, "_CONFIRM_EVERY_S", 0.02)
     registration = Scripted()
-    async with kept(registration) as (membership, said):
+    async with kept(registration) as (membership, reports):
         membership.want(True)
         await eventually(lambda: membership.network.state is NetworkState.REGISTERED)
         registration.attached = False
         await eventually(lambda: registration.attached)
         registration.failures.append(NetworkFailed("503", permanent=False))
         await eventually(lambda: not registration.failures)
-        assert states(said) == ["registering", "registered"]
+        assert states(reports) == ["registering", "registered"]
 
 
-async def test_after_the_end_nothing_is_registered_any_more() -> None:
+async def test_nothing_is_registered_after_the_end() -> None:
     registration = Scripted()
     async with kept(registration) as (membership, _):
         membership.finish()

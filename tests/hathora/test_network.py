@@ -1,4 +1,4 @@
-"""Joining and leaving a group: what is called in which order, and what is said when it fails."""
+"""Joining and leaving a group: which calls in which order, and the text of each failure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from app.errors import ConfigError
 from app.hathora import target
-from app.hathora.network import NetworkFailed, Place, Registration
-from app.settings.catalogue import load
+from app.hathora.failures import NetworkFailed
+from app.hathora.network import Place, Registration
+from app.settings.load import load
 from tests.support.compute import GROUP, PROJECT, ZONE, FakeCompute, NoPause
 
 ENDPOINT = {"instance": "vm-1", "ipAddress": "10.0.0.2", "port": 8000}
@@ -26,22 +26,15 @@ ATTACHED = ["attachNetworkEndpoints", "operation", "listNetworkEndpoints"]
 DETACHED = ["detachNetworkEndpoints", "operation", "listNetworkEndpoints"]
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeCompute]:
-    with FakeCompute() as running:
-        running.add_machine()
-        yield running
-
-
-def registration(fake: FakeCompute, **given: str) -> Registration:
-    return Registration(load({}, fake.environ(**given)).settings)
+def registration(fake: FakeCompute, **settings: str) -> Registration:
+    return Registration(load({}, fake.environ(**settings)).settings)
 
 
 def join(registration: Registration) -> Place:
     return registration.join(NoPause())
 
 
-def test_joining_and_leaving_in_order(fake: FakeCompute) -> None:
+def test_joining_and_leaving_make_these_calls_in_this_order(fake: FakeCompute) -> None:
     ours = registration(fake)
     assert ours.place is None
     assert join(ours) == PLACE == ours.place
@@ -53,7 +46,7 @@ def test_joining_and_leaving_in_order(fake: FakeCompute) -> None:
     assert fake.endpoints[GROUP] == []
 
 
-def test_both_can_be_done_again(fake: FakeCompute) -> None:
+def test_joining_and_leaving_can_be_repeated(fake: FakeCompute) -> None:
     ours = registration(fake)
     assert [join(ours), join(ours)] == [PLACE, PLACE]
     assert [ours.leave(), ours.leave()] == [True, False]
@@ -62,7 +55,7 @@ def test_both_can_be_done_again(fake: FakeCompute) -> None:
     assert len({call.query["requestId"] for call in fake.calls if "requestId" in call.query}) == 3
 
 
-def test_others_are_left_alone(fake: FakeCompute) -> None:
+def test_other_endpoints_are_not_touched(fake: FakeCompute) -> None:
     others = [{**ENDPOINT, "port": 8001}, {**ENDPOINT, "instance": "vm-2"}]
     fake.endpoints[GROUP] += others
     ours = registration(fake)
@@ -71,7 +64,7 @@ def test_others_are_left_alone(fake: FakeCompute) -> None:
     assert fake.endpoints[GROUP] == others
 
 
-def test_attached_already(fake: FakeCompute) -> None:
+def test_joining_an_attached_endpoint_changes_nothing(fake: FakeCompute) -> None:
     fake.endpoints[GROUP].append(ENDPOINT)
     ours = registration(fake)
     assert join(ours) == PLACE
@@ -79,7 +72,7 @@ def test_attached_already(fake: FakeCompute) -> None:
     assert ours.leave() is True
 
 
-def test_what_an_earlier_process_left_is_removed(fake: FakeCompute) -> None:
+def test_an_endpoint_of_an_earlier_process_is_removed(fake: FakeCompute) -> None:
     fake.endpoints[GROUP].append(ENDPOINT)
     ours = registration(fake)
     ours.load()
@@ -95,7 +88,7 @@ def test_nothing_is_detached_where_nothing_is_attached(fake: FakeCompute) -> Non
 
 
 @pytest.mark.parametrize("status", [400, 409])
-def test_an_attachment_refused_because_it_is_there_is_believed_once_listed(
+def test_an_attachment_refused_as_existing_succeeds_if_it_is_listed(
     fake: FakeCompute, status: int
 ) -> None:
     fake.fail_next("attachNetworkEndpoints", status, "The endpoint already exists", effect=True)
@@ -104,7 +97,7 @@ def test_an_attachment_refused_because_it_is_there_is_believed_once_listed(
     assert "operation" not in fake.names
 
 
-def test_a_conflict_that_left_no_endpoint_is_tried_again(fake: FakeCompute) -> None:
+def test_a_conflict_without_a_listed_endpoint_is_retried(fake: FakeCompute) -> None:
     fake.fail_next("attachNetworkEndpoints", 409, "another change is being made")
     assert join(registration(fake)) == PLACE
     ids = [call.query["requestId"] for call in fake.named("attachNetworkEndpoints")]
@@ -117,14 +110,14 @@ def test_a_lost_answer_attaches_nothing_twice(fake: FakeCompute) -> None:
     assert fake.endpoints[GROUP] == [ENDPOINT]
 
 
-def test_an_operation_that_fails_for_now_is_begun_anew(fake: FakeCompute) -> None:
+def test_a_transient_failure_of_an_operation_starts_a_new_one(fake: FakeCompute) -> None:
     fake.next_operation(error=("INTERNAL_ERROR", "try later", 503))
     assert join(registration(fake)) == PLACE
     ids = [call.query["requestId"] for call in fake.named("attachNetworkEndpoints")]
     assert len(set(ids)) == len(ids) == 2
 
 
-def test_an_operation_that_fails_for_good(fake: FakeCompute) -> None:
+def test_a_permanent_failure_of_an_operation_is_reported(fake: FakeCompute) -> None:
     fake.next_operation(error=("INVALID_USAGE", "the group is full", 400))
     ours = registration(fake)
     with pytest.raises(NetworkFailed, match="INVALID_USAGE: the group is full") as caught:
@@ -151,7 +144,7 @@ def test_a_refusal_says_why_and_whether_it_is_final(
     assert caught.value.permanent is permanent
 
 
-def test_no_such_group(fake: FakeCompute) -> None:
+def test_a_missing_group_is_a_permanent_failure_with_a_hint(fake: FakeCompute) -> None:
     with pytest.raises(
         NetworkFailed, match=r"group gone in us-west1-b of proj.*GCP_NEG_NAME"
     ) as at:
@@ -159,26 +152,26 @@ def test_no_such_group(fake: FakeCompute) -> None:
     assert at.value.permanent
 
 
-def test_a_key_that_is_not_accepted(fake: FakeCompute) -> None:
+def test_a_rejected_key_is_a_permanent_failure_with_a_hint(fake: FakeCompute) -> None:
     fake.fail_next("aggregatedList", 401, "invalid credentials", times=9)
     with pytest.raises(NetworkFailed, match=r"the key was deleted or disabled, or .* clock") as at:
         join(registration(fake))
     assert at.value.permanent
 
 
-@pytest.mark.parametrize("said", ["404", "400", "operation"])
-def test_an_endpoint_that_is_gone_already_is_no_error(fake: FakeCompute, said: str) -> None:
+@pytest.mark.parametrize("answer", ["404", "400", "operation"])
+def test_detaching_an_endpoint_that_is_gone_is_no_error(fake: FakeCompute, answer: str) -> None:
     ours = registration(fake)
     join(ours)
     fake.endpoints[GROUP].clear()
-    if said == "operation":
+    if answer == "operation":
         fake.next_operation(error=("RESOURCE_NOT_FOUND", "no endpoint", 400))
     else:
-        fake.fail_next("detachNetworkEndpoints", int(said), "The endpoint was not found")
+        fake.fail_next("detachNetworkEndpoints", int(answer), "The endpoint was not found")
     assert ours.leave() is False
 
 
-def test_a_group_that_is_gone_has_no_endpoints(fake: FakeCompute) -> None:
+def test_a_deleted_group_has_no_endpoints(fake: FakeCompute) -> None:
     ours = registration(fake)
     join(ours)
     fake.types.clear()
@@ -192,23 +185,24 @@ def test_leaving_takes_no_longer_than_its_deadline(fake: FakeCompute) -> None:
     begin = time.monotonic()
     with pytest.raises(NetworkFailed, match=r"cannot detach vm-1:8000 .*not done within 1 s") as at:
         ours.leave()
-    assert 1 <= time.monotonic() - begin < 3
+    # One call alone may take 10 s.
+    assert 1 <= time.monotonic() - begin < 6
     assert not at.value.permanent
 
 
-def test_leaving_after_a_registration_that_nobody_answered(fake: FakeCompute) -> None:
+def test_leaving_works_after_a_registration_without_an_answer(fake: FakeCompute) -> None:
     ours = registration(fake, GCP_TIMEOUT="1")
     ours.load()
     fake.hang("attachNetworkEndpoints")
     begin = time.monotonic()
     with pytest.raises(NetworkFailed, match="not done within 1 s: no answer within"):
         join(ours)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 6
     assert ours.leave() is True
     assert fake.named("detachNetworkEndpoints")
 
 
-def test_leaving_waits_for_an_attachment_on_its_way(fake: FakeCompute) -> None:
+def test_leaving_waits_for_an_attachment_in_progress(fake: FakeCompute) -> None:
     fake.next_operation(running_polls=2)
     stop = NoPause()
     stop.instead = stop.set
@@ -221,7 +215,7 @@ def test_leaving_waits_for_an_attachment_on_its_way(fake: FakeCompute) -> None:
     assert fake.endpoints[GROUP] == []
 
 
-def test_a_stop_ends_a_registration_that_is_tried_again(fake: FakeCompute) -> None:
+def test_a_stop_ends_a_registration_that_is_being_retried(fake: FakeCompute) -> None:
     fake.fail_next("attachNetworkEndpoints", 503, "busy", times=999)
     stop = threading.Event()
     failed: list[NetworkFailed] = []
@@ -237,7 +231,7 @@ def test_a_stop_ends_a_registration_that_is_tried_again(fake: FakeCompute) -> No
     while not fake.named("attachNetworkEndpoints"):
         stop.wait(0.005)
     stop.set()
-    thread.join(5)
+    thread.join(30)
     assert "stopped: 503 busy" in str(failed[0])
     assert not failed[0].permanent
 
@@ -250,7 +244,7 @@ def test_the_second_interface_may_be_the_public_one() -> None:
 
 
 @pytest.mark.parametrize("machines", [0, 2])
-def test_not_exactly_one_machine_has_the_address(machines: int) -> None:
+def test_no_machine_or_several_machines_with_the_address_are_an_error(machines: int) -> None:
     with FakeCompute() as fake:
         for number in range(machines):
             fake.add_machine(f"vm-{number}", zone=f"us-west1-{'ab'[number]}")
@@ -260,35 +254,35 @@ def test_not_exactly_one_machine_has_the_address(machines: int) -> None:
         assert ("GCP_NEG_SCOPE=regional" in str(caught.value)) == (machines == 0)
 
 
-def test_a_name_may_have_several_addresses(
+def test_a_hostname_may_have_several_addresses(
     fake: FakeCompute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(target, "_resolve", lambda _: {"203.0.113.1", "127.0.0.1"})
     assert join(registration(fake)) == PLACE
 
 
-def test_the_public_address_can_be_given(fake: FakeCompute) -> None:
-    given = {"HATHORA_HOSTNAME": "nowhere.invalid", "PUBLIC_IP": "127.0.0.1"}
-    assert join(registration(fake, **given)) == PLACE
+def test_public_ip_replaces_the_hostnames_address(fake: FakeCompute) -> None:
+    settings = {"HATHORA_HOSTNAME": "nowhere.invalid", "PUBLIC_IP": "127.0.0.1"}
+    assert join(registration(fake, **settings)) == PLACE
 
 
-def test_a_name_that_does_not_resolve_yet(
+def test_a_hostname_that_does_not_resolve_yet_is_retried(
     fake: FakeCompute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolve, asked = socket.getaddrinfo, []
+    resolve, hosts = socket.getaddrinfo, []
 
-    def at_last(host: str, *rest: object) -> object:
-        asked.append(host)
-        if asked == ["localhost"]:
+    def fail_once(host: str, *rest: object) -> object:
+        hosts.append(host)
+        if hosts == ["localhost"]:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return resolve(host, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(socket, "getaddrinfo", at_last)
+    monkeypatch.setattr(socket, "getaddrinfo", fail_once)
     assert join(registration(fake)) == PLACE
 
 
 @pytest.mark.parametrize(
-    ("scope", "given", "path"),
+    ("scope", "settings", "path"),
     [
         (
             "regional",
@@ -299,12 +293,12 @@ def test_a_name_that_does_not_resolve_yet(
     ],
 )
 @pytest.mark.parametrize("type", ["INTERNET_FQDN_PORT", "INTERNET_IP_PORT"])
-def test_an_internet_group_takes_a_name_or_an_address(
-    scope: str, given: dict[str, str], path: str, type: str
+def test_an_internet_group_takes_a_hostname_or_an_address(
+    scope: str, settings: dict[str, str], path: str, type: str
 ) -> None:
     with FakeCompute(types={"llm-us-west1": type}) as fake:
-        given = {"GCP_NEG_NAME": "llm-{region}", "HATHORA_HOSTNAME": "LocalHost", **given}
-        ours = registration(fake, GCP_NEG_SCOPE=scope, **given)
+        defaults = {"GCP_NEG_NAME": "llm-{region}", "HATHORA_HOSTNAME": "LocalHost"}
+        ours = registration(fake, GCP_NEG_SCOPE=scope, **defaults | settings)
         place = join(ours)
         named = type == "INTERNET_FQDN_PORT"
         member = {"fqdn": "localhost"} if named else {"ipAddress": "127.0.0.1"}
@@ -326,7 +320,7 @@ def test_an_internet_group_takes_a_name_or_an_address(
         ("global", "NON_GCP_PRIVATE_IP_PORT"),
     ],
 )
-def test_a_group_of_another_type_is_refused(scope: str, type: str) -> None:
+def test_a_group_of_the_wrong_type_is_refused(scope: str, type: str) -> None:
     with FakeCompute(types={GROUP: type}) as fake:
         fake.add_machine()
         with pytest.raises(NetworkFailed, match=f"is of type {type}; a {scope} group") as caught:
@@ -335,7 +329,7 @@ def test_a_group_of_another_type_is_refused(scope: str, type: str) -> None:
         assert not fake.named("attachNetworkEndpoints")
 
 
-def test_an_internet_group_wants_one_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internet_group_needs_exactly_one_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "_resolve", lambda _: {"203.0.113.1", "203.0.113.2"})
     with FakeCompute(types={"llm": "INTERNET_IP_PORT"}) as fake:
         ours = registration(fake, GCP_NEG_SCOPE="global", GCP_NEG_NAME="llm")
@@ -344,7 +338,7 @@ def test_an_internet_group_wants_one_address(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("settings", "message"),
     [
         ({"GCP_NEG_SCOPE": "regional", "GCP_NEG_NAME": "llm"}, "needs GCP_REGION"),
         ({"GCP_NEG_SCOPE": "regional", "GCP_REGION": "us-west1"}, "GCP_NEG_NAME.*no {zone}"),
@@ -353,26 +347,26 @@ def test_an_internet_group_wants_one_address(monkeypatch: pytest.MonkeyPatch) ->
         ({"GCP_NEG_NAME": "llm-{zoen}"}, "only {zone} and {region}"),
     ],
 )
-def test_settings_that_contradict_each_other(
-    fake: FakeCompute, given: dict[str, str], says: str
+def test_contradicting_settings_are_refused(
+    fake: FakeCompute, settings: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=says):
-        registration(fake, **given)
+    with pytest.raises(ConfigError, match=message):
+        registration(fake, **settings)
 
 
 def encoded(document: object) -> str:
     return base64.b64encode(json.dumps(document).encode()).decode()
 
 
-def test_a_key_may_be_wrapped_and_the_project_another(fake: FakeCompute) -> None:
+def test_a_key_may_have_line_breaks_and_the_project_may_be_another(fake: FakeCompute) -> None:
     key = "\n".join(fake.key_base64()[at : at + 76] for at in range(0, 4000, 76))
-    given = {"GCP_SERVICE_ACCOUNT_KEY_BASE64": key, "GCP_PROJECT": "elsewhere"}
-    assert join(registration(fake, **given)).project == "elsewhere"
+    settings = {"GCP_SERVICE_ACCOUNT_KEY_BASE64": key, "GCP_PROJECT": "elsewhere"}
+    assert join(registration(fake, **settings)).project == "elsewhere"
     assert all("/projects/elsewhere/" in call.path for call in fake.calls)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "message"),
     [
         (lambda fake: fake.key_base64() + "!", "is not base64"),
         (lambda fake: fake.key_base64()[:-7], "is not"),
@@ -385,11 +379,11 @@ def test_a_key_may_be_wrapped_and_the_project_another(fake: FakeCompute) -> None
         (lambda fake: fake.key_base64(project_id=None), "names no project; set GCP_PROJECT"),
     ],
 )
-def test_a_wrong_key_is_told_by_its_name_and_never_shown(
-    fake: FakeCompute, spoil: object, says: str
+def test_an_unusable_key_is_reported_by_its_setting_and_never_shown(
+    fake: FakeCompute, spoil: object, message: str
 ) -> None:
     key = spoil(fake)  # type: ignore[operator]
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         registration(fake, GCP_SERVICE_ACCOUNT_KEY_BASE64=key)
     text = str(caught.value)
     assert text.startswith("GCP_SERVICE_ACCOUNT_KEY_BASE64 ")
@@ -397,11 +391,11 @@ def test_a_wrong_key_is_told_by_its_name_and_never_shown(
     assert "secret" not in text
     assert "PRIVATE" not in text
     assert key not in text
-    # What raised it would be in a traceback, and carries what it could not read.
+    # A traceback would show the error behind it, which carries the key.
     assert caught.value.__context__ is None
 
 
-def test_wrong_variables_of_the_library_are_told(
+def test_a_bad_variable_of_the_library_is_reported(
     fake: FakeCompute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOOGLE_API_USE_MTLS_ENDPOINT", "perhaps")

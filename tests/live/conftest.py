@@ -1,10 +1,9 @@
-"""The real server on the real demo model, as a process of its own: one for the session, and fresh
-ones for the tests that end theirs."""
+"""The real server on the demo model, as a process of its own: one for the session, and fresh ones
+for tests that end theirs."""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,14 +15,15 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.compute import GROUP, FakeCompute
+from tests.support import processes
+from tests.support.compute import GROUP, FakeCompute, fake_compute
 
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 240
 
 
 class LiveServer:
-    """A server process. Ended by its own pid, and nothing of it may be left."""
+    """A server process, with its log, and an HTTP client of its own."""
 
     def __init__(self, folder: Path, *args: str, demo: bool = True, **env: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ class LiveServer:
             env={**os.environ, "HOST": "127.0.0.1", "PORT": str(self.port), **env},
             stdout=self._out,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # its own process group: what a terminal's Ctrl-C goes to
+            start_new_session=True,  # its own process group, as a terminal's Ctrl-C reaches it
         )
 
     @property
@@ -52,7 +52,7 @@ class LiveServer:
         return self.http.get(path)
 
     def wait_for(self, path: str, status: int, within_s: float = READY_WITHIN_S) -> float:
-        """Seconds since the process's start until `path` answered with `status`."""
+        """Returns the seconds from the process's start until `path` answered with `status`."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -77,25 +77,19 @@ class LiveServer:
         return next(p for p in self.children() if title in " ".join(p.cmdline()))
 
     def engine_pids(self) -> set[int]:
-        """Of SGLang's processes; the one that tries grammars may be replaced at any time."""
+        """Of SGLang's own processes: the one that tries grammars may be replaced at any time."""
         return {p.pid for p in self.children() if "sglang::" in " ".join(p.cmdline())}
 
     def exit_code(self, within_s: float) -> int:
         return self.process.wait(within_s)
 
     def metric(self, name: str) -> float:
-        """The sum of a metric's samples."""
+        """The sum over a metric's labels."""
         lines = self.get("/metrics").text.splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if _is_sample(line, name))
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+        processes.stop(self.process)
         self.http.close()
         self._out.close()
 
@@ -106,7 +100,7 @@ def _is_sample(line: str, name: str) -> bool:
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """The shared server. A test that uses it leaves it as it was."""
+    """The shared server. A test that uses it must leave it as it was."""
     server = LiveServer(tmp_path_factory.mktemp("live"))
     try:
         yield server.ready()
@@ -116,7 +110,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
-    """Start a server of the test's own; what it leaves running is ended."""
+    """Starts servers of the test's own, and stops them at its end."""
     servers: list[LiveServer] = []
 
     def begin(*args: str, demo: bool = True, **env: str) -> LiveServer:
@@ -128,16 +122,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
         server.stop()
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeCompute]:
-    """A Compute API, for servers that register a network endpoint."""
-    with FakeCompute() as running:
-        running.add_machine()
-        yield running
+fake = pytest.fixture(fake_compute)
+"""A Compute API, for servers that register a network endpoint."""
 
 
 def registered(server: LiveServer, fake: FakeCompute) -> LiveServer:
-    """Once the endpoint is in the group; a server that is ready gets there at once."""
+    """Waits until the endpoint is in the group, which a ready server reaches at once."""
     deadline = time.monotonic() + 10
     while server.get("/health").json()["network"]["state"] != "registered":
         assert time.monotonic() < deadline

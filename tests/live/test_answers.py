@@ -20,21 +20,21 @@ def client(live: LiveServer) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{live.url}/v1", api_key="not-required", max_retries=0)
 
 
-def test_the_openai_client_is_told_paris(client: openai.OpenAI) -> None:
+def test_the_openai_client_gets_paris(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="sglang", messages=FRANCE, temperature=0)
     assert "Paris" in answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_the_openai_client_is_streamed_paris(client: openai.OpenAI) -> None:
+def test_the_openai_client_gets_paris_as_a_stream(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(model="sglang", messages=FRANCE, temperature=0) as stream:
         final = stream.get_final_completion()
     assert "Paris" in final.choices[0].message.content
     assert final.choices[0].finish_reason == "stop"
 
 
-def test_the_models_are_listed_and_found(client: openai.OpenAI, live: LiveServer) -> None:
+def test_models_can_be_listed_and_looked_up(client: openai.OpenAI, live: LiveServer) -> None:
     (card,) = client.models.list().data
     assert client.models.retrieve(card.id).id == card.id
     assert card.model_dump()["max_model_len"] == 8192
@@ -43,7 +43,9 @@ def test_the_models_are_listed_and_found(client: openai.OpenAI, live: LiveServer
     assert error.value.code == "model_not_found"
 
 
-def test_choices_do_not_take_what_they_share_for_cached_before(client: openai.OpenAI) -> None:
+def test_the_shared_prompt_of_several_choices_does_not_count_as_cached(
+    client: openai.OpenAI,
+) -> None:
     prompt = f"{uuid.uuid4()} is followed by"
     cached = []
     for _ in range(2):
@@ -125,12 +127,12 @@ COMPLETIONS: list[dict[str, Any]] = [
 def _whole_and_streamed(live: LiveServer, path: str, body: dict[str, Any]) -> None:
     body = {"model": "sglang", "temperature": 0, **body}
     # Once before both: the same prompt computed with and without a cached prefix may differ in the
-    # last bit, which is the engine's affair.
+    # last bit, in the engine.
     live.http.post(path, json=body).raise_for_status()
     whole = live.http.post(path, json=body).raise_for_status().json()
     streaming = {"stream": True, "stream_options": {"include_usage": True}}
-    found = sse.frames(live.http.post(path, json=body | streaming).raise_for_status().text)
-    *chunks, usage, done = found
+    frames = sse.frames(live.http.post(path, json=body | streaming).raise_for_status().text)
+    *chunks, usage, done = frames
     assert done == "[DONE]"
     assert usage["choices"] == []
     cached = ("prompt_tokens_details",)  # the second of two equal requests finds more in the cache

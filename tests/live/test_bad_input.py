@@ -1,4 +1,4 @@
-"""Requests that make no sense get a 4xx in the error's shape, and harm nobody."""
+"""Requests that make no sense get a 4xx in the error's shape, and harm no other request."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def tool(name: str, parameters: Any = None) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": parameters}}
 
 
-def schema(given: Any) -> dict[str, Any]:
-    format = {"type": "json_schema", "json_schema": {"name": "x", "schema": given}}
+def schema(json_schema: Any) -> dict[str, Any]:
+    format = {"type": "json_schema", "json_schema": {"name": "x", "schema": json_schema}}
     return {"messages": HI, "response_format": format}
 
 
@@ -203,7 +203,7 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
 
 @pytest.fixture(scope="module")
 def canary(live: LiveServer) -> Any:
-    """An ordinary answer from before, and the engine's processes that gave it."""
+    """An ordinary answer before the bad input, and the engine's processes that gave it."""
     return _ask(live), live.engine_pids()
 
 
@@ -214,7 +214,7 @@ def _ask(live: LiveServer) -> str:
 
 
 @pytest.mark.parametrize(("path", "body", "status", "param"), BODIES, ids=range(len(BODIES)))
-def test_bad_input_is_refused_by_name(
+def test_bad_input_is_refused_with_the_parameters_name(
     live: LiveServer, canary: Any, path: str, body: Any, status: int, param: str | None
 ) -> None:
     for streamed in (False, True):
@@ -240,7 +240,9 @@ def test_bad_input_is_refused_by_name(
     [("GET", CHAT, 405), ("PUT", COMPLETION, 405), ("POST", "/v1/models", 405),
      ("GET", "/v1/nothing", 404), ("POST", "/", 405), ("GET", "/v1/models/nothing", 404)],
 )  # fmt: skip
-def test_wrong_ways_are_told_so(live: LiveServer, method: str, path: str, status: int) -> None:
+def test_wrong_paths_and_methods_get_their_status(
+    live: LiveServer, method: str, path: str, status: int
+) -> None:
     answer = live.http.request(method, path)
     assert answer.status_code == status
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
@@ -256,7 +258,9 @@ def test_a_compressed_body_is_refused(live: LiveServer) -> None:
     assert answer.status_code == 415
 
 
-def test_afterwards_all_is_as_before(live: LiveServer, canary: Any) -> None:
+def test_after_bad_input_the_same_engine_gives_the_same_answer(
+    live: LiveServer, canary: Any
+) -> None:
     text, pids = canary
     assert _ask(live) == text
     assert live.engine_pids() == pids

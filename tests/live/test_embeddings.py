@@ -43,7 +43,7 @@ def _cosine(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
-def test_similarities_are_those_of_sentence_transformers(embedder: LiveServer) -> None:
+def test_similarities_equal_those_of_sentence_transformers(embedder: LiveServer) -> None:
     vectors = _vectors(embedder, SENTENCES)
     worst = max(
         abs(_cosine(vectors[i], vectors[j]) - REFERENCE["cosines"][i][j])
@@ -55,7 +55,7 @@ def test_similarities_are_those_of_sentence_transformers(embedder: LiveServer) -
     assert all(abs(math.hypot(*vector) - 1) < 1e-5 for vector in vectors)
 
 
-def test_texts_lists_and_ids_give_the_same_in_order(embedder: LiveServer) -> None:
+def test_texts_lists_and_token_ids_give_the_same_vectors_in_order(embedder: LiveServer) -> None:
     together = _vectors(embedder, SENTENCES[:4])
     alone = [_vectors(embedder, sentence)[0] for sentence in SENTENCES[:4]]
     ids = [
@@ -67,7 +67,7 @@ def test_texts_lists_and_ids_give_the_same_in_order(embedder: LiveServer) -> Non
         assert all(_cosine(a, b) > 0.9999 for a, b in zip(together, vectors, strict=True))
 
 
-def test_the_sdk_gets_floats_whichever_way_they_travel(embedder: LiveServer) -> None:
+def test_the_sdk_gets_the_same_floats_as_json_and_as_base64(embedder: LiveServer) -> None:
     client = OpenAI(base_url=f"{embedder.url}/v1", api_key="x", max_retries=0)
     packed = client.embeddings.create(model="minilm", input=SENTENCES[:2])  # base64 on the wire
     plain = client.embeddings.create(model="minilm", input=SENTENCES[:2], encoding_format="float")
@@ -98,7 +98,7 @@ def test_the_sdk_gets_floats_whichever_way_they_travel(embedder: LiveServer) -> 
         ({"input": ["a"] * 2049}, "input"),
     ],
 )
-def test_what_makes_no_sense_is_refused_and_harms_nothing(
+def test_bad_input_is_refused_and_harms_nothing(
     embedder: LiveServer, body: dict[str, Any], param: str
 ) -> None:
     before = embedder.engine_pids()

@@ -1,4 +1,4 @@
-"""What an answer may be asked to be, on the real engine: calls, schemas, scores, echoes."""
+"""Features of an answer, on the real engine: calls, schemas, log-probabilities, echoes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_thirty_of_thirty_answers_follow_their_schema(live: LiveServer, strict: 
         jsonschema.validate(json.loads(answer["content"]), FIND)
 
 
-def test_a_response_format_beside_tools_leaves_both(live: LiveServer) -> None:
+def test_a_response_format_can_stand_beside_tools(live: LiveServer) -> None:
     format = {"type": "json_schema", "json_schema": {"name": "found", "schema": FIND}}
     for no in range(6):
         answer = _chat(
@@ -126,7 +126,7 @@ def test_a_response_format_beside_tools_leaves_both(live: LiveServer) -> None:
             jsonschema.validate(json.loads(answer["content"]), FIND)
 
 
-def test_a_custom_tool_gets_its_text_as_it_is(live: LiveServer) -> None:
+def test_a_custom_tool_gets_its_text_unchanged(live: LiveServer) -> None:
     format = {
         "type": "grammar",
         "grammar": {"syntax": "regex", "definition": "[a-z]{3,6}=[0-9]{2}"},
@@ -142,7 +142,7 @@ def test_a_custom_tool_gets_its_text_as_it_is(live: LiveServer) -> None:
     assert len(call["custom"]["input"].split("=")[1]) == 2
 
 
-def test_scores_are_true_bytes_and_finite(live: LiveServer) -> None:
+def test_logprobs_are_finite_and_carry_the_tokens_bytes(live: LiveServer) -> None:
     body = {
         "messages": [{"role": "user", "content": "Repeat: 🌦️ Łódź"}], "max_tokens": 24,
         "temperature": 0, "logprobs": True, "top_logprobs": 3,
@@ -160,16 +160,16 @@ def test_scores_are_true_bytes_and_finite(live: LiveServer) -> None:
         assert token["top_logprobs"] == ordered
         assert token["logprob"] == ordered[0]["logprob"]  # temperature 0
     streamed = live.http.post(CHAT, json=body | {"stream": True}).raise_for_status()
-    found = [
+    expected = [
         token
         for frame in sse.frames(streamed.text)[:-1]
         for token in (frame["choices"][0]["logprobs"] or {"content": []})["content"]
     ]
-    assert [token["token"] for token in found] == [token["token"] for token in tokens]
+    assert [token["token"] for token in expected] == [token["token"] for token in tokens]
 
 
 @pytest.mark.parametrize("max_tokens", [0, 1])
-def test_a_text_can_be_scored_as_harnesses_do(live: LiveServer, max_tokens: int) -> None:
+def test_a_text_can_be_scored_as_evaluation_harnesses_do(live: LiveServer, max_tokens: int) -> None:
     text = "The quick brown fox jumps over the lazy dog. Łódź 🌦️!"
     body = {
         "prompt": text, "max_tokens": max_tokens, "echo": True, "logprobs": 1, "temperature": 0,
@@ -208,7 +208,7 @@ def test_echo_of_several_prompts_and_choices_keeps_their_order(live: LiveServer)
     assert frames[-2]["usage"]["completion_tokens"] == 18
 
 
-def test_the_best_of_several_is_the_likeliest(live: LiveServer) -> None:
+def test_best_of_returns_the_likeliest_choice(live: LiveServer) -> None:
     body = {"prompt": "Once upon a", "n": 1, "max_tokens": 4, "temperature": 1.5, "logprobs": 0}
     answer = live.http.post(COMPLETION, json=body | {"best_of": 6}).raise_for_status().json()
     assert len(answer["choices"]) == 1
@@ -227,7 +227,7 @@ def test_running_usage_is_on_every_frame(live: LiveServer) -> None:
     assert 1 <= counts[0] <= counts[-1] == 6  # tokens that come together share a frame
 
 
-def test_an_answer_can_go_on_from_what_is_there(live: LiveServer) -> None:
+def test_an_answer_can_continue_the_last_message(live: LiveServer) -> None:
     messages = [
         {"role": "user", "content": "What is the capital of France?"},
         {"role": "assistant", "content": "The capital of France is"},
@@ -237,15 +237,15 @@ def test_an_answer_can_go_on_from_what_is_there(live: LiveServer) -> None:
     assert answer["choices"][0]["message"]["content"].startswith(" Paris")
 
 
-def test_text_becomes_ids_and_ids_become_text(live: LiveServer) -> None:
+def test_text_is_tokenized_and_detokenized(live: LiveServer) -> None:
     text = "Łódź 🌦️ <|im_start|>"
-    found = live.http.post("/tokenize", json={"prompt": text}).json()
-    assert found["count"] == len(found["tokens"])
-    assert found["max_model_len"] == 8192
-    back = live.http.post("/detokenize", json={"tokens": found["tokens"]}).json()
+    tokenized = live.http.post("/tokenize", json={"prompt": text}).json()
+    assert tokenized["count"] == len(tokenized["tokens"])
+    assert tokenized["max_model_len"] == 8192
+    back = live.http.post("/detokenize", json={"tokens": tokenized["tokens"]}).json()
     assert back["text"] == text
     counted = live.http.post("/v1/tokens", json={"input": text}).json()
-    assert counted == {"prompt_tokens": found["count"]}
+    assert counted == {"prompt_tokens": tokenized["count"]}
     messages = [{"role": "user", "content": "hi"}]
     chat = live.http.post("/tokenize", json={"messages": messages}).json()
     used = live.http.post(CHAT, json={"messages": messages, "max_tokens": 1}).json()["usage"]
@@ -257,7 +257,7 @@ class Found(BaseModel):
     good: bool
 
 
-def test_the_openai_sdk_gets_what_it_parses(live: LiveServer) -> None:
+def test_the_openai_sdk_can_parse_answers_and_calls(live: LiveServer) -> None:
     client = OpenAI(base_url=f"{live.url}/v1", api_key="x", max_retries=0)
     ask: Any = {
         "model": "default", "max_tokens": 200,

@@ -1,5 +1,5 @@
-"""Thousands of requests made from the API's own description, most of them wrong somewhere: none may
-end in a 5xx, and none may harm the engine."""
+"""Thousands of requests generated from the API's own description, most of them wrong somewhere:
+none may end in a 5xx, and none may harm the engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.live
 CASES = int(os.environ.get("FUZZ_CASES", "5000"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 SHORT = {"max_tokens": 2, "max_completion_tokens": 2, "max_new_tokens": 2}
-"""Values that are kept small, so that what is valid does not take long."""
+"""Upper bounds for these fields, so that valid requests do not take long."""
 
 STRANGE: list[Any] = [
     None, True, False, 0, 1, -1, 2, 20, 0.5, 1.0, -0.0, 1e308, 2**31, 2**63, -(2**63), 2**70, "",
@@ -33,8 +33,8 @@ STRANGE: list[Any] = [
 TEXTS = ["hi", "", "🌦️ Łódź", "a b c", "get_weather", "user", "function", "<|im_start|>user", "\\"]
 
 
-class Maker:
-    """Values after a JSON schema, now and then something else."""
+class Generator:
+    """Values that follow a JSON schema, and now and then values that do not."""
 
     def __init__(self, document: dict[str, Any], chance: random.Random) -> None:
         self._schemas = document["components"]["schemas"]
@@ -48,7 +48,7 @@ class Maker:
         for name in list(body):
             if self._chance.random() < 0.02:
                 del body[name]
-        # Not given, it would be up to the end of the context.
+        # Without it, the answer could go on to the end of the context.
         if "prompt" in example or "messages" in example:
             body["max_tokens"] = body.get("max_tokens") or 2
         if "text" in example and not isinstance(body.get("sampling_params"), list):
@@ -121,7 +121,7 @@ def _canary(live: LiveServer) -> str:
     return str(answer.json()["choices"][0]["text"])
 
 
-def test_no_made_up_request_ends_in_a_5xx_or_harms_the_engine(live: LiveServer) -> None:
+def test_no_generated_request_ends_in_a_5xx_or_harms_the_engine(live: LiveServer) -> None:
     document = live.get("/openapi.json").json()
     paths = {
         path: item["post"]["requestBody"]["content"]["application/json"]
@@ -130,7 +130,7 @@ def test_no_made_up_request_ends_in_a_5xx_or_harms_the_engine(live: LiveServer) 
     }
     before, pids = _canary(live), live.engine_pids()
     chance = random.Random(SEED)
-    maker = Maker(document, chance)
+    maker = Generator(document, chance)
     cases = []
     for _ in range(CASES):
         path, content = chance.choice(list(paths.items()))
@@ -177,6 +177,6 @@ def test_the_description_is_valid_and_its_examples_are_answered(live: LiveServer
     for path, item in document["paths"].items():
         content = item.get("post", {}).get("requestBody", {}).get("content", {})
         if not content or path == "/v1/embeddings":
-            continue  # the embedding server's tests ask that one
+            continue  # needs an embedding model: test_embeddings.py
         answer = live.http.post(path, json=content["application/json"]["example"])
         assert answer.status_code == 200, (path, answer.text)

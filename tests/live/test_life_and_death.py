@@ -32,7 +32,7 @@ def story(tokens: int, *, stream: bool = True) -> dict[str, Any]:
 
 
 class Streams:
-    """Clients in threads: each posts, and keeps what came and when it ended."""
+    """Clients in threads: each posts one request, and keeps its answer and when it ended."""
 
     def __init__(self, server: LiveServer, bodies: list[dict[str, Any]]) -> None:
         self.results: list[dict[str, Any]] = [{} for _ in bodies]
@@ -81,33 +81,35 @@ def _nothing_left(pids: list[int], within_s: float = 2.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_drain_loses_nobody(start: Start) -> None:
+def test_a_drain_finishes_every_request(start: Start) -> None:
     server = start(MAX_CONCURRENCY="32", DRAIN_TIMEOUT="150").ready()
     pids = [p.pid for p in server.children()]
     streams = Streams(server, [story(150)] * 20)
     streams.wait_begun(20)
-    asked = time.monotonic()
+    signalled = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     while server.get("/readyz").status_code != 503:
         pass
-    unready = time.monotonic() - asked
+    unready = time.monotonic() - signalled
     refused = server.http.post("/v1/chat/completions", json=story(1))
     code = server.exit_code(within_s=160)
-    took = time.monotonic() - asked
+    took = time.monotonic() - signalled
     print(f"readyz 503 after {unready * 1e3:.0f} ms, out after {took:.1f} s")
     assert unready < 0.1
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["code"] == "server_shutting_down"
     for result in streams.join():
-        found = sse.frames(result["text"])
-        assert found[-1] == "[DONE]"
-        assert found[-2]["choices"][0]["finish_reason"] == "length"
+        frames = sse.frames(result["text"])
+        assert frames[-1] == "[DONE]"
+        assert frames[-2]["choices"][0]["finish_reason"] == "length"
     assert code == 0
     _nothing_left(pids)
 
 
-def test_the_rest_is_told_when_the_drain_takes_too_long(start: Start, fake: FakeCompute) -> None:
+def test_requests_left_after_the_drain_timeout_get_an_error(
+    start: Start, fake: FakeCompute
+) -> None:
     server = start(DRAIN_TIMEOUT="1", **fake.environ())
     server.wait_for("/livez", 200)
     assert not fake.endpoints[GROUP], "registered before a token was generated"
@@ -118,7 +120,7 @@ def test_the_rest_is_told_when_the_drain_takes_too_long(start: Start, fake: Fake
     assert server.exit_code(within_s=15) == 0
     streamed, whole = streams.join()
     assert [name for name in fake.names if name != "operation"] == [
-        "aggregatedList", "get", "listNetworkEndpoints",  # nothing was left by an earlier process
+        "aggregatedList", "get", "listNetworkEndpoints",  # an earlier process has left nothing
         "aggregatedList", "get", "listNetworkEndpoints",
         "attachNetworkEndpoints", "listNetworkEndpoints",
         "detachNetworkEndpoints", "listNetworkEndpoints",
@@ -138,22 +140,23 @@ def test_a_second_sigterm_ends_it_at_once(start: Start) -> None:
     streams.wait_begun(4)
     server.process.send_signal(signal.SIGTERM)
     server.wait_for("/readyz", 503)
-    asked = time.monotonic()
+    signalled = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     assert server.exit_code(within_s=5) == 128 + signal.SIGTERM
-    took = time.monotonic() - asked
+    took = time.monotonic() - signalled
     print(f"out {took:.2f} s after the second SIGTERM")
     assert took < 2
     _nothing_left(pids)
     streams.join()
 
 
-def test_ctrl_c_in_a_terminal_drains_as_cleanly(start: Start) -> None:
+def test_ctrl_c_in_a_terminal_drains_too(start: Start) -> None:
     server = start().ready()
     pids = [p.pid for p in server.children()]
     streams = Streams(server, [story(100)] * 8)
     streams.wait_begun(8)
-    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does: the engine's processes too
+    # As a terminal does, to the engine's processes, too.
+    os.killpg(server.process.pid, signal.SIGINT)
     assert server.exit_code(within_s=60) == 0
     for result in streams.join():
         assert sse.frames(result["text"])[-1] == "[DONE]"
@@ -165,7 +168,7 @@ def test_ctrl_c_in_a_terminal_drains_as_cleanly(start: Start) -> None:
 @pytest.mark.parametrize(
     ("victim", "networked"), [("sglang::scheduler", True), ("sglang::detokenizer", False)]
 )
-def test_a_killed_engine_is_admitted_to_everyone(
+def test_every_client_gets_an_error_when_the_engine_is_killed(
     start: Start, fake: FakeCompute, victim: str, networked: bool
 ) -> None:
     server = start(**fake.environ() if networked else {}).ready()
@@ -175,7 +178,8 @@ def test_a_killed_engine_is_admitted_to_everyone(
     streams = Streams(server, [story(4000)] * 8 + [story(4000, stream=False)] * 4)
     streams.wait_begun(8)
     deadline = time.monotonic() + 30
-    while server.metric("serve_in_flight_requests") < 12:  # the whole ones are inside, too
+    # Those that do not stream must be in flight, too.
+    while server.metric("serve_in_flight_requests") < 12:
         assert time.monotonic() < deadline
     killed = time.monotonic()
     server.child(victim).kill()
@@ -183,7 +187,9 @@ def test_a_killed_engine_is_admitted_to_everyone(
     out = time.monotonic() - killed
     results = streams.join()
     slowest = max(result["ended"] for result in results) - killed
-    print(f"{victim}: last client told after {slowest:.2f} s, exit {code} after {out:.2f} s")
+    print(
+        f"{victim}: last client got its error after {slowest:.2f} s, exit {code} after {out:.2f} s"
+    )
     for streamed in results[:8]:
         *_, error, done = sse.frames(streamed["text"])
         assert done == "[DONE]"
@@ -202,7 +208,7 @@ def test_a_killed_engine_is_admitted_to_everyone(
     _nothing_left(pids)
 
 
-def test_an_engine_that_is_killed_while_it_loads_ends_the_start(start: Start) -> None:
+def test_an_engine_killed_while_loading_ends_the_start(start: Start) -> None:
     server = start()
     deadline = time.monotonic() + 200
     while True:
@@ -220,7 +226,7 @@ def test_an_engine_that_is_killed_while_it_loads_ends_the_start(start: Start) ->
     _nothing_left(pids)
 
 
-def test_sigterm_while_it_loads_ends_it_cleanly(start: Start) -> None:
+def test_sigterm_while_loading_ends_the_server_cleanly(start: Start) -> None:
     server = start()
     server.wait_for("/livez", 200)
     while not server.children():
@@ -255,7 +261,7 @@ def test_the_port_answers_at_once_and_while_the_engine_loads(start: Start) -> No
     assert server.get("/ping").status_code == 200
 
 
-def test_more_than_fits_is_refused_and_nobody_is_lost(start: Start) -> None:
+def test_overload_is_refused_and_no_admitted_request_is_lost(start: Start) -> None:
     server = start(MAX_CONCURRENCY="16", MAX_QUEUE="16").ready()
 
     async def overload() -> tuple[list[httpx.Response], list[float]]:
@@ -301,14 +307,14 @@ def test_more_than_fits_is_refused_and_nobody_is_lost(start: Start) -> None:
 
 
 def _failed_start(server: LiveServer, within_s: float) -> tuple[int, str]:
-    """(exit code, the last line)"""
+    """Exit code, and the last line of the log."""
     code = server.exit_code(within_s)
     print(f"exit {code} after {time.monotonic() - server.started:.1f} s")
     lines = [line for line in server.log.splitlines() if line.strip()]
     return code, lines[-1]
 
 
-def test_a_model_that_is_not_there_stops_the_start(start: Start, tmp_path: Path) -> None:
+def test_a_missing_model_stops_the_start(start: Start, tmp_path: Path) -> None:
     code, line = _failed_start(
         start("--model-path", str(tmp_path / "nowhere"), demo=False), within_s=30
     )
@@ -337,7 +343,7 @@ def test_a_taken_port_stops_the_start(start: Start, live: LiveServer) -> None:
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU")
-def test_a_device_that_is_missing_stops_the_start(start: Start) -> None:
+def test_a_missing_device_stops_the_start(start: Start) -> None:
     code, line = _failed_start(start(DEVICE="cuda"), within_s=60)
     assert code == 78
     assert "DEVICE=cuda, but no usable CUDA GPU was found" in line

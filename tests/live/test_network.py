@@ -1,8 +1,8 @@
-"""Whatever is killed under load, the endpoint goes: many rounds with the real engine.
+"""Any process killed under load, the endpoint is removed: many rounds with the real engine.
 
     KILL_ROUNDS=10 python -m pytest tests/live/test_network.py -rP     20 starts, a minute each
 
-One such end is a part of test_life_and_death.py; tests/hathora/ kills servers that start at once.
+One such end is part of test_life_and_death.py; tests/hathora/ kills scripted servers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WITHIN_S = 5.0
 @pytest.mark.parametrize(
     ("victim", "code"), [("sglang::scheduler", 70), ("serving", 128 + signal.SIGKILL)]
 )
-def test_whatever_is_killed_under_load_the_endpoint_goes_within_five_seconds(
+def test_the_endpoint_is_removed_within_five_seconds_of_any_kill_under_load(
     start: Callable[..., LiveServer], fake: FakeCompute, victim: str, code: int, round_: int
 ) -> None:
     server = registered(start(**fake.environ()).ready(), fake)
@@ -42,7 +42,7 @@ def test_whatever_is_killed_under_load_the_endpoint_goes_within_five_seconds(
     while fake.endpoints[GROUP]:
         assert time.monotonic() - killed < WITHIN_S
         time.sleep(0.005)
-    print(f"{victim}, round {round_}: gone after {(time.monotonic() - killed) * 1e3:.0f} ms")
+    print(f"{victim}, round {round_}: removed after {(time.monotonic() - killed) * 1e3:.0f} ms")
     assert server.exit_code(20) == code
     streams.join()
     assert not any(psutil.pid_exists(pid) for pid in family)

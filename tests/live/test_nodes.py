@@ -30,16 +30,16 @@ def _model(folder: Path) -> Path:
     return folder
 
 
-def test_node_0_serves_the_other_answers_health_and_both_end_together(
+def test_node_0_serves_node_1_answers_health_and_both_end_together(
     live: LiveServer, start: Callable[..., LiveServer], tmp_path: Path
 ) -> None:
-    assert live.get("/readyz").status_code == 200  # the demo model is at hand
+    assert live.get("/readyz").status_code == 200  # so the demo model's files are there
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        meeting = f"127.0.0.1:{probe.getsockname()[1]}"
+        rendezvous = f"127.0.0.1:{probe.getsockname()[1]}"
     env = {
         "MODEL_PATH": str(_model(tmp_path / "model")), "LOAD_FORMAT": "dummy", "TP_SIZE": "2",
-        "NNODES": "2", "DIST_INIT_ADDR": meeting, "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
+        "NNODES": "2", "DIST_INIT_ADDR": rendezvous, "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
     }  # fmt: skip
     first, second = (start(demo=False, NODE_RANK=rank, **env) for rank in ("0", "1"))
     first.ready()

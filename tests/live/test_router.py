@@ -1,4 +1,4 @@
-"""sglang-router in front of two servers of this program: cache-aware, and one of them is killed."""
+"""sglang-router in front of two servers of this program: cache-aware; then one is killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOPICS = ("rivers", "bread", "chess", "rain", "trains", "salt", "glass", "wool",
 
 
 class Router:
-    """sglang-router as deploy/router/ starts it, but for the shorter intervals."""
+    """sglang-router as deploy/router/ starts it, with shorter intervals."""
 
     def __init__(self, folder: Path, *workers: str) -> None:
         self.port, metrics = _free_port(), _free_port()
@@ -49,8 +49,8 @@ class Router:
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             try:
-                found = httpx.get(self.url + "/workers", timeout=5).json()["workers"]
-                if sum(bool(each["is_healthy"]) for each in found) == workers:
+                workers_seen = httpx.get(self.url + "/workers", timeout=5).json()["workers"]
+                if sum(bool(each["is_healthy"]) for each in workers_seen) == workers:
                     return
             except (httpx.TransportError, KeyError, ValueError):
                 pass
@@ -67,7 +67,7 @@ class Router:
 class Tally:
     served: int = 0
     failed: list[tuple[float, str]] = field(default_factory=list)
-    """Of every failure: when the request began, and what came."""
+    """Of every failure: when the request began, and its error."""
     cached: list[tuple[int, int]] = field(default_factory=list)
     """Of every later turn: tokens found in the cache, tokens of the prompt."""
 
@@ -89,7 +89,7 @@ def two(live: LiveServer, start: Callable[..., LiveServer], tmp_path: Path) -> I
         router.stop()
 
 
-async def test_a_conversation_stays_where_its_prefix_is_cached_and_a_death_costs_what_was_in_flight(
+async def test_conversations_stay_with_their_cached_prefix_and_a_kill_fails_only_requests_in_flight(
     two: tuple[Router, LiveServer],
 ) -> None:
     router, other = two
@@ -101,20 +101,20 @@ async def test_a_conversation_stays_where_its_prefix_is_cached_and_a_death_costs
         assert sum(shares) / len(shares) > 0.7
         assert other.metric("serve_prompt_tokens_total") > 0, "the router used one server only"
 
-        tally, killed_at, inside = await _storm(client, other)
-    print(f"{tally.served} served, {len(tally.failed)} failed, {inside} inside the killed one")
+        tally, killed_at, in_flight = await _storm(client, other)
+    print(f"{tally.served} served, {len(tally.failed)} failed, {in_flight} in flight when killed")
     assert tally.served + len(tally.failed) == REQUESTS
     assert len(tally.failed) <= AT_ONCE
-    assert not [said for began, said in tally.failed if began > killed_at]
+    assert not [error for began, error in tally.failed if began > killed_at]
 
 
 async def _talk(client: httpx.AsyncClient) -> Tally:
-    """Conversations that grow: each turn's prompt begins with the last one's."""
+    """Conversations: the prompt of each turn begins with that of the turn before."""
     tally = Tally()
 
     async def one(topic: str) -> None:
-        said = f"Let us talk about {topic}. " * 12
-        messages = [{"role": "user", "content": said}]
+        text = f"Let us talk about {topic}. " * 12
+        messages = [{"role": "user", "content": text}]
         for turn in range(TURNS):
             answer = await _ask(client, messages, tally)
             if answer is None:
@@ -131,7 +131,7 @@ async def _talk(client: httpx.AsyncClient) -> Tally:
 
 
 async def _storm(client: httpx.AsyncClient, victim: LiveServer) -> tuple[Tally, float, int]:
-    """Many requests; the victim is killed in the middle. Also when, and how many it had inside."""
+    """Many requests, the victim killed half-way. Returns also when, and its requests in flight."""
     tally = Tally()
     turn = asyncio.Semaphore(AT_ONCE)
     halfway = asyncio.Event()
@@ -145,9 +145,9 @@ async def _storm(client: httpx.AsyncClient, victim: LiveServer) -> tuple[Tally, 
 
     async def kill() -> tuple[float, int]:
         await halfway.wait()
-        inside = int(victim.get("/health").json()["in_flight"])
+        in_flight = int(victim.get("/health").json()["in_flight"])
         os.kill(victim.process.pid, signal.SIGKILL)
-        return time.monotonic(), inside
+        return time.monotonic(), in_flight
 
     killing = asyncio.create_task(kill())
     await asyncio.gather(*(one(no) for no in range(REQUESTS)))

@@ -1,5 +1,5 @@
-"""The RunPod worker with the real engine: the process that runs on the platform, on a platform of
-our own. The SDK's loop, the forms, the growth, and how it ends."""
+"""The RunPod worker with the real engine and a platform of ours: the SDK's loop, output forms,
+growing batches, and how the worker ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tests.live.conftest import ROOT, LiveServer
-from tests.support import sse
+from tests.support import processes, sse
 from tests.support.runpod_platform import Job, Platform
 
 pytestmark = pytest.mark.live
@@ -39,7 +39,7 @@ def story(tokens: int, *, stream: bool = False) -> dict[str, Any]:
 
 
 class LiveWorker:
-    """A worker process, and its platform on an event loop in a thread of ours."""
+    """A worker process, and its platform on an event loop in a thread of the test's."""
 
     def __init__(self, folder: Path, *args: str, **env: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,11 +68,11 @@ class LiveWorker:
         return (self.folder / "out.log").read_text(errors="replace")
 
     def ready(self) -> LiveWorker:
-        """Once it takes jobs."""
+        """Waits until the worker takes jobs."""
         deadline = time.monotonic() + READY_WITHIN_S
         while not self.platform.asked_for:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the worker takes no jobs:\n{self.log[-3000:]}")
+                pytest.fail(f"the worker does not take jobs:\n{self.log[-3000:]}")
             time.sleep(0.05)
         return self
 
@@ -100,13 +100,7 @@ class LiveWorker:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+        processes.stop(self.process)
         with contextlib.suppress(TimeoutError):
             self.wait(self.platform.__aexit__(), 10)
         self.wait(_end_tasks(), 10)
@@ -117,7 +111,7 @@ class LiveWorker:
 
 
 async def _end_tasks() -> None:
-    """Connections that the worker left open are tasks of the loop that is to be closed."""
+    """End the platform's tasks of connections that the worker left open."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
@@ -126,7 +120,7 @@ async def _end_tasks() -> None:
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveWorker]:
-    """The shared worker. A test that uses it leaves it as it was; the last one ends it."""
+    """The shared worker. A test that uses it must leave it as it was; the last one ends it."""
     running = LiveWorker(tmp_path_factory.mktemp("worker"), "--demo", MAX_CONCURRENCY="64")
     try:
         yield running.ready()
@@ -134,19 +128,19 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveWorker]:
         running.stop()
 
 
-def test_a_conversation_whole_and_streamed(worker: LiveWorker) -> None:
+def test_a_chat_is_the_same_whole_and_streamed(worker: LiveWorker) -> None:
     body = {"messages": ASK, "max_tokens": 24, "temperature": 0}
     whole = worker.ask(openai(CHAT, **body)).output[0]
     text = whole["choices"][0]["message"]["content"]
     assert "Paris" in text
     job = worker.ask(openai(CHAT, **body, stream=True))
-    found = sse.frames("".join(job.output))
-    assert sse.text_of(found) == text
-    assert found[-1] == "[DONE]"
+    frames = sse.frames("".join(job.output))
+    assert sse.text_of(frames) == text
+    assert frames[-1] == "[DONE]"
     assert job.times[0] < job.times[-1]
 
 
-def test_worker_vllms_form_whole_and_streamed(worker: LiveWorker) -> None:
+def test_worker_vllms_output_form_whole_and_streamed(worker: LiveWorker) -> None:
     (whole,) = worker.ask(story(40)).output
     job = worker.ask(story(40, stream=True))
     tokens = [token for piece in job.output for token in piece["choices"][0]["tokens"]]
@@ -155,7 +149,7 @@ def test_worker_vllms_form_whole_and_streamed(worker: LiveWorker) -> None:
     assert whole["usage"]["output"] == 40
 
 
-def test_yields_grow(worker: LiveWorker) -> None:
+def test_the_yields_of_a_stream_grow(worker: LiveWorker) -> None:
     job = worker.ask({**story(40, stream=True), "max_batch_size": 9})
     sizes = [len(piece["choices"][0]["tokens"]) for piece in job.output]
     print(f"pieces of each yield: {sizes}")
@@ -164,7 +158,7 @@ def test_yields_grow(worker: LiveWorker) -> None:
     assert job.times[-1] - job.times[0] > 0.05
 
 
-def test_every_route(worker: LiveWorker) -> None:
+def test_every_route_is_served(worker: LiveWorker) -> None:
     name = worker.ask({"openai_route": "/v1/models"}).output[0]["data"][0]["id"]
     assert worker.ask({"route": f"/v1/models/{name}"}).output[0]["id"] == name
     assert worker.ask({"route": "/health"}).output[0]["status"] == "ok"
@@ -182,7 +176,7 @@ def test_every_route(worker: LiveWorker) -> None:
     assert refused.failure["status"] == 400
 
 
-def test_many_at_once_are_faster_than_one_after_the_other(worker: LiveWorker) -> None:
+def test_concurrent_jobs_are_faster_than_sequential_ones(worker: LiveWorker) -> None:
     began = time.monotonic()
     for _ in range(4):
         worker.ask(story(32))
@@ -196,19 +190,19 @@ def test_many_at_once_are_faster_than_one_after_the_other(worker: LiveWorker) ->
     assert many > 2 * one
 
 
-def test_a_cancelled_job_leaves_the_engine_at_once(worker: LiveWorker) -> None:
+def test_a_cancelled_job_frees_the_engine_at_once(worker: LiveWorker) -> None:
     job = worker.submit(story(4000, stream=True))
     worker.when(job, lambda: len(job.pieces) > 1)
     worker.cancel(job)
     deadline = time.monotonic() + 5
     while (running := worker.ask({"route": "/health"}).output[0]["in_flight"]) > 1:
-        assert time.monotonic() < deadline, f"{running} inside"
+        assert time.monotonic() < deadline, f"{running} in flight"
     pieces = len(job.pieces)
     worker.ask(story(8))
     assert len(job.pieces) == pieces
 
 
-def test_the_platform_hears_of_it(worker: LiveWorker) -> None:
+def test_the_heartbeat_names_the_running_job(worker: LiveWorker) -> None:
     job = worker.submit(story(4000, stream=True))
     worker.when(job, lambda: job.pieces)
     deadline = time.monotonic() + 10
@@ -218,7 +212,7 @@ def test_the_platform_hears_of_it(worker: LiveWorker) -> None:
     worker.cancel(job)
 
 
-def test_sigterm_drains(worker: LiveWorker) -> None:
+def test_sigterm_drains_the_worker(worker: LiveWorker) -> None:
     """The last test of the shared worker."""
     children = worker.children()
     jobs = [worker.submit(story(60, stream=True)) for _ in range(8)]
@@ -233,7 +227,7 @@ def test_sigterm_drains(worker: LiveWorker) -> None:
     assert not left
 
 
-def test_a_lost_engine_fails_the_jobs_and_a_fresh_worker_ends(tmp_path: Path) -> None:
+def test_a_lost_engine_fails_the_jobs_and_ends_the_worker(tmp_path: Path) -> None:
     worker = LiveWorker(tmp_path, "--demo", REFRESH_WORKER="true")
     try:
         job = worker.ready().submit(story(4000, stream=True))
@@ -243,7 +237,7 @@ def test_a_lost_engine_fails_the_jobs_and_a_fresh_worker_ends(tmp_path: Path) ->
         engine.kill()
         worker.result(job)
         took = time.monotonic() - killed
-        print(f"failed {took:.2f} s after the engine's end")
+        print(f"the job failed {took:.2f} s after the engine's end")
         assert job.failure["code"] == "engine_dead"
         assert took < 2
         assert worker.process.wait(10) == 70

@@ -1,4 +1,4 @@
-"""Two serving processes over the real engine: as right as one, and as right in the end.
+"""Two serving processes over the real engine answer and end as one does.
 
 The server is started once; the last test that uses it ends it.
 """
@@ -65,7 +65,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 def _processes(server: LiveServer, names: set[str]) -> dict[str, int]:
-    """Which process has answered each of these requests, as its log says."""
+    """By request id, the number of the process that answered it, from the log."""
     lines = [json.loads(line) for line in server.log.splitlines() if line.startswith('{"client"')]
     return {
         line["request_id"]: line["process"] for line in lines if line.get("request_id") in names
@@ -73,7 +73,7 @@ def _processes(server: LiveServer, names: set[str]) -> dict[str, int]:
 
 
 def _ask(server: LiveServer, body: dict[str, Any], name: str) -> Any:
-    """What matters of the answer, asked on a connection of its own."""
+    """Choices without ids, and completion tokens. On a connection of its own."""
     body = {"temperature": 0, "max_tokens": 40, **body}
     headers = {"x-request-id": name}
     answer = httpx.post(server.url + CHAT, json=body, headers=headers, timeout=60)
@@ -91,8 +91,8 @@ def test_64_streams_are_complete_and_both_processes_serve(two: LiveServer) -> No
         return sse.frames(httpx.post(two.url + CHAT, json=body, headers=headers, timeout=120).text)
 
     with ThreadPoolExecutor(64) as pool:
-        found = list(pool.map(read, range(64)))
-    for frames in found:
+        answers = list(pool.map(read, range(64)))
+    for frames in answers:
         assert frames[-1] == "[DONE]"
         assert frames[-2]["choices"][0]["finish_reason"] == "length"
     served = list(_processes(two, {f"many-{no}" for no in range(64)}).values())
@@ -102,19 +102,19 @@ def test_64_streams_are_complete_and_both_processes_serve(two: LiveServer) -> No
 
 
 @pytest.mark.parametrize("question", range(len(QUESTIONS)))
-def test_each_process_answers_as_a_server_that_is_one(
+def test_each_process_answers_as_a_single_process_server_does(
     live: LiveServer, two: LiveServer, question: int
 ) -> None:
     expected = _ask(live, QUESTIONS[question], "alone")
     names: set[str] = set()
     while set(_processes(two, names).values()) != {0, 1}:
-        assert len(names) < 20, "one of the processes is not asked"
+        assert len(names) < 20, "one of the processes gets no request"
         names.add(name := f"same-{question}-{len(names)}")
         assert _ask(two, QUESTIONS[question], name) == expected
 
 
 def test_only_the_serving_processes_hold_the_port(two: LiveServer) -> None:
-    """What they start, such as the process that tries grammars, would get some of the callers."""
+    """Another holder, such as the process that tries grammars, would get connections, too."""
     _ask(two, QUESTIONS[-1], "grammar")
 
     def listens(process: psutil.Process) -> bool:
@@ -128,7 +128,7 @@ def test_only_the_serving_processes_hold_the_port(two: LiveServer) -> None:
     assert all("--process" in each for each in holders)
 
 
-def test_a_scrape_counts_what_both_have_done_once(two: LiveServer) -> None:
+def test_a_scrape_counts_the_requests_of_both_processes_once(two: LiveServer) -> None:
     series = (
         "serve_completion_tokens_total", "sglang:generation_tokens_total",
         "sglang:num_requests_total", "serve_time_to_first_token_seconds_count",
@@ -136,7 +136,7 @@ def test_a_scrape_counts_what_both_have_done_once(two: LiveServer) -> None:
     before = [two.metric(name) for name in series]
     names: set[str] = set()
     while set(_processes(two, names).values()) != {0, 1}:
-        assert len(names) < 20, "one of the processes is not asked"
+        assert len(names) < 20, "one of the processes gets no request"
         names.add(name := f"counted-{len(names)}")
         body = {"messages": FRANCE, "ignore_eos": True, "max_tokens": 5}
         assert _ask(two, body, name)[1] == 5
@@ -149,15 +149,15 @@ def test_a_scrape_counts_what_both_have_done_once(two: LiveServer) -> None:
         assert time.monotonic() < deadline, f"{gained=} {expected=}"
 
 
-async def test_clients_that_leave_free_the_engine(two: LiveServer) -> None:
-    async def leave() -> None:
+async def test_disconnects_free_the_engine(two: LiveServer) -> None:
+    async def disconnect() -> None:
         async with (
             httpx.AsyncClient(base_url=two.url, timeout=60) as client,
             client.stream("POST", CHAT, json=story(4000)) as answer,
         ):
             await anext(answer.aiter_lines())
 
-    await asyncio.gather(*(leave() for _ in range(12)))
+    await asyncio.gather(*(disconnect() for _ in range(12)))
     deadline = time.monotonic() + 3
     while two.metric("serve_in_flight_requests") or two.metric("sglang:num_running_reqs"):
         assert time.monotonic() < deadline
@@ -165,7 +165,7 @@ async def test_clients_that_leave_free_the_engine(two: LiveServer) -> None:
     assert load["num_running_reqs"] == 0
 
 
-def test_the_operator_reaches_what_runs_in_both(two: LiveServer) -> None:
+def test_the_operators_routes_act_on_both_processes(two: LiveServer) -> None:
     streams = Streams(two, [story(4000)] * 12)
     streams.wait_begun(12)
     key = {"authorization": "Bearer operator"}
@@ -177,7 +177,7 @@ def test_the_operator_reaches_what_runs_in_both(two: LiveServer) -> None:
     assert flushed.json()["success"]
 
 
-def test_a_killed_engine_is_admitted_to_the_clients_of_both(two: LiveServer) -> None:
+def test_clients_of_both_processes_get_an_error_when_the_engine_is_killed(two: LiveServer) -> None:
     pids = [two.process.pid, *(each.pid for each in two.children())]
     streams = Streams(two, [story(4000)] * 12)
     streams.wait_begun(12)
@@ -187,7 +187,7 @@ def test_a_killed_engine_is_admitted_to_the_clients_of_both(two: LiveServer) -> 
     out = time.monotonic() - killed
     results = streams.join()
     slowest = max(result["ended"] for result in results) - killed
-    print(f"last client told after {slowest:.2f} s, exit {code} after {out:.2f} s")
+    print(f"last client got its error after {slowest:.2f} s, exit {code} after {out:.2f} s")
     for result in results:
         *_, error, done = sse.frames(result["text"])
         assert done == "[DONE]"
@@ -198,12 +198,12 @@ def test_a_killed_engine_is_admitted_to_the_clients_of_both(two: LiveServer) -> 
     assert not Path(f"/dev/shm/multi_tokenizer_args_{two.process.pid}").exists()
 
 
-def test_a_drain_loses_nobody_of_either(start: Start) -> None:
+def test_a_drain_finishes_the_requests_of_both_processes(start: Start) -> None:
     server = start(TOKENIZER_WORKERS="2", DRAIN_TIMEOUT="100").ready()
     pids = [server.process.pid, *(each.pid for each in server.children())]
     streams = Streams(server, [story(30)] * 16)
     streams.wait_begun(16)
-    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does: the others get it, too
+    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does, to all processes
     refused = httpx.post(server.url + CHAT, json=story(1))
     assert refused.json()["error"]["code"] == "server_shutting_down"
     assert server.exit_code(within_s=110) == 0

@@ -22,7 +22,7 @@ from tests.support.tool_formats import (
     with_known,
 )
 
-pytestmark = pytest.mark.sglang
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,8 +2,8 @@
 
     python -m tests.runpod.scripted_worker
 
-Settings come from the environment. The engine says a word every twentieth of a second, TEST_WORDS
-times; the prompt "die" has it lost.
+Settings come from the environment. The engine gives a word every twentieth of a second, TEST_WORDS
+times; the prompt "die" makes it report its own death.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from app.engine.base import Question
 from app.errors import StartError
 from app.logs import setup as logs
 from app.runpod import worker
-from app.settings.catalogue import load
+from app.settings.load import load
 from tests.support.scripted import ScriptedEngine
 
 
 class Engine(ScriptedEngine):
     async def generate(self, question: Question, *, id: str, choices: int) -> Any:
         if self.decode(question.prompt) == "die":
-            self.lost.set_result("it was asked to die")
+            self.lost.set_result("the prompt was 'die'")
         async for chunk in super().generate(question, id=id, choices=choices):
             yield chunk
 

@@ -22,7 +22,15 @@ from app.runpod.local import LocalBackend
 from app.settings.catalogue import Settings
 from tests.support.runpod_platform import Job, Platform
 from tests.support.scripted import ScriptedEngine
-from tests.support.serving import eventually, settings
+from tests.support.serving import settings
+
+HI = [{"role": "user", "content": "hi"}]
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+
+def openai(route: str, **body: Any) -> dict[str, Any]:
+    """The input that the platform makes of an OpenAI call."""
+    return {"openai_route": route, "openai_input": body}
 
 
 @dataclass
@@ -40,19 +48,19 @@ class Station:
 
     async def stop(self) -> None:
         self.loop.stop_taking()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.running
 
 
 @contextmanager
-def _led_to(platform: Platform) -> Iterator[None]:
-    """The SDK has read its variables when it was imported."""
-    worker = {name: value.replace("$RUNPOD_POD_ID", WORKER_ID).replace("take/$ID", "take/w")
-              for name, value in platform.environment.items()}  # fmt: skip
+def _sdk_pointed_at(platform: Platform) -> Iterator[None]:
+    """Patches the URLs that the SDK has read from its variables when it was imported."""
+    urls = {name: value.replace("$RUNPOD_POD_ID", WORKER_ID).replace("take/$ID", "take/w")
+            for name, value in platform.environment.items()}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rp_job, "JOB_GET_URL", worker["RUNPOD_WEBHOOK_GET_JOB"])
-        patch.setattr(rp_http, "JOB_DONE_URL", worker["RUNPOD_WEBHOOK_POST_OUTPUT"])
-        patch.setattr(rp_http, "JOB_STREAM_URL", worker["RUNPOD_WEBHOOK_POST_STREAM"])
+        patch.setattr(rp_job, "JOB_GET_URL", urls["RUNPOD_WEBHOOK_GET_JOB"])
+        patch.setattr(rp_http, "JOB_DONE_URL", urls["RUNPOD_WEBHOOK_POST_OUTPUT"])
+        patch.setattr(rp_http, "JOB_STREAM_URL", urls["RUNPOD_WEBHOOK_POST_STREAM"])
         patch.setattr(sdk.RunPodLogger, "log", sdk.RunPodLogger.log)
         sdk.log_as_we_do()
         yield
@@ -61,21 +69,24 @@ def _led_to(platform: Platform) -> Iterator[None]:
 
 @asynccontextmanager
 async def working(
-    engine: ScriptedEngine | None = None, *, backend: Backend | None = None, **given: str
+    engine: ScriptedEngine | None = None,
+    *,
+    backend: Backend | None = None,
+    long_poll_s: float = 5.0,
+    **variables: str,
 ) -> AsyncIterator[Station]:
-    """A worker that takes jobs; `backend` instead of an engine."""
-    configured = settings(**given)
+    """A worker that takes jobs, over `engine` or `backend`; `variables` are settings."""
+    configured = settings(**variables)
     lifecycle = Lifecycle()
     gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue)
     host = _host(configured, lifecycle, gate, engine)
     if backend is None:
-        host.start()
-        await eventually(lambda: lifecycle.phase is Phase.READY)
+        await _start(host, lifecycle)
         backend = LocalBackend(configured, lifecycle, gate, host)
     else:
         lifecycle.enter(Phase.READY)
-    async with Platform() as platform:
-        with _led_to(platform):
+    async with Platform(long_poll_s=long_poll_s) as platform:
+        with _sdk_pointed_at(platform):
             loop = sdk.JobLoop(
                 handler(configured, gate, backend),
                 concurrency=configured.max_concurrency,
@@ -88,6 +99,18 @@ async def working(
                 running.cancel()
                 await asyncio.wait({running})
                 await host.close()
+
+
+async def _start(host: ModelHost, lifecycle: Lifecycle) -> None:
+    """Wait for the phase and not for a number of seconds: before it is ready, the host collects
+    all garbage of this process, which takes seconds where other tests have imported SGLang."""
+    changed = asyncio.Event()
+    lifecycle.listeners.append(lambda _: changed.set())
+    host.start()
+    while lifecycle.phase.loading:
+        await changed.wait()
+        changed.clear()
+    assert lifecycle.phase is Phase.READY, lifecycle.reason
 
 
 def _host(

@@ -1,4 +1,4 @@
-"""The files of RunPod's Hub: what they name must be there."""
+"""The files of RunPod's Hub: the settings and job shapes that they name exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.runpod.jobs import Rules, read_job
-from app.settings.catalogue import load
+from app.settings.load import load
 from tests.support.serving import settings
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "runpod"
@@ -24,25 +24,24 @@ def inputs() -> list[Any]:
     return [*tests, content("test_input.json")["input"]]
 
 
-def test_the_form_asks_for_settings_that_exist_with_values_that_are_accepted() -> None:
-    asked = content("hub.json")["config"]["env"]
-    defaults = {each["key"]: each["input"].get("default", "") for each in asked}
+def test_every_setting_in_the_hubs_form_exists_and_accepts_its_values() -> None:
+    variables = content("hub.json")["config"]["env"]
+    defaults = {each["key"]: each["input"].get("default", "") for each in variables}
     environ = {key: str(value) for key, value in defaults.items()}
     loaded = load({}, environ)
     assert loaded.warnings == []
-    known = set(loaded.origins.values())
-    assert known == {key for key, value in environ.items() if value}
-    for each in asked:
+    assert set(loaded.origins.values()) == {key for key, value in environ.items() if value}
+    for each in variables:
         assert each["input"]["type"] in ("string", "huggingface", "option", "number", "boolean")
         for option in each["input"].get("options", ()):
             load({}, environ | {each["key"]: option["value"]})
 
 
-@pytest.mark.parametrize("given", inputs(), ids=str)
-def test_its_tests_are_jobs_that_are_understood(given: Any) -> None:
-    assert read_job(given, Rules.of(settings())).route
+@pytest.mark.parametrize("input", inputs(), ids=str)
+def test_the_hubs_tests_are_valid_jobs(input: Any) -> None:
+    assert read_job(input, Rules.of(settings())).route
 
 
-def test_its_tests_run_with_settings_that_exist() -> None:
+def test_the_hubs_tests_run_with_settings_that_exist() -> None:
     environ = {each["key"]: each["value"] for each in content("tests.json")["config"]["env"]}
     assert set(load({}, environ).origins.values()) == set(environ)

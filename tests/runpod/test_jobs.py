@@ -1,4 +1,4 @@
-"""A job's input as one request: every shape that the older workers take, and what is refused."""
+"""A job's input as one request: every shape that older workers accept, and every refusal."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from app.errors import BodyTooLarge, InvalidRequest, ServeError, UnsupportedParameter
 from app.runpod.backend import OutputForm
 from app.runpod.batches import Growth
 from app.runpod.jobs import Rules, read_job, tidy_route
+from tests.runpod.station import CHAT, COMPLETIONS, HI
 from tests.support.serving import settings
 
 RULES = Rules.of(settings())
 UPSTREAM = Rules.of(settings(SGLANG_BASE_URL="http://x", SGLANG_MODEL="theirs"))
-HI = [{"role": "user", "content": "hi"}]
-CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
+GENERATE = "/generate"
 
 
-def ask(given: Any, rules: Rules = RULES) -> tuple[str, str, OutputForm, dict[str, Any]]:
-    found = read_job(given, rules)
-    return found.route, found.method, found.form, orjson.loads(found.body)
+def request(input: Any, rules: Rules = RULES) -> tuple[str, str, OutputForm, dict[str, Any]]:
+    """Route, method, form of the output, body."""
+    job = read_job(input, rules)
+    return job.route, job.method, job.form, orjson.loads(job.body)
 
 
 @pytest.mark.parametrize(
-    ("given", "route", "form", "body"),
+    ("input", "route", "form", "body"),
     [
         (
             {"openai_route": CHAT, "openai_input": {"messages": HI, "stream": True}},
@@ -74,14 +76,14 @@ def ask(given: Any, rules: Rules = RULES) -> tuple[str, str, OutputForm, dict[st
         ({"input_ids": [1, 2]}, GENERATE, OutputForm.OPENAI, {"input_ids": [1, 2]}),
     ],
 )  # fmt: skip
-def test_a_shape_becomes_its_request(
-    given: dict[str, Any], route: str, form: OutputForm, body: dict[str, Any]
+def test_each_shape_of_a_job_becomes_its_request(
+    input: dict[str, Any], route: str, form: OutputForm, body: dict[str, Any]
 ) -> None:
-    assert ask(given) == (route, "POST", form, body)
+    assert request(input) == (route, "POST", form, body)
 
 
 @pytest.mark.parametrize(
-    ("given", "method", "route"),
+    ("input", "method", "route"),
     [
         ({"openai_route": "/v1/models"}, "GET", "/v1/models"),
         ({"openai_route": "/models", "openai_input": {}}, "GET", "/v1/models"),
@@ -91,19 +93,21 @@ def test_a_shape_becomes_its_request(
         ({"route": "/v1/models", "method": "post"}, "POST", "/v1/models"),
     ],
 )
-def test_what_can_only_be_read_is_got(given: dict[str, Any], method: str, route: str) -> None:
-    assert ask(given)[:2] == (route, method)
+def test_read_only_routes_are_requested_with_get(
+    input: dict[str, Any], method: str, route: str
+) -> None:
+    assert request(input)[:2] == (route, method)
 
 
 @pytest.mark.parametrize(
-    ("given", "tidy"),
+    ("route", "tidy"),
     [
         ("/v1/v1/chat/completions/", CHAT), ("//chat/completions", CHAT), ("generate", GENERATE),
         ("embeddings", "/v1/embeddings"), ("/v1/models/x", "/v1/models/x"), ("/health/", "/health"),
     ],
 )  # fmt: skip
-def test_a_route_may_be_written_in_several_ways(given: str, tidy: str) -> None:
-    assert tidy_route(given) == tidy
+def test_a_route_may_be_written_in_several_ways(route: str, tidy: str) -> None:
+    assert tidy_route(route) == tidy
 
 
 @pytest.mark.parametrize(
@@ -116,13 +120,13 @@ def test_a_route_may_be_written_in_several_ways(given: str, tidy: str) -> None:
         ("auto", {"messages": HI, "sampling_params": {}}, OutputForm.VLLM),
     ],
 )
-def test_the_output_is_what_job_output_says(
+def test_job_output_decides_the_form_of_the_output(
     output: str, job: dict[str, Any], form: OutputForm
 ) -> None:
-    assert ask(job, Rules.of(settings(JOB_OUTPUT=output)))[2] is form
+    assert request(job, Rules.of(settings(JOB_OUTPUT=output)))[2] is form
 
 
-def test_every_sampling_parameter_of_vllm_is_passed_on_or_harmless() -> None:
+def test_vllms_sampling_parameters_are_passed_on_or_change_nothing() -> None:
     params = {
         "n": 2, "best_of": 3, "presence_penalty": 0.1, "frequency_penalty": 0.2,
         "repetition_penalty": 1.1, "temperature": 0.5, "top_p": 0.9, "top_k": 4, "min_p": 0.1,
@@ -133,7 +137,7 @@ def test_every_sampling_parameter_of_vllm_is_passed_on_or_harmless() -> None:
         "early_stopping": False, "spaces_between_special_tokens": True, "detokenize": True,
         "logprobs": None, "prompt_logprobs": None,
     }  # fmt: skip
-    body = ask({"prompt": "a", "sampling_params": params | harmless})[3]
+    body = request({"prompt": "a", "sampling_params": params | harmless})[3]
     assert body == {"prompt": "a", **params}
 
 
@@ -145,25 +149,25 @@ def test_every_sampling_parameter_of_vllm_is_passed_on_or_harmless() -> None:
         ("detokenize", 1), ("no_such_thing", 1),
     ],
 )  # fmt: skip
-def test_one_that_cannot_be_honoured_is_refused_by_name(name: str, value: Any) -> None:
+def test_an_unsupported_sampling_parameter_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
-        ask({"prompt": "a", "sampling_params": {name: value}})
+        request({"prompt": "a", "sampling_params": {name: value}})
     assert caught.value.param == f"sampling_params.{name}"
 
 
-def test_what_stands_beside_the_sampling_parameters_counts_too() -> None:
-    body = ask({"prompt": "a", "max_tokens": 5, "sampling_params": {"temperature": 0}})[3]
+def test_fields_beside_the_sampling_parameters_are_passed_on() -> None:
+    body = request({"prompt": "a", "max_tokens": 5, "sampling_params": {"temperature": 0}})[3]
     assert body == {"prompt": "a", "max_tokens": 5, "temperature": 0}
 
 
-@pytest.mark.parametrize("within", ["the job", "openai_input"])
-def test_a_job_may_say_how_its_stream_is_cut(within: str) -> None:
+@pytest.mark.parametrize("place", ["the job", "openai_input"])
+def test_a_job_may_set_its_own_batch_sizes(place: str) -> None:
     knobs = {"min_batch_size": 2, "max_batch_size": 8, "batch_size_growth_factor": 2}
     job: dict[str, Any] = {"openai_route": CHAT, "openai_input": {"messages": HI}}
-    (job if within == "the job" else job["openai_input"]).update(knobs)
-    found = read_job(job, RULES)
-    assert found.growth == Growth(2, 2.0, 8)
-    assert orjson.loads(found.body) == {"messages": HI}
+    (job if place == "the job" else job["openai_input"]).update(knobs)
+    parsed = read_job(job, RULES)
+    assert parsed.growth == Growth(2, 2.0, 8)
+    assert orjson.loads(parsed.body) == {"messages": HI}
     assert read_job({"messages": HI}, RULES).growth == Growth(1, 3.0, 50)
 
 
@@ -185,7 +189,7 @@ def test_a_job_may_say_how_its_stream_is_cut(within: str) -> None:
         ({"route": CHAT, "method": "PUT"}, "method"),
     ],
 )  # fmt: skip
-def test_a_job_that_makes_no_sense_is_told_which_field(job: Any, param: str) -> None:
+def test_an_invalid_job_is_refused_with_the_name_of_the_field(job: Any, param: str) -> None:
     with pytest.raises(ServeError) as caught:
         read_job(job, RULES)
     assert (caught.value.status, caught.value.param) == (400, param)
@@ -194,15 +198,15 @@ def test_a_job_that_makes_no_sense_is_told_which_field(job: Any, param: str) -> 
         assert "openai_route" in caught.value.message
 
 
-def test_a_job_past_the_bound_of_bodies_is_refused() -> None:
+def test_a_job_over_max_body_bytes_is_refused() -> None:
     with pytest.raises(BodyTooLarge):
-        ask({"prompt": "a" * 5_000_000})
+        request({"prompt": "a" * 5_000_000})
 
 
 @pytest.mark.parametrize("value", [2**70, "\ud800"])
-def test_what_json_cannot_carry_is_the_callers_fault(value: Any) -> None:
+def test_values_that_json_cannot_carry_are_refused(value: Any) -> None:
     with pytest.raises(InvalidRequest):
-        ask({"prompt": "a", "user": value})
+        request({"prompt": "a", "user": value})
 
 
 @pytest.mark.parametrize(
@@ -219,12 +223,12 @@ def test_what_json_cannot_carry_is_the_callers_fault(value: Any) -> None:
 def test_a_forwarded_job_is_a_conversation_that_names_a_model(
     job: dict[str, Any], body: dict[str, Any]
 ) -> None:
-    assert ask(job, UPSTREAM) == (CHAT, "POST", OutputForm.OPENAI, body)
+    assert request(job, UPSTREAM) == (CHAT, "POST", OutputForm.OPENAI, body)
 
 
-def test_a_forwarded_text_stays_one_if_its_route_says_so() -> None:
+def test_a_forwarded_prompt_stays_a_completion_on_its_route() -> None:
     job = {"openai_route": COMPLETIONS, "openai_input": {"prompt": "hi"}}
-    assert ask(job, UPSTREAM)[3] == {"prompt": "hi", "model": "theirs"}
+    assert request(job, UPSTREAM)[3] == {"prompt": "hi", "model": "theirs"}
 
 
 FIELDS = (
@@ -240,8 +244,10 @@ JSON = st.recursive(
 )
 
 
+# Neither measures the code: they time the machine.
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(JSON)
-def test_whatever_comes_is_a_request_or_a_refusal(job: Any) -> None:
+def test_any_json_becomes_a_request_or_a_refusal(job: Any) -> None:
     for rules in (RULES, UPSTREAM):
         with suppress(InvalidRequest):
             assert isinstance(orjson.loads(read_job(job, rules).body), dict)

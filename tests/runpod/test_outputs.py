@@ -1,4 +1,4 @@
-"""What callers of the platform get: every route and form, through the SDK's own loop."""
+"""What callers of the platform receive: every route and form, through the SDK's own loop."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ import pytest
 from openai import AsyncOpenAI
 
 from app.dialects import routes
-from app.runpod.batches import MAX_YIELD_BYTES
+from app.runpod.batches import MAX_YIELD_BYTES, Batches
 from app.types import Message, Text
 from app.web import app as web
-from tests.runpod.station import working
+from tests.runpod.station import CHAT, COMPLETIONS, HI, openai, working
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 
-HI = [{"role": "user", "content": "hi"}]
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
+@pytest.fixture
+def no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes of yields do not depend on how fast the machine is."""
+    monkeypatch.setitem(Batches.__init__.__kwdefaults__, "patience_s", 3600)
 
 
-def openai(route: str, **body: Any) -> dict[str, Any]:
-    return {"openai_route": route, "openai_input": body}
-
-
-async def test_a_conversation_is_answered_with_openais_json_once() -> None:
+async def test_a_conversation_is_answered_with_one_openai_object() -> None:
     async with working(ScriptedEngine("He", "llo")) as station:
         for input in (openai(CHAT, messages=HI), {"messages": HI}, {"route": CHAT, "body": {
             "messages": HI}, "method": "POST"}):  # fmt: skip
@@ -40,13 +39,13 @@ async def test_a_stream_is_openais_events_as_text() -> None:
     async with working(ScriptedEngine(*"Hello")) as station:
         job = await station.ask(openai(CHAT, messages=HI, stream=True))
         assert all(isinstance(piece, str) for piece in job.pieces)
-        found = sse.frames("".join(job.pieces))
-        assert sse.text_of(found) == "Hello"
-        assert found[-1] == "[DONE]"
+        frames = sse.frames("".join(job.pieces))
+        assert sse.text_of(frames) == "Hello"
+        assert frames[-1] == "[DONE]"
         assert job.output == job.pieces
 
 
-async def test_a_stream_may_be_lists_of_chunks() -> None:
+async def test_without_raw_openai_output_a_stream_is_lists_of_chunks() -> None:
     async with working(ScriptedEngine(*"Hello"), RAW_OPENAI_OUTPUT="0") as station:
         job = await station.ask(openai(CHAT, messages=HI, stream=True))
         chunks = [chunk for piece in job.pieces for chunk in piece]
@@ -54,7 +53,8 @@ async def test_a_stream_may_be_lists_of_chunks() -> None:
         assert sse.text_of(chunks) == "Hello"
 
 
-async def test_yields_grow_as_worker_vllms_do() -> None:
+@pytest.mark.usefixtures("no_timer")
+async def test_yields_grow_like_worker_vllms() -> None:
     async with working(ScriptedEngine(*"x" * 150)) as station:
         job = await station.ask({"prompt": "a", "stream": True})
         sizes = [len(piece["choices"][0]["tokens"]) for piece in job.pieces]
@@ -67,7 +67,8 @@ async def test_yields_grow_as_worker_vllms_do() -> None:
         assert sizes == [2, 4, 8, 16, *[20] * 6]
 
 
-async def test_the_growth_holds_for_openais_streams_too() -> None:
+@pytest.mark.usefixtures("no_timer")
+async def test_yields_of_openais_streams_grow_too() -> None:
     async with working(ScriptedEngine(*"x" * 100), RAW_OPENAI_OUTPUT="0") as station:
         job = await station.ask(openai(CHAT, messages=HI, stream=True))
         assert [len(piece) for piece in job.pieces] == [1, 3, 9, 27, 50, 12]
@@ -83,18 +84,18 @@ async def test_a_prompt_is_answered_in_worker_vllms_form() -> None:
         assert (prompt, sampling.max_tokens) == ([97, 98, 99], 8)
 
 
-async def test_its_stream_counts_real_tokens_of_all_choices() -> None:
+async def test_worker_vllms_stream_counts_the_tokens_of_all_choices() -> None:
     async with working(ScriptedEngine("a", "b", "")) as station:
         job = await station.ask({"prompt": "abc", "stream": True, "sampling_params": {"n": 2}})
-        told: list[list[str]] = [[], []]
+        texts: list[list[str]] = [[], []]
         for piece in job.pieces:
-            for tokens, choice in zip(told, piece["choices"], strict=True):
+            for tokens, choice in zip(texts, piece["choices"], strict=True):
                 tokens += choice["tokens"]
-        assert told == [["a", "b"], ["a", "b"]]
+        assert texts == [["a", "b"], ["a", "b"]]
         assert job.pieces[-1]["usage"] == {"input": 3, "output": 6}
 
 
-async def test_a_template_and_sampling_parameters_make_a_conversation() -> None:
+async def test_a_conversation_with_vllms_fields_is_answered_in_worker_vllms_form() -> None:
     async with working(ScriptedEngine("yes")) as station:
         for input in (
             {"prompt": "hi", "apply_chat_template": True},
@@ -106,21 +107,21 @@ async def test_a_template_and_sampling_parameters_make_a_conversation() -> None:
             assert station.engine.calls[-1][1].max_tokens == 100
 
 
-async def test_the_best_of_several_is_chosen() -> None:
+async def test_best_of_returns_the_best_choice() -> None:
     engine = ScriptedEngine(script=lambda choice: ["h" if choice == 2 else "o"])
     async with working(engine) as station:
         job = await station.ask({"prompt": "a", "sampling_params": {"best_of": 3}})
         assert job.output[0]["choices"] == [{"tokens": ["h"]}]
 
 
-async def test_sglangs_own_way_is_passed_on_as_it_is() -> None:
+async def test_a_job_for_sglangs_generate_is_answered_in_its_form() -> None:
     async with working(ScriptedEngine("a", "b")) as station:
         job = await station.ask({"text": "x", "sampling_params": {"max_new_tokens": 2}})
         assert job.output[0]["text"] == "ab"
         assert job.output[0]["meta_info"]["completion_tokens"] == 2
         job = await station.ask({"input_ids": [1], "stream": True})
-        found = sse.frames("".join(job.pieces))
-        assert [each["text"] for each in found[:-1]] == ["a", "ab", "ab"]
+        frames = sse.frames("".join(job.pieces))
+        assert [frame["text"] for frame in frames[:-1]] == ["a", "ab", "ab"]
 
 
 async def test_every_other_route_answers() -> None:
@@ -150,7 +151,7 @@ def test_jobs_and_http_have_the_same_dialects() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # the SDK's last post
-async def test_no_yield_is_larger_than_the_platform_takes() -> None:
+async def test_no_yield_is_larger_than_the_platform_accepts() -> None:
     text = '"\\\x01é' * 300_000
     async with working(ScriptedEngine(text, "b")) as station:
         job = await station.ask(openai(CHAT, messages=HI, stream=True))
@@ -160,7 +161,7 @@ async def test_no_yield_is_larger_than_the_platform_takes() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_openais_sdk_talks_through_the_platform(stream: bool) -> None:
+async def test_openais_sdk_works_through_the_platform(stream: bool) -> None:
     async with working(ScriptedEngine(*"Hello")) as station:
         url = station.platform.url + "/openai/v1"
         async with AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as client:
@@ -176,7 +177,7 @@ async def test_openais_sdk_talks_through_the_platform(stream: bool) -> None:
         assert text == "Hello"
 
 
-async def test_json_of_any_text_survives() -> None:
+async def test_any_text_survives_json() -> None:
     text = 'a"\\\n\u2028é😀'
     async with working(ScriptedEngine(text)) as station:
         job = await station.ask({"prompt": "x", "stream": True})

@@ -1,4 +1,4 @@
-"""Jobs forwarded to another server: a second one of ours, and one that misbehaves."""
+"""Jobs forwarded to another server: to one of ours, and to one that misbehaves."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ import structlog
 from app.errors import ConfigError
 from app.runpod.upstream import UpstreamBackend
 from app.types import Message, Text
-from tests.runpod.station import Station, working
+from tests.runpod.station import HI, Station, working
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import Running, eventually, serve, settings
 
-HI = [{"role": "user", "content": "hi"}]
-CHAT = "/v1/chat/completions"
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\nconnection: close\r\n\r\n"
 EVENTS, JSON = OK % b"text/event-stream", OK % b"application/json"
 
 
 @asynccontextmanager
-async def forwarding(url: str, **given: str) -> AsyncIterator[Station]:
-    given = {"SGLANG_BASE_URL": url, **given}
-    backend = UpstreamBackend(settings(**given))
+async def forwarding(url: str, **variables: str) -> AsyncIterator[Station]:
+    variables = {"SGLANG_BASE_URL": url, **variables}
+    backend = UpstreamBackend(settings(**variables))
     try:
-        async with working(backend=backend, **given) as station:
+        async with working(backend=backend, **variables) as station:
             yield station
     finally:
         await backend.close()
 
 
 @asynccontextmanager
-async def to_ours(engine: ScriptedEngine, **given: str) -> AsyncIterator[tuple[Station, Running]]:
+async def to_ours(
+    engine: ScriptedEngine, **variables: str
+) -> AsyncIterator[tuple[Station, Running]]:
     async with (
         serve(engine, API_KEY="secret") as running,
         forwarding(
-            f"http://127.0.0.1:{running.port}/v1/", SGLANG_API_KEY="secret", **given
+            f"http://127.0.0.1:{running.port}/v1/", SGLANG_API_KEY="secret", **variables
         ) as station,
     ):
         yield station, running
 
 
-class Nasty:
-    """A server that says what it is told on each connection; None: nothing at all."""
+class RawServer:
+    """A server that sends the next of `answers` on each connection; None: nothing at all."""
 
     def __init__(self, *answers: bytes | None) -> None:
         self._answers = list(answers)
         self._idle = asyncio.Semaphore(0)
         self.requests: list[bytes] = []
 
-    async def __aenter__(self) -> Nasty:
+    async def __aenter__(self) -> RawServer:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -74,7 +74,7 @@ class Nasty:
         self.requests.append(head + await reader.readexactly(length))
         answer = self._answers.pop(0)
         if answer is None:
-            await reader.read()  # until the client has left
+            await reader.read()  # until the client disconnects
         else:
             writer.write(answer)
         writer.close()
@@ -96,18 +96,18 @@ async def test_a_prompt_is_answered_as_a_conversation() -> None:
 async def test_a_stream_is_passed_on_event_by_event() -> None:
     async with to_ours(ScriptedEngine(*"Hello")) as (station, _):
         job = await station.ask({"messages": HI, "stream": True})
-        found = sse.frames("".join(job.pieces))
-        assert (sse.text_of(found), found[-1]) == ("Hello", "[DONE]")
+        frames = sse.frames("".join(job.pieces))
+        assert (sse.text_of(frames), frames[-1]) == ("Hello", "[DONE]")
         assert len(job.pieces) > 1
 
 
-async def test_a_stream_may_be_lists_of_chunks() -> None:
+async def test_without_raw_openai_output_a_stream_is_lists_of_chunks() -> None:
     async with to_ours(ScriptedEngine(*"Hello"), RAW_OPENAI_OUTPUT="0") as (station, _):
         job = await station.ask({"messages": HI, "stream": True})
         assert sse.text_of([chunk for piece in job.pieces for chunk in piece]) == "Hello"
 
 
-async def test_every_route_is_passed_on_but_the_operators() -> None:
+async def test_every_route_but_the_operators_is_passed_on() -> None:
     async with to_ours(ScriptedEngine("a")) as (station, _):
         for input in (
             {"openai_route": "/v1/models"}, {"route": "/health"}, {"text": "x"},
@@ -119,7 +119,7 @@ async def test_every_route_is_passed_on_but_the_operators() -> None:
         assert job.failure["status"] == 404
 
 
-async def test_its_errors_are_passed_on_with_their_status() -> None:
+async def test_errors_of_the_other_server_are_passed_on_with_their_status() -> None:
     async with to_ours(ScriptedEngine("a")) as (station, _):
         for stream in (True, False):
             job = await station.ask(
@@ -130,7 +130,7 @@ async def test_its_errors_are_passed_on_with_their_status() -> None:
             assert job.failure["code"] == "integer_above_max_value"
 
 
-async def test_a_cancelled_job_ends_there_too() -> None:
+async def test_a_cancelled_job_ends_on_the_other_server_too() -> None:
     engine = ScriptedEngine("a", asyncio.Event())
     async with to_ours(engine) as (station, _):
         for stream in (True, False):
@@ -141,10 +141,15 @@ async def test_a_cancelled_job_ends_there_too() -> None:
 
 
 async def test_every_parameter_arrives_as_it_was_sent() -> None:
-    async with Nasty(JSON + b"{}") as server, forwarding(server.url) as station:
-        odd = {"top_k": 3, "logprobs": True, "chat_template_kwargs": {"a": [1]}, "anything": None}
-        await station.ask({"messages": HI, "extra_body": {"x": 1}, "max_batch_size": 3, **odd})
-        assert server.body() == {"messages": HI, **odd, "x": 1, "model": "default"}
+    async with RawServer(JSON + b"{}") as server, forwarding(server.url) as station:
+        others = {
+            "top_k": 3,
+            "logprobs": True,
+            "chat_template_kwargs": {"a": [1]},
+            "anything": None,
+        }
+        await station.ask({"messages": HI, "extra_body": {"x": 1}, "max_batch_size": 3, **others})
+        assert server.body() == {"messages": HI, **others, "x": 1, "model": "default"}
 
 
 @pytest.mark.parametrize(
@@ -165,8 +170,8 @@ async def test_every_parameter_arrives_as_it_was_sent() -> None:
     ],
     ids=["gone", "500", "detail", "older vLLM", "not JSON"],
 )  # fmt: skip
-async def test_nothing_is_asked_twice(answer: bytes, status: int, message: str) -> None:
-    async with Nasty(answer) as server, forwarding(server.url) as station:
+async def test_no_request_is_sent_twice(answer: bytes, status: int, message: str) -> None:
+    async with RawServer(answer) as server, forwarding(server.url) as station:
         job = await station.platform.ask({"messages": HI})
         assert len(server.requests) == 1
         if status == 200:
@@ -180,9 +185,9 @@ async def test_nothing_is_asked_twice(answer: bytes, status: int, message: str) 
     "end", [b"", b'data: {"error": {"message": "cuda", "code": 500}}\n\ndata: [DONE]\n\n'],
     ids=["it stops", "it says so"],
 )  # fmt: skip
-async def test_a_stream_that_breaks_off_is_an_error_and_not_begun_anew(end: bytes) -> None:
-    begun = EVENTS + b'data: {"choices":[]}\r\n\r\n: comment\n\n' + end
-    async with Nasty(begun) as server, forwarding(server.url) as station:
+async def test_a_broken_stream_is_an_error_and_is_not_restarted(end: bytes) -> None:
+    answer = EVENTS + b'data: {"choices":[]}\r\n\r\n: comment\n\n' + end
+    async with RawServer(answer) as server, forwarding(server.url) as station:
         job = await station.ask({"messages": HI, "stream": True}, completes=False)
         first, error, done = sse.frames("".join(job.pieces))
         assert (first, done) == ({"choices": []}, "[DONE]")
@@ -191,35 +196,38 @@ async def test_a_stream_that_breaks_off_is_an_error_and_not_begun_anew(end: byte
         assert job.failure["status"] == (500 if end else 502)
 
 
-async def test_one_that_is_silent_too_long_is_given_up() -> None:
-    async with Nasty(None) as server, forwarding(server.url, SGLANG_TIMEOUT="0.1") as station:
+async def test_a_server_that_is_silent_for_too_long_is_given_up() -> None:
+    async with RawServer(None) as server, forwarding(server.url, SGLANG_TIMEOUT="0.1") as station:
         job = await station.ask({"messages": HI}, completes=False)
         assert job.failure["status"] == 504
         assert "SGLANG_TIMEOUT" in job.failure["message"]
 
 
-async def test_one_that_is_not_there_is_unreachable() -> None:
-    async with Nasty() as server:
+async def test_a_server_that_does_not_listen_is_reported_as_unreachable() -> None:
+    async with RawServer() as server:
         url = server.url
     async with forwarding(url) as station:
         job = await station.ask({"messages": HI}, completes=False)
         assert job.failure["status"] == 503
 
 
-async def test_more_than_is_passed_on_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_over_the_size_limit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.runpod.upstream._MAX_WHOLE_BYTES", 1000)
     monkeypatch.setattr("app.runpod.upstream._MAX_EVENT_BYTES", 1000)
-    much = b"x" * 2000
-    async with Nasty(JSON + much, EVENTS + much) as server, forwarding(server.url) as station:
+    too_much = b"x" * 2000
+    async with (
+        RawServer(JSON + too_much, EVENTS + too_much) as server,
+        forwarding(server.url) as station,
+    ):
         for stream in (False, True):
             job = await station.ask({"messages": HI, "stream": stream}, completes=False)
             assert job.failure["status"] == 502
 
 
-async def test_the_warm_up_asks_once_and_may_fail() -> None:
-    given = {"WARMUP_PROMPT": "wake", "WARMUP_MAX_TOKENS": "2", "WARMUP_MODEL": "m"}
-    async with Nasty(JSON + b"{}", b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n") as server:
-        backend = UpstreamBackend(settings(SGLANG_BASE_URL=server.url, **given))
+async def test_the_warm_up_sends_one_request_and_may_fail() -> None:
+    variables = {"WARMUP_PROMPT": "wake", "WARMUP_MAX_TOKENS": "2", "WARMUP_MODEL": "m"}
+    async with RawServer(JSON + b"{}", b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n") as server:
+        backend = UpstreamBackend(settings(SGLANG_BASE_URL=server.url, **variables))
         with structlog.testing.capture_logs() as logged:
             await backend.warm_up()
             await backend.warm_up()
@@ -229,6 +237,6 @@ async def test_the_warm_up_asks_once_and_may_fail() -> None:
         assert [line["event"] for line in logged] == ["warmed up", "warm-up failed"]
 
 
-def test_an_address_without_a_scheme_stops_the_start() -> None:
+def test_a_base_url_without_a_scheme_stops_the_start() -> None:
     with pytest.raises(ConfigError, match="SGLANG_BASE_URL"):
         UpstreamBackend(settings(SGLANG_BASE_URL="sglang:30000"))

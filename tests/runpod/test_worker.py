@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,13 +26,13 @@ class Process:
         self.process, self.platform, self._out = process, platform, out
 
     @property
-    def said(self) -> str:
+    def log(self) -> str:
         return self._out.read_text()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def exit_code(self, within_s: float = 10.0) -> int:
+    async def exit_code(self, within_s: float = 30.0) -> int:
         async with asyncio.timeout(within_s):
             return await self.process.wait()
 
@@ -43,8 +42,10 @@ class Process:
 
 
 @asynccontextmanager
-async def process(tmp_path: Path, **env: str) -> AsyncIterator[Process]:
-    async with Platform() as platform:
+async def process(
+    tmp_path: Path, *, long_poll_s: float = 5.0, **env: str
+) -> AsyncIterator[Process]:
+    async with Platform(long_poll_s=long_poll_s) as platform:
         out = tmp_path / "out.log"
         with out.open("wb") as file:
             started = await asyncio.create_subprocess_exec(
@@ -65,22 +66,22 @@ async def taking(worker: Process) -> None:
     await eventually(lambda: worker.platform.asked_for != [], timeout_s=30)
 
 
-async def test_sigterm_lets_those_inside_finish(tmp_path: Path) -> None:
+async def test_sigterm_lets_in_flight_jobs_finish(tmp_path: Path) -> None:
     async with process(tmp_path, TEST_WORDS="20") as worker:
         job = worker.platform.submit(STORY)
         await worker.platform.when(job, lambda: job.pieces, within_s=30)
         assert worker.platform.asked_for[0] == 4
         worker.signal(signal.SIGTERM)
-        await eventually(lambda: "draining" in worker.said)
+        await eventually(lambda: "draining" in worker.log)
         late = worker.platform.submit(STORY)
         assert await worker.exit_code() == 0
         words = [word for piece in job.output for word in piece["choices"][0]["tokens"]]
         assert (job.status, len(words)) == ("COMPLETED", 20)
         assert late.status in ("COMPLETED", "IN_QUEUE"), "taken in the last poll, and lost"
-        assert "engine closed" in worker.said
+        assert "engine closed" in worker.log
 
 
-async def test_the_rest_is_told_when_the_drain_takes_too_long(tmp_path: Path) -> None:
+async def test_jobs_that_outlast_the_drain_timeout_fail_with_an_error(tmp_path: Path) -> None:
     async with process(tmp_path, DRAIN_TIMEOUT="0.3") as worker:
         jobs = [worker.platform.submit(STORY), worker.platform.submit({"prompt": "x"})]
         await worker.platform.when(jobs[0], lambda: jobs[0].pieces, within_s=30)
@@ -88,40 +89,36 @@ async def test_the_rest_is_told_when_the_drain_takes_too_long(tmp_path: Path) ->
         assert await worker.exit_code() == 0
         for job in jobs:
             assert job.failure["code"] == "server_shutting_down"
-        assert "engine closed" in worker.said
+        assert "engine closed" in worker.log
 
 
-async def test_an_idle_worker_is_out_at_once_and_leaves_nothing(tmp_path: Path) -> None:
-    async with process(tmp_path) as worker:
+async def test_an_idle_worker_exits_without_waiting_for_its_long_polls(tmp_path: Path) -> None:
+    async with process(tmp_path, long_poll_s=3600, DRAIN_TIMEOUT="600") as worker:
         await taking(worker)
         await eventually(lambda: worker.platform.pings != [])
         heartbeat = worker.heartbeat()
-        asked = time.monotonic()
         worker.signal(signal.SIGTERM)
         assert await worker.exit_code() == 0
-        assert time.monotonic() - asked < 2
         assert not heartbeat.is_running()
 
 
-async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+async def test_a_second_signal_ends_the_worker_at_once(tmp_path: Path) -> None:
     async with process(tmp_path) as worker:
         job = worker.platform.submit(STORY)
         await worker.platform.when(job, lambda: job.pieces, within_s=30)
         worker.signal(signal.SIGTERM)
-        await eventually(lambda: "draining" in worker.said)
+        await eventually(lambda: "draining" in worker.log)
         worker.signal(signal.SIGTERM)
-        assert await worker.exit_code(3) == 128 + signal.SIGTERM
-        assert "cleaned up" in worker.said
+        assert await worker.exit_code() == 128 + signal.SIGTERM
+        assert "cleaned up" in worker.log
 
 
-async def test_an_engine_that_dies_fails_the_jobs_and_ends_the_worker(tmp_path: Path) -> None:
+async def test_a_dead_engine_fails_the_jobs_and_ends_the_worker(tmp_path: Path) -> None:
     async with process(tmp_path) as worker:
         jobs = [worker.platform.submit(STORY) for _ in range(3)]
         await worker.platform.when(jobs[0], lambda: jobs[0].pieces, within_s=30)
-        killed = time.monotonic()
         jobs.append(worker.platform.submit({"prompt": "die"}))
         assert await worker.exit_code() == 70
-        assert time.monotonic() - killed < 3
         for job in jobs:
             assert job.failure["code"] == "engine_dead"
 
@@ -142,33 +139,33 @@ async def test_no_job_is_taken_before_the_model_is_ready(tmp_path: Path) -> None
     async with process(tmp_path, TEST_LAUNCH="hangs") as worker:
         worker.platform.submit(STORY)
         await eventually(lambda: worker.platform.pings != [], timeout_s=30)
-        await eventually(lambda: '"phase":"loading"' in worker.said)
+        await eventually(lambda: '"phase":"loading"' in worker.log)
         assert worker.platform.asked_for == []
         worker.signal(signal.SIGTERM)
-        assert await worker.exit_code(3) == 0
+        assert await worker.exit_code() == 0
 
 
 @pytest.mark.parametrize(
-    ("env", "code", "said"),
+    ("env", "code", "message"),
     [
         ({"TEST_LAUNCH": "fails"}, 71, "no such model"),
         ({"RUNPOD_WEBHOOK_GET_JOB": ""}, 78, "RUNPOD_WEBHOOK_GET_JOB"),
     ],
 )
-async def test_a_failed_start_has_a_code_of_its_own(
-    tmp_path: Path, env: dict[str, Any], code: int, said: str
+async def test_a_failed_start_has_its_own_exit_code(
+    tmp_path: Path, env: dict[str, Any], code: int, message: str
 ) -> None:
     async with process(tmp_path, **env) as worker:
-        assert await worker.exit_code(30) == code
-        assert said in worker.said
+        assert await worker.exit_code() == code
+        assert message in worker.log
 
 
-async def test_a_fresh_worker_for_each_job(tmp_path: Path) -> None:
+async def test_with_refresh_worker_the_worker_exits_after_one_job(tmp_path: Path) -> None:
     async with process(tmp_path, REFRESH_WORKER="true") as worker:
         job = await worker.platform.ask({"prompt": "x", "max_tokens": 0, "echo": True}, within_s=30)
         assert (job.status, job.stop_pod) == ("COMPLETED", True)
         assert await worker.exit_code() == 0
-        assert "engine closed" in worker.said
+        assert "engine closed" in worker.log
 
 
 def _alive(process: psutil.Process) -> bool:

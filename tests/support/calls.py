@@ -3,11 +3,12 @@
     python -m tests.support.calls            a table, and the functions that a token calls
     python -m tests.support.calls --json     for tests/test_serving_cost.py
 
-Everything from uvicorn's connection to the last write is real; the socket is a list, the engine the
-benchmark's. A request is counted twice, with few and with many tokens: the difference is the
-tokens', the rest the request's. Resuming a coroutine counts, for each one on the way in.
+Everything from uvicorn's connection to the last write is real; the socket discards what is written,
+the engine is the benchmark's. A request is counted twice, with few and with many tokens: the
+difference is the tokens', the rest the request's. Resuming a task counts as a call of each of its
+nested coroutines.
 
-A process of its own: what a test has imported, patched or left running would be counted.
+To be run as a process of its own: imports, patches and tasks of other tests would be counted.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ class Cost:
     token_calls: float
     token_writes: float
     request_calls: float
-    """Besides its tokens'."""
+    """Of the whole request, less those of its tokens."""
     by_function: dict[str, float]
-    """The calls of one token, most first."""
+    """The calls of one token by function, most first."""
 
 
-class Wire(asyncio.Transport):
-    """A socket that takes everything; `answered` is set once an answer is complete."""
+class DiscardingTransport(asyncio.Transport):
+    """Counts writes and keeps nothing; `answered` is set once an answer is complete."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
@@ -65,29 +66,29 @@ class Wire(asyncio.Transport):
 
 
 class Calls:
-    """Counts what is called in this thread, and does not count itself."""
+    """A profile function: counts the functions called in this thread, except itself."""
 
     def __init__(self) -> None:
-        self.found: Counter[str | CodeType] = Counter()
+        self.counts: Counter[str | CodeType] = Counter()
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
         if event == "call":
-            self.found[frame.f_code] += 1
+            self.counts[frame.f_code] += 1
         elif event == "c_call":
-            self.found[arg.__qualname__] += 1
+            self.counts[arg.__qualname__] += 1
 
 
 async def measure() -> dict[str, Cost]:
-    async with _connection() as (protocol, wire):
-        found = {}
+    async with _connection() as (connection, transport):
+        costs = {}
         for case, (path, stream) in _CASES.items():
-            await _counted(protocol, wire, _request(path, _MANY, stream))  # what is made once
-            few, few_writes = await _counted(protocol, wire, _request(path, _FEW, stream))
-            many, many_writes = await _counted(protocol, wire, _request(path, _MANY, stream))
+            await _counted(connection, transport, _request(path, _MANY, stream))  # warms caches up
+            few, few_writes = await _counted(connection, transport, _request(path, _FEW, stream))
+            many, many_writes = await _counted(connection, transport, _request(path, _MANY, stream))
             tokens = _MANY - _FEW
             token_calls = (many.total() - few.total()) / tokens
             many.subtract(few)
-            found[case] = Cost(
+            costs[case] = Cost(
                 token_calls=token_calls,
                 token_writes=(many_writes - few_writes) / tokens,
                 request_calls=few.total() - _FEW * token_calls,
@@ -95,67 +96,54 @@ async def measure() -> dict[str, Cost]:
                     _name(each): count / tokens for each, count in many.most_common() if count > 0
                 },
             )
-        return found
+        return costs
 
 
 async def _counted(
-    protocol: Any, wire: Wire, request: bytes
+    connection: Any, transport: DiscardingTransport, request: bytes
 ) -> tuple[Counter[str | CodeType], int]:
     calls = Calls()
-    wire.writes = 0
-    wire.answered.clear()
+    transport.writes = 0
+    transport.answered.clear()
     gc.collect()
     sys.setprofile(calls)
     try:
-        protocol.data_received(request)
-        await wire.answered.wait()
-        await asyncio.gather(*protocol.tasks)
+        connection.data_received(request)
+        await transport.answered.wait()
+        await asyncio.gather(*connection.tasks)
     finally:
         sys.setprofile(None)
-    return calls.found, wire.writes
+    return calls.counts, transport.writes
 
 
 @asynccontextmanager
-async def _connection() -> AsyncIterator[tuple[Any, Wire]]:
-    """One connection to the application, ready and without a server's own ticking."""
-    import uvicorn
+async def _connection() -> AsyncIterator[tuple[Any, DiscardingTransport]]:
+    """One connection to the application, which is ready; without a server and its timer."""
     from uvicorn.server import ServerState
 
-    from app.engine.scripted import SteppedEngine
-    from app.gate import Gate
-    from app.life.host import ModelHost
-    from app.lifecycle import Lifecycle, Phase
-    from app.metrics import Metrics
-    from app.stats import LoopLag
-    from app.web.app import create_app
+    from app.engine.stepped import SteppedEngine
+    from app.lifecycle import Phase
     from app.web.connection import bounded
-    from app.web.state import Serving
-    from tests.support.serving import eventually, settings
+    from tests.support.serving import assembled, eventually, settings, uvicorn_config
 
     configured = settings()
-    lifecycle = Lifecycle()
-    gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=0)
 
     async def launch(_: Any) -> SteppedEngine:
         return SteppedEngine()
 
-    host = ModelHost(configured, lifecycle, gate, launch)
-    lag = LoopLag()
-    serving = Serving(configured, lifecycle, gate, host, lag, Metrics(lifecycle, gate, lag))
-    config = uvicorn.Config(
-        create_app(serving), http=bounded(configured), ws="none", log_config=None, access_log=False
-    )
+    serving = assembled(configured, launch)
+    config = uvicorn_config(serving)
     config.load()
-    host.start()
-    await eventually(lambda: lifecycle.phase is Phase.READY)
-    protocol = bounded(configured)(config, ServerState(), {})
-    wire = Wire()
-    protocol.connection_made(wire)
+    serving.host.start()
+    await eventually(lambda: serving.lifecycle.phase is Phase.READY)
+    connection = bounded(configured)(config, ServerState(), {})
+    transport = DiscardingTransport()
+    connection.connection_made(transport)
     try:
-        yield protocol, wire
+        yield connection, transport
     finally:
-        protocol.connection_lost(None)
-        await host.close()
+        connection.connection_lost(None)
+        await serving.host.close()
 
 
 def _request(path: str, tokens: int, stream: bool) -> bytes:
@@ -182,7 +170,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        # Before prometheus_client is imported: the server's counters live in files.
+        # As in tests/conftest.py: before prometheus_client is imported.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         import uvloop
 
@@ -192,18 +180,18 @@ def main() -> None:
         gc.disable()
         with redirect_stdout(nowhere):
             logs.configure(settings(LOG_FILE=f"{folder}/server.log"))
-            found = uvloop.run(measure())
+            costs = uvloop.run(measure())
             logs.flush()
     if as_json:
-        print(json.dumps({case: asdict(cost) for case, cost in found.items()}))
+        print(json.dumps({case: asdict(cost) for case, cost in costs.items()}))
         return
     print(f"{'':<24}{'a token':>10}{'writes':>10}{'a request':>12}")
-    for case, cost in found.items():
+    for case, cost in costs.items():
         print(
             f"{case:<24}{cost.token_calls:>10.2f}{cost.token_writes:>10.2f}"
             f"{cost.request_calls:>12.0f}"
         )
-    for case, cost in found.items():
+    for case, cost in costs.items():
         print(f"\n{case}: calls of a token")
         for function, count in cost.by_function.items():
             print(f"{count:>8.2f}  {function}")

@@ -1,7 +1,7 @@
 """A Compute API on loopback: groups, machines, operations, and the faults that a test asks for.
 
-Source of paths and bodies: https://cloud.google.com/compute/docs/reference/rest/v1. It speaks HTTP
-and nothing else, so it serves the client library in this process and whole servers alike.
+Source of paths and bodies: https://cloud.google.com/compute/docs/reference/rest/v1. It is reached
+over HTTP only, so it serves the client library in the test's process and whole servers alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, islice
@@ -30,8 +30,11 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Call:
-    """What arrived. `name` is the API's: aggregatedList, get, attachNetworkEndpoints,
-    detachNetworkEndpoints, listNetworkEndpoints, operation."""
+    """A request that arrived.
+
+    `name` is the API's method: aggregatedList, get, attachNetworkEndpoints,
+    detachNetworkEndpoints, listNetworkEndpoints; or operation.
+    """
 
     name: str
     method: str
@@ -45,7 +48,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Fault:
-    """An answer instead of the right one; with `effect` the right thing is done nevertheless."""
+    """An error instead of the right answer; with `effect` the request is still carried out."""
 
     status: int
     message: str
@@ -54,10 +57,17 @@ class Fault:
 
 
 @dataclass
+class _Outcome:
+    running_polls: int = 0
+    """How many more polls are answered with RUNNING."""
+    done: threading.Event | None = None
+    """Polls are answered with RUNNING until it is set."""
+    error: tuple[str, str, int] | None = None
+
+
+@dataclass
 class _Operation:
-    polls: int
-    """How often it is RUNNING yet when it is asked for."""
-    error: tuple[str, str, int] | None
+    outcome: _Outcome
     group: str
     endpoint: Body
     attach: bool
@@ -72,12 +82,12 @@ class _Nic:
 
 @dataclass
 class FakeCompute:
-    """`endpoints` and `types` are by the group's name. Listens from the start unless told not to;
-    until `listen()` connections are refused then."""
+    """`endpoints` and `types` are by the group's name. With `listening=False` connections are
+    refused until `listen()`."""
 
     page_size: int = 500
     filters: bool = True
-    """False: no filter finds anything, as if the API did not look into lists."""
+    """False: no filter matches anything, as if the API did not search inside lists."""
     types: dict[str, str] = field(default_factory=lambda: {GROUP: "GCE_VM_IP_PORT"})
     endpoints: dict[str, list[Body]] = field(default_factory=lambda: defaultdict(list))
     calls: list[Call] = field(default_factory=list)
@@ -87,7 +97,7 @@ class FakeCompute:
         self._machines: list[tuple[str, str, list[_Nic]]] = []
         self._faults: dict[str, list[Fault]] = defaultdict(list)
         self._hanging: set[str] = set()
-        self._outcomes: list[tuple[int, tuple[str, str, int] | None]] = []
+        self._outcomes: list[_Outcome] = []
         self._operations: dict[str, _Operation] = {}
         self._by_request: dict[str, str] = {}
         self._names = count(1)
@@ -124,7 +134,7 @@ class FakeCompute:
         return [call for call in self.calls if call.name == name]
 
     def key_base64(self, **changed: str | None) -> str:
-        """A service account's key; None takes a field away."""
+        """A service account's key; None removes a field."""
         fields: dict[str, str | None] = {
             "type": "service_account", "project_id": PROJECT, "private_key_id": "1",
             "private_key": _pair()[0], "client_email": f"server@{PROJECT}.example",
@@ -133,20 +143,20 @@ class FakeCompute:
         kept = {name: value for name, value in fields.items() if value is not None}
         return base64.b64encode(json.dumps(kept).encode()).decode()
 
-    def environ(self, **given: str) -> dict[str, str]:
-        """What a server needs to register here; "localhost" is its public name."""
+    def environ(self, **settings: str) -> dict[str, str]:
+        """The settings of a server that registers here; "localhost" is its public name."""
         return {
             "HATHORA_HOSTNAME": "localhost", "HATHORA_DEFAULT_PORT": "8000",
             "HATHORA_REGION": "Seattle", "GCP_SERVICE_ACCOUNT_KEY_BASE64": self.key_base64(),
-            "GCP_API_ENDPOINT": self.url, "GCP_TIMEOUT": "20", "LOG_FILE": "", **given,
+            "GCP_API_ENDPOINT": self.url, "GCP_TIMEOUT": "20", "LOG_FILE": "", **settings,
         }  # fmt: skip
 
     def add_machine(
         self, name: str = "vm-1", *nics: tuple[str, str | None], zone: str = ZONE
     ) -> None:
-        """`nics`: the address in the network and the public one of each."""
-        given = nics or (("10.0.0.2", "127.0.0.1"),)
-        self._machines.append((name, zone, [_Nic(*nic) for nic in given]))
+        """`nics`: the internal and the public address of each interface."""
+        nics = nics or (("10.0.0.2", "127.0.0.1"),)
+        self._machines.append((name, zone, [_Nic(*nic) for nic in nics]))
 
     def fail_next(
         self, name: str, status: int, message: str = "no", *, times: int = 1, reason: str = "x",
@@ -155,14 +165,19 @@ class FakeCompute:
         self._faults[name] += [Fault(status, message, reason, effect)] * times
 
     def hang(self, name: str) -> None:
-        """Such calls are not answered, until this server ends."""
+        """Calls of this name are not answered until this server ends."""
         self._hanging.add(name)
 
     def next_operation(
-        self, *, running_polls: int = 0, error: tuple[str, str, int] | None = None
+        self,
+        *,
+        running_polls: int = 0,
+        done: threading.Event | None = None,
+        error: tuple[str, str, int] | None = None,
     ) -> None:
-        """`error`: code, message and HTTP status."""
-        self._outcomes.append((running_polls, error))
+        """The next operation runs for so many polls and until `done` is set, and then fails with
+        `error` (code, message, HTTP status)."""
+        self._outcomes.append(_Outcome(running_polls, done, error))
 
     def listen(self) -> None:
         if not self._serving.is_alive():
@@ -170,7 +185,7 @@ class FakeCompute:
             self._serving.start()
 
     def answer(self, call: Call) -> tuple[int, Body] | None:
-        """None: the connection is dropped without an answer."""
+        """Return status and body; None: the connection is dropped without an answer."""
         with self._lock:
             self.calls.append(call)
         if call.name in self._hanging:
@@ -183,8 +198,8 @@ class FakeCompute:
             if fault is None:
                 return self._do(call)
             if fault.effect:
-                _, done = self._do(call)
-                self._finish(self._operations[done["name"]])
+                _, begun = self._do(call)
+                self._finish(self._operations[begun["name"]])
             return fault.status, _error(fault.status, fault.message, fault.reason)
 
     def _do(self, call: Call) -> tuple[int, Body]:
@@ -230,20 +245,20 @@ class FakeCompute:
         page, rest = self._page(self.endpoints[group], query)
         return {"items": [{"networkEndpoint": endpoint} for endpoint in page], **rest}
 
-    def _page(self, all_: list[Any], query: dict[str, str]) -> tuple[list[Any], Body]:
+    def _page(self, items: list[Any], query: dict[str, str]) -> tuple[list[Any], Body]:
         start = int(query.get("pageToken", "0"))
-        page = list(islice(all_, start, start + self.page_size))
-        following = start + self.page_size
-        return page, {"nextPageToken": str(following)} if following < len(all_) else {}
+        page = list(islice(items, start, start + self.page_size))
+        end = start + self.page_size
+        return page, {"nextPageToken": str(end)} if end < len(items) else {}
 
     def _begin(self, group: str, call: Call) -> Body:
         request_id = call.query["requestId"]
         if request_id not in self._by_request:
-            polls, error = self._outcomes.pop(0) if self._outcomes else (0, None)
+            outcome = self._outcomes.pop(0) if self._outcomes else _Outcome()
             attach = call.name == "attachNetworkEndpoints"
             name = f"operation-{next(self._names)}"
             (endpoint,) = call.body["networkEndpoints"]
-            self._operations[name] = _Operation(polls, error, group, endpoint, attach)
+            self._operations[name] = _Operation(outcome, group, endpoint, attach)
             self._by_request[request_id] = name
         return {"name": self._by_request[request_id], "status": "RUNNING"}
 
@@ -252,11 +267,12 @@ class FakeCompute:
         operation = self._operations.get(name)
         if operation is None:
             return 404, _error(404, f"The resource '{name}' was not found", "notFound")
-        if operation.polls > 0:
-            operation.polls -= 1
+        outcome = operation.outcome
+        if outcome.running_polls > 0 or (outcome.done and not outcome.done.is_set()):
+            outcome.running_polls -= 1
             return 200, {"name": name, "status": "RUNNING"}
-        if operation.error is not None:
-            code, message, status = operation.error
+        if outcome.error is not None:
+            code, message, status = outcome.error
             errors = {"errors": [{"code": code, "message": message}]}
             return 200, {
                 "name": name, "status": "DONE", "error": errors, "httpErrorStatusCode": status,
@@ -275,8 +291,15 @@ class FakeCompute:
             members.remove(operation.endpoint)
 
 
+def fake_compute() -> Iterator[FakeCompute]:
+    """A fixture: the API with one machine, whose public address is "localhost"'s."""
+    with FakeCompute() as running:
+        running.add_machine()
+        yield running
+
+
 class NoPause(threading.Event):
-    """A `stop` that nobody waits on: no pause takes time. `instead` happens at the first one."""
+    """A `stop` whose pauses take no time. `instead` is called in place of the first pause."""
 
     def __init__(self, instead: Callable[[], None] | None = None) -> None:
         super().__init__()
@@ -338,12 +361,12 @@ def _name(path: str) -> str:
 
 
 def _error(status: int, message: str, reason: str = "x") -> Body:
-    about = {"message": message, "domain": "global", "reason": reason}
-    return {"error": {"code": status, "message": message, "errors": [about]}}
+    detail = {"message": message, "domain": "global", "reason": reason}
+    return {"error": {"code": status, "message": message, "errors": [detail]}}
 
 
 def _refused(call: Call) -> str | None:
-    """Why the bearer token is not accepted: it is signed with the key and bounded in scope."""
+    """Why the bearer token is refused; None if the key signed it and its scope is right."""
     token = call.headers.get("authorization", "").removeprefix("Bearer ")
     try:
         claims = jwt.decode(token, certs=_pair()[1])
@@ -355,7 +378,7 @@ def _refused(call: Call) -> str | None:
 
 @functools.cache
 def _pair() -> tuple[str, str]:
-    """Private and public key; making one takes a tenth of a second."""
+    """The private and the public key; making them takes a tenth of a second."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = serialization.Encoding.PEM
     private = key.private_bytes(

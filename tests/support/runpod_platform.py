@@ -1,11 +1,11 @@
-"""RunPod's control plane on loopback: what the platform is to a worker, and to those who send jobs.
+"""RunPod's control plane on loopback: one side for a worker, one for callers that send jobs.
 
     python -m tests.support.runpod_platform [port]
 
 Towards the worker: job-take, job-take-batch, job-stop, job-stream, job-done and ping, as the SDK
 (runpod 1.12.0, serverless/modules/) calls them. Towards callers: /run, /runsync, /status, /stream,
-/cancel and /openai/v1/..., as https://docs.runpod.io/serverless/endpoints/operations has them; what
-the platform makes of an OpenAI call is known from worker-vllm's handler.
+/cancel and /openai/v1/..., as in https://docs.runpod.io/serverless/endpoints/operations. How the
+platform turns an OpenAI call into a job is known from worker-vllm's handler.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-_LONG_POLL_S = 5.0
-_OVER = ("COMPLETED", "FAILED", "CANCELLED")
+_ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
 
 @dataclass
@@ -31,8 +30,9 @@ class Job:
     input: Any
     status: str = "IN_QUEUE"
     pieces: list[Any] = field(default_factory=list)
-    """What was yielded, in order."""
+    """The yields, in order."""
     times: list[float] = field(default_factory=list)
+    """When each was posted: `time.monotonic()`."""
     sizes: list[int] = field(default_factory=list)
     """Bytes of each, as posted."""
     output: Any = None
@@ -40,34 +40,36 @@ class Job:
     stop_pod: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def moved(self) -> None:
-        before, self.changed = self.changed, asyncio.Event()
-        before.set()
+    def notify(self) -> None:
+        """Wake the tasks that wait for `changed`."""
+        event, self.changed = self.changed, asyncio.Event()
+        event.set()
 
     @property
     def failure(self) -> dict[str, Any]:
-        """The error object that the worker failed it with."""
+        """The error object with which the worker failed the job."""
         assert self.error is not None
-        found: dict[str, Any] = json.loads(self.error)["error"]
-        return found
+        error: dict[str, Any] = json.loads(self.error)["error"]
+        return error
 
 
 class Platform:
     """One endpoint with one worker."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, *, long_poll_s: float = 5.0) -> None:
         self.port = port
+        self._long_poll_s = long_poll_s
         self.jobs: dict[str, Job] = {}
         self.pings: list[tuple[float, str | None]] = []
-        """When, and the jobs that the worker said it had."""
+        """Time and job ids of each heartbeat."""
         self.asked_for: list[int] = []
-        """Jobs that the worker asked for, each time."""
+        """How many jobs each of the worker's polls asked for."""
         self.stalled = asyncio.Event()
-        """Posts of pieces wait while it is clear; set at first."""
+        """Clear it to keep posts of pieces waiting."""
         self.stalled.set()
         self._queue: deque[Job] = deque()
         self._stops: list[str] = []
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 1024 * 1024)
@@ -102,7 +104,7 @@ class Platform:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the platform sets for a worker. The SDK fills in $ID and $RUNPOD_POD_ID."""
+        """The variables that the platform sets; the SDK fills in $ID and $RUNPOD_POD_ID."""
         return {
             "RUNPOD_WEBHOOK_GET_JOB": f"{self.url}/job-take/$ID?gpu=none",
             "RUNPOD_WEBHOOK_POST_OUTPUT": f"{self.url}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
@@ -115,25 +117,25 @@ class Platform:
             "RUNPOD_SKIP_GPU_CHECK": "true",
         }
 
-    # -- what a test does --------------------------------------------------------------------
+    # -- called by tests ----------------------------------------------------------------------
 
     def submit(self, input: Any) -> Job:
         job = Job(uuid.uuid4().hex, input)
         self.jobs[job.id] = job
         self._queue.append(job)
-        self._tell()
+        self._notify()
         return job
 
     async def result(self, job: Job, *, within_s: float = 20.0) -> Job:
-        """The job, once it is over."""
-        await self.when(job, lambda: job.status in _OVER, within_s=within_s)
+        """Wait until the job has ended."""
+        await self.when(job, lambda: job.status in _ENDED, within_s=within_s)
         return job
 
     async def when(self, job: Job, holds: Any, *, within_s: float = 20.0) -> None:
-        """Wait for something about a job, which must come before the job is over."""
+        """Wait until `holds()`, which must come true before the job has ended."""
         async with asyncio.timeout(within_s):
             while not holds():
-                assert job.status not in _OVER, f"{job.status}: {job.error}"
+                assert job.status not in _ENDED, f"{job.status}: {job.error}"
                 await job.changed.wait()
 
     async def ask(self, input: Any, *, within_s: float = 20.0) -> Job:
@@ -142,29 +144,30 @@ class Platform:
     def cancel(self, job: Job) -> None:
         job.status = "CANCELLED"
         self._stops.append(job.id)
-        job.moved()
-        self._tell()
+        job.notify()
+        self._notify()
 
     # -- towards the worker ------------------------------------------------------------------
 
-    def _tell(self) -> None:
-        before, self._news = self._news, asyncio.Event()
-        before.set()
+    def _notify(self) -> None:
+        event, self._changed = self._changed, asyncio.Event()
+        event.set()
 
-    async def _until_news(self, has: Any) -> None:
+    async def _poll(self, holds: Any) -> None:
+        """Hold a long poll open until `holds()`, or until its time is over."""
         try:
-            async with asyncio.timeout(_LONG_POLL_S):
-                while not has():
-                    await self._news.wait()
+            async with asyncio.timeout(self._long_poll_s):
+                while not holds():
+                    await self._changed.wait()
         except TimeoutError:
             pass
 
     async def _take(self, request: web.Request) -> web.Response:
         wanted = int(request.query.get("batch_size", "1"))
         self.asked_for.append(wanted)
-        await self._until_news(lambda: self._queue)
-        if request.transport is None or request.transport.is_closing():
-            return web.Response(status=204)  # the worker has left: its jobs stay here
+        await self._poll(lambda: self._queue)
+        if _disconnected(request):
+            return web.Response(status=204)  # the jobs stay in the queue
         taken = []
         while self._queue and len(taken) < wanted:
             job = self._queue.popleft()
@@ -175,7 +178,9 @@ class Platform:
         return web.json_response(taken if "batch_size" in request.query else taken[0])
 
     async def _stop(self, request: web.Request) -> web.Response:
-        await self._until_news(lambda: self._stops)
+        await self._poll(lambda: self._stops)
+        if _disconnected(request):
+            return web.Response(status=204)
         stops, self._stops = self._stops, []
         return web.json_response({"jobsToStop": stops})
 
@@ -186,7 +191,7 @@ class Platform:
         job.sizes.append(len(body))
         job.times.append(time.monotonic())
         job.pieces.append(json.loads(body)["output"])
-        job.moved()
+        job.notify()
         return web.Response()
 
     async def _done(self, request: web.Request) -> web.Response:
@@ -194,9 +199,9 @@ class Platform:
         result = json.loads(await request.read())
         job.output, job.error = result.get("output"), result.get("error")
         job.stop_pod = bool(result.get("stopPod"))
-        if job.status not in _OVER:
+        if job.status not in _ENDED:
             job.status = "FAILED" if job.error else "COMPLETED"
-        job.moved()
+        job.notify()
         return web.Response()
 
     async def _ping(self, request: web.Request) -> web.Response:
@@ -215,10 +220,10 @@ class Platform:
         return web.json_response(_state(self.jobs[request.match_info["job"]]))
 
     async def _read_stream(self, request: web.Request) -> web.Response:
-        """The pieces since the last call, once there are any or the job is over."""
+        """The pieces since the last call, once there are any or the job has ended."""
         job = self.jobs[request.match_info["job"]]
         seen = int(request.query.get("seen", "0"))
-        await self.when(job, lambda: len(job.pieces) > seen or job.status in _OVER, within_s=300)
+        await self.when(job, lambda: len(job.pieces) > seen or job.status in _ENDED, within_s=300)
         pieces = [{"output": piece} for piece in job.pieces[seen:]]
         return web.json_response({"status": job.status, "stream": pieces})
 
@@ -232,7 +237,7 @@ class Platform:
         job = self.submit({"openai_route": "/" + request.match_info["path"], "openai_input": body})
         if not body.get("stream"):
             await self.result(job, within_s=300)
-            # The real one says 200 here, too.
+            # The real platform answers 200 here, too.
             answer = json.loads(job.error) if job.error else job.output[0]
             return web.json_response(answer)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -242,13 +247,17 @@ class Platform:
             for piece in job.pieces[sent:]:
                 sent += 1
                 await response.write(piece.encode())
-            if job.status in _OVER and sent == len(job.pieces):
+            if job.status in _ENDED and sent == len(job.pieces):
                 break
             await job.changed.wait()
         if job.error and not sent:
             await response.write(f"data: {job.error}\n\n".encode())
         await response.write_eof()
         return response
+
+
+def _disconnected(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _state(job: Job) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The real application on a real uvicorn on loopback, over whatever engine a test brings."""
+"""The real application on a real uvicorn on loopback, with the engine that a test passes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import uvicorn
 
 from app.engine.base import Engine
 from app.gate import Gate
-from app.life.host import ModelHost
+from app.life.control import LocalControl
+from app.life.host import Launch
+from app.life.service import Service
 from app.lifecycle import Lifecycle, Phase
 from app.metrics import Metrics
-from app.settings.catalogue import Settings, load
-from app.stats import LoopLag
+from app.settings.catalogue import Settings
+from app.settings.load import load
 from app.web.app import create_app
 from app.web.connection import bounded
 from app.web.server import bind
 from app.web.state import Serving
+
+HANGS_S = 60.0
+"""A test that waits so long for something hangs; it says nothing about the machine's speed."""
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Running:
     engine: Any
     port: int
     connections: set[Any]
-    """The server's, each a `BoundedHttp`."""
+    """The server's open ones, each a `BoundedHttp`."""
 
     @property
     def gate(self) -> Gate:
@@ -46,19 +51,30 @@ class Running:
         return await self.client.post("/v1/chat/completions", json=body)
 
 
-def settings(**given: str) -> Settings:
-    """Settings from environment-like names, nothing else having a say."""
-    return load({}, {"LOG_FILE": "", "PORT": "0", "HOST": "127.0.0.1", **given}).settings
+def settings(**environment: str) -> Settings:
+    """Settings from names as in the environment, and from nothing else."""
+    return load({}, {"LOG_FILE": "", "PORT": "0", "HOST": "127.0.0.1", **environment}).settings
+
+
+def assembled(configured: Settings, launch: Launch) -> Serving:
+    """What web/server.py makes of its `Service`, without starting anything."""
+    service = Service(configured, launch, LocalControl(configured, lambda: None), lambda: None)
+    return Serving.of(service, Metrics(service.lifecycle, service.gauges))
+
+
+def uvicorn_config(serving: Serving) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(serving), http=bounded(serving.settings), ws="none", log_config=None,
+        access_log=False, timeout_graceful_shutdown=2,
+    )  # fmt: skip
 
 
 @asynccontextmanager
 async def serve(
-    engine: Engine | None, *, ready: bool = True, **given: str
+    engine: Engine | None, *, ready: bool = True, **environment: str
 ) -> AsyncIterator[Running]:
-    """`engine` None: it never gets ready."""
-    configured = settings(**given)
-    lifecycle = Lifecycle()
-    gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue)
+    """`environment`: as for `settings`. With `engine` None the server never gets ready."""
+    configured = settings(**environment)
 
     async def launch(loading: Callable[[], None]) -> Engine:
         if engine is None:
@@ -67,17 +83,11 @@ async def serve(
         assert engine is not None
         return engine
 
-    host = ModelHost(configured, lifecycle, gate, launch)
-    lag = LoopLag()
-    serving = Serving(configured, lifecycle, gate, host, lag, Metrics(lifecycle, gate, lag))
+    serving = assembled(configured, launch)
+    lifecycle = serving.lifecycle
     listener = bind(configured)
     port = listener.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(serving), http=bounded(configured), ws="none", log_config=None,
-            access_log=False, timeout_graceful_shutdown=2,
-        )
-    )  # fmt: skip
+    server = uvicorn.Server(uvicorn_config(serving))
     task = asyncio.create_task(server._serve([listener]))
     try:
         await eventually(lambda: server.started)
@@ -91,9 +101,9 @@ async def serve(
 
 
 async def eventually(
-    holds: Callable[[], bool | Awaitable[bool]], *, timeout_s: float = 5.0
+    holds: Callable[[], bool | Awaitable[bool]], *, timeout_s: float = HANGS_S
 ) -> None:
-    """Wait until something that nobody announces has become true."""
+    """Wait for a state that sends no event of its own, by polling it."""
     async with asyncio.timeout(timeout_s):
         while True:
             result = holds()

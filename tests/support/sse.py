@@ -1,4 +1,4 @@
-"""Reading server-sent events as strictly as a strict client does."""
+"""Reads server-sent events, as strictly as the strictest client."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 def frames(text: str) -> list[Any]:
     """The data of every event, in order; "[DONE]" stays text. Comments are dropped."""
     assert text.endswith("\n\n")
-    found = []
+    events: list[Any] = []
     for block in text.split("\n\n")[:-1]:
         if block.startswith(":"):
             continue
         assert block.startswith("data: "), block
         assert "\n" not in block, block
         data = block.removeprefix("data: ")
-        found.append(data if data == "[DONE]" else json.loads(data))
-    return found
+        events.append(data if data == "[DONE]" else json.loads(data))
+    return events
 
 
-def text_of(found: list[Any], index: int = 0) -> str:
-    """The text of one choice, chat or plain."""
+def text_of(events: list[Any], index: int = 0) -> str:
+    """The text of one choice, of chat or of completions."""
     pieces = []
-    for chunk in found:
+    for chunk in events:
         if chunk == "[DONE]":
             continue
         for choice in chunk.get("choices", []):

@@ -1,4 +1,4 @@
-"""Clients that leave, dawdle, or have no key."""
+"""Clients that disconnect, send or read slowly, or have no key; and the metrics of requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHAT = "/v1/chat/completions"
 
 
 async def _post_raw(running: Running, body: bytes) -> asyncio.StreamWriter:
-    """A request on a connection of its own, which the caller may drop at any moment."""
+    """Send a request on a connection of its own, which the caller can close at any moment."""
     _, writer = await asyncio.open_connection("127.0.0.1", running.port)
     head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
@@ -31,7 +31,7 @@ def _body(stream: bool) -> bytes:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("steps", [0, 1], ids=["before the first token", "after it"])
-async def test_one_who_leaves_frees_slot_and_engine(stream: bool, steps: int) -> None:
+async def test_a_disconnect_frees_slot_and_engine(stream: bool, steps: int) -> None:
     engine = ScriptedEngine(*["x"] * steps, asyncio.Event())
     async with serve(engine) as running:
         writer = await _post_raw(running, _body(stream))
@@ -41,15 +41,15 @@ async def test_one_who_leaves_frees_slot_and_engine(stream: bool, steps: int) ->
         assert engine.aborted == 1
 
 
-async def test_one_who_leaves_is_noticed_whatever_was_sent() -> None:
-    """The server stops reading while over 64 KB lie there unread."""
+async def test_a_disconnect_is_noticed_behind_a_large_body() -> None:
+    """The server pauses reading while it holds over 64 KB of a body."""
     engine = ScriptedEngine(asyncio.Event())
     body = _body(False)[:-1] + b',"metadata":{"long":"%b"}}' % (b"x" * 200_000)
     head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     async with serve(engine) as running:
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
         writer.write(head)
-        await eventually(lambda: running.gate.in_flight == 1)  # it waits for the body
+        await eventually(lambda: running.gate.in_flight == 1)  # the server waits for the body
         writer.write(body)
         await eventually(lambda: engine.running == 1)
         writer.close()
@@ -57,7 +57,7 @@ async def test_one_who_leaves_is_noticed_whatever_was_sent() -> None:
         assert engine.aborted == 1
 
 
-async def test_one_who_leaves_the_queue_never_reaches_the_engine() -> None:
+async def test_a_request_whose_client_disconnects_in_the_queue_never_reaches_the_engine() -> None:
     engine = ScriptedEngine(asyncio.Event())
     async with serve(engine, MAX_CONCURRENCY="1", MAX_QUEUE="1") as running:
         first = await _post_raw(running, _body(True))
@@ -71,7 +71,7 @@ async def test_one_who_leaves_the_queue_never_reaches_the_engine() -> None:
         assert len(engine.calls) == 1
 
 
-async def test_one_who_leaves_while_sending_its_body_frees_its_place() -> None:
+async def test_a_disconnect_in_the_middle_of_a_body_frees_the_slot() -> None:
     async with serve(ScriptedEngine("x")) as running:
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
         writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{{".encode())
@@ -80,7 +80,7 @@ async def test_one_who_leaves_while_sending_its_body_frees_its_place() -> None:
         await eventually(lambda: running.gate.in_flight == 0)
 
 
-async def test_one_who_sends_no_body_is_told_to_hurry() -> None:
+async def test_a_client_that_sends_no_body_gets_a_timeout() -> None:
     async with serve(ScriptedEngine("x"), BODY_TIMEOUT="0.1") as running:
         reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
         writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{{".encode())
@@ -90,30 +90,32 @@ async def test_one_who_sends_no_body_is_told_to_hurry() -> None:
         writer.close()
 
 
-async def test_one_who_does_not_read_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_does_not_read_is_disconnected(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     engine = ScriptedEngine(*["x" * 100_000] * 400)
     async with serve(engine, HEARTBEAT_INTERVAL="0.1", WRITE_TIMEOUT="0.3") as running:
         writer = await _post_raw(running, _body(True))
         await eventually(lambda: engine.running == 1)
         await eventually(lambda: engine.running == 0 and running.gate.in_flight == 0)
         assert engine.aborted == 1
-        # Nothing is kept for it, and uvicorn has nothing to complain of.
+        # Nothing is buffered for the client any more, and uvicorn logs no error.
         await eventually(lambda: not running.connections)
-        assert not [each for each in caplog.records if each.levelname == "ERROR"]
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
         writer.close()
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("error", [EngineDied, Draining])
-async def test_ending_everyone_tells_everyone(
+async def test_every_client_gets_the_error_that_ends_all_requests(
     stream: bool, error: type[EngineDied] | type[Draining]
 ) -> None:
     engine = ScriptedEngine("x", asyncio.Event())
     async with serve(engine) as running:
-        asked = [asyncio.create_task(running.chat(stream=stream)) for _ in range(5)]
+        requests = [asyncio.create_task(running.chat(stream=stream)) for _ in range(5)]
         await eventually(lambda: engine.running == 5)
         assert running.gate.end_all(lambda: error("it is over")) == 5
-        answers = await asyncio.gather(*asked)
+        answers = await asyncio.gather(*requests)
         assert running.gate.in_flight == 0
     for answer in answers:
         if stream:
@@ -125,7 +127,7 @@ async def test_ending_everyone_tells_everyone(
             assert int(answer.headers["retry-after"]) >= 1
 
 
-async def test_nobody_comes_in_before_ready_or_while_draining() -> None:
+async def test_requests_are_refused_before_ready_and_while_draining() -> None:
     async with serve(None) as running:
         refused = await running.chat()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_ready")
@@ -153,7 +155,7 @@ async def test_nobody_comes_in_before_ready_or_while_draining() -> None:
         ({"authorization": b"Bearer \xff\xfe"}, 401),
     ],
 )
-async def test_a_key_opens_the_api(headers: dict[str, str], status: int) -> None:
+async def test_the_api_needs_one_of_the_keys(headers: dict[str, str], status: int) -> None:
     async with serve(ScriptedEngine("x"), API_KEY="one,two") as running:
         running.client.headers.update(headers)
         answer = await running.chat()
@@ -166,19 +168,21 @@ async def test_a_key_opens_the_api(headers: dict[str, str], status: int) -> None
             assert (await running.client.get(path)).status_code == 200
 
 
-async def test_browsers_are_let_in_only_from_where_they_may() -> None:
-    asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
+async def test_browsers_may_call_only_from_the_configured_origins() -> None:
+    preflight_headers = {"origin": "https://a.example", "access-control-request-method": "POST"}
     async with serve(ScriptedEngine("x")) as running:
         assert "access-control-allow-origin" not in (await running.chat()).headers
     async with serve(ScriptedEngine("x"), CORS_ORIGINS="https://a.example", API_KEY="k") as running:
-        preflight = await running.client.options(CHAT, headers=asked)
+        preflight = await running.client.options(CHAT, headers=preflight_headers)
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == "https://a.example"
-        other = await running.client.options(CHAT, headers=asked | {"origin": "https://b.example"})
+        other = await running.client.options(
+            CHAT, headers=preflight_headers | {"origin": "https://b.example"}
+        )
         assert "access-control-allow-origin" not in other.headers
 
 
-async def test_the_metrics_count_what_happened() -> None:
+async def test_the_metrics_count_requests_and_tokens() -> None:
     async with serve(ScriptedEngine("x", "y")) as running:
         before = (await running.client.get("/metrics")).text
         await running.chat()

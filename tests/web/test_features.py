@@ -42,6 +42,7 @@ def _names(message: dict[str, Any]) -> list[str]:
     return [call["function"]["name"] for call in message.get("tool_calls", ())]
 
 
+@pytest.mark.full
 async def test_text_before_a_call_is_content_and_blank_around_it_is_not() -> None:
     text = "I will look.\n\n" + _call("first") + _call("second", '{"x": [1]}') + "\n"
     message, finish = await _message(ScriptedEngine(text), tools=TOOLS)
@@ -51,6 +52,7 @@ async def test_text_before_a_call_is_content_and_blank_around_it_is_not() -> Non
     assert message["content"] is None
 
 
+@pytest.mark.full
 async def test_only_one_call_where_only_one_was_asked_for() -> None:
     text = _call("first") + _call("second")
     asked = {"tools": TOOLS, "parallel_tool_calls": False}
@@ -61,12 +63,14 @@ async def test_only_one_call_where_only_one_was_asked_for() -> None:
     assert _names(message) == ["first"]
 
 
+@pytest.mark.full
 async def test_a_named_call_ends_with_stop_and_others_do_not_count() -> None:
     array = '[{"name": "second", "parameters": {"a": 1}}]'
     message, finish = await _message(ScriptedEngine(array), tools=TOOLS, tool_choice=NAMED)
     assert (_names(message), finish) == (["second"], "stop")
 
 
+@pytest.mark.full
 async def test_calls_that_are_not_allowed_are_dropped() -> None:
     allowed = {
         "type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]},
@@ -76,12 +80,14 @@ async def test_calls_that_are_not_allowed_are_dropped() -> None:
     assert _names(message) == ["second"]
 
 
+@pytest.mark.full
 async def test_a_call_that_was_cut_off_ends_with_length() -> None:
     engine = ScriptedEngine('<tool_call>\n{"name": "first", "arguments": {"a', finish="length")
     message, finish = await _message(engine, tools=TOOLS)
     assert (_names(message), finish) == (["first"], "length")
 
 
+@pytest.mark.full
 async def test_markers_that_are_only_spoken_of_stay_text() -> None:
     for text in ("Write <tool_call> first.", "a < b <tool", "<tool_call>\nnot json", "<"):
         message, finish = await _message(ScriptedEngine(*text), tools=TOOLS)
@@ -95,6 +101,7 @@ async def test_tools_that_may_not_be_called_are_not_looked_for() -> None:
     assert (message["content"], finish) == (text, "stop")
 
 
+@pytest.mark.full
 async def test_custom_tools_get_and_give_their_text_as_it_is() -> None:
     tools = [{"type": "custom", "custom": {"name": "patch", "description": "d"}}]
     written = 'a "quoted"\nline'
@@ -119,6 +126,7 @@ async def test_custom_tools_get_and_give_their_text_as_it_is() -> None:
     assert json.loads(lowered.arguments) == {"input": written}
 
 
+@pytest.mark.full
 async def test_each_choice_has_its_own_calls() -> None:
     engine = ScriptedEngine(script=lambda no: [_call(["first", "second"][no])])
     async with serve(engine) as running:
@@ -133,6 +141,7 @@ async def test_each_choice_has_its_own_calls() -> None:
     assert found == {0: ["first"], 1: ["second"]}
 
 
+@pytest.mark.full
 async def test_ids_names_and_roles_are_said_once() -> None:
     """The SDKs add up strings: what is said twice arrives twice."""
     async with serve(ScriptedEngine(*_call("first", '{"a": "b"}'))) as running:
@@ -149,6 +158,7 @@ async def test_ids_names_and_roles_are_said_once() -> None:
     assert all(set(piece["function"]) == {"arguments"} for piece in pieces[1:])
 
 
+@pytest.mark.full
 async def test_strict_tools_and_schemas_reach_the_engine_as_grammars() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
@@ -174,6 +184,7 @@ async def test_strict_tools_and_schemas_reach_the_engine_as_grammars() -> None:
     assert all(tag["content"].items() > few_blanks.items() for tag in elements[1]["tags"])
 
 
+@pytest.mark.full
 async def test_grammars_wait_for_the_end_of_the_thinking() -> None:
     engine = ScriptedEngine(
         "Let me see: {}.", "</think>", '{"a": 1}', reasoning_parser="qwen3",
@@ -185,6 +196,7 @@ async def test_grammars_wait_for_the_end_of_the_thinking() -> None:
     assert engine.gated == [True]
 
 
+@pytest.mark.full
 async def test_thinking_has_its_alias_where_it_is_configured() -> None:
     def engine() -> ScriptedEngine:
         return ScriptedEngine(
@@ -288,6 +300,7 @@ async def test_best_of_counts_all_and_gives_the_likeliest(best_of: int) -> None:
     assert streamed.status_code == (200 if best_of == 1 else 400)
 
 
+@pytest.mark.full
 async def test_a_call_of_a_tool_that_there_is_not_is_better_said_than_lost() -> None:
     message, finish = await _message(ScriptedEngine(_call("third", '{"a": 1}')), tools=TOOLS)
     assert json.loads(message["content"]) == {"name": "third", "arguments": '{"a": 1}'}
@@ -312,6 +325,7 @@ async def test_thinking_is_switched_as_each_client_is_used_to(
     assert (engine.chats[0].template_kwargs, engine.chats[0].effort) == (kwargs, effort)
 
 
+@pytest.mark.full
 async def test_what_agents_send_back_is_taken() -> None:
     engine = ScriptedEngine("x")
     call = {"id": "c", "type": "function", "function": {"name": "first", "arguments": "{cut o"}}
@@ -336,6 +350,7 @@ async def test_what_agents_send_back_is_taken() -> None:
     assert chat.messages[3].parts == (Text("b"),)
 
 
+@pytest.mark.full
 async def test_large_tools_are_shown_but_not_compiled_and_count_as_prompt() -> None:
     wide = {"type": "object", "properties": {f"p{no}": {"type": "string"} for no in range(500)}}
     tools = [{"type": "function", "function": {"name": "first", "parameters": wide}}]
@@ -349,6 +364,7 @@ async def test_large_tools_are_shown_but_not_compiled_and_count_as_prompt() -> N
     assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("tools", [{}, {"tools": TOOLS}])
 async def test_json_that_was_asked_for_is_json(tools: dict[str, Any]) -> None:
     """Grammars let control characters into strings with a bound on their length."""

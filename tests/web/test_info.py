@@ -11,7 +11,7 @@ import pytest
 from app.errors import ConfigError, InternalError
 from app.life.probe import Probe
 from app.lifecycle import Phase
-from app.settings.catalogue import load
+from app.settings.load import load
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
 from tests.support.sse import frames

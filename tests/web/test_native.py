@@ -356,6 +356,7 @@ async def test_an_embedding_model_generates_nothing():
 # -- SGLang itself as the judge ----------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_every_field_of_sglang_is_ours_or_refused_or_ignored():
     known = NativeBody.model_fields.keys() | NativeBody.unsupported
     assert _fields("srt/managers/io_struct.py", "GenerateReqInput") <= known | {*IGNORED}
@@ -401,6 +402,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.full
 async def test_sglangs_benchmark_reads_the_answer():
     async with serve(ScriptedEngine("Hel", 0.01, "lo", 0.01, "!")) as running:
         process = await asyncio.create_subprocess_exec(

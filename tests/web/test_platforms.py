@@ -1,4 +1,4 @@
-"""What platforms' settings do to the server, over a scripted engine."""
+"""Settings that hosting platforms offer, on the scripted engine: bounds, warm-up, phases, logs."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ async def test_max_logprobs_bounds_the_alternatives_of_every_dialect(
 ) -> None:
     async with serve(ScriptedEngine("x"), MAX_LOGPROBS="3") as running:
         refused = await running.client.post(path, json={"model": "default", **body})
-        taken = await running.client.post(path, json={"model": "default", **body, param: 3})
+        accepted = await running.client.post(path, json={"model": "default", **body, param: 3})
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == param
     assert "at most 3" in refused.json()["error"]["message"]
-    assert taken.status_code == 200
+    assert accepted.status_code == 200
 
 
-async def test_the_operators_own_prompt_is_answered_before_ready() -> None:
+async def test_the_warm_up_prompt_is_answered_before_ready() -> None:
     engine = ScriptedEngine("pong")
-    given = {"WARMUP_ON_START": "1", "WARMUP_PROMPT": "wake up", "WARMUP_MAX_TOKENS": "7"}
-    async with serve(engine, **given):
+    environment = {"WARMUP_ON_START": "1", "WARMUP_PROMPT": "wake up", "WARMUP_MAX_TOKENS": "7"}
+    async with serve(engine, **environment):
         pass
     ids, sampling, *_ = engine.calls[0]
     assert engine.decode(ids) == "wake up"
     assert sampling.max_tokens == 7
 
 
-async def test_a_warm_up_that_is_refused_is_no_reason_not_to_serve() -> None:
+async def test_a_refused_warm_up_does_not_prevent_serving() -> None:
     engine = ScriptedEngine(InvalidRequest("no"))
     async with serve(engine, WARMUP_ON_START="1") as running:
         assert running.lifecycle.phase is Phase.READY
 
 
-async def test_a_server_without_networking_says_so() -> None:
+async def test_a_server_without_a_network_endpoint_reports_it_as_disabled() -> None:
     async with serve(ScriptedEngine("x")) as running:
         health = (await running.client.get("/health")).json()
         metrics = (await running.client.get("/metrics")).text
@@ -60,7 +60,7 @@ async def test_a_server_without_networking_says_so() -> None:
     assert 'serve_network_state{state="disabled"} 1.0' in metrics
 
 
-async def test_while_leaving_it_is_not_ready_and_serves() -> None:
+async def test_in_the_leaving_phase_readiness_fails_and_requests_are_served() -> None:
     async with serve(ScriptedEngine("x")) as running:
         running.lifecycle.enter(Phase.LEAVING)
         assert (await running.client.get("/readyz")).status_code == 503
@@ -70,9 +70,11 @@ async def test_while_leaving_it_is_not_ready_and_serves() -> None:
         assert (await running.chat()).status_code == 200
 
 
-async def test_debug_shows_as_much_of_a_body_as_it_may(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_debug_log_shows_a_body_up_to_max_log_len(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     async with serve(ScriptedEngine("x"), LOG_LEVEL="debug", MAX_LOG_LEN="12") as running:
         await running.chat("a secret at the end of a long body")
-    said = capsys.readouterr().out
-    assert "request body" in said
-    assert "a secret" not in said
+    output = capsys.readouterr().out
+    assert "request body" in output
+    assert "a secret" not in output

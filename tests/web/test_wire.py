@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app.dialects.contract import present, read
+from app.dialects.body import read
+from app.dialects.contract import present
 from app.dialects.openai.chat import ChatPresenter
 from app.dialects.openai.completions import CompletionPresenter
 from app.dialects.routes import DIALECTS
@@ -403,7 +404,7 @@ async def test_a_flood_of_mistakes_is_refused_at_once_and_not_repeated(
         try:
             began = time.thread_time()
             with pytest.raises(InvalidRequest):
-                read(dialect.body, raw, running.serving.bounds)
+                read(dialect.body, raw, running.serving.bounds, dialect.path)
             spent = time.thread_time() - began
         finally:
             gc.unfreeze()

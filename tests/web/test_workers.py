@@ -29,7 +29,7 @@ from app.settings.catalogue import Settings
 from app.stats import LocalGauges, LoopLag
 from app.web.server import bind, bind_several
 from app.workers.shared_gauges import SharedGauges
-from tests.support import sse
+from tests.support import processes, sse
 from tests.support.serving import eventually, settings
 
 SERVER = Path(__file__).parents[2] / "serve_hathora.py"
@@ -94,7 +94,7 @@ class Several:
         async with httpx.AsyncClient(base_url=self.url, timeout=20) as client:
             return await client.get(path, headers=KEY)
 
-    async def exit_code(self, within_s: float = 15) -> int:
+    async def exit_code(self, within_s: float = 60) -> int:
         return await asyncio.to_thread(self.process.wait, within_s)
 
     async def nothing_is_left(self) -> None:
@@ -102,11 +102,7 @@ class Several:
         assert not list(self.files.glob("serve-*"))
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            for each in psutil.Process(self.process.pid).children(recursive=True):
-                each.kill()
-            self.process.kill()
-        self.process.wait()
+        processes.kill(self.process)
 
 
 class Streams:

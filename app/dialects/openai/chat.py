@@ -6,25 +6,21 @@ DeepSeek and SGLang write it, `reasoning` as OpenRouter and vLLM do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, assert_never
 
 import orjson
-from pydantic import Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from app.dialects.contract import Body, Bounds, Call, Dialect, Reply, now, present
+from app.dialects.body import Body
+from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.openai import sampling as fields
 from app.dialects.openai import tools
-from app.dialects.openai.sampling import (
-    DONE,
-    SamplingFields,
-    alternatives,
-    frame,
-    logprob_json,
-    usage_json,
-)
-from app.dialects.openai.tools import AnyTool, PastCall, ToolChoice
-from app.errors import InvalidRequest, ServeError, UnsupportedParameter
+from app.dialects.openai.frames import Chunks, logprob_json, usage_json
+from app.dialects.openai.messages import ChatMessage
+from app.dialects.openai.sampling import SamplingFields, alternatives
+from app.dialects.openai.tools import AnyTool, ToolChoice
+from app.errors import InvalidRequest, UnsupportedParameter
 from app.events import (
     Choice,
     Event,
@@ -41,89 +37,10 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
-from app.types import ChatPrompt, GenerationRequest, Json, Message, Scoring, Text, ToolCall
+from app.settings.bounds import Bounds, hard_limit
+from app.types import ChatPrompt, GenerationRequest, Json, Scoring, ToolCall
 
 _MAX_WORD = 64
-
-
-class TextPart(Body):
-    type: str
-    text: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _text_only(cls, data: Any) -> Any:
-        kind = data.get("type") if isinstance(data, dict) else None
-        if kind == "refusal":
-            return {"type": "text", "text": data.get("refusal")}
-        if isinstance(kind, str) and kind != "text":
-            raise PydanticCustomError(
-                "unsupported_parameter",
-                "This model takes text only: content parts of another type than 'text' are not "
-                "supported.",
-            )
-        return data
-
-
-Content = Annotated[
-    Annotated[str, Tag("~text")]
-    | Annotated[
-        list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True), Tag("~parts")
-    ],
-    Discriminator(lambda value: "~parts" if isinstance(value, list) else "~text"),
-]
-
-
-class ChatMessage(Body):
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"function_call": (), "audio": ()}
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content | None = None
-    name: Annotated[str, Field(max_length=256)] | None = None
-    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
-    tool_calls: Annotated[list[PastCall], Field(max_length=1024, fail_fast=True)] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fold_thinking(cls, data: Any) -> Any:
-        """Parts that are thinking become `reasoning_content`; no parts at all are no content."""
-        if not isinstance(data, dict) or not isinstance(parts := data.get("content"), list):
-            return data
-        thought = [
-            part.get(part["type"]) or part.get("text")
-            for part in parts
-            if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")
-        ]
-        if data.get("role") != "assistant" or (parts and not thought):
-            return data
-        rest = [
-            part
-            for part in parts
-            if not isinstance(part, dict) or part.get("type") not in ("thinking", "reasoning")
-        ]
-        folded = "".join(text for text in thought if isinstance(text, str))
-        before = data.get("reasoning_content")
-        return {**data, "content": rest or None, "reasoning_content": folded or before}
-
-    @property
-    def lowered(self) -> Message:
-        content = self.content if self.content is not None else self.refusal
-        if isinstance(content, list):
-            parts = tuple(Text(part.text) for part in content)
-        else:
-            parts = () if content is None else (Text(content),)
-        thinking = self.reasoning_content or self.reasoning
-        return Message(
-            role=self.role,
-            parts=parts,
-            name=self.name,
-            tool_call_id=self.tool_call_id,
-            calls=tuple(tools.past_call(call) for call in self.tool_calls or ()),
-            reasoning=(thinking or None) if self.role == "assistant" else None,
-        )
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -159,7 +76,7 @@ class ChatBody(SamplingFields):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=hard_limit("max_logprobs"))] | None = None
     reasoning_effort: Effort | None = None
     reasoning: ReasoningOptions | None = None
     thinking: Thinking | None = None
@@ -296,12 +213,8 @@ def _scoring(body: ChatBody, bounds: Bounds) -> Scoring | None:
     return Scoring(top=top) if body.logprobs else None
 
 
-class ChatPresenter:
-    """Frames and JSON of one chat completion.
-
-    Everything of a text's frame but the text is rendered once per choice: for each token only the
-    text is escaped. Frames with log-probabilities or running usage are built each anew.
-    """
+class ChatPresenter(Chunks):
+    """Frames and JSON of one chat completion."""
 
     def __init__(
         self,
@@ -313,64 +226,59 @@ class ChatPresenter:
         logprobs: bool = False,
         alias: bool = False,
     ) -> None:
+        """`alias`: thinking is written as `reasoning`, too."""
+        super().__init__(
+            id=f"chatcmpl-{id}",
+            object="chat.completion.chunk",
+            model=model,
+            choices=n,
+            opening=b'"delta":{"content":',
+            closing=b'},"logprobs":null,"finish_reason":null',
+            include_usage=include_usage,
+        )
         self._n = n
-        self._include_usage = include_usage
         self._logprobs = logprobs
         self._alias = alias
-        self._scored: dict[int, list[ScoredToken]] = {}
-        self._usage: Json | None = None
-        self._common: Json = {
-            "id": f"chatcmpl-{id}", "object": "chat.completion.chunk", "created": now(),
-            "model": model, "system_fingerprint": None,
-        }  # fmt: skip
-        head = b"data: " + orjson.dumps(self._common)[:-1]
-        self._heads = [
-            b'%b,"choices":[{"index":%d,"delta":{"content":' % (head, index) for index in range(n)
-        ]
-        self._tail = b'},"logprobs":null,"finish_reason":null}]' + (
-            b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        )
 
     def feed(self, event: Event) -> bytes:
         match event:
             case TextDelta(text, index):
                 if self._scored or self._usage is not None:
-                    return self._chunk(index, {"content": text}, None)
+                    return self._chunk(index, {"delta": {"content": text}}, None)
                 return b"%b%b%b" % (self._heads[index], orjson.dumps(text), self._tail)
             case ReasoningDelta(text, index):
-                return self._chunk(index, self._thinking(text), None)
+                return self._chunk(index, {"delta": self._thinking(text)}, None)
             case ToolCallStarted(call, id, name, index, freeform):
                 empty = {"name": name, "input" if freeform else "arguments": ""}
                 begun = {"index": call, "id": id, **_typed(freeform, empty)}
-                return self._chunk(index, {"tool_calls": [begun]}, None)
+                return self._chunk(index, {"delta": {"tool_calls": [begun]}}, None)
             case ToolCallDelta(call, arguments, index, freeform):
                 more = (
                     {"custom": {"input": arguments}}
                     if freeform
                     else {"function": {"arguments": arguments}}
                 )
-                return self._chunk(index, {"tool_calls": [{"index": call, **more}]}, None)
+                return self._chunk(
+                    index, {"delta": {"tool_calls": [{"index": call, **more}]}}, None
+                )
             case Scored(tokens, index):
-                self._scored.setdefault(index, []).extend(tokens)
-                return b""
+                return self._note_scores(tokens, index)
             case Progress(usage):
-                self._usage = usage_json(usage)
-                return b""
+                return self._note_usage(usage)
             case Started():
                 # All roles first, in order: the SDKs append choices as they first see them.
                 first = {"role": "assistant", "content": "", "refusal": None}
-                return b"".join(self._chunk(index, first, None) for index in range(self._n))
+                return b"".join(
+                    self._chunk(index, {"delta": first}, None) for index in range(self._n)
+                )
             case Finished(reason, index):
-                return self._chunk(index, {}, reason)
+                return self._chunk(index, {"delta": {}}, reason)
             case Usage():
-                return (self._last(event) if self._include_usage else b"") + DONE
+                return self._end(event)
             case TokenIds():
                 return b""
             case _:
                 assert_never(event)
-
-    def fail(self, error: ServeError) -> bytes:
-        return fields.failed(error)
 
     def whole(self, result: Result) -> Json:
         return self._common | {
@@ -393,28 +301,15 @@ class ChatPresenter:
         return {
             "index": choice.index,
             "message": message,
-            "logprobs": _logprobs(choice.scored) if self._logprobs else None,
+            "logprobs": self._logprobs_json(choice.scored) if self._logprobs else None,
             "finish_reason": choice.finish_reason,
         }
 
     def _thinking(self, text: str) -> Json:
         return {"reasoning_content": text} | ({"reasoning": text} if self._alias else {})
 
-    def _chunk(self, index: int, delta: Json, finish_reason: str | None) -> bytes:
-        scored = self._scored.pop(index, None) if self._scored else None
-        choice = {
-            "index": index, "delta": delta,
-            "logprobs": _logprobs(scored) if scored else None, "finish_reason": finish_reason,
-        }  # fmt: skip
-        usage = {"usage": self._usage} if self._include_usage or self._usage else {}
-        return frame(self._common | {"choices": [choice]} | usage)
-
-    def _last(self, usage: Usage) -> bytes:
-        return frame(self._common | {"choices": [], "usage": usage_json(usage)})
-
-
-def _logprobs(scored: list[ScoredToken] | tuple[ScoredToken, ...]) -> Json:
-    return {"content": [logprob_json(token) for token in scored], "refusal": None}
+    def _logprobs_json(self, scored: Sequence[ScoredToken]) -> Json:
+        return {"content": [logprob_json(token) for token in scored], "refusal": None}
 
 
 def _call(call: ToolCall) -> Json:
@@ -432,7 +327,6 @@ CHAT = Dialect(
     summary="Answer a conversation",
     body=ChatBody,
     answer=answer,
-    error=fields.error_json,
     example={
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
         "max_tokens": 16,

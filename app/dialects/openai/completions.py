@@ -7,15 +7,17 @@ harnesses score texts with it: `echo`, `logprobs` and `max_tokens` of 0 or 1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, assert_never
+from typing import Annotated, assert_never
 
 import orjson
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field
 
-from app.dialects.contract import Bounds, Call, Dialect, Reply, now, present
+from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.openai import sampling as fields
-from app.dialects.openai.sampling import DONE, SamplingFields, alternatives, frame, usage_json
-from app.errors import InvalidRequest, ServeError, UnsupportedParameter
+from app.dialects.openai.frames import Chunks, usage_json
+from app.dialects.openai.sampling import SamplingFields, alternatives
+from app.dialects.prompts import Prompts
+from app.errors import InvalidRequest, UnsupportedParameter, above
 from app.events import (
     Choice,
     Event,
@@ -33,6 +35,7 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
+from app.settings.bounds import Bounds, hard_limit
 from app.types import (
     GenerationRequest,
     InfillPrompt,
@@ -40,50 +43,10 @@ from app.types import (
     Prompt,
     Scoring,
     TextPrompt,
-    TokenPrompt,
 )
 
 _DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
-
-
-def read_prompts(value: Any, field: str) -> tuple[Prompt, ...]:
-    """One text, texts, the ids of one prompt, or of several."""
-    if isinstance(value, str):
-        return (TextPrompt(value, field),)
-    if isinstance(value, list) and value:
-        if all(isinstance(each, str) for each in value):
-            return tuple(TextPrompt(text, f"{field}[{no}]") for no, text in enumerate(value))
-        if _are_ids(value):
-            return (TokenPrompt(value, field),)
-        if all(isinstance(each, list) and _are_ids(each) for each in value):
-            return tuple(TokenPrompt(ids, f"{field}[{no}]") for no, ids in enumerate(value))
-    raise ValueError(
-        "must be a string, an array of strings, an array of token ids or an array of arrays of "
-        "token ids, and not empty."
-    )
-
-
-def _are_ids(value: list[Any]) -> bool:
-    # `type(...) is`: True is an int too, and JSON integers past 64 bits arrive as floats.
-    return all(type(each) is int for each in value)
-
-
-_TEXT: Json = {"type": "string"}
-_IDS: Json = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-PROMPTS_SCHEMA: Json = {
-    "anyOf": [
-        _TEXT,
-        {"type": "array", "items": _TEXT, "minItems": 1},
-        _IDS,
-        {"type": "array", "items": _IDS, "minItems": 1},
-    ]
-}
-Prompts = Annotated[
-    Any,
-    PlainValidator(lambda value: read_prompts(value, "prompt")),
-    WithJsonSchema(PROMPTS_SCHEMA),
-]
 
 
 class CompletionBody(SamplingFields):
@@ -97,7 +60,7 @@ class CompletionBody(SamplingFields):
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=hard_limit("max_choices"))] | None = None
     suffix: Annotated[str, Field(max_length=2**20)] | None = None
 
     @classmethod
@@ -160,11 +123,7 @@ def _best_of(body: CompletionBody, n: int, call: Call) -> int:
             f"Invalid value for 'best_of': must be at least n ({n}).", param="best_of"
         )
     if of > call.bounds.max_choices:
-        raise InvalidRequest(
-            f"Invalid value for 'best_of': must be at most {call.bounds.max_choices}.",
-            param="best_of",
-            code="integer_above_max_value",
-        )
+        raise above("best_of", call.bounds.max_choices)
     if of > n and body.stream:
         raise InvalidRequest("'best_of' above 'n' cannot be streamed.", param="best_of")
     return of
@@ -189,11 +148,8 @@ def _prompts(body: CompletionBody, call: Call) -> tuple[Prompt, ...]:
     return tuple(gaps)
 
 
-class CompletionPresenter:
-    """Frames and JSON of one completion; of a frame only the text is rendered for each token.
-
-    Of every `of` choices `whole` gives the `best`.
-    """
+class CompletionPresenter(Chunks):
+    """Frames and JSON of one completion. Of every `of` choices `whole` gives the `best`."""
 
     def __init__(
         self,
@@ -206,47 +162,36 @@ class CompletionPresenter:
         of: int = 1,
         best: int = 1,
     ) -> None:
-        self._include_usage = include_usage
+        super().__init__(
+            id=f"cmpl-{id}",
+            object="text_completion",
+            model=model,
+            choices=choices,
+            opening=b'"text":',
+            closing=b',"logprobs":null,"finish_reason":null',
+            include_usage=include_usage,
+        )
         self._logprobs = logprobs
         self._of, self._best = of, best
-        self._scored: dict[int, list[ScoredToken]] = {}
-        self._usage: Json | None = None
-        self._common: Json = {
-            "id": f"cmpl-{id}", "object": "text_completion", "created": now(), "model": model,
-            "system_fingerprint": None,
-        }  # fmt: skip
-        head = b"data: " + orjson.dumps(self._common)[:-1]
-        self._heads = [
-            b'%b,"choices":[{"index":%d,"text":' % (head, index) for index in range(choices)
-        ]
-        self._tail = b',"logprobs":null,"finish_reason":null}]' + (
-            b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        )
 
     def feed(self, event: Event) -> bytes:
         match event:
             case TextDelta(text, index) | ReasoningDelta(text, index):
                 if self._scored or self._usage is not None:
-                    return self._chunk(index, text, None)
+                    return self._chunk(index, {"text": text}, None)
                 return b"%b%b%b" % (self._heads[index], orjson.dumps(text), self._tail)
             case Scored(tokens, index):
-                if self._logprobs is not None:
-                    self._scored.setdefault(index, []).extend(tokens)
-                return b""
+                return b"" if self._logprobs is None else self._note_scores(tokens, index)
             case Progress(usage):
-                self._usage = usage_json(usage)
-                return b""
+                return self._note_usage(usage)
             case Finished(reason, index):
-                return self._chunk(index, "", reason)
+                return self._chunk(index, {"text": ""}, reason)
             case Usage():
-                return (self._last(event) if self._include_usage else b"") + DONE
+                return self._end(event)
             case Started() | TokenIds() | ToolCallStarted() | ToolCallDelta():
                 return b""
             case _:
                 assert_never(event)
-
-    def fail(self, error: ServeError) -> bytes:
-        return fields.failed(error)
 
     def whole(self, result: Result) -> Json:
         return self._common | {
@@ -270,18 +215,6 @@ class CompletionPresenter:
             group = choices[first : first + self._of]
             found += sorted(group, key=_likelihood, reverse=True)[: self._best]
         return found
-
-    def _chunk(self, index: int, text: str, finish_reason: str | None) -> bytes:
-        scored = self._scored.pop(index, None) if self._scored else None
-        choice = {
-            "index": index, "text": text, "finish_reason": finish_reason,
-            "logprobs": self._logprobs_json(scored) if scored else None,
-        }  # fmt: skip
-        usage = {"usage": self._usage} if self._include_usage or self._usage else {}
-        return frame(self._common | {"choices": [choice]} | usage)
-
-    def _last(self, usage: Usage) -> bytes:
-        return frame(self._common | {"choices": [], "usage": usage_json(usage)})
 
     def _logprobs_json(self, scored: Sequence[ScoredToken]) -> Json | None:
         if self._logprobs is None:
@@ -319,6 +252,5 @@ COMPLETIONS = Dialect(
     summary="Continue a text",
     body=CompletionBody,
     answer=answer,
-    error=fields.error_json,
     example={"prompt": "The capital of France is", "max_tokens": 3, "temperature": 0},
 )

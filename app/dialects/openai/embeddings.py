@@ -13,11 +13,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from app.dialects.contract import Body, Bounds, Call, Dialect, Reply, Whole
+from app.dialects.body import Body
+from app.dialects.contract import Call, Dialect, Reply, Whole
 from app.dialects.openai import sampling as fields
-from app.dialects.openai.completions import PROMPTS_SCHEMA, read_prompts
+from app.dialects.prompts import PROMPTS_SCHEMA, read_prompts
 from app.engine.base import Embedding
 from app.errors import InvalidRequest, UnsupportedParameter
+from app.settings.bounds import Bounds
 from app.types import Json, Prompt, TextPrompt
 
 Inputs = Annotated[
@@ -104,6 +106,5 @@ EMBEDDINGS = Dialect(
     summary="Turn texts into vectors",
     body=EmbeddingBody,
     answer=answer,
-    error=fields.error_json,
     example={"input": ["hello world", "hi earth"]},
 )

@@ -12,9 +12,10 @@ import msgspec
 import orjson
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from app.dialects.contract import Body, Bounds
+from app.dialects.body import Body
 from app.errors import InvalidRequest, UnsupportedParameter
-from app.generation.grammars import GrammarBounds, check_regex, check_schema
+from app.generation.grammars import check_regex, check_schema
+from app.settings.bounds import Bounds, GrammarBounds
 from app.types import Json, Tool, ToolCall, ToolUse
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -262,9 +263,13 @@ def _tool(tool: FunctionTool | CustomTool, no: int, bounds: Bounds, forced: bool
 
 
 def _shown(bounds: GrammarBounds) -> GrammarBounds:
-    size = bounds.max_bytes
+    size = bounds.max_schema_bytes
     return msgspec.structs.replace(
-        bounds, max_nodes=size, max_enum=size, max_regex_chars=size, max_repeat=10**6
+        bounds,
+        max_schema_nodes=size,
+        max_schema_enum=size,
+        max_regex_chars=size,
+        max_regex_repeat=10**6,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from app.dialects.contract import Body
+from app.dialects.body import Body
 
 
 class AbortBody(Body):

@@ -12,12 +12,14 @@ import orjson
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.dialects.contract import Body, Bounds
+from app.dialects.body import Body
 from app.dialects.openai import sampling as fields
-from app.dialects.openai.completions import read_prompts
+from app.dialects.openai.grammars import schema_grammar
 from app.dialects.openai.sampling import Biases, Stops, StopTokenIds
+from app.dialects.prompts import read_prompts
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.generation.grammars import check_regex, check_schema, check_text
+from app.settings.bounds import Bounds, hard_limit
 from app.types import Grammar, Json, Prompt, Sampling
 
 _DEFAULT_MAX_TOKENS = 128
@@ -120,7 +122,7 @@ class NativeSampling(Body):
     stop_token_ids: StopTokenIds | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1, le=hard_limit("max_choices"))] | None = None
     logit_bias: Biases | None = None
     sampling_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     json_schema: str | None = None
@@ -174,7 +176,7 @@ class NativeSampling(Body):
             raise InvalidRequest(f"'{kind}' and '{wanted[1][0]}' exclude each other.", param=param)
         if kind == "json_schema":
             check_text(text, bounds.grammar, param=param)
-            return fields.schema_grammar(_decoded(text, param), bounds.grammar, param)
+            return schema_grammar(_decoded(text, param), bounds.grammar, param)
         if not bounds.allow_grammars:
             raise UnsupportedParameter(
                 f"'{param}' is not taken by this server; use json_schema. The operator can allow "
@@ -214,7 +216,7 @@ class NativeBody(Body):
     return_logprob: Annotated[bool, Same] | None = None
     logprob_start_len: Annotated[int, Field(ge=-1, lt=2**31), Same] | None = None
     """-1: log-probabilities of the answer only."""
-    top_logprobs_num: Annotated[int, Field(ge=0, le=20), Same] | None = None
+    top_logprobs_num: Annotated[int, Field(ge=0, le=hard_limit("max_logprobs")), Same] | None = None
     return_text_in_logprobs: bool | None = None
 
     @classmethod

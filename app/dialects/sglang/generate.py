@@ -12,11 +12,11 @@ from typing import Any, assert_never
 
 import orjson
 
-from app.dialects.contract import Bounds, Call, Dialect, Reply, present
-from app.dialects.openai import sampling as fields
-from app.dialects.openai.sampling import DONE, alternatives, frame
+from app.dialects.contract import Call, Dialect, Reply, present
+from app.dialects.openai.frames import DONE, failed, frame
+from app.dialects.openai.sampling import alternatives
 from app.dialects.sglang.fields import NativeBody, NativeSampling
-from app.errors import InvalidRequest, ServeError
+from app.errors import InvalidRequest, ServeError, above
 from app.events import (
     Event,
     Finished,
@@ -33,6 +33,7 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
+from app.settings.bounds import Bounds
 from app.types import GenerationRequest, Json, Scoring
 
 _LARGE_FRAME = 64 * 1024
@@ -62,11 +63,7 @@ def lower(body: NativeBody, call: Call) -> GenerationRequest:
     params = body.sampling_params or NativeSampling()
     n = params.n or 1
     if n > call.bounds.max_choices:
-        raise InvalidRequest(
-            f"Invalid value for 'sampling_params.n': must be at most {call.bounds.max_choices}.",
-            param="sampling_params.n",
-            code="integer_above_max_value",
-        )
+        raise above("sampling_params.n", call.bounds.max_choices)
     return GenerationRequest(
         id=call.id,
         prompts=body.prompts,
@@ -124,7 +121,7 @@ class NativePresenter:
                 assert_never(event)
 
     def fail(self, error: ServeError) -> bytes:
-        return fields.failed(error)
+        return failed(error)
 
     def whole(self, result: Result) -> Json | list[Json]:
         found = []
@@ -246,7 +243,6 @@ NATIVE = Dialect(
     summary="Generate, as SGLang's own API asks for it",
     body=NativeBody,
     answer=answer,
-    error=fields.error_json,
     example={
         "text": "The capital of France is",
         "sampling_params": {"max_new_tokens": 3, "temperature": 0},

@@ -11,10 +11,12 @@ from typing import Annotated, Any, ClassVar
 import orjson
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from app.dialects.contract import Body, Bounds, Call, Dialect, Reply, Whole
+from app.dialects.body import Body
+from app.dialects.contract import Call, Dialect, Reply, Whole
 from app.dialects.openai import sampling as fields
-from app.dialects.openai.chat import ChatMessage
+from app.dialects.openai.messages import ChatMessage
 from app.errors import InvalidRequest
+from app.settings.bounds import Bounds
 from app.types import ChatPrompt, Json, TextPrompt
 
 _Model = Annotated[str, Field(min_length=1, max_length=512)]
@@ -110,7 +112,6 @@ TOKENIZE = Dialect(
     summary="Token ids of a text or a conversation",
     body=TokenizeBody,
     answer=tokenize,
-    error=fields.error_json,
     example={"prompt": "hello world"},
 )
 DETOKENIZE = Dialect(
@@ -118,7 +119,6 @@ DETOKENIZE = Dialect(
     summary="The text of token ids",
     body=DetokenizeBody,
     answer=detokenize,
-    error=fields.error_json,
     example={"tokens": [1, 2, 3]},
 )
 COUNT = Dialect(
@@ -126,6 +126,5 @@ COUNT = Dialect(
     summary="How many tokens a text has",
     body=CountBody,
     answer=count,
-    error=fields.error_json,
     example={"input": "hello world"},
 )

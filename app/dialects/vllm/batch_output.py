@@ -130,7 +130,7 @@ def _usage(usage: Usage) -> Json:
 def _variant(dialect: Dialect[Any], answer: Any) -> Dialect[Any]:
     return Dialect(
         path=dialect.path, summary=dialect.summary, body=dialect.body, answer=answer,
-        error=dialect.error, example=dialect.example,
+        example=dialect.example,
     )  # fmt: skip
 
 

@@ -212,7 +212,7 @@ class SGLangEngine:
         ]
 
     def options(self) -> Json:
-        from app.settings.catalogue import redacted
+        from app.settings.secrets import redacted
 
         return redacted(dict(self._engine.server_args.resolved_dict()))
 

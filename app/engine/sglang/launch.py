@@ -23,12 +23,12 @@ Three things that SGLang would do by itself are done here instead:
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from typing import Any
 
+from app import signals
 from app.engine.base import EngineLost
 from app.engine.environment import RuntimeDir
 from app.engine.sglang.adapter import SGLangEngine
@@ -112,7 +112,7 @@ def _build(
     """Everything that blocks, in the engine thread: demo model, imports, children, weights."""
     # Children inherit what this thread blocks. The tracker first: starting it unblocks both.
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signals.block_in_this_thread()
     path = model_path(settings)
     on_cpu = prepare_import(settings.device)
     if on_cpu and settings.device is None:

@@ -64,7 +64,9 @@ def tokenizer_at(revision: str, options: dict[str, Any]) -> str:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return huggingface_hub.snapshot_download(name, revision=revision, ignore_patterns=_WEIGHTS)
+        return str(
+            huggingface_hub.snapshot_download(name, revision=revision, ignore_patterns=_WEIGHTS)
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise ConfigError(f"TOKENIZER_REVISION: {reason}") from None

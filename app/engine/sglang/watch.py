@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
-import signal
 import time
 from typing import Any
 
 import psutil
 
 from app.engine.base import EngineLost, Watched
+from app.processes import how_it_ended
 
 _CHILD_POLL_S = 0.2
 _FAILED_CHILD_GRACE_S = 8.0
@@ -98,6 +98,5 @@ async def end_schedulers(manager: Any, watch: Watched) -> None:
 
 
 def _how_ended(process: Any) -> str:
-    code = process.exitcode
-    how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit {code}"
+    how = how_it_ended(process.exitcode)
     return f"an engine process ({process.name}, pid {process.pid}): {how}"

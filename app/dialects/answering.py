@@ -1,0 +1,45 @@
+"""The one way in which a request is answered, whoever carries it: HTTP, RunPod's jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from app.dialects.body import read
+from app.dialects.contract import Call, Dialect, Reply
+from app.errors import NotReady
+from app.generation.model import ServedModel
+from app.logs.setup import log
+from app.settings.bounds import Bounds
+from app.settings.catalogue import Settings
+from app.stats import RequestStats
+
+
+class Answering:
+    """Reads bodies and begins their answers, within one server's settings."""
+
+    def __init__(self, settings: Settings, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._logged_chars = settings.max_log_len if settings.log_level == "debug" else 0
+
+    def answer(
+        self,
+        dialect: Dialect[Any],
+        raw: bytes,
+        *,
+        id: str,
+        model: ServedModel | None,
+        stats: RequestStats,
+        log_fields: dict[str, Any],
+    ) -> Awaitable[Reply]:
+        """`raw`: the body. `id`: as `Call.id`. `stats` and `log_fields` are filled in on the way.
+
+        Raises ServeError, here or when it is awaited.
+        """
+        if model is None:
+            raise NotReady("The model is not ready yet.")
+        body = read(dialect.body, raw, self._bounds, dialect.path)
+        if self._logged_chars:
+            log.debug("request body", body=raw[: self._logged_chars].decode(errors="replace"))
+        call = Call(id=id, model=model, bounds=self._bounds, stats=stats, log_fields=log_fields)
+        return dialect.answer(body, call)

@@ -1,0 +1,68 @@
+"""Errors in Anthropic's words: the envelope, statuses, types and headers.
+
+Source: https://docs.anthropic.com/en/api/errors, read 2026-11. The SDKs take the request's id from
+the `request-id` header alone, and wait as `retry-after` says.
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from app.dialects.openai import errors as openai
+from app.errors import (
+    AuthenticationFailed,
+    BodyTooLarge,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    RequestAborted,
+    RouteNotFound,
+    ServeError,
+    Unavailable,
+)
+from app.types import Json
+
+_TYPES: tuple[tuple[type[ServeError], str], ...] = (
+    (AuthenticationFailed, "authentication_error"),
+    (ModelNotFound, "not_found_error"),
+    (RouteNotFound, "not_found_error"),
+    (BodyTooLarge, "request_too_large"),
+    (InternalError, "api_error"),
+    (RequestAborted, "api_error"),
+    (Unavailable, "overloaded_error"),
+)
+_OVERLOADED = 529
+"""Anthropic's own status. The other 503s keep theirs, which load balancers know."""
+
+
+def error_json(error: ServeError, request_id: str) -> Json:
+    kind = next((name for each, name in _TYPES if isinstance(error, each)), "invalid_request_error")
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": error.message},
+        "request_id": _id(request_id),
+    }
+
+
+def status(error: ServeError) -> int:
+    return _OVERLOADED if isinstance(error, Overloaded) else error.status
+
+
+def headers(error: ServeError, request_id: str) -> dict[str, str]:
+    """Claude Code retries a 401 like an overload unless it is told not to."""
+    told = {"x-should-retry": "false"} if isinstance(error, AuthenticationFailed) else {}
+    return {"request-id": _id(request_id)} | told
+
+
+def explained(error: ValidationError) -> InvalidRequest:
+    """The first field that is wrong, with its dotted path in front: `messages.0.role: ...`."""
+    first = openai.explained(error)
+    if first.param is None:
+        return first
+    path = first.param.replace("[", ".").replace("]", "")
+    return type(first)(f"{path}: {first.message}", param=first.param, code=first.code)
+
+
+def _id(request_id: str) -> str:
+    return f"req_{request_id}"

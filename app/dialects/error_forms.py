@@ -1,0 +1,55 @@
+"""In whose words an error is answered: chosen by the request's path, in `form_of` alone.
+
+So a 401, 404, 408, 413 or 503 of a vendor's path is what that vendor's clients expect, wherever the
+fault was found: in the connection, a middleware, the router or the dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from pydantic import ValidationError
+
+from app.dialects.anthropic import errors as anthropic
+from app.dialects.openai import errors as openai
+from app.errors import InvalidRequest, ServeError
+from app.types import Json
+
+
+def _same_status(error: ServeError) -> int:
+    return error.status
+
+
+def _no_headers(error: ServeError, request_id: str) -> dict[str, str]:
+    return {}
+
+
+class ErrorForm(msgspec.Struct, frozen=True, kw_only=True):
+    """How one vendor answers an error. `request_id`: that of the `X-Request-ID` header."""
+
+    body: Callable[[ServeError, str], Json]
+    explain: Callable[[ValidationError], InvalidRequest]
+    """A body that failed its validation, as an error that names the first field that is wrong."""
+    status: Callable[[ServeError], int] = _same_status
+    headers: Callable[[ServeError, str], dict[str, str]] = _no_headers
+    """Beside those that every error has."""
+
+
+OPENAI = ErrorForm(body=openai.error_json, explain=openai.explained)
+ANTHROPIC = ErrorForm(
+    body=anthropic.error_json,
+    explain=anthropic.explained,
+    status=anthropic.status,
+    headers=anthropic.headers,
+)
+_BY_PREFIX = (("/v1/messages", ANTHROPIC), ("/v1/complete", ANTHROPIC))
+"""`/v1/messages` and what is below it. Every other path, SGLang's and vLLM's included: OpenAI's
+envelope, of which theirs is a part."""
+
+
+def form_of(path: str) -> ErrorForm:
+    for prefix, form in _BY_PREFIX:
+        if path == prefix or path.startswith(prefix + "/"):
+            return form
+    return OPENAI

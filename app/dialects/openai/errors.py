@@ -1,0 +1,131 @@
+"""Errors in OpenAI's words: the envelope, and what is said of a field that is wrong.
+
+Source: https://platform.openai.com/docs/guides/error-codes, read 2026-11.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import ValidationError
+
+from app.errors import InvalidRequest, ServeError, UnsupportedParameter
+from app.types import Json
+
+
+def error_json(error: ServeError, request_id: str = "") -> Json:
+    """OpenAI's error object: always these four keys. The request's id is in a header only."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+_FIELD = re.compile(r"[a-z_]{1,40}")
+
+
+_EXPECTED = {
+    "int": "an integer", "float": "a number", "string": "a string", "bool": "a boolean",
+    "list": "an array", "tuple": "an array", "dict": "an object", "model": "an object",
+}  # fmt: skip
+
+
+_BOUND = {
+    "greater_than_equal": ("below_min_value", "at least", "ge"),
+    "greater_than": ("below_min_value", "greater than", "gt"),
+    "less_than_equal": ("above_max_value", "at most", "le"),
+    "less_than": ("above_max_value", "less than", "lt"),
+}
+
+
+_LENGTH = {
+    "string_too_short": ("string_below_min_length", "at least {} characters", "min_length"),
+    "string_too_long": ("string_above_max_length", "at most {} characters", "max_length"),
+    "too_short": ("array_below_min_length", "at least {} entries", "min_length"),
+    "too_long": ("array_above_max_length", "at most {} entries", "max_length"),
+}
+
+
+def explained(error: ValidationError) -> InvalidRequest:
+    """The first field that is wrong, by its path, its bound and OpenAI's code for it."""
+    first = error.errors(include_url=False, include_input=True)[0]
+    kind, context = first["type"], first.get("ctx", {})
+    param = _dotted(first["loc"])
+    if kind == "missing":
+        return InvalidRequest(
+            f"Missing required parameter: '{param}'.",
+            param=param,
+            code="missing_required_parameter",
+        )
+    if kind in _BOUND:
+        code, words, key = _BOUND[kind]
+        number = "integer" if isinstance(first["input"], int) else "decimal"
+        return InvalidRequest(
+            f"Invalid value for '{param}': must be {words} {context[key]}.",
+            param=param,
+            code=f"{number}_{code}",
+        )
+    if kind in _LENGTH:
+        code, words, key = _LENGTH[kind]
+        said = words.format(context[key])
+        return InvalidRequest(
+            f"Invalid value for '{param}': must have {said}.", param=param, code=code
+        )
+    if kind == "literal_error":
+        return InvalidRequest(
+            f"Invalid value for '{param}': must be {context['expected']}.", param=param
+        )
+    if kind == "unsupported_parameter":
+        param = _dotted((*first["loc"], *filter(None, [context.get("field")])))
+        message = f"Unsupported parameter: '{param}' is not supported by this server."
+        return UnsupportedParameter(first["msg"] or message, param=param)
+    if (expected := _EXPECTED.get(kind.removesuffix("_type").removesuffix("_from_float"))) or (
+        kind == "finite_number" and (expected := "a finite number")
+    ):
+        return InvalidRequest(
+            f"Invalid type for '{param}': expected {expected}, but got "
+            f"{_json_type(first['input'])} instead.",
+            param=param,
+            code="invalid_type",
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"Invalid value for '{param}': {message}", param=param)
+
+
+_UNION_MEMBERS = {"str", "list[str]", "dict[str,any]"}
+"""What pydantic adds to the location of a value that may be of several types."""
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    """('messages', 0, '~parts', 'content') -> messages[0].content; tags of unions begin with ~."""
+    dotted = ""
+    for step in location:
+        if isinstance(step, int):
+            dotted += f"[{step}]"
+        elif not step.startswith("~") and step not in _UNION_MEMBERS:
+            if not _FIELD.fullmatch(step):
+                break  # a key that the client made up is not repeated in the answer
+            dotted += f".{step}" if dotted else step
+    return dotted
+
+
+def _json_type(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int():
+            return "an integer"
+        case float():
+            return "a number"
+        case str():
+            return "a string"
+        case list() | tuple():
+            return "an array"
+        case _:
+            return "an object"

@@ -1,0 +1,99 @@
+"""A turn of a conversation as OpenAI writes it, and its lowering to `Message`.
+
+Source: https://platform.openai.com/docs/api-reference/chat, read 2026-11; `reasoning_content` as
+DeepSeek and SGLang write it, `reasoning` as OpenRouter and vLLM do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.dialects.body import Body
+from app.dialects.openai import tools
+from app.dialects.openai.tools import PastCall
+from app.types import Message, Text
+
+
+class TextPart(Body):
+    type: str
+    text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_only(cls, data: Any) -> Any:
+        kind = data.get("type") if isinstance(data, dict) else None
+        if kind == "refusal":
+            return {"type": "text", "text": data.get("refusal")}
+        if isinstance(kind, str) and kind != "text":
+            raise PydanticCustomError(
+                "unsupported_parameter",
+                "This model takes text only: content parts of another type than 'text' are not "
+                "supported.",
+            )
+        return data
+
+
+Content = Annotated[
+    Annotated[str, Tag("~text")]
+    | Annotated[
+        list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True), Tag("~parts")
+    ],
+    Discriminator(lambda value: "~parts" if isinstance(value, list) else "~text"),
+]
+
+
+class ChatMessage(Body):
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"function_call": (), "audio": ()}
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: Annotated[str, Field(max_length=256)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+    tool_calls: Annotated[list[PastCall], Field(max_length=1024, fail_fast=True)] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fold_thinking(cls, data: Any) -> Any:
+        """Parts that are thinking become `reasoning_content`; no parts at all are no content."""
+        if not isinstance(data, dict) or not isinstance(parts := data.get("content"), list):
+            return data
+        thought = [
+            part.get(part["type"]) or part.get("text")
+            for part in parts
+            if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")
+        ]
+        if data.get("role") != "assistant" or (parts and not thought):
+            return data
+        rest = [
+            part
+            for part in parts
+            if not isinstance(part, dict) or part.get("type") not in ("thinking", "reasoning")
+        ]
+        folded = "".join(text for text in thought if isinstance(text, str))
+        before = data.get("reasoning_content")
+        return {**data, "content": rest or None, "reasoning_content": folded or before}
+
+    @property
+    def lowered(self) -> Message:
+        content = self.content if self.content is not None else self.refusal
+        if isinstance(content, list):
+            parts = tuple(Text(part.text) for part in content)
+        else:
+            parts = () if content is None else (Text(content),)
+        thinking = self.reasoning_content or self.reasoning
+        return Message(
+            role=self.role,
+            parts=parts,
+            name=self.name,
+            tool_call_id=self.tool_call_id,
+            calls=tuple([tools.past_call(call) for call in self.tool_calls])
+            if self.tool_calls
+            else (),
+            reasoning=(thinking or None) if self.role == "assistant" else None,
+        )

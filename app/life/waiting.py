@@ -1,0 +1,14 @@
+"""Waiting for one of several things."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+
+async def first_of(*awaited: Awaitable[object]) -> None:
+    """Wait until one is done; coroutines are cancelled then, tasks and futures go on."""
+    tasks = {asyncio.ensure_future(each) for each in awaited}
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks.difference(each for each in awaited if isinstance(each, asyncio.Future)):
+        task.cancel()

@@ -1,0 +1,91 @@
+"""The form of a line: the same for our own lines and for the records of libraries.
+
+Two styles, `console` and `json`. Our own lines come complete, as dicts (setup.py); a library's
+record is given here what our lines have.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+
+import orjson
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+NAME = "serve_hathora"
+"""The logger of our own lines."""
+
+Line: TypeAlias = logging.LogRecord | dict[str, Any]
+"""A library's record, or a line of our own."""
+Style: TypeAlias = Literal["console", "json"]
+
+
+def style_of(log_format: Literal["auto", "console", "json"]) -> Style:
+    if log_format != "auto":
+        return log_format
+    return "console" if sys.stdout.isatty() else "json"
+
+
+class Form(structlog.stdlib.ProcessorFormatter):
+    """Renders lines in one style. `colors` None: if stdout is a terminal."""
+
+    def __init__(
+        self, style: Style, *, colors: bool | None = None, process: int | None = None
+    ) -> None:
+        self._render = _renderer(style, colors)
+        self._process = process
+        super().__init__(
+            foreign_pre_chain=[
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.add_log_level,
+                self._take_from_record,
+                structlog.processors.format_exc_info,
+            ],
+            processors=[self.remove_processors_meta, self._render],
+        )
+
+    def text(self, line: Line) -> str:
+        """The line and its end. Never raises: one bad line must not lose the batch."""
+        try:
+            if isinstance(line, dict):
+                # A copy: renderers take the dict apart, and it may be rendered in two styles.
+                return f"{self._render(None, line['level'], line.copy())}\n"
+            return self.format(line) + "\n"
+        except Exception as error:
+            name = NAME if isinstance(line, dict) else line.name
+            return f"{name}: a line that cannot be formatted: {error!r}\n"
+
+    def _take_from_record(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        """The facts that every line has, from what the record knew when it was made."""
+        record: logging.LogRecord = event["_record"]
+        event["timestamp"] = timestamp(datetime.fromtimestamp(record.created, UTC))
+        if (id := getattr(record, "request_id", None)) is not None:
+            event["request_id"] = id
+        if self._process is not None:
+            event["process"] = self._process
+        return event
+
+
+def timestamp(moment: datetime) -> str:
+    """Of a moment in UTC."""
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _renderer(style: Style, colors: bool | None) -> Any:
+    if style == "json":
+        return structlog.processors.JSONRenderer(serializer=_dumps)
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty() if colors is None else colors,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+
+def _dumps(event: Any, **_: Any) -> str:
+    try:
+        return orjson.dumps(event, default=repr).decode()
+    except orjson.JSONEncodeError:  # a lone surrogate, an integer past 64 bits
+        return json.dumps(event, default=repr)

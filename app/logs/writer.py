@@ -1,0 +1,124 @@
+"""The thread that writes the log: a bounded queue in front of it, stdout and a file behind it.
+
+A reader of the log that stops reading, or a full disk, costs lines and nothing else: the event
+loop never waits for the log.
+"""
+
+from __future__ import annotations
+
+import logging.handlers
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from app.logs.form import Form, Line
+
+_QUEUE_SIZE = 10_000
+_BATCH = 500
+_GATHER_S = 0.05
+_FILE_BYTES, _FILES_KEPT = 10_000_000, 5
+
+
+class Target(Protocol):
+    """Where lines are written. `write` raises OSError or ValueError if that is not possible."""
+
+    form: Form
+
+    def write(self, lines: str) -> None: ...
+
+
+class Stdout:
+    def __init__(self, form: Form) -> None:
+        self.form = form
+
+    def write(self, lines: str) -> None:
+        sys.stdout.write(lines)
+        sys.stdout.flush()
+
+
+class File:
+    """Rotated at 10 MB by one of the processes that write to it; the others follow."""
+
+    def __init__(self, form: Form, path: str, *, rotates: bool) -> None:
+        self.form = form
+        self._rotates = rotates
+        self._handler: Any = (
+            logging.handlers.RotatingFileHandler(path, backupCount=_FILES_KEPT, delay=True)
+            if rotates
+            else logging.handlers.WatchedFileHandler(path, delay=True)
+        )
+
+    def write(self, lines: str) -> None:
+        handler = self._handler
+        if handler.stream is None:
+            handler.stream = handler._open()
+        if not self._rotates:
+            handler.reopenIfNeeded()
+        handler.stream.write(lines)
+        handler.stream.flush()
+        if self._rotates and handler.stream.tell() >= _FILE_BYTES:
+            handler.doRollover()
+
+
+class Writer(threading.Thread):
+    """Writes the queued lines in batches, each line rendered once for all targets of one form.
+
+    It sleeps between two batches. Woken by each line it would take the interpreter from the event
+    loop each time, which costs a request as much as its template.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        super().__init__(name="log", daemon=True)
+        self.lost = 0
+        """Lines that were dropped because the queue was full or a target could not be written."""
+        self._targets = targets
+        self._lines: deque[Line] = deque()
+        self._work = threading.Event()
+        self._idle = False
+        self._stopping = False
+
+    def put(self, line: Line) -> None:
+        if len(self._lines) >= _QUEUE_SIZE:
+            self.lost += 1
+            return
+        self._lines.append(line)
+        if self._idle:
+            self._idle = False
+            self._work.set()
+
+    def stop(self) -> None:
+        """Write what is queued, then end."""
+        self._stopping = True
+        self._work.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._stopping:
+            if self._lines:
+                self._write_queued()
+                time.sleep(_GATHER_S)  # lines gather meanwhile, without waking this thread
+                continue
+            self._work.clear()
+            self._idle = True
+            if not self._lines and not self._stopping:  # no line came before `_idle` was set
+                self._work.wait()
+            self._idle = False
+        self._write_queued()
+
+    def _write_queued(self) -> None:
+        while self._lines:
+            count = min(_BATCH, len(self._lines))
+            self._write([self._lines.popleft() for _ in range(count)])
+
+    def _write(self, lines: list[Line]) -> None:
+        rendered: dict[Form, str] = {}
+        for target in self._targets:
+            if (form := target.form) not in rendered:
+                rendered[form] = "".join([form.text(line) for line in lines])
+            try:
+                target.write(rendered[form])
+            except (OSError, ValueError):  # its reader has gone, the disk is full, it is closed
+                self.lost += len(lines)

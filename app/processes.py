@@ -1,0 +1,67 @@
+"""Processes of this program: starting one, what its exit status says, ending what is left."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+"""The folder of serve_hathora.py, from which `python -m app...` works."""
+
+
+def start(
+    arguments: Sequence[str],
+    *role: str,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+    new_session: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start this program once more, with the command line that this process was given.
+
+    `role`: the flags that say what the new process is. `pass_fds`: what it inherits. `new_session`:
+    Ctrl-C does not reach it.
+    """
+    command = [sys.executable, str(ROOT / "serve_hathora.py"), "serve", *arguments, *role]
+    return subprocess.Popen(command, pass_fds=pass_fds, env=env, start_new_session=new_session)
+
+
+def inherited_socket(fd: int) -> socket.socket:
+    """The socket that this process was started with; its own children do not inherit it."""
+    end = socket.socket(fileno=fd)
+    end.set_inheritable(False)
+    return end
+
+
+def how_it_ended(status: int | None) -> str:
+    """`exit 70` or `killed by SIGKILL`. `status`: as `Popen.returncode`, negative for a signal."""
+    if status is None or status >= 0:
+        return f"exit {status}"
+    return f"killed by {signal_name(-status)}"
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL`; the number of one that has no name here."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def kill_children(timeout_s: float = 1.0) -> tuple[int, int]:
+    """SIGKILL to every descendant, reaped; returns how many there were, and how many still live."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with suppress(psutil.Error):
+            child.kill()
+    _, alive = psutil.wait_procs(children, timeout=timeout_s)
+    for process in multiprocessing.active_children():
+        process.join(timeout=0.1)
+    return len(children), len(alive)

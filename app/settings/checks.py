@@ -1,0 +1,86 @@
+"""Settings that cannot be honoured, that contradict each other, or that lack another one.
+
+A single value's limits stand at its declaration; what is here looks at several, or explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import SecretStr
+
+from app.errors import ConfigError
+from app.settings.catalogue import DECLARATIONS, Settings
+
+_NETWORK = ("hathora_hostname", "hathora_default_port", "hathora_region", "gcp_key")
+
+
+def refuse(settings: Settings, origins: Mapping[str, str], *, supervised: bool) -> None:
+    """Raise ConfigError for the first thing that is wrong.
+
+    `supervised`: the supervisor has checked the network's settings and keeps the key.
+    """
+    _check_that_it_can_be_honoured(settings)
+    _check_combinations(settings)
+    _check_keys(settings, origins)
+    if not supervised:
+        _check_network(settings, origins)
+    if settings.demo and "model_path" in origins:
+        raise ConfigError(f"{origins['demo']} and {origins['model_path']} exclude each other")
+
+
+def _check_that_it_can_be_honoured(settings: Settings) -> None:
+    if settings.skip_tokenizer_init:
+        raise ConfigError(
+            "SKIP_TOKENIZER_INIT=true cannot be honoured: this server tokenises every prompt; "
+            "remove it"
+        )
+    if settings.quantization == "squeezellm":
+        raise ConfigError(
+            "QUANTIZATION=squeezellm is gone from SGLang; take a checkpoint in another format "
+            "(awq, gptq, fp8)"
+        )
+    if settings.enable_lora or (settings.lora_modules or "[]").strip() != "[]":
+        raise ConfigError(
+            "ENABLE_LORA and LORA_MODULES cannot be honoured: adapters are not served; merge "
+            "the adapter into the model, or remove them"
+        )
+    if settings.openai_response_role not in (None, "assistant"):
+        raise ConfigError(
+            "OPENAI_RESPONSE_ROLE cannot be honoured: OpenAI's clients accept no other role "
+            "than assistant; remove it"
+        )
+
+
+def _check_combinations(settings: Settings) -> None:
+    if settings.custom_chat_template and settings.chat_template:
+        raise ConfigError("CUSTOM_CHAT_TEMPLATE and CHAT_TEMPLATE exclude each other")
+    if settings.node_rank >= settings.nnodes:
+        raise ConfigError(f"NODE_RANK must be below NNODES, which is {settings.nnodes}")
+    if settings.nnodes > 1 and not settings.dist_init_addr:
+        raise ConfigError("NNODES needs DIST_INIT_ADDR, the host:port of node 0")
+    if settings.min_batch_size > settings.max_batch_size:
+        raise ConfigError("DEFAULT_MIN_BATCH_SIZE must not be over DEFAULT_BATCH_SIZE")
+
+
+def _check_keys(settings: Settings, origins: Mapping[str, str]) -> None:
+    for field in ("api_key", "admin_api_key"):
+        keys = getattr(settings, field) or [SecretStr("")]
+        if field in origins and not all(key.get_secret_value() for key in keys):
+            raise ConfigError(f"{origins[field]}: a blank key would leave the API open")
+    if set(settings.api_key) & set(settings.admin_api_key):
+        raise ConfigError(
+            f"{origins['admin_api_key']} and {origins['api_key']} must not have a key in common"
+        )
+
+
+def _check_network(settings: Settings, origins: Mapping[str, str]) -> None:
+    """Networking needs all of the four, or none is set."""
+    missing = [field for field in _NETWORK if field not in origins]
+    if settings.hathora_networking and missing and len(missing) < len(_NETWORK):
+        present = ", ".join(origins[field] for field in _NETWORK if field in origins)
+        wanted = ", ".join(DECLARATIONS[field].names[0] for field in missing)
+        raise ConfigError(
+            f"Hathora networking needs {wanted}, too, beside {present}; set them, or "
+            "HATHORA_NETWORKING=false to serve without it"
+        )

@@ -1,0 +1,163 @@
+"""How a setting is declared: its names, its section, its limits, and the types of its values.
+
+    class Settings(BaseModel):
+        port: int = SERVER.setting(8000, "PORT", ge=0, le=65535, help="Port to listen on.")
+        dtype: str | None = ENGINE.engine_option("DTYPE", help="Data type of the weights.")
+
+`declarations(Settings)` reads these back as records, which the rest of the package works from.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+from pydantic.fields import FieldInfo
+
+# -- types of values ---------------------------------------------------------------------------
+
+
+def _listed(value: object) -> object:
+    """`a, b` and `["a", "b"]` are both lists; so is a single value."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def decoded(value: object) -> object:
+    """A JSON text as what it holds. Raises ValueError that says it must be an object."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"must be a JSON object: {error}") from None
+
+
+def _lowered(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Secrets: TypeAlias = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
+Options: TypeAlias = Annotated[dict[str, Any], BeforeValidator(decoded)]
+TensorParallel: TypeAlias = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["auto"] | None, BeforeValidator(_lowered)
+]
+LogLevel: TypeAlias = Annotated[
+    Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)
+]
+
+# -- declarations ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """One setting, as loading, the command line and the documentation see it."""
+
+    names: tuple[str, ...]
+    """Names of the variable, the preferred one first."""
+    section: str
+    help: str
+    default: Any
+    engine_option: str | None = None
+    """SGLang's option that the value is passed on as, if it is set."""
+    empty_is_a_value: bool = False
+    """An empty string does not mean "not set"."""
+    has_flag: bool = True
+    """The command line can set it."""
+    bounds: tuple[str, ...] = ()
+    """Fields of a request: the value is the most that they may hold."""
+    hard_limit: int | None = None
+    """The most that the operator can set."""
+    field: str = ""
+    """Its attribute in `Settings`; `declarations` fills this in, and the next."""
+    is_switch: bool = False
+    """True or false: as a flag it needs no value."""
+
+    @property
+    def accepted_names(self) -> tuple[str, ...]:
+        """All variables that set it: the field's own name counts, too."""
+        return tuple(dict.fromkeys((*self.names, self.field.upper())))
+
+
+_SAME_NAME = ""
+"""For an engine option that SGLang calls as the field is called here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading of docs/settings.md; settings are declared under one."""
+
+    title: str
+
+    def setting(
+        self,
+        default: Any,
+        *names: str,
+        help: str,
+        empty_is_a_value: bool = False,
+        has_flag: bool = True,
+        bounds: tuple[str, ...] = (),
+        **limits: float,
+    ) -> Any:
+        """Declare a setting. `limits`: pydantic's `ge`, `gt`, `le`, `lt`."""
+        declaration = Declaration(
+            names=names,
+            section=self.title,
+            help=help,
+            default=default,
+            empty_is_a_value=empty_is_a_value,
+            has_flag=has_flag,
+            bounds=bounds,
+            hard_limit=cast("int | None", limits.get("le")),
+        )
+        return _field(declaration, limits)
+
+    def engine_option(
+        self,
+        *names: str,
+        help: str,
+        default: Any = None,
+        sglang: str = _SAME_NAME,
+        **limits: float,
+    ) -> Any:
+        """Declare a setting that is passed on to SGLang.
+
+        `sglang`: the name of the option there, if it is not the field's.
+        """
+        declaration = Declaration(
+            names=names, section=self.title, help=help, default=default, engine_option=sglang
+        )
+        return _field(declaration, limits)
+
+
+def _field(declaration: Declaration, limits: dict[str, Any]) -> Any:
+    # pydantic only keeps the extra here: nothing makes a JSON schema of the settings.
+    extra: dict[str, Any] = {"declaration": declaration}
+    return Field(declaration.default, json_schema_extra=extra, **limits)
+
+
+def declarations(settings: type[BaseModel]) -> dict[str, Declaration]:
+    """Field -> its declaration, in the order of the class."""
+    return {name: _declaration(name, field) for name, field in settings.model_fields.items()}
+
+
+def _declaration(name: str, field: FieldInfo) -> Declaration:
+    declared: Declaration = cast("dict[str, Any]", field.json_schema_extra)["declaration"]
+    option = declared.engine_option
+    return replace(
+        declared,
+        field=name,
+        is_switch=field.annotation is bool,
+        engine_option=name if option == _SAME_NAME else option,
+    )
+
+
+def flag_of(name: str) -> str:
+    """`TP_SIZE` -> `tp-size`, as it stands behind the two dashes."""
+    return name.lower().replace("_", "-")

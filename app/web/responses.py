@@ -1,0 +1,37 @@
+"""Responses that are JSON: answers of routes, and errors in the form of their path's vendor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Scope
+
+from app.dialects.error_forms import form_of
+from app.errors import BodyTimeout, Draining, RequestAborted, ServeError
+
+
+def json_response(
+    content: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(orjson.dumps(content), status, headers=headers, media_type="application/json")
+
+
+def error_response(error: ServeError, scope: Scope) -> Response:
+    """`scope`: of the request, whose path says in whose words, and whose state has its id."""
+    status, content, headers = rendered(error, scope)
+    return Response(content, status, headers=headers, media_type="application/json")
+
+
+def rendered(error: ServeError, scope: Scope) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers (without the content's own) of an error answer."""
+    form, request_id = form_of(scope["path"]), scope["state"]["request_id"]
+    headers = form.headers(error, request_id)
+    if isinstance(error, RequestAborted):
+        headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's clients look for it
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, Draining | BodyTimeout):
+        headers["connection"] = "close"
+    return form.status(error), orjson.dumps(form.body(error, request_id)), headers

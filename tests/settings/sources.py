@@ -1,0 +1,21 @@
+"""What a test sets, and where a value came from."""
+
+from __future__ import annotations
+
+import argparse
+
+from app.settings.command_line import add_arguments
+from app.settings.load import Loaded
+from app.settings.show import describe
+
+
+def flags(*argv: str) -> dict[str, object]:
+    """What the command line sets."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_arguments(parser)
+    return vars(parser.parse_args(argv))
+
+
+def origin(loaded: Loaded, name: str) -> tuple[str, str]:
+    """The value that is shown for the setting of this name, and where it came from."""
+    return next((value, origin) for each, value, origin in describe(loaded) if each == name)

@@ -1,0 +1,124 @@
+"""Where a value comes from, what a setting may be called, and the error for a wrong value."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.errors import ConfigError
+from app.settings.load import load, without_key
+from tests.settings.sources import flags, origin
+
+NETWORK = {
+    "HATHORA_HOSTNAME": "x.example",
+    "HATHORA_DEFAULT_PORT": "7777",
+    "HATHORA_REGION": "Seattle",
+    "GCP_SERVICE_ACCOUNT_KEY_BASE64": "c2VjcmV0",
+}
+
+
+def test_the_command_line_wins_over_the_environment_over_the_deployment_over_the_default() -> None:
+    environ = {"DEPLOYMENT_CONFIG_JSON": '{"port": 1, "tp_size": 2, "max_queue": 3}', "PORT": "4"}
+    loaded = load(flags("--port", "5"), environ)
+    assert origin(loaded, "PORT") == ("5", "--port")
+    assert origin(load({}, environ), "PORT") == ("4", "PORT")
+    assert origin(loaded, "TP_SIZE") == ("2", "DEPLOYMENT_CONFIG_JSON tp_size")
+    assert origin(loaded, "MAX_CONCURRENCY") == ("512", "default")
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("TP_SIZE", "tp_size"), ("TENSOR_PARALLEL_SIZE", "tp_size")]
+)
+def test_every_name_works_everywhere(name: str, field: str) -> None:
+    flag = "--" + name.lower().replace("_", "-")
+    assert getattr(load({}, {name: "2"}).settings, field) == 2
+    assert getattr(load(flags(flag, "2"), {}).settings, field) == 2
+    deployed = {"DEPLOYMENT_CONFIG_JSON": f'{{"{name.lower()}": 2}}'}
+    assert getattr(load({}, deployed).settings, field) == 2
+
+
+def test_two_names_of_a_setting_must_have_the_same_value() -> None:
+    assert load({}, {"TP_SIZE": "2", "TENSOR_PARALLEL_SIZE": "2"}).settings.tp_size == 2
+    with pytest.raises(ConfigError, match="TP_SIZE and TENSOR_PARALLEL_SIZE are the same setting"):
+        load({}, {"TP_SIZE": "2", "TENSOR_PARALLEL_SIZE": "4"})
+    with pytest.raises(ConfigError, match="--tp-size and --tensor-parallel-size"):
+        load(flags("--tp-size", "1", "--tensor-parallel-size", "2"), {})
+
+
+@pytest.mark.parametrize(
+    ("environ", "error_text"),
+    [
+        ({"PORT": "http"}, "PORT: input should be a valid integer"),
+        ({"PORT": "70000"}, "PORT: input should be less than or equal to 65535"),
+        ({"MAX_CONCURRENCY": "0"}, "MAX_CONCURRENCY: input should be greater than or equal to 1"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: input should be 'debug', 'info', 'warning' or 'error'"),
+        ({"LOG_FORMAT": "xml"}, "LOG_FORMAT: input should be"),
+        ({"TRUST_REMOTE_CODE": "maybe"}, "TRUST_REMOTE_CODE: input should be a valid boolean"),
+        ({"DEPLOYMENT_CONFIG_JSON": "["}, "DEPLOYMENT_CONFIG_JSON is not JSON"),
+        ({"DEPLOYMENT_CONFIG_JSON": "[]"}, "DEPLOYMENT_CONFIG_JSON must be a JSON object"),
+        ({"ENGINE_ARGS": "{"}, "ENGINE_ARGS: "),
+        ({"SKIP_TOKENIZER_INIT": "true"}, "SKIP_TOKENIZER_INIT=true cannot be honoured"),
+        ({"QUANTIZATION": "squeezellm"}, "QUANTIZATION=squeezellm is gone"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_setting(
+    environ: dict[str, str], error_text: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load({}, environ)
+    assert error_text in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_empty_means_not_set_but_an_empty_log_file_means_none() -> None:
+    loaded = load({}, {"PORT": "", "LOG_FILE": ""})
+    assert loaded.settings.port == 8000
+    assert loaded.settings.log_file == ""
+
+
+def test_lists_are_separated_by_commas_or_json() -> None:
+    assert load({}, {"CORS_ORIGINS": "a, b,"}).settings.cors_origins == ("a", "b")
+    assert load({}, {"CORS_ORIGINS": '["a", "b"]'}).settings.cors_origins == ("a", "b")
+
+
+def test_engine_args_are_merged_over_the_layers() -> None:
+    environ = {"ENGINE_ARGS": '{"page_size": 16, "watchdog_timeout": 9}'}
+    loaded = load(flags("--engine-arg", "page-size=32", "--engine-arg", "dtype=half"), environ)
+    assert loaded.settings.engine_args == {
+        "page_size": 32, "watchdog_timeout": 9, "dtype": "half",
+    }  # fmt: skip
+
+
+def test_engine_args_that_are_not_json_are_one_line_from_any_source() -> None:
+    with pytest.raises(ConfigError, match="ENGINE_ARGS: "):
+        load(flags("--engine-arg", "a=1"), {"ENGINE_ARGS": "foo"})
+    with pytest.raises(SystemExit):
+        flags("--engine-args", "foo", "--engine-arg", "a=1")
+
+
+def test_the_deployments_names_may_be_in_any_case_with_dashes_or_underscores() -> None:
+    config = '{"TP_SIZE": 2, "model-path": "/x", "Max_Queue": 3}'
+    loaded = load({}, {"DEPLOYMENT_CONFIG_JSON": config})
+    settings = loaded.settings
+    assert (settings.tp_size, settings.model_path, settings.max_queue) == (2, "/x", 3)
+    assert not loaded.warnings
+    with pytest.raises(ConfigError, match="tp_size twice"):
+        load({}, {"DEPLOYMENT_CONFIG_JSON": '{"TP_SIZE": 2, "tp-size": 4}'})
+
+
+def test_the_demo_is_served_under_its_own_name_and_takes_no_other_model() -> None:
+    assert load({}, {"DEMO": "1"}).settings.names == ("SmolLM2-135M-Instruct",)
+    with pytest.raises(ConfigError, match="DEMO and MODEL_PATH exclude each other"):
+        load({}, {"DEMO": "1", "MODEL_PATH": "m"})
+
+
+def test_the_endpoints_port_is_the_default_of_the_servers_port() -> None:
+    assert load({}, NETWORK).settings.port == 7777
+    assert load({}, {**NETWORK, "PORT": "8000"}).settings.port == 8000
+
+
+def test_the_serving_process_gets_everything_but_the_key() -> None:
+    config = '{"gcp_service_account_key_base64": "c2VjcmV0", "tp_size": 2}'
+    environment = without_key({**NETWORK, "DEPLOYMENT_CONFIG_JSON": config, "PATH": "/bin"})
+    assert "c2VjcmV0" not in str(environment)
+    assert load({}, environment, supervised=True).settings.tp_size == 2
+    assert environment["PATH"] == "/bin"

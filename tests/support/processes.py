@@ -1,0 +1,30 @@
+"""Ending a process that a test has started, and the processes that it started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import psutil
+
+
+def stop(process: subprocess.Popen[bytes], within_s: float = 60) -> None:
+    """Ask it to end; kill its process group if it does not. It must have a session of its own."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End it at once, its descendants first."""
+    if process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+    process.wait()
