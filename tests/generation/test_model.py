@@ -17,20 +17,21 @@ from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle
 from app.types import GenerationRequest, Grammar, Sampling, TextPrompt
 
-DEFAULTS: dict[str, Any] = {
-    "max_total_tokens": None,
-    "max_prompt_chars": None,
-    "max_prompt_scores": 1000,
-    "grammar_timeout_s": 1.0,
-}
-
 
 @asynccontextmanager
 async def served(
-    engine: ScriptedEngine, *, max_running: int = 2, **options: Any
+    engine: ScriptedEngine, *, max_running: int = 2, max_total_tokens: int | None = None
 ) -> AsyncIterator[ServedModel]:
     gate = Gate(Lifecycle(), max_running=max_running, max_waiting=0)
-    model = ServedModel(engine, gate, names=["m", "other"], **{**DEFAULTS, **options})
+    model = ServedModel(
+        engine,
+        gate,
+        names=["m", "other"],
+        max_total_tokens=max_total_tokens,
+        max_prompt_chars=None,
+        max_prompt_scores=1000,
+        grammar_timeout_s=10,
+    )
     try:
         yield model
     finally:
