@@ -11,13 +11,16 @@ class NetworkState(StrEnum):
     DISABLED = "disabled"
     """Networking is not configured."""
     WAITING = "waiting"
-    """For the server to have generated a token."""
+    """Registration waits until the server has generated a token."""
     REGISTERING = "registering"
     REGISTERED = "registered"
     FAILED = "failed"
-    """The registration failed; it is tried again, after a minute at most."""
+    """The registration failed; it is retried after a minute at most."""
     LEAVING = "leaving"
     LEFT = "left"
+
+
+_ATTACHED = (NetworkState.REGISTERING, NetworkState.REGISTERED, NetworkState.LEAVING)
 
 
 class Network(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -31,15 +34,13 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True):
     """Zone of a zonal group, region of a regional one."""
     endpoint: str | None = None
     failures: int = 0
-    """Registrations and removals that failed, since the start."""
+    """Failed registrations and removals since the start."""
     error: str | None = None
 
     @property
     def attached(self) -> bool:
         """Traffic may be arriving through the load balancer."""
-        return self.state in (
-            NetworkState.REGISTERING, NetworkState.REGISTERED, NetworkState.LEAVING,
-        )  # fmt: skip
+        return self.state in _ATTACHED
 
 
 NO_NETWORK = Network(NetworkState.DISABLED)

@@ -1,8 +1,8 @@
-"""What comes back from the model: events, beats of them, and the fold of a stream into one result.
+"""What the model returns: events, beats of events, and the fold of a stream into one result.
 
-Events travel in *beats*: a list of everything that became known at the same moment, usually one
-engine chunk's worth. A beat is written to the client at once, so a finish, its usage and the end of
-the stream cost one write. Events are msgspec structs because a few are made for every token (a
+Events travel in *beats*: a list of everything that became known at the same moment, usually from
+one engine chunk. A beat is written to the client at once, so a finish, its usage and the end of the
+stream cost one write. Events are msgspec structs because a few are made for every token (a
 frozen dataclass takes five times as long to build).
 """
 
@@ -24,9 +24,9 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):
-    """A token of the vocabulary and its log-probability where it stands.
+    """A token of the vocabulary and its log-probability at its position.
 
-    `raw` are its true bytes: a character may be spread over several tokens.
+    `raw` holds its bytes: a character may be spread over several tokens.
     """
 
     id: int
@@ -40,25 +40,25 @@ class Token(msgspec.Struct, frozen=True, gc=False):
 
 
 class ScoredToken(msgspec.Struct, frozen=True):
-    """A token, and what could have stood there instead, the likeliest first.
+    """A token, and its alternatives, the likeliest first.
 
-    `scored` is False for the first token of a prompt, which nothing precedes.
+    `scored` is False for the first token of a prompt: no token precedes it.
     """
 
     token: Token
     top: tuple[Token, ...] = ()
     scored: bool = True
     offset: int = 0
-    """Where it begins in the choice's text, in characters."""
+    """Where the token begins in the choice's text, in characters."""
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
-    """The engine has accepted every prompt. Exactly one, first."""
+    """The engine has accepted every prompt. Exactly one per stream, first."""
 
     prompt_tokens: int
     """Of all prompts."""
     cached_tokens: int = 0
-    """Prompt tokens that the prefix cache had, of the prompt that was started first. With several
+    """Prompt tokens found in the prefix cache, for the prompt that was started first. With several
     prompts or choices only `Usage` has the sum."""
 
 
@@ -70,15 +70,15 @@ class TextDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of what the model thinks before it answers."""
+    """A piece of the thinking that precedes the answer."""
 
     text: str
     index: int
 
 
 class ToolCallStarted(msgspec.Struct, frozen=True, gc=False):
-    """The model calls a tool. `call` counts this choice's calls from 0; the pieces of one call all
-    come before the next begins."""
+    """The model calls a tool. `call` counts this choice's calls from 0; all pieces of one call come
+    before the next call begins."""
 
     call: int
     id: str
@@ -88,7 +88,7 @@ class ToolCallStarted(msgspec.Struct, frozen=True, gc=False):
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
-    """A piece of a call's arguments: JSON text, or of a free-form tool its input as it is."""
+    """A piece of a call's arguments: JSON text. For a free-form tool: its input, unchanged."""
 
     call: int
     arguments: str
@@ -112,7 +112,7 @@ class TokenIds(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
-    """Choice `index` has ended; nothing more of it follows. Once per choice.
+    """Choice `index` has ended; no event of it follows. Once per choice.
 
     `matched` is the stop string or the stop token's id that ended it, if one did.
     """
@@ -123,7 +123,7 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens, as the engine counted them. Exactly one, last. Each prompt is counted once."""
+    """Token counts of the engine. Exactly one per stream, last. Each prompt is counted once."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -132,7 +132,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):
-    """What has been used so far, before the next event of choice `index`."""
+    """Usage so far, before the next event of choice `index`."""
 
     usage: Usage
     index: int
@@ -175,23 +175,23 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[ToolCall, ...] = ()
     scored: tuple[ScoredToken, ...] = ()
     prompt_scored: int = 0
-    """How many of `scored` are the prompt's: they come first."""
+    """How many of `scored` belong to the prompt; they come first."""
     token_ids: tuple[int, ...] = ()
     completion_tokens: int = 0
-    """This and the next two only if `Progress` was wanted."""
+    """This and the next two are set only if the request asked for `Progress`."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A whole answer; choices in the order of their index."""
+    """A whole answer; choices ordered by index."""
 
     choices: tuple[Choice, ...]
     usage: Usage
 
 
-class _Gathered:
-    """One choice while its events come in."""
+class _ChoiceParts:
+    """One choice while its events arrive."""
 
     def __init__(self) -> None:
         self.text: list[str] = []
@@ -228,8 +228,8 @@ class _Gathered:
 
 
 async def fold(events: AsyncIterable[Beat]) -> Result:
-    """Consume a stream into the whole answer: the only way in which one is made."""
-    choices: defaultdict[int, _Gathered] = defaultdict(_Gathered)
+    """Consume a stream into the whole answer: the only way a whole answer is made."""
+    choices: defaultdict[int, _ChoiceParts] = defaultdict(_ChoiceParts)
     usage: Usage | None = None
     async for beat in events:
         for event in beat:
@@ -261,6 +261,6 @@ async def fold(events: AsyncIterable[Beat]) -> Result:
     if usage is None:
         raise RuntimeError("the event stream ended without its usage")
     return Result(
-        choices=tuple(gathered.choice(index) for index, gathered in sorted(choices.items())),
+        choices=tuple(parts.choice(index) for index, parts in sorted(choices.items())),
         usage=usage,
     )

@@ -1,8 +1,8 @@
 """Admission: how many requests are in flight, and how one is ended from outside.
 
 A request holds its `Ticket` from before its body is read until its last byte is written. The ticket
-is also the handle by which others end a request: its client by disconnecting, the engine by its
-death, a drain by its timeout, the operator by an abort.
+is also the handle that ends a request from outside: when its client disconnects, the engine dies,
+a drain times out or the operator aborts it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Ticket:
         self._error: ServeError | None = None
 
     def end(self, error: ServeError) -> None:
-        """Make the request's task raise `error` out of this context. Only the first call counts.
+        """Make the request's task raise `error` from this context. Only the first call counts.
 
-        Like `asyncio.timeout`: the task is cancelled, and the cancellation becomes `error` on the
-        way out.
+        Like `asyncio.timeout`: the task is cancelled, and the cancellation becomes `error` when the
+        context exits.
         """
         if self._error is None and self._task is not None:
             self._error = error
@@ -46,7 +46,7 @@ class Ticket:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        self._gate.leave(self)
+        self._gate.release(self)
         if self._error is not None and task is not None:
             ours = task.uncancel() <= self._cancelling
             ended, self._error = self._error, None
@@ -54,9 +54,9 @@ class Ticket:
                 try:
                     raise ended from None
                 finally:
-                    del (
-                        ended
-                    )  # break the reference cycle through its traceback: freed without a GC pass
+                    # Its traceback refers to this frame: break the cycle, so that both are freed
+                    # without a GC pass.
+                    del ended
 
 
 class Gate:
@@ -69,9 +69,9 @@ class Gate:
         self._idle = asyncio.Event()
         self._idle.set()
         self.turn = asyncio.Semaphore(max_running)
-        """Held while a request is in the engine."""
+        """A request holds it while it is in the engine."""
         self.on_change: Callable[[], None] = lambda: None
-        """Called when a request was admitted, or has left."""
+        """Called when a request was admitted or has ended."""
 
     @property
     def in_flight(self) -> int:
@@ -82,10 +82,9 @@ class Gate:
         return len(self._tickets) >= self._limit
 
     def admit(self, *names: str) -> Ticket:
-        """Admit a request, or refuse it, at once; `names` are what `end` finds it by.
+        """Admit or refuse a request without waiting; `end` finds it by its `names`.
 
-        Raises NotReady, Draining, EngineDied or Overloaded. Nothing of the request needs to be read
-        before.
+        Raises NotReady, Draining, EngineDied or Overloaded. Does not need the request's body.
         """
         if (refusal := self._lifecycle.refusal()) is not None:
             raise refusal
@@ -99,19 +98,19 @@ class Gate:
         self.on_change()
         return ticket
 
-    def leave(self, ticket: Ticket) -> None:
+    def release(self, ticket: Ticket) -> None:
         self._tickets.discard(ticket)
         if not self._tickets:
             self._idle.set()
         self.on_change()
 
     def end(self, name: str, error: Callable[[], ServeError]) -> int:
-        """End the requests of this name; returns how many there were. A client's name for its
-        requests need not be unique."""
-        return self._end([each for each in self._tickets if name in each.names], error)
+        """End the requests of this name; returns how many. Ids that clients choose need not be
+        unique."""
+        return self._end([ticket for ticket in self._tickets if name in ticket.names], error)
 
     def abort(self, name: str | None) -> int:
-        """End the requests of this name, or all, because the operator says so; returns how many."""
+        """End the requests of this name, or all if None, for the operator; returns how many."""
 
         def aborted() -> ServeError:
             return RequestAborted("The operator of this server has ended this request.")
@@ -119,7 +118,7 @@ class Gate:
         return self.end_all(aborted) if name is None else self.end(name, aborted)
 
     def end_all(self, error: Callable[[], ServeError]) -> int:
-        """End every in-flight request; returns how many there were."""
+        """End every in-flight request; returns how many."""
         return self._end(list(self._tickets), error)
 
     def _end(self, tickets: list[Ticket], error: Callable[[], ServeError]) -> int:

@@ -1,4 +1,4 @@
-"""Where the server is in its life: one phase, and the listeners that are called when it changes.
+"""The phase of the server, and the listeners that are called when it changes.
 
 starting ──> loading ──> warming ──> ready ──> leaving ──> draining ──> stopped
     └──────────┴────────────┴──────────┴──────────┴───────────┴──> dead | failed
@@ -11,23 +11,18 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
-from app.errors import (
-    Draining,
-    EngineDied,
-    NotReady,
-    ServeError,
-)  # fmt: skip
+from app.errors import Draining, EngineDied, NotReady, ServeError
 
 
 class Phase(StrEnum):
     STARTING = "starting"
-    """The process is up; SGLang is being imported."""
+    """The process runs and imports SGLang."""
     LOADING = "loading"
     """The engine's processes load the model."""
     WARMING = "warming"
-    """The first token is being generated."""
+    """The engine generates its first token."""
     FOLLOWING = "following"
-    """A part of the model is loaded here; node 0 serves it."""
+    """This node holds a part of the model; node 0 serves it."""
     READY = "ready"
     LEAVING = "leaving"
     """Readiness fails, but requests are still served until the endpoint is removed from the load
@@ -36,13 +31,13 @@ class Phase(StrEnum):
     """New requests are refused; in-flight requests may finish."""
     STOPPED = "stopped"
     FAILED = "failed"
-    """The start did not succeed."""
+    """The start failed."""
     DEAD = "dead"
     """The engine was lost."""
 
     @property
     def loading(self) -> bool:
-        """The server is on its way to ready."""
+        """The server has not become ready yet."""
         return self in (Phase.STARTING, Phase.LOADING, Phase.WARMING)
 
 
@@ -51,7 +46,7 @@ _ENDED = (Phase.STOPPED, Phase.FAILED, Phase.DEAD)
 
 
 class Lifecycle:
-    """The phase, and since when."""
+    """The phase of this process, and when the server started."""
 
     def __init__(self) -> None:
         self.phase = Phase.STARTING
@@ -71,7 +66,7 @@ class Lifecycle:
         return self.phase in _ENDED
 
     def enter(self, phase: Phase, reason: str | None = None) -> bool:
-        """Move on; False if that would be a step back (a late `ready` while draining)."""
+        """Change the phase; False if that would be a step back (a late `ready` while draining)."""
         if self.ended or phase is self.phase:
             return False
         if phase in _RISING and (
@@ -88,7 +83,7 @@ class Lifecycle:
         return True
 
     def refusal(self) -> ServeError | None:
-        """Why a request cannot be taken now; None if it can."""
+        """The error for a request that cannot be admitted in this phase; None if it can."""
         match self.phase:
             case Phase.READY | Phase.LEAVING:
                 return None

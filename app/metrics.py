@@ -1,9 +1,9 @@
-"""Prometheus metrics: SGLang's `sglang:*` series as they are, and ours beside them.
+"""Prometheus metrics: this server's `serve_*` series, and SGLang's `sglang:*` series unchanged.
 
 SGLang's come from several processes through prometheus_client's multiprocess files, so ours use
 them too: PROMETHEUS_MULTIPROC_DIR must be in the environment before this module is imported
-(`environment.prepare` sets it), and several serving processes share it. What is not a sum of events
-(`Gauges`) is read at the scrape.
+(`environment.prepare` sets it), and several serving processes share it. Values that are not sums of
+events (`Gauges`) are read at the scrape.
 """
 
 from __future__ import annotations
@@ -28,19 +28,23 @@ PROMPT_TOKENS = Counter("serve_prompt_tokens_total", "Prompt tokens, as the engi
 COMPLETION_TOKENS = Counter("serve_completion_tokens_total", "Tokens generated.")
 FINISHED = Counter("serve_choices_finished_total", "Choices that ended.", ["reason"])
 DURATION = Histogram(
-    "serve_request_duration_seconds", "From the request's first byte to the answer's last.",
-    ["route"], buckets=(0.005, 0.02, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
-)  # fmt: skip
+    "serve_request_duration_seconds",
+    "From the request's first byte to the answer's last.",
+    ["route"],
+    buckets=(0.005, 0.02, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+)
 TTFT = Histogram(
-    "serve_time_to_first_token_seconds", "From the request's arrival to the first token.",
+    "serve_time_to_first_token_seconds",
+    "From the request's arrival to the first token.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
-)  # fmt: skip
+)
 INTER_TOKEN = Histogram(
-    "serve_inter_token_latency_seconds", "Mean time between the tokens of one request.",
+    "serve_inter_token_latency_seconds",
+    "Mean time between the tokens of one request.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
-)  # fmt: skip
+)
 
-# Series that begin with their first event cannot be alerted on before it.
+# Create these series at once: alerts need them before their first event.
 for _phase in ("waiting", "streaming"):
     DISCONNECTS.labels(_phase)
 for _refusal in (NotReady, Overloaded, Draining, EngineDied):
@@ -48,7 +52,7 @@ for _refusal in (NotReady, Overloaded, Draining, EngineDied):
 
 
 def record(stats: RequestStats) -> None:
-    """Observe what one request did; once, when it is over."""
+    """Record the stats of one request; called once, when it has ended."""
     if stats.prompt_tokens is not None:
         PROMPT_TOKENS.inc(stats.prompt_tokens)
     if stats.completion_tokens is not None:
@@ -59,12 +63,12 @@ def record(stats: RequestStats) -> None:
         return
     TTFT.observe(stats.first_token - stats.arrived)
     if stats.completion_tokens is not None and stats.completion_tokens > 1:
-        spent = stats.last_token - stats.first_token
-        INTER_TOKEN.observe(spent / (stats.completion_tokens - 1))
+        generating_s = stats.last_token - stats.first_token
+        INTER_TOKEN.observe(generating_s / (stats.completion_tokens - 1))
 
 
-class _Read(Collector):
-    """Gauges that are read at the scrape."""
+class _GaugeCollector(Collector):
+    """Reads the gauges at the scrape."""
 
     def __init__(
         self, lifecycle: Lifecycle, source: GaugeSource, network: Callable[[], Network]
@@ -78,15 +82,15 @@ class _Read(Collector):
             "serve_in_flight_requests", "Requests in flight, waiting or running.", gauges.in_flight
         )
         phase = GaugeMetricFamily("serve_phase", "1 for the phase it is in.", labels=["phase"])
-        for each in Phase:
-            phase.add_metric([each], float(each is self._lifecycle.phase))
+        for each_phase in Phase:
+            phase.add_metric([each_phase], float(each_phase is self._lifecycle.phase))
         yield phase
         network = self._network()
         state = GaugeMetricFamily(
             "serve_network_state", "1 for the network endpoint's state.", labels=["state"]
         )
-        for known in NetworkState:
-            state.add_metric([known], float(known is network.state))
+        for each_state in NetworkState:
+            state.add_metric([each_state], float(each_state is network.state))
         yield state
         yield CounterMetricFamily(
             "serve_network_failures", "Registrations and removals that failed.", network.failures
@@ -96,16 +100,17 @@ class _Read(Collector):
             "serve_event_loop_lag_seconds", "How late the last timer ran.", gauges.lag_s
         )
         yield GaugeMetricFamily(
-            "serve_event_loop_lag_worst_seconds", "Latest timer since the last scrape.",
+            "serve_event_loop_lag_worst_seconds",
+            "Latest timer since the last scrape.",
             gauges.worst_lag_s,
-        )  # fmt: skip
+        )
         yield CounterMetricFamily(
             "serve_log_lines_dropped", "Log lines lost to a slow reader.", gauges.log_lines_dropped
         )
 
 
 class Metrics:
-    """The scrape: everything above and what the engine's processes wrote."""
+    """Renders a scrape: the series above and those that the engine's processes wrote."""
 
     CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -115,11 +120,11 @@ class Metrics:
         gauges: GaugeSource,
         network: Callable[[], Network] = lambda: NO_NETWORK,
     ) -> None:
-        """`gauges`: of the whole server."""
+        """`gauges`: those of the whole server."""
         self._registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
-        self._registry.register(_Read(lifecycle, gauges, network))
+        self._registry.register(_GaugeCollector(lifecycle, gauges, network))
 
     def scrape(self) -> bytes:
-        """Blocking: reads the files of every process. Call it in a thread."""
+        """Read the files of every process. Blocks: call it in a thread."""
         return generate_latest(self._registry)

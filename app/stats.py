@@ -1,4 +1,4 @@
-"""What is counted and measured, without a metrics back end: of one request, and of this process."""
+"""Counts and times of one request, and gauges of a process; independent of a metrics back end."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ from app.logs import setup as logs
 
 
 class RequestStats:
-    """What one request did, for its end line and the metrics. One per HTTP request or job."""
+    """Token counts and times of one HTTP request or job, for its end line and the metrics."""
 
     __slots__ = (
-        "arrived", "cached_tokens", "completion_tokens", "finish_reason", "first_token",
-        "last_token", "prompt_tokens",
-    )  # fmt: skip
+        "arrived",
+        "cached_tokens",
+        "completion_tokens",
+        "finish_reason",
+        "first_token",
+        "last_token",
+        "prompt_tokens",
+    )
 
     def __init__(self) -> None:
         self.arrived = time.perf_counter()
@@ -41,7 +46,7 @@ class RequestStats:
         self.finish_reason: str | None = None
 
     def note(self, beat: Beat) -> None:
-        """Remember when the first and the last token came, and how the request ended."""
+        """Record when the first and the last token arrived, and how the request ended."""
         for event in beat:
             match event:
                 case TextDelta() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
@@ -58,7 +63,7 @@ class RequestStats:
                     self.cached_tokens = event.cached_tokens
 
     def log_fields(self, **more: str | None) -> dict[str, Any]:
-        """What the request's end line says: these and `more`, without what is None."""
+        """Fields of the request's end line: these and `more`, without those that are None."""
         fields: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -77,7 +82,7 @@ def milliseconds(seconds: float) -> float:
 
 
 class LoopLag:
-    """How late the event loop runs a timer: the sign of something blocking it."""
+    """How late the event loop runs a timer: it shows that something blocks the loop."""
 
     INTERVAL_S = 0.25
 
@@ -85,22 +90,22 @@ class LoopLag:
         self.last_s = 0.0
         self.worst_s = 0.0
 
-    def noted(self, late_s: float) -> None:
+    def note(self, late_s: float) -> None:
         self.last_s = max(0.0, late_s)
         self.worst_s = max(self.worst_s, self.last_s)
 
 
 class Gauges(msgspec.Struct, frozen=True):
-    """Values at this moment: of one serving process, or of all together."""
+    """Current values of one serving process, or of all together."""
 
     in_flight: int
     lag_s: float
     worst_lag_s: float
     """Since the last scrape."""
     longest_silence_s: float
-    """Seconds that the engine has been silent to the process with work that has waited longest."""
+    """Seconds since the engine last answered a process that has requests in flight: the longest."""
     shortest_silence_s: float
-    """To the one that has waited shortest; infinite if none has work."""
+    """The same, the shortest; infinite if no process has requests in flight."""
     log_lines_dropped: int
 
 
@@ -110,7 +115,7 @@ class GaugeSource(Protocol):
     def gauges(self) -> Gauges: ...
 
     def scraped(self) -> None:
-        """Begin a new interval: the worst values start again."""
+        """Begin a new interval: reset the worst values."""
 
 
 class LocalGauges:

@@ -29,7 +29,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     id: str
     name: str
     arguments: str
-    """JSON text; of a free-form tool its input as it is."""
+    """JSON text. For a free-form tool: its input, unchanged."""
     freeform: bool = False
 
 
@@ -38,29 +38,29 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     role: Role
     parts: tuple[Part, ...] = ()
-    """Empty: the turn has no content, such as an assistant's that only calls tools."""
+    """Empty: the turn has no content, such as an assistant turn that only calls tools."""
     name: str | None = None
     tool_call_id: str | None = None
-    """Of a tool's turn: the call that it answers."""
+    """In a tool turn: the call that it answers."""
     calls: tuple[ToolCall, ...] = ()
-    """Of an assistant's turn. The arguments are the text of a JSON object."""
+    """In an assistant turn. The arguments are the text of a JSON object."""
     reasoning: str | None = None
-    """Of an assistant's turn: what it thought before it answered."""
+    """In an assistant turn: the thinking that preceded the answer."""
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """What the answer must look like; thinking, if the model does, stays free."""
+    """A constraint on the answer. It does not constrain the thinking that precedes the answer."""
 
     kind: Literal["json_schema", "regex", "ebnf", "structural_tag"]
     text: str
     param: str = "response_format"
-    """The field that asked for it."""
+    """The request field that set it."""
     covers_thinking: bool = False
     """The grammar describes the whole turn, thinking included."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How to choose tokens. None: as the model's own generation config says."""
+    """How to choose tokens. None: use the value of the model's generation config."""
 
     max_tokens: int | None = None
     """None: up to the end of the context."""
@@ -68,7 +68,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    """-1 switches it off."""
+    """-1 disables it."""
     min_p: float | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
@@ -78,47 +78,47 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     logit_bias: dict[str, float] | None = None
-    """Token id, as the decimal string the wire has, to a bias in [-100, 100]."""
+    """Token id, as a decimal string (JSON keys are strings), to a bias in [-100, 100]."""
     seed: int | None = None
     grammar: Grammar | None = None
 
 
 class Scoring(msgspec.Struct, frozen=True):
-    """Which log-probabilities are wanted: of the answer's tokens always, of the prompt's from the
-    position `prompt_from` on."""
+    """Which log-probabilities to return: always those of the answer's tokens, and those of the
+    prompt's from position `prompt_from` on."""
 
     top: int = 0
-    """Alternatives at each position."""
+    """Number of alternatives at each position."""
     prompt_from: int | None = None
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that the model may call."""
+    """A tool that the model may call."""
 
     name: str
     description: str | None = None
     parameters: Json | None = None
-    """JSON Schema of the arguments. None: it takes none."""
+    """JSON Schema of the arguments. None: the tool takes none."""
     strict: bool = False
-    """The arguments must follow the schema, even where the model is free to call or not."""
+    """The arguments must follow the schema, even where the model need not call the tool."""
     freeform: bool = False
-    """A custom tool: it takes one text. To the model it is a function with one string, `input`."""
+    """A custom tool: it takes one text. The model sees a function with one string, `input`."""
 
 
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
-    """The tools of a request and what the model has to do with them."""
+    """The tools of a request, and which of them the model may or must call."""
 
     tools: tuple[Tool, ...]
     allowed: tuple[str, ...]
-    """Names that may be called; the model is shown all."""
+    """Names of the tools that may be called; the model is shown all tools."""
     required: bool = False
-    """It must call at least one."""
+    """The model must call at least one."""
     named: bool = False
-    """The client named the one to be called."""
+    """The client named the one tool to call."""
     parallel: bool = True
-    """It may call several in one answer."""
+    """The model may call several in one answer."""
     chars: int = 0
-    """What showing them to the model adds to the prompt, about."""
+    """Roughly how many characters the tools add to the prompt."""
 
     @property
     def callable(self) -> tuple[Tool, ...]:
@@ -126,35 +126,35 @@ class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextPrompt(msgspec.Struct, frozen=True):
-    """Plain text, tokenised with the model's special tokens (BOS) as its tokenizer says."""
+    """Plain text. The tokenizer adds special tokens (BOS) as it is configured to."""
 
     text: str
     param: str
 
 
 class TokenPrompt(msgspec.Struct, frozen=True):
-    """Token ids, used as they are."""
+    """Token ids, used unchanged."""
 
     ids: list[int]
     param: str
 
 
 class ChatPrompt(msgspec.Struct, frozen=True):
-    """A conversation, rendered by the model's own chat template."""
+    """A conversation, rendered by the model's chat template."""
 
     messages: list[Message]
     param: str = "messages"
     tool_use: ToolUse | None = None
     effort: str | None = None
-    """How much the model shall think: `none`, `minimal`, `low`, `medium`, `high`, ..."""
+    """How much to think: `none`, `minimal`, `low`, `medium`, `high`, ..."""
     template_kwargs: dict[str, bool | str] = {}
-    """Switches of the template, from the allow-list only."""
+    """Variables of the template, from the allow-list only."""
     continues: bool = False
-    """The answer goes on from the last message, the assistant's, instead of beginning anew."""
+    """The answer continues the last message, which is the assistant's."""
 
 
 class InfillPrompt(msgspec.Struct, frozen=True):
-    """Text with a gap that the answer fills, for models trained on that."""
+    """Text with a gap that the answer fills, for models trained to fill gaps."""
 
     prefix: str
     suffix: str
@@ -165,22 +165,22 @@ Prompt: TypeAlias = TextPrompt | TokenPrompt | ChatPrompt | InfillPrompt
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What every dialect becomes: one or more prompts, `n` choices of each.
+    """What every dialect lowers its body to: one or more prompts, `n` choices of each.
 
     Choice `k` of prompt `p` has the index `p * n + k`.
     """
 
     id: str
-    """32 hexadecimal digits. Never the client's: the engine aborts by prefix of its id."""
+    """32 hexadecimal digits. Never the client's own id: the engine aborts by prefix of an id."""
     prompts: tuple[Prompt, ...]
     sampling: Sampling
     n: int = 1
     echo: bool = False
-    """The prompt's text comes first, as a part of the answer."""
+    """The answer begins with the prompt's text."""
     scoring: Scoring | None = None
     token_ids: bool = False
-    """`TokenIds` events are wanted."""
+    """Send `TokenIds` events."""
     progress: bool = False
-    """`Progress` events are wanted."""
+    """Send `Progress` events."""
     whole: bool = False
-    """Nobody reads the answer as it comes: it may come in few pieces."""
+    """The answer is not streamed to the client, so it may arrive in few pieces."""

@@ -1,4 +1,4 @@
-"""The one way in which a request is answered, whoever carries it: HTTP, RunPod's jobs."""
+"""Answers the body of a request, whether it came over HTTP or in a RunPod job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.stats import RequestStats
 
 
 class Answering:
-    """Reads bodies and begins their answers, within one server's settings."""
+    """Reads bodies and begins their answers, within the settings of one server."""
 
     def __init__(self, settings: Settings, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -32,9 +32,9 @@ class Answering:
         stats: RequestStats,
         log_fields: dict[str, Any],
     ) -> Awaitable[Reply]:
-        """`raw`: the body. `id`: as `Call.id`. `stats` and `log_fields` are filled in on the way.
+        """`raw`: the body. `id`: as `Call.id`. Fills in `stats` and `log_fields`.
 
-        Raises ServeError, here or when it is awaited.
+        Raises ServeError when called or when awaited.
         """
         if model is None:
             raise NotReady("The model is not ready yet.")

@@ -1,9 +1,9 @@
-"""A request's body: JSON, bounded before it is parsed, then checked field by field."""
+"""A request's body: JSON whose size is checked before parsing, then validated field by field."""
 
 from __future__ import annotations
 
 import gc
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -14,21 +14,23 @@ from app.dialects.json_shape import shape
 from app.errors import InvalidRequest, too_many
 from app.settings.bounds import Bounds
 
+Unsupported: TypeAlias = dict[str, tuple[Any, ...]]
+"""Name of a field -> the values that have no effect and are accepted; any other is refused."""
+
 
 class Body(BaseModel):
-    """A request's JSON. Strict: `"5"`, `true` and `1.0` are not integers. `null` is "not given"."""
+    """A request's JSON. Strict: `"5"`, `true` and `1.0` are not integers. `null` means absent."""
 
     model_config = ConfigDict(
         strict=True, extra="ignore", frozen=True, hide_input_in_errors=True, allow_inf_nan=False
     )
 
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    """Known fields that would change the answer and are not honoured (yet), with the values that
-    change nothing."""
+    unsupported: ClassVar[Unsupported] = {}
+    """Known fields that would change the answer, but which this server does not honour."""
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:
-        """Fields whose entries are counted before any of them is looked at."""
+        """Field -> the most entries that it may have, checked before any entry is validated."""
         return {}
 
     @model_validator(mode="before")
@@ -37,7 +39,7 @@ class Body(BaseModel):
         if isinstance(data, dict):
             for name in cls.unsupported.keys() & data.keys():
                 value = data[name]
-                harmless = [v for v in cls.unsupported[name] if type(v) is type(value)]
+                harmless = [each for each in cls.unsupported[name] if type(each) is type(value)]
                 if value is not None and value not in harmless:
                     raise PydanticCustomError("unsupported_parameter", "", {"field": name})
         return data
@@ -47,19 +49,18 @@ AnyBody = TypeVar("AnyBody", bound=Body)
 
 
 def read(body: type[AnyBody], raw: bytes, bounds: Bounds, path: str) -> AnyBody:
-    """Parse and check the body of a request to `path`.
+    """Parse and validate the body of a request to `path`.
 
-    Raises InvalidRequest that names the first field that is wrong, in the words of the path's
-    vendor.
+    Raises InvalidRequest that names the first wrong field, in the words of the path's vendor.
 
-    The text must be JSON, whatever its Content-Type says: `curl -d` calls it a form.
+    The text must be JSON; Content-Type is ignored, because `curl -d` declares a form.
     """
     _check_shape(raw, bounds)
     try:
         data = _parse(raw)
     except orjson.JSONDecodeError as error:
-        what = "is empty" if not raw.strip() else f"is not valid JSON: {error}"[:200]
-        raise InvalidRequest(f"The request's body {what}.", code="invalid_json") from None
+        problem = "is empty" if not raw.strip() else f"is not valid JSON: {error}"[:200]
+        raise InvalidRequest(f"The request's body {problem}.", code="invalid_json") from None
     if not isinstance(data, dict):
         raise InvalidRequest("The request's body must be a JSON object.", code="invalid_type")
     for field, longest in body.lengths(bounds).items():
@@ -74,17 +75,17 @@ def _check_shape(raw: bytes, bounds: Bounds) -> None:
     """Reject bodies that would be expensive to parse, before parsing them."""
     depth, nodes = shape(raw, bounds.max_json_nodes)
     if nodes > bounds.max_json_nodes:
-        said = f"holds over {bounds.max_json_nodes} values (MAX_JSON_NODES)"
+        problem = f"holds over {bounds.max_json_nodes} values (MAX_JSON_NODES)"
     elif depth > bounds.max_json_depth:
-        said = f"is nested over {bounds.max_json_depth} levels deep (MAX_JSON_DEPTH)"
+        problem = f"is nested over {bounds.max_json_depth} levels deep (MAX_JSON_DEPTH)"
     else:
         return
-    raise InvalidRequest(f"The request's body {said}.", code="invalid_json")
+    raise InvalidRequest(f"The request's body {problem}.", code="invalid_json")
 
 
 def _parse(raw: bytes) -> Any:
-    """JSON, with the garbage collector held off: half a million entries would make it scan the
-    whole heap of the serving process again and again."""
+    """Parse JSON with garbage collection disabled: while half a million objects are created, the
+    collector would scan the whole heap of the serving process again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,8 +1,8 @@
-"""What every dialect is made of, and how its events reach the carrier.
+"""The parts of a dialect, and how its events reach the carrier of the answer.
 
     bytes ─ read ─> body ─ lower ─> GenerationRequest ─ model ─> events ─ presenter ─> frames | JSON
 
-The carrier of a reply (web/, runpod/) knows neither tokens nor fields.
+The carrier (web/, runpod/) knows neither tokens nor fields.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from app.types import GenerationRequest, Json
 
 
 class Call(msgspec.Struct, kw_only=True):
-    """One call, as a dialect sees it."""
+    """One request, as a dialect receives it beside its body."""
 
     id: str
-    """32 hexadecimal digits: the engine's name for this request."""
+    """32 hexadecimal digits: the request's id in the engine."""
     model: ServedModel
     bounds: Bounds
     stats: RequestStats
     log_fields: dict[str, Any]
-    """What the end line of the log says about the request: `model`, `max_tokens`, `stream`, ..."""
+    """Fields of the request's end line in the log: `model`, `max_tokens`, `stream`, ..."""
 
     def generate(self, request: GenerationRequest) -> Events:
         return self.model.generate(request, self.stats)
 
 
 class Presenter(Protocol):
-    """Events in a dialect's words."""
+    """Renders events as a dialect's frames or JSON."""
 
     def feed(self, event: Event) -> bytes:
-        """The frames that this event becomes; may be empty."""
+        """Render an event; b"" if it has no frame."""
 
     def fail(self, error: ServeError) -> bytes:
-        """The frames that end a stream which has begun and cannot go on."""
+        """Render the frames that end a stream with an error."""
 
     def whole(self, result: Result) -> Json | list[Json]:
-        """The same answer in one piece."""
+        """Render the same answer as one JSON value."""
 
 
 class Whole(msgspec.Struct):
-    """An answer in one piece: JSON, encoded."""
+    """An answer in one piece: encoded JSON."""
 
     body: bytes
 
@@ -62,20 +62,20 @@ EVENT_STREAM = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-"""Headers of server-sent events that no proxy may hold back."""
+"""Headers of server-sent events; the last one stops nginx from buffering them."""
 
 
 class Stream(msgspec.Struct):
-    """An answer in pieces, each a write.
+    """An answer in pieces, each written at once.
 
-    `frames` raises ServeError: before its first piece that is an ordinary error answer, later the
-    carrier writes `fail(error)` and ends. Closing `frames` aborts the request.
+    `frames` may raise ServeError. Before the first piece the carrier then answers with an ordinary
+    error; later it writes `fail(error)` and ends the answer. Closing `frames` aborts the request.
     """
 
     frames: AsyncGenerator[bytes, None]
     fail: Callable[[ServeError], bytes]
     heartbeat: bytes = b": keep-alive\n\n"
-    """What keeps a silent connection open: a comment, which clients of server-sent events skip."""
+    """Keeps a silent connection open: a comment, which clients of server-sent events skip."""
     headers: Sequence[tuple[bytes, bytes]] = EVENT_STREAM
 
 
@@ -83,18 +83,18 @@ Reply: TypeAlias = Whole | Stream
 
 
 class Dialect(msgspec.Struct, Generic[AnyBody], frozen=True):
-    """One endpoint's way of asking and answering."""
+    """One endpoint: its path, its body and the function that answers it."""
 
     path: str
     summary: str
     body: type[AnyBody]
     answer: Callable[[AnyBody, Call], Awaitable[Reply]]
     example: Json
-    """A body that is answered, for the API's description."""
+    """A valid body, for the description of the API."""
 
 
 async def present(events: Events, presenter: Presenter, *, stream: bool) -> Reply:
-    """Turn events into the client's form. A whole answer is awaited here."""
+    """Render events as the client asked for them. Awaits a whole answer to its end."""
     if stream:
         return Stream(_frames(events, presenter), presenter.fail)
     async with aclosing(events):

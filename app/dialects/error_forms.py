@@ -1,7 +1,7 @@
-"""In whose words an error is answered: chosen by the request's path, in `form_of` alone.
+"""The error format of each vendor; `form_of` alone chooses one, by the request's path.
 
-So a 401, 404, 408, 413 or 503 of a vendor's path is what that vendor's clients expect, wherever the
-fault was found: in the connection, a middleware, the router or the dialect.
+So a 401, 404, 408, 413 or 503 on a vendor's path is what that vendor's clients expect, whether the
+connection, a middleware, the router or the dialect raised it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class ErrorForm(msgspec.Struct, frozen=True, kw_only=True):
 
     body: Callable[[ServeError, str], Json]
     explain: Callable[[ValidationError], InvalidRequest]
-    """A body that failed its validation, as an error that names the first field that is wrong."""
+    """Turn a failed validation into an error that names the first wrong field."""
     status: Callable[[ServeError], int] = _same_status
     headers: Callable[[ServeError, str], dict[str, str]] = _no_headers
-    """Beside those that every error has."""
+    """Headers beside those that every error answer has."""
 
 
 OPENAI = ErrorForm(body=openai.error_json, explain=openai.explained)
@@ -44,8 +44,8 @@ ANTHROPIC = ErrorForm(
     headers=anthropic.headers,
 )
 _BY_PREFIX = (("/v1/messages", ANTHROPIC), ("/v1/complete", ANTHROPIC))
-"""`/v1/messages` and what is below it. Every other path, SGLang's and vLLM's included: OpenAI's
-envelope, of which theirs is a part."""
+"""`/v1/messages` and the paths below it. Every other path, SGLang's and vLLM's included, has
+OpenAI's envelope, which contains theirs."""
 
 
 def form_of(path: str) -> ErrorForm:

@@ -1,7 +1,7 @@
 """How deep and how large a JSON text is, without parsing it.
 
-A parser makes an object of everything it reads; this counts bytes, at some hundred MB a second
-whatever they are: no backtracking, and no Python step for each byte.
+A parser creates an object for every value. This only counts bytes: no backtracking and no Python
+step per byte, so it measures some hundred MB a second whatever the text is.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ _STEPS = bytes.maketrans(_BRACKETS, b"\x01\xff\x01\xff")  # as signed bytes: +1,
 
 
 class Shape(NamedTuple):
-    """`depth`: containers inside each other; `[[]]` has 2. `nodes`: see `shape`."""
+    """`depth`: levels of nested containers; `[[]]` has 2. `nodes`: see `shape`."""
 
     depth: int
     nodes: int
 
 
-def shape(raw: bytes, most: int) -> Shape:
-    """Measure a JSON text; past `most` nodes only that they are more is true.
+def shape(raw: bytes, max_nodes: int) -> Shape:
+    """Measure a JSON text. Beyond `max_nodes` the result is only some number above it.
 
-    Nodes are objects, arrays, strings (keys too), `true`, `false` and `null`. Of numbers ten are
+    Nodes are objects, arrays, strings (keys too), `true`, `false` and `null`. Ten numbers count as
     one node: they cost a tenth, and a prompt of token ids has a hundred thousand of them.
-    What is not JSON gets some numbers, too, and no node in it is overlooked.
+    Text that is not valid JSON is measured, too; no node in it is missed.
     """
-    # A run of backslashes is escaped ones in pairs, and what is left of it escapes the next byte.
+    # In a run of backslashes each pair is one escaped backslash; a single one left over escapes the
+    # next byte.
     text = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = (text.count(b'"') + 1) // 2
-    if strings > most:
+    if strings > max_nodes:
         return Shape(0, strings)
     bare = b'"'.join(text.split(b'"')[::2]).translate(None, _BLANKS)
     opened = bare.count(b"[") + bare.count(b"{")
     containers = max(opened, bare.count(b"]") + bare.count(b"}"))
     literals = bare.count(b"t") + bare.count(b"f") + bare.count(b"n")
     nodes = containers + strings + literals
-    if nodes > most:
+    if nodes > max_nodes:
         return Shape(0, nodes)
     filled = opened - bare.count(b"[]") - bare.count(b"{}")
     values = 1 + bare.count(b",") + filled

@@ -1,4 +1,4 @@
-"""Prompts as OpenAI writes them: texts, or the token ids of one or of several."""
+"""Prompts in OpenAI's format: a text, texts, or the token ids of one prompt or of several."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from app.types import (
-    Json,
-    Prompt,
-    TextPrompt,
-    TokenPrompt,
-)
+from app.types import Json, Prompt, TextPrompt, TokenPrompt
 
 
 def read_prompts(value: Any, field: str) -> tuple[Prompt, ...]:
-    """One text, texts, the ids of one prompt, or of several."""
+    """Read the value of `field`. Raises ValueError."""
     if isinstance(value, str):
         return (TextPrompt(value, field),)
     if isinstance(value, list) and value:
@@ -37,20 +32,10 @@ def _are_ids(value: list[Any]) -> bool:
 
 
 _TEXT: Json = {"type": "string"}
-
-
 _IDS: Json = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-
-
-PROMPTS_SCHEMA: Json = {
-    "anyOf": [
-        _TEXT,
-        {"type": "array", "items": _TEXT, "minItems": 1},
-        _IDS,
-        {"type": "array", "items": _IDS, "minItems": 1},
-    ]
-}
-
+TEXTS_SCHEMA: Json = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
+IDS_SCHEMA: Json = {"anyOf": [_IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
+PROMPTS_SCHEMA: Json = {"anyOf": [*TEXTS_SCHEMA["anyOf"], *IDS_SCHEMA["anyOf"]]}
 
 Prompts = Annotated[
     Any,

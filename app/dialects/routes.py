@@ -1,4 +1,4 @@
-"""Every dialect that is served, whoever carries it: HTTP or RunPod's jobs."""
+"""Every dialect that is served, over HTTP and in RunPod jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from app.dialects.contract import Dialect
 from app.dialects.openai.chat import CHAT
 from app.dialects.openai.completions import COMPLETIONS
 from app.dialects.openai.embeddings import EMBEDDINGS
-from app.dialects.sglang.generate import NATIVE
+from app.dialects.sglang.generate import GENERATE
 from app.dialects.sglang.tokens import COUNT, DETOKENIZE, TOKENIZE
 
 DIALECTS: tuple[Dialect[Any], ...] = (
@@ -18,5 +18,5 @@ DIALECTS: tuple[Dialect[Any], ...] = (
     TOKENIZE,
     DETOKENIZE,
     COUNT,
-    NATIVE,
+    GENERATE,
 )

@@ -1,4 +1,4 @@
-"""What tells a process to end: signals, the supervisor's death, or the parent process.
+"""What makes a process end: signals, the supervisor's death, or the parent process.
 
 A server of several processes has `LocalControl` in its parent; each serving process is controlled
 by the parent (workers/child.py).
@@ -24,36 +24,38 @@ from app.settings.catalogue import Settings
 from app.stats import GaugeSource
 
 _LEAVE_S = 10.0
-"""For the removal of the network endpoint; requests are served meanwhile."""
+"""Longest wait for the removal of the network endpoint; requests are served meanwhile."""
 
 
 class Peers(GaugeSource, Protocol):
-    """The processes that serve with this one; `gauges` are those of all."""
+    """The server's other serving processes; `gauges` includes this one."""
 
     count: int
-    """This one included."""
+    """Number of serving processes, this one included."""
 
     def publish(self, own: GaugeSource) -> None:
-        """Show this process's gauges to the others."""
+        """Share this process's gauges with the others."""
 
     async def abort(self, name: str | None) -> int:
-        """End the requests of this name, or all, in the other processes; returns how many."""
+        """End the requests of this name (None: all) in the other processes; returns how many."""
 
     async def all_warm(self) -> None:
         """Report that this process is warm; return once all are."""
 
 
 class Control(Protocol):
+    """What controls the life of a process."""
+
     requested: asyncio.Event
     """Set when the process must start draining."""
     requested_at: float
-    """When, by the monotonic clock, which all processes share."""
+    """When it was set, by the monotonic clock, which all processes share."""
 
     @property
     def peers(self) -> Peers | None: ...
 
     async def open(self, lifecycle: Lifecycle, gate: Gate) -> None:
-        """Begin to listen."""
+        """Begin to listen for a reason to end."""
 
     def network(self) -> Network: ...
 
@@ -77,13 +79,13 @@ class LocalControl:
         link: ServerLink | None = None,
         gauges: GaugeSource | None = None,
     ) -> None:
-        """`link`: to the supervisor, if there is one. `gauges`: of the whole server, if its
-        requests are not at this process's gate."""
+        """`link`: to the supervisor, if there is one. `gauges`: those of the whole server, if other
+        processes admit its requests."""
         self._settings = settings
         self._cleanup = cleanup
         self._link = link
         self._gauges = gauges
-        self._signals = 0
+        self._signals_received = 0
         self.requested = asyncio.Event()
         self.requested_at = 0.0
 
@@ -108,14 +110,14 @@ class LocalControl:
         within_s = min(_LEAVE_S, self._settings.drain_timeout_s)
         await first_of(self._link.left(within_s), self._lifecycle.over.wait())
         if self._link.network.attached and not self._lifecycle.ended:
-            log.warning("the network endpoint is not removed yet; draining all the same")
+            log.warning("the network endpoint is not removed yet; draining anyway")
 
     async def drained(self) -> None:
         return
 
     def _end(self, number: signal.Signals) -> None:
-        self._signals += 1
-        if self._signals > 1:
+        self._signals_received += 1
+        if self._signals_received > 1:
             log.warning("second signal: exiting at once", signal=number.name)
             exit_now(128 + number, self._cleanup)
         in_flight = self._gauges.gauges().in_flight if self._gauges else self._gate.in_flight
@@ -129,7 +131,7 @@ class LocalControl:
         self.requested.set()
 
     def _orphaned(self) -> None:
-        """Without the supervisor the endpoint could not be removed later: end, so that health
-        checks take the load balancer's traffic away."""
-        if not self._signals:
+        """End if the supervisor is lost, because it alone can remove the network endpoint. The load
+        balancer's health checks then fail, and it stops routing here."""
+        if not self._signals_received:
             self._end(signal.SIGTERM)

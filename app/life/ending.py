@@ -1,4 +1,4 @@
-"""How a process ends that cannot wait for the interpreter's own way out."""
+"""Ends a process that cannot wait for the interpreter to exit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from app.processes import kill_children
 
 
 def exit_now(code: int, cleanup: Callable[[], None]) -> NoReturn:
-    """Leave no process behind, and exit. The interpreter's own exit would wait for threads that are
-    inside other libraries."""
+    """Kill the child processes and exit at once. The interpreter's own exit would wait for threads
+    that run code of other libraries."""
     try:
         kill_children()
         cleanup()

@@ -1,4 +1,4 @@
-"""Brings the model up, watches over it and takes it down, moving the lifecycle along."""
+"""Starts the engine, watches it and ends it, and moves the lifecycle along."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from app.types import GenerationRequest, Sampling, TextPrompt
 Launch: TypeAlias = Callable[[Callable[[], None]], Awaitable[Launched]]
 """Starts an engine; the argument is called when its processes begin to load the model."""
 AllWarm: TypeAlias = Callable[[], Awaitable[None]]
-"""Returns once all of a server's processes are ready."""
+"""Returns once all serving processes have generated a token."""
 
 _PROGRESS_S = 5.0
 
 
 class ModelHost:
-    """Owns the engine. `start` returns at once; `lifecycle` tells how far it is."""
+    """Owns the engine. `start` returns at once; `lifecycle` has the phase."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class ModelHost:
         *,
         quiet: bool = False,
     ) -> None:
-        """`quiet`: another process logs how far the start is."""
+        """`quiet`: do not log the progress of the start; another process does."""
         self._settings = settings
         self._lifecycle = lifecycle
         self._gate = gate
@@ -59,7 +59,7 @@ class ModelHost:
         return self._launched is not None
 
     def silent_s(self) -> float:
-        """Seconds that the engine has been silent while it has work."""
+        """Seconds since the engine last answered, while it has work."""
         return self.engine.silent_s() if self.engine is not None else 0.0
 
     def start(self) -> None:
@@ -93,7 +93,7 @@ class ModelHost:
         except StartError as error:
             self.start_error = error
             self._lifecycle.enter(Phase.FAILED, str(error))
-        except Exception as error:  # this task is not awaited: the lifecycle must carry its error
+        except Exception as error:  # no task awaits this one: the lifecycle must carry its error
             log.exception("the start failed unexpectedly")
             self.start_error = StartError(f"{type(error).__name__}: {error}".splitlines()[0][:400])
             self._lifecycle.enter(Phase.FAILED, str(self.start_error))
@@ -123,7 +123,7 @@ class ModelHost:
             await self._answer_warmup(self.model)
 
     async def _answer_warmup(self, model: ServedModel) -> None:
-        """The operator's own prompt, once; a refusal is logged and no reason not to serve."""
+        """Generate once from the operator's prompt. If that is refused, log it and serve anyway."""
         prompt = TextPrompt(self._settings.warmup_prompt, "WARMUP_PROMPT")
         sampling = Sampling(max_tokens=self._settings.warmup_max_tokens)
         began = time.monotonic()
@@ -162,10 +162,11 @@ class ModelHost:
 
 
 async def _unless_lost(engine: Launched, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`. Raises EngineLost if the engine ends first."""
     working = asyncio.create_task(work)
-    either: set[asyncio.Future[Any]] = {working, engine.lost}
+    ends: set[asyncio.Future[Any]] = {working, engine.lost}
     try:
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise EngineLost(engine.lost.result())
         working.result()

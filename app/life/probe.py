@@ -1,4 +1,4 @@
-"""Does the model answer? Asked by generating, for those who do not take the engine's word."""
+"""Health check that generates one token."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from app.types import GenerationRequest, Sampling, TokenPrompt
 
 _PROMPT = TokenPrompt([0], "input_ids")
 _SAMPLING = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
-_LOOK_S = 1.0
+_POLL_S = 1.0
 
 
 class Probe:
-    """One generation at a time: whoever asks during one waits for its outcome."""
+    """One generation at a time: a check that begins during another's shares its outcome."""
 
     def __init__(
         self,
         host: ModelHost,
         lifecycle: Lifecycle,
         *,
-        heard_s: Callable[[], float] = lambda: math.inf,
+        shortest_silence_s: Callable[[], float] = lambda: math.inf,
         timeout_s: float = 20.0,
     ) -> None:
-        """`heard_s`: seconds since the engine last spoke to one of this server's processes."""
+        """`shortest_silence_s`: as in `Gauges`, of the whole server."""
         self._host = host
         self._lifecycle = lifecycle
-        self._heard_s = heard_s
+        self._shortest_silence_s = shortest_silence_s
         self._timeout_s = timeout_s
         self._running: asyncio.Task[None] | None = None
         self._waiting = 0
 
     async def check(self) -> None:
-        """Return if the model generates, or the engine is at work on other requests.
+        """Return if the model generates, or the engine is busy with other requests.
 
         Raises Unavailable.
         """
@@ -50,29 +50,29 @@ class Probe:
         if self._host.model is None:
             raise NotReady("The model is not ready yet.")
         if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._ask(self._host.model), name="probe")
+            self._running = asyncio.create_task(self._run(self._host.model), name="probe")
         running = self._running
         self._waiting += 1
         try:
             await asyncio.shield(running)
         except Exception as error:  # whatever it is, the model does not answer
-            said = error.message if isinstance(error, ServeError) else type(error).__name__
+            reason = error.message if isinstance(error, ServeError) else type(error).__name__
             log.warning("the model does not answer", error=repr(error)[:400])
-            raise Unavailable(f"The model does not answer: {said}") from error
+            raise Unavailable(f"The model does not answer: {reason}") from error
         finally:
             self._waiting -= 1
             if not self._waiting:
                 running.cancel()
                 self._running = None
 
-    async def _ask(self, model: ServedModel) -> None:
+    async def _run(self, model: ServedModel) -> None:
         began = time.monotonic()
         answering = asyncio.create_task(_generate(model))
         try:
             while not answering.done():
-                await asyncio.wait({answering}, timeout=_LOOK_S)
+                await asyncio.wait({answering}, timeout=_POLL_S)
                 waited_s = time.monotonic() - began
-                if not answering.done() and self._heard_lately(waited_s):
+                if not answering.done() and self._engine_answered(waited_s):
                     return
                 if not answering.done() and waited_s > self._timeout_s:
                     raise Unavailable(f"no token within {self._timeout_s:g} s.")
@@ -81,9 +81,9 @@ class Probe:
             answering.cancel()
             await asyncio.wait({answering})
 
-    def _heard_lately(self, waited_s: float) -> bool:
-        """The engine has said something since the probe began: it is busy, not stuck."""
-        return min(self._host.silent_s(), self._heard_s()) < waited_s - _LOOK_S / 2
+    def _engine_answered(self, within_s: float) -> bool:
+        """The engine has answered some request since the probe began: it is busy, not stuck."""
+        return min(self._host.silent_s(), self._shortest_silence_s()) < within_s - _POLL_S / 2
 
 
 async def _generate(model: ServedModel) -> None:

@@ -1,15 +1,15 @@
-"""The life of a process that serves: start, wait, drain, fail the rest, close. Told once.
+"""The life of a process that serves: start, wait, drain, fail the rest, close.
 
     work.start ─ wait for a signal or the engine's end ─ control.leave ─ work.stop_taking
                ─ work.drained ─ (timeout: work.fail_rest) ─ control.drained ─ work.close ─ exit 0
 
-SIGTERM, SIGINT   that way; exit 0
-a second one      exit at once: 128 + signal (control.py)
+SIGTERM, SIGINT   these steps; exit 0
+a second signal   exit at once: 128 + signal (control.py)
 engine lost       in-flight requests fail with an error; exit 70
 start failed      exit 71, or 78 for a wrong setting
 
-What differs between HTTP (web/server.py), RunPod's jobs (runpod/worker.py) and the parent of
-several processes (workers/parent.py) is `Work`.
+`Work` is what differs between HTTP (web/server.py), RunPod's jobs (runpod/worker.py) and the parent
+of several processes (workers/parent.py).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from app.logs.setup import log
 from app.settings.catalogue import Settings
 from app.stats import LocalGauges, LoopLag
 
-_CUT_OFF_S = 3.0
-"""For clients to receive the error that ended their request, when the drain took too long."""
-_ANSWER_LOST_S = 1.5
-"""For the same, when the engine is gone."""
+_FAILED_ANSWERS_S = 3.0
+"""Time for clients to receive the error that ended their request, after the drain timed out."""
+_LOST_ENGINE_ANSWERS_S = 1.5
+"""The same, after the engine was lost."""
 
 
 class Service:
-    """One process: where it is in its life, its requests, its model, and what controls it."""
+    """The parts of one process: its phase, its gate, its model, and what controls it."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Service:
         all_warm: AllWarm | None = None,
     ) -> None:
         """`cleanup` runs before a forced exit, too. `admits`: this process serves requests itself.
-        `all_warm` returns once every process of the server has generated a token."""
+        `all_warm` returns once every serving process has generated a token."""
         self.settings = settings
         self.control = control
         self.cleanup = cleanup
@@ -73,31 +73,31 @@ class Service:
 
 
 class Work(Protocol):
-    """What a process does with its life."""
+    """What a process serves: HTTP, jobs, or other processes."""
 
-    patience_s: float
-    """Beyond DRAIN_TIMEOUT, until in-flight requests are failed."""
-    last_words_s: float
-    """Beyond the constants above, for requests that were failed to be answered."""
+    extra_drain_s: float
+    """Added to DRAIN_TIMEOUT."""
+    extra_answers_s: float
+    """Added to the time for the answers of failed requests, above."""
 
     @property
     def closable(self) -> bool:
-        """False while the start may hang in another library: it can be left, not ended."""
+        """False while the start may hang in another library: exit then without closing."""
 
     async def start(self) -> asyncio.Task[None]:
-        """Begin; the task ends if the work ends by itself."""
+        """Begin. The task ends when the work ends by itself."""
 
     def stop_taking(self) -> None:
-        """Take no new requests; in-flight ones go on."""
+        """Take no new requests; in-flight requests continue."""
 
     async def drained(self) -> None:
         """Return once no request is in flight."""
 
     def fail_rest(self, error: Callable[[], ServeError]) -> int:
-        """End in-flight requests with an error; returns how many there were."""
+        """End in-flight requests with an error; returns how many."""
 
     async def close(self) -> None:
-        """End the engine and everything else that was started. Nothing is in flight."""
+        """End the engine and everything else that was started. No request is in flight."""
 
 
 async def live(work: Work, service: Service) -> int:
@@ -111,7 +111,7 @@ async def live(work: Work, service: Service) -> int:
         work.stop_taking()
         await _drain(work, service)
     if lifecycle.ended:
-        # A lost engine cannot be asked to end, a start that hangs cannot be waited for.
+        # A lost engine cannot be closed, and a start that hangs cannot be awaited.
         code = exit_code(lifecycle, service.host)
         log.error("exiting", reason=lifecycle.reason, code=code)
         exit_now(code, service.cleanup)
@@ -133,17 +133,17 @@ async def _drain(work: Work, service: Service) -> None:
     drained = asyncio.create_task(work.drained(), name="drain")
     if not lifecycle.ended:
         elapsed_s = time.monotonic() - control.requested_at
-        left_s = service.settings.drain_timeout_s + work.patience_s - elapsed_s
+        left_s = service.settings.drain_timeout_s + work.extra_drain_s - elapsed_s
         await first_of(asyncio.wait({drained}, timeout=max(0.0, left_s)), lifecycle.over.wait())
     if lifecycle.ended:
         work.fail_rest(lambda: EngineDied("The engine has ended; please try again."))
-        await asyncio.wait({drained}, timeout=_ANSWER_LOST_S + work.last_words_s)
+        await asyncio.wait({drained}, timeout=_LOST_ENGINE_ANSWERS_S + work.extra_answers_s)
     elif not drained.done():
         failed = work.fail_rest(
             lambda: Draining("This server is shutting down and could not wait any longer.")
         )
-        log.warning("drain timeout: the rest is cut off", requests=failed)
-        await asyncio.wait({drained}, timeout=_CUT_OFF_S + work.last_words_s)
+        log.warning("drain timeout: failing the remaining requests", requests=failed)
+        await asyncio.wait({drained}, timeout=_FAILED_ANSWERS_S + work.extra_answers_s)
     drained.cancel()
     if not lifecycle.ended:
         await first_of(control.drained(), lifecycle.over.wait())

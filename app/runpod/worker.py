@@ -65,8 +65,8 @@ def run(settings: Settings, launch: Launch, cleanup: Callable[[], None]) -> int:
 class Worker:
     """`Work` of a RunPod worker: the SDK's jobs."""
 
-    patience_s = 0.0
-    last_words_s = 0.0
+    extra_drain_s = 0.0
+    extra_answers_s = 0.0
 
     def __init__(self, service: Service) -> None:
         self._service = service

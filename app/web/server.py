@@ -101,8 +101,8 @@ def run(
 class Server:
     """`Work` of a serving process: uvicorn answers from the first second on."""
 
-    patience_s = 0.0
-    last_words_s = 0.0
+    extra_drain_s = 0.0
+    extra_answers_s = 0.0
 
     def __init__(self, service: Service, listener: socket.socket) -> None:
         self._service = service
@@ -167,7 +167,7 @@ class Server:
         while True:
             due = loop.time() + LoopLag.INTERVAL_S
             await asyncio.sleep(LoopLag.INTERVAL_S)
-            self._service.lag.noted(loop.time() - due)
+            self._service.lag.note(loop.time() - due)
             self._publish()
 
     def _publish(self) -> None:

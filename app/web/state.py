@@ -77,7 +77,11 @@ class Serving:
 
     @cached_property
     def probe(self) -> Probe:
-        return Probe(self.host, self.lifecycle, heard_s=lambda: self.gauges().shortest_silence_s)
+        return Probe(
+            self.host,
+            self.lifecycle,
+            shortest_silence_s=lambda: self.gauges().shortest_silence_s,
+        )
 
     @cached_property
     def bounds(self) -> Bounds:

@@ -1,8 +1,7 @@
 """Control of one of several serving processes: the parent, which has the engine.
 
-The process serves like one that is alone, on a socket of its own at the common port. What it needs
-to know of its peers it reads from the shared gauges; what must be done in them it asks of the
-parent.
+The process serves as a single one does, on its own socket at the common port. It reads its peers'
+state from the shared gauges, and sends the parent what its peers must do.
 """
 
 from __future__ import annotations
@@ -46,23 +45,24 @@ class WorkerControl:
         self._stop = asyncio.Event()
         self._engine_up = asyncio.Event()
         self.loading = asyncio.Event()
-        """Set once the parent has accepted the settings, and begins to load the model."""
+        """Set once the parent has accepted the settings and begins to load the model."""
         self.requested = asyncio.Event()
         self.requested_at = 0.0
 
     async def engine_up(self) -> int:
-        """Return the pid of the process that has the engine, once it has."""
+        """Wait until the engine runs; returns the pid of the process that owns it."""
         await self._engine_up.wait()
         return self._parent
 
     def clean_up(self) -> None:
-        """The runtime folder is the parent's, as long as there is one."""
+        """Remove the runtime folder if the parent, which owns it, is gone."""
         if self._is_orphan:
             self._runtime.remove()
 
     async def open(self, lifecycle: Lifecycle, gate: Gate) -> None:
         self._lifecycle, self._gate = lifecycle, gate
-        # Two of them were blocked at birth; what is imported later may change that.
+        # SIGINT and SIGTERM were blocked when this process started, but libraries that are imported
+        # later may unblock them.
         signals.ignore_all()
         lifecycle.listeners.append(self._report_end)
         await self._channel.open()
@@ -109,7 +109,7 @@ class WorkerControl:
                 pass
 
     def _report_end(self, phase: Phase) -> None:
-        """Also if the parent said so itself: it knows then."""
+        """Report a lost engine or a failed start. The parent ignores a report that it caused."""
         if phase in (Phase.FAILED, Phase.DEAD):
             self._channel.send(messages.Ended(phase, self._lifecycle.reason))
 
@@ -155,7 +155,7 @@ class ParentPeers:
             del self._aborts[no]
 
     def aborted(self, no: int, count: int) -> None:
-        """The answer to an `abort` has come."""
+        """Pass on the answer to an `abort`."""
         answer = self._aborts.get(no)
         if answer is not None and not answer.done():
             answer.set_result(count)

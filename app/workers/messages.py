@@ -1,11 +1,12 @@
-"""What the parent and each serving process tell each other, over a `Channel`.
+"""The messages between the parent and each serving process, over a `Channel`.
 
-parent ──> Entered     every phase of the server; Endpoint, when the network's state changes
+parent ──> Entered     the server has entered this phase
+       ──> Endpoint    the network's state has changed
        ──> Abort       end these requests; answered with Aborted
        ──> Stop        no process has a request in flight any more
 child  ──> Warm        it has generated a token
-       ──> Ended       it cannot go on, and so the server cannot
-       ──> Abort       end these requests in the others; answered with Aborted
+       ──> Ended       it failed or lost the engine, so the server must end
+       ──> Abort       end these requests in the other processes; answered with Aborted
        ──> Drained     it has no request in flight any more
 """
 
@@ -25,7 +26,7 @@ class Entered(msgspec.Struct, frozen=True, tag=True):
     started_at: float
     """The server's start, by the monotonic clock."""
     drain_requested_at: float
-    """When it was asked to end; 0 before."""
+    """When the drain was requested, by the same clock; 0 before."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, tag=True):
@@ -34,7 +35,7 @@ class Endpoint(msgspec.Struct, frozen=True, tag=True):
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
     no: int
-    """Of the question, for its answer."""
+    """Chosen by the sender; `Aborted` repeats it."""
     name: str | None
     """None: all requests."""
 

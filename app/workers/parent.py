@@ -1,15 +1,15 @@
-"""The parent of several serving processes: it has the port, the engine and the signals.
+"""The parent of several serving processes: it owns the port and the engine, and handles signals.
 
     parent ─┬─ serving process 0 ─┐
             ├─ serving process 1 ─┼─ requests to the engine, outputs from it
             └─ engine's processes ┘
 
-It serves no HTTP itself. Every phase of the server is its phase, and it passes each on. Its life is
-that of life/service.py, with the serving processes as its work:
+It serves no HTTP itself. Its phase is that of the server; it sends every change to the serving
+processes. Its life is that of life/service.py, with the serving processes as its work:
 
-draining          each process drains and reports it; when all have, all close
+draining          each process drains and reports it; once all have, all close
 engine lost       each process fails its in-flight requests
-a process lost    the same: the engine would go on computing for clients that are gone
+a process lost    the same: the engine would go on generating for clients that are gone
 parent lost       each process fails its in-flight requests and exits
 """
 
@@ -51,9 +51,9 @@ def run(
     runtime: RuntimeDir,
     link: ServerLink | None,
 ) -> int:
-    """Serve until the end, with a process for each of the sockets; returns the exit code.
+    """Serve until the end, with one process per socket; returns the exit code.
 
-    `arguments`: the command line, for the processes. `link`: to the supervisor.
+    `arguments`: the command line of the processes. `link`: to the supervisor.
     """
 
     async def serve() -> int:
@@ -83,14 +83,14 @@ class Child:
         end: socket.socket,
         received: Callable[[Child, FromChild], None],
     ) -> None:
-        """`received` is called with each message of it."""
+        """`received` is called with each of its messages."""
         self.process = process
         self.warm, self.drained, self.gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._channel: Channel[FromParent, FromChild] = Channel(
             end,
             messages.FROM_CHILD,
             on_message=lambda message: received(self, message),
-            on_closed=lambda: None,  # its end is seen by its pid
+            on_closed=lambda: None,  # the pidfd reports its end
         )
 
     async def open(self) -> None:
@@ -101,6 +101,7 @@ class Child:
 
     @property
     def end(self) -> str:
+        """How the process ended, as one sentence."""
         how = processes.how_it_ended(self.process.returncode)
         return f"a serving process (pid {self.process.pid}) ended: {how}"
 
@@ -118,10 +119,11 @@ class Children(list[Child]):
 
 @dataclass
 class _Abort:
-    """One child's question to all the others: what was answered so far."""
+    """An abort that one child requested of all others, with the answers so far."""
 
-    asker: Child
+    requester: Child
     no: int
+    """The requester's number."""
     unanswered: int
     count: int = 0
 
@@ -129,9 +131,9 @@ class _Abort:
 class Parent:
     """`Work` of the parent: its serving processes."""
 
-    patience_s = 10.0
-    """For a process to fail its in-flight requests itself, and to say so."""
-    last_words_s = 1.5
+    extra_drain_s = 10.0
+    """For the processes to fail their in-flight requests themselves, and to report it."""
+    extra_answers_s = 1.5
     """For the processes to exit after that."""
 
     def __init__(
@@ -178,17 +180,16 @@ class Parent:
         self._service.lifecycle.enter(Phase.DRAINING)
 
     async def drained(self) -> None:
-        """All have drained, were asked to stop, and are gone."""
+        """Wait until all processes have drained; then stop them and wait until they are gone."""
         if not self._service.lifecycle.ended:
             if not self.closable:
-                return  # before the model is loaded no request is in flight
+                return  # no request is in flight before the model is loaded
             await _all(child.drained for child in self._children)
             self._stop()
         await self._all_gone()
 
     def fail_rest(self, error: Callable[[], ServeError]) -> int:
-        """The processes fail their requests themselves, for the same reason; those that hang are
-        killed when this process closes."""
+        """Stop the processes, which fail their requests themselves; `close` kills any that hang."""
         if not self._service.lifecycle.ended:
             self._stop()
         return sum(not child.gone.is_set() for child in self._children)
@@ -196,7 +197,7 @@ class Parent:
     async def close(self) -> None:
         for child in self._children:
             if not child.gone.is_set():
-                log.error("a serving process hangs: it is killed", pid=child.process.pid)
+                log.error("killing a serving process that hangs", pid=child.process.pid)
                 child.process.kill()
         await self._service.host.close()
 
@@ -255,26 +256,26 @@ class Parent:
             case messages.Ended(phase, reason):
                 self._service.lifecycle.enter(phase, reason)
             case messages.Abort(no, name):
-                self._ask_the_others(child, no, name)
+                self._abort_in_others(child, no, name)
             case messages.Aborted(no, count):
-                self._answered(no, count)
+                self._aborted(no, count)
             case _:
                 assert_never(message)
 
-    def _ask_the_others(self, asker: Child, asked_as: int, name: str | None) -> None:
-        others = [child for child in self._children if child is not asker]
+    def _abort_in_others(self, requester: Child, requested_as: int, name: str | None) -> None:
+        others = [child for child in self._children if child is not requester]
         no = next(self._numbers)
-        self._aborts[no] = _Abort(asker, asked_as, len(others))
+        self._aborts[no] = _Abort(requester, requested_as, len(others))
         for child in others:
             child.send(messages.Abort(no, name))
 
-    def _answered(self, no: int, count: int) -> None:
+    def _aborted(self, no: int, count: int) -> None:
         abort = self._aborts[no]
         abort.count += count
         abort.unanswered -= 1
         if not abort.unanswered:
             del self._aborts[no]
-            abort.asker.send(messages.Aborted(abort.no, abort.count))
+            abort.requester.send(messages.Aborted(abort.no, abort.count))
 
 
 async def _all(events: Iterable[asyncio.Event]) -> None:

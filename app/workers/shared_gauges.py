@@ -1,8 +1,8 @@
-"""Where serving processes show each other their gauges: one small file that all have mapped.
+"""The gauges of all serving processes: one small file that each of them maps into memory.
 
     [scrapes so far] [row of process 0] [row of process 1] ...     doubles
 
-Each process writes its own row, at every change and four times a second; any of them reads all.
+Each process writes its own row, at every change and four times a second, and can read all rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class SharedGauges:
         (folder / _NAME).write_bytes(bytes(_BYTES * (1 + processes * _COLUMNS)))
 
     def __init__(self, folder: Path, process: int = 0) -> None:
-        """`process`: whose row `publish` writes."""
+        """`process`: the number of the process whose row `publish` writes."""
         with (folder / _NAME).open("r+b") as file:
             self._cells = memoryview(mmap.mmap(file.fileno(), 0)).cast("d")
         self._own_row = 1 + process * _COLUMNS
@@ -46,7 +46,7 @@ class SharedGauges:
             self._cells[cell] = value
 
     def gauges(self) -> Gauges:
-        """Of all together: sums of counts, and the longest of durations."""
+        """Of all processes together: sums of counts, and the longest durations."""
         cells = self._cells.tolist()[1:]
         in_flight, lag_s, worst_s, silences, dropped = (
             cells[column::_COLUMNS] for column in range(_COLUMNS)

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.dialects.sglang.fields import IGNORED, NativeBody, NativeSampling
+from app.dialects.sglang.fields import GenerateBody, GenerateSampling
+from app.dialects.sglang.unsupported import IGNORED
 from app.errors import InternalError
 from app.types import Grammar, Scoring
 from tests.support.scripted import ScriptedEngine
@@ -358,9 +359,9 @@ async def test_an_embedding_model_generates_nothing():
 
 @pytest.mark.full
 def test_every_field_of_sglang_is_ours_or_refused_or_ignored():
-    known = NativeBody.model_fields.keys() | NativeBody.unsupported
+    known = GenerateBody.model_fields.keys() | GenerateBody.unsupported
     assert _fields("srt/managers/io_struct.py", "GenerateReqInput") <= known | {*IGNORED}
-    sampling = NativeSampling.model_fields.keys() | NativeSampling.unsupported
+    sampling = GenerateSampling.model_fields.keys() | GenerateSampling.unsupported
     internal = {
         "stop_strs", "stop_regex_strs", "stop_str_max_len", "stop_regex_max_len", "is_normalized",
         "ebnf_full_assistant",

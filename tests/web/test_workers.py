@@ -294,8 +294,8 @@ def _counted(requests: int, lag_s: float, silent_s: float) -> LocalGauges:
     gate = Gate(lifecycle, max_running=9, max_waiting=0)
     for _ in range(requests):
         gate.admit()
-    lag.noted(lag_s)
-    lag.noted(0.0)
+    lag.note(lag_s)
+    lag.note(0.0)
     return LocalGauges(gate, lag, lambda: silent_s)
 
 

@@ -1,4 +1,4 @@
-"""Errors in Anthropic's words: the envelope, statuses, types and headers.
+"""Errors in Anthropic's format: envelope, statuses, types and headers.
 
 Source: https://docs.anthropic.com/en/api/errors, read 2026-11. The SDKs take the request's id from
 the `request-id` header alone, and wait as `retry-after` says.
@@ -33,7 +33,7 @@ _TYPES: tuple[tuple[type[ServeError], str], ...] = (
     (Unavailable, "overloaded_error"),
 )
 _OVERLOADED = 529
-"""Anthropic's own status. The other 503s keep theirs, which load balancers know."""
+"""Anthropic's own status. Other errors keep their 503, which load balancers understand."""
 
 
 def error_json(error: ServeError, request_id: str) -> Json:
@@ -50,13 +50,13 @@ def status(error: ServeError) -> int:
 
 
 def headers(error: ServeError, request_id: str) -> dict[str, str]:
-    """Claude Code retries a 401 like an overload unless it is told not to."""
-    told = {"x-should-retry": "false"} if isinstance(error, AuthenticationFailed) else {}
-    return {"request-id": _id(request_id)} | told
+    # Claude Code retries a 401 as it retries an overload unless this header forbids it.
+    retry = {"x-should-retry": "false"} if isinstance(error, AuthenticationFailed) else {}
+    return {"request-id": _id(request_id)} | retry
 
 
 def explained(error: ValidationError) -> InvalidRequest:
-    """The first field that is wrong, with its dotted path in front: `messages.0.role: ...`."""
+    """Name the first wrong field by its dotted path, in front: `messages.0.role: ...`."""
     first = openai.explained(error)
     if first.param is None:
         return first

@@ -12,13 +12,17 @@ from typing import Annotated, Any, ClassVar, Literal, assert_never
 import orjson
 from pydantic import Field
 
-from app.dialects.body import Body
+from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call, Dialect, Reply, present
-from app.dialects.openai import sampling as fields
-from app.dialects.openai import tools
-from app.dialects.openai.frames import Chunks, logprob_json, usage_json
+from app.dialects.openai import models, tools
+from app.dialects.openai.frames import OpenAIFrames, logprob_json, usage_json
 from app.dialects.openai.messages import ChatMessage
-from app.dialects.openai.sampling import SamplingFields, alternatives
+from app.dialects.openai.sampling import (
+    UNSUPPORTED,
+    SamplingFields,
+    alternative_count,
+    choice_count,
+)
 from app.dialects.openai.tools import AnyTool, ToolChoice
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.events import (
@@ -42,14 +46,13 @@ from app.types import ChatPrompt, GenerationRequest, Json, Scoring, ToolCall
 
 _MAX_WORD = 64
 
-
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ReasoningOptions(Body):
-    """OpenRouter's way of `reasoning_effort`."""
+    """OpenRouter's form of `reasoning_effort`."""
 
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"max_tokens": (), "exclude": (False,)}
+    unsupported: ClassVar[Unsupported] = {"max_tokens": (), "exclude": (False,)}
 
     effort: Effort | None = None
     enabled: bool | None = None
@@ -58,16 +61,18 @@ class ReasoningOptions(Body):
 class Thinking(Body):
     """DeepSeek's and GLM's switch."""
 
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"budget_tokens": ()}
+    unsupported: ClassVar[Unsupported] = {"budget_tokens": ()}
 
     type: Literal["enabled", "disabled"]
 
 
 class ChatBody(SamplingFields):
-    unsupported = fields.UNSUPPORTED | {
-        # The template writes them.
-        "add_special_tokens": (False,), "best_of": (1,), "echo": (False,), "suffix": ("",),
-    }  # fmt: skip
+    unsupported = UNSUPPORTED | {
+        "add_special_tokens": (False,),  # the chat template writes them
+        "best_of": (1,),
+        "echo": (False,),
+        "suffix": ("",),
+    }
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -88,13 +93,15 @@ class ChatBody(SamplingFields):
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:
         return {
-            **super().lengths(bounds), "messages": bounds.max_messages, "tools": bounds.max_tools,
+            **super().lengths(bounds),
+            "messages": bounds.max_messages,
+            "tools": bounds.max_tools,
             "chat_template_kwargs": 16,
-        }  # fmt: skip
+        }
 
 
 async def answer(body: ChatBody, call: Call) -> Reply:
-    model = fields.model_name(body, call)
+    model = models.generator_name(body.model, call)
     request = lower(body, call)
     presenter = ChatPresenter(
         id=call.id,
@@ -105,9 +112,12 @@ async def answer(body: ChatBody, call: Call) -> Reply:
         alias=call.bounds.reasoning_alias,
     )
     call.log_fields |= {
-        "model": body.model, "messages": len(body.messages), "n": request.n,
-        "max_tokens": request.sampling.max_tokens, "stream": bool(body.stream),
-    }  # fmt: skip
+        "model": body.model,
+        "messages": len(body.messages),
+        "n": request.n,
+        "max_tokens": request.sampling.max_tokens,
+        "stream": bool(body.stream),
+    }
     if body.tools:
         call.log_fields["tools"] = len(body.tools)
     return await present(call.generate(request), presenter, stream=bool(body.stream))
@@ -138,7 +148,7 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
         sampling=body.sampling(
             bounds, max_tokens=body.max_tokens if max_tokens is None else max_tokens
         ),
-        n=fields.choices(body, call),
+        n=choice_count(body, call),
         scoring=_scoring(body, call.bounds),
         progress=body.progress,
         whole=not body.stream,
@@ -180,19 +190,19 @@ def _effort(body: ChatBody) -> str | None:
 
 
 def _template_kwargs(body: ChatBody, bounds: Bounds) -> dict[str, bool | str]:
-    found: dict[str, bool | str] = {}
+    kwargs: dict[str, bool | str] = {}
     switch = body.enable_thinking
     if body.thinking is not None:
         switch = body.thinking.type == "enabled"
     elif body.reasoning is not None and body.reasoning.enabled is not None:
         switch = body.reasoning.enabled
     if switch is not None:
-        found |= {"enable_thinking": switch, "thinking": switch}  # models call it either
+        kwargs |= {"enable_thinking": switch, "thinking": switch}  # templates use either name
     for name, value in (body.chat_template_kwargs or {}).items():
         if name not in bounds.template_kwargs:
-            listed = ", ".join(sorted(bounds.template_kwargs))
+            allowed = ", ".join(sorted(bounds.template_kwargs))
             raise UnsupportedParameter(
-                f"chat_template_kwargs takes {listed} here (ALLOWED_TEMPLATE_KWARGS).",
+                f"chat_template_kwargs takes {allowed} here (ALLOWED_TEMPLATE_KWARGS).",
                 param="chat_template_kwargs",
             )
         if not isinstance(value, bool) and not (isinstance(value, str) and len(value) <= _MAX_WORD):
@@ -202,19 +212,19 @@ def _template_kwargs(body: ChatBody, bounds: Bounds) -> dict[str, bool | str]:
                 param=f"chat_template_kwargs.{name}",
                 code="invalid_type",
             )
-        found[name] = value
-    return found
+        kwargs[name] = value
+    return kwargs
 
 
 def _scoring(body: ChatBody, bounds: Bounds) -> Scoring | None:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
-    top = alternatives(body.top_logprobs, bounds, param="top_logprobs")
+    top = alternative_count(body.top_logprobs, bounds, param="top_logprobs")
     return Scoring(top=top) if body.logprobs else None
 
 
-class ChatPresenter(Chunks):
-    """Frames and JSON of one chat completion."""
+class ChatPresenter(OpenAIFrames):
+    """Renders one chat completion."""
 
     def __init__(
         self,
@@ -226,7 +236,7 @@ class ChatPresenter(Chunks):
         logprobs: bool = False,
         alias: bool = False,
     ) -> None:
-        """`alias`: thinking is written as `reasoning`, too."""
+        """`alias`: write the thinking as `reasoning`, too."""
         super().__init__(
             id=f"chatcmpl-{id}",
             object="chat.completion.chunk",
@@ -266,7 +276,7 @@ class ChatPresenter(Chunks):
             case Progress(usage):
                 return self._note_usage(usage)
             case Started():
-                # All roles first, in order: the SDKs append choices as they first see them.
+                # All roles first, in order: the SDKs list choices by their first frames.
                 first = {"role": "assistant", "content": "", "refusal": None}
                 return b"".join(
                     self._chunk(index, {"delta": first}, None) for index in range(self._n)

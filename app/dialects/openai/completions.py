@@ -13,9 +13,14 @@ import orjson
 from pydantic import Field
 
 from app.dialects.contract import Call, Dialect, Reply, present
-from app.dialects.openai import sampling as fields
-from app.dialects.openai.frames import Chunks, usage_json
-from app.dialects.openai.sampling import SamplingFields, alternatives
+from app.dialects.openai import models
+from app.dialects.openai.frames import OpenAIFrames, usage_json
+from app.dialects.openai.sampling import (
+    UNSUPPORTED,
+    SamplingFields,
+    alternative_count,
+    choice_count,
+)
 from app.dialects.prompts import Prompts
 from app.errors import InvalidRequest, UnsupportedParameter, above
 from app.events import (
@@ -36,25 +41,23 @@ from app.events import (
     Usage,
 )
 from app.settings.bounds import Bounds, hard_limit
-from app.types import (
-    GenerationRequest,
-    InfillPrompt,
-    Json,
-    Prompt,
-    Scoring,
-    TextPrompt,
-)
+from app.types import GenerationRequest, InfillPrompt, Json, Prompt, Scoring, TextPrompt
 
 _DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
 
 
 class CompletionBody(SamplingFields):
-    unsupported = fields.UNSUPPORTED | {
-        "enable_thinking": (), "reasoning": (), "thinking": (), "tools": ([],),
-        "tool_choice": ("none",), "reasoning_effort": (),
-        "chat_template_kwargs": ({},), "continue_final_message": (False,),
-    }  # fmt: skip
+    unsupported = UNSUPPORTED | {
+        "chat_template_kwargs": ({},),
+        "continue_final_message": (False,),
+        "enable_thinking": (),
+        "reasoning": (),
+        "reasoning_effort": (),
+        "thinking": (),
+        "tool_choice": ("none",),
+        "tools": ([],),
+    }
 
     prompt: Prompts
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
@@ -69,7 +72,7 @@ class CompletionBody(SamplingFields):
 
 
 async def answer(body: CompletionBody, call: Call) -> Reply:
-    model = fields.model_name(body, call)
+    model = models.generator_name(body.model, call)
     request = lower(body, call)
     presenter = CompletionPresenter(
         id=call.id,
@@ -81,14 +84,17 @@ async def answer(body: CompletionBody, call: Call) -> Reply:
         best=body.n or 1,
     )
     call.log_fields |= {
-        "model": body.model, "prompts": len(request.prompts), "n": request.n,
-        "max_tokens": request.sampling.max_tokens, "stream": bool(body.stream),
-    }  # fmt: skip
+        "model": body.model,
+        "prompts": len(request.prompts),
+        "n": request.n,
+        "max_tokens": request.sampling.max_tokens,
+        "stream": bool(body.stream),
+    }
     return await present(call.generate(request), presenter, stream=bool(body.stream))
 
 
 def lower(body: CompletionBody, call: Call) -> GenerationRequest:
-    n = fields.choices(body, call)
+    n = choice_count(body, call)
     of = _best_of(body, n, call)
     max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if max_tokens == 0 and not body.echo:
@@ -100,7 +106,7 @@ def lower(body: CompletionBody, call: Call) -> GenerationRequest:
     scoring = None
     if body.logprobs is not None or of > n:
         scoring = Scoring(
-            top=alternatives(body.logprobs, call.bounds, param="logprobs"),
+            top=alternative_count(body.logprobs, call.bounds, param="logprobs"),
             prompt_from=0 if body.echo else None,
         )
     return GenerationRequest(
@@ -116,7 +122,7 @@ def lower(body: CompletionBody, call: Call) -> GenerationRequest:
 
 
 def _best_of(body: CompletionBody, n: int, call: Call) -> int:
-    """How many answers are made, of which the `n` best are given."""
+    """How many choices to generate; the client gets the best `n` of them."""
     of = body.best_of or n
     if of < n:
         raise InvalidRequest(
@@ -148,8 +154,8 @@ def _prompts(body: CompletionBody, call: Call) -> tuple[Prompt, ...]:
     return tuple(gaps)
 
 
-class CompletionPresenter(Chunks):
-    """Frames and JSON of one completion. Of every `of` choices `whole` gives the `best`."""
+class CompletionPresenter(OpenAIFrames):
+    """Renders one completion. `whole` returns the `best` of every `of` choices."""
 
     def __init__(
         self,
@@ -210,11 +216,11 @@ class CompletionPresenter(Chunks):
     def _chosen(self, choices: Sequence[Choice]) -> Iterable[Choice]:
         if self._of == self._best:
             return choices
-        found: list[Choice] = []
+        chosen: list[Choice] = []
         for first in range(0, len(choices), self._of):
             group = choices[first : first + self._of]
-            found += sorted(group, key=_likelihood, reverse=True)[: self._best]
-        return found
+            chosen += sorted(group, key=_likelihood, reverse=True)[: self._best]
+        return chosen
 
     def _logprobs_json(self, scored: Sequence[ScoredToken]) -> Json | None:
         if self._logprobs is None:
@@ -228,19 +234,19 @@ class CompletionPresenter(Chunks):
 
 
 def _likelihood(choice: Choice) -> float:
-    """Mean log-probability of what was generated."""
+    """Mean log-probability of the generated tokens."""
     tokens = choice.scored[-choice.completion_tokens :] if choice.completion_tokens else ()
     return sum(each.token.logprob for each in tokens) / max(1, len(tokens))
 
 
 def _top(scored: ScoredToken) -> dict[str, float]:
-    """The alternatives, and always the token itself, with the very same number."""
+    """The alternatives and the token itself, whose number is the same as in `token_logprobs`."""
     top = {_written(each): each.logprob for each in reversed(scored.top)}
     return top | {_written(scored.token): scored.token.logprob}
 
 
 def _written(token: Token) -> str:
-    """The token's text; of one that is only a part of a character its bytes, as OpenAI does."""
+    """The token's text; its bytes, as OpenAI writes them, if it is only a part of a character."""
     try:
         return token.raw.decode()
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
 """OpenAI embeddings: texts or token ids -> vectors, as floats or base64.
 
 Source: https://platform.openai.com/docs/api-reference/embeddings, read 2026-11. The SDKs ask for
-base64 (little-endian float32) unless told otherwise.
+base64 (little-endian float32) unless their caller chooses floats.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from app.dialects.body import Body
+from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call, Dialect, Reply, Whole
-from app.dialects.openai import sampling as fields
+from app.dialects.openai import models
 from app.dialects.prompts import PROMPTS_SCHEMA, read_prompts
 from app.engine.base import Embedding
 from app.errors import InvalidRequest, UnsupportedParameter
@@ -28,10 +28,15 @@ Inputs = Annotated[
 
 
 class EmbeddingBody(Body):
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "truncate_prompt_tokens": (), "messages": (), "lora_path": (), "embed_overrides": (),
-        "normalize": (True,), "embed_dtype": ("float32",), "add_special_tokens": (True,),
-    }  # fmt: skip
+    unsupported: ClassVar[Unsupported] = {
+        "add_special_tokens": (True,),
+        "embed_dtype": ("float32",),
+        "embed_overrides": (),
+        "lora_path": (),
+        "messages": (),
+        "normalize": (True,),
+        "truncate_prompt_tokens": (),
+    }
 
     input: Inputs
     model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
@@ -46,7 +51,7 @@ class EmbeddingBody(Body):
 
 async def answer(body: EmbeddingBody, call: Call) -> Reply:
     info = call.model.info
-    model = fields.served_name(body.model, call)
+    model = models.served_name(body.model, call)
     if not info.embeds:
         raise InvalidRequest(
             "This model generates text and gives no embeddings; use /v1/chat/completions.",
@@ -60,14 +65,14 @@ async def answer(body: EmbeddingBody, call: Call) -> Reply:
             )
     dimensions = _dimensions(body.dimensions, call)
     call.log_fields |= {"model": body.model, "inputs": len(inputs)}
-    found = await call.model.embed(inputs, id=call.id, dimensions=dimensions)
-    tokens = sum(each.prompt_tokens for each in found)
+    embeddings = await call.model.embed(inputs, id=call.id, dimensions=dimensions)
+    tokens = sum(each.prompt_tokens for each in embeddings)
     call.stats.prompt_tokens = tokens
     return Whole(
         orjson.dumps(
             {
                 "object": "list",
-                "data": [_datum(no, each, body) for no, each in enumerate(found)],
+                "data": [_datum(no, each, body) for no, each in enumerate(embeddings)],
                 "model": model,
                 "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
             }
@@ -75,10 +80,10 @@ async def answer(body: EmbeddingBody, call: Call) -> Reply:
     )
 
 
-def _dimensions(wanted: int | None, call: Call) -> int | None:
-    """What the engine is to be told; None for the vectors' full length."""
+def _dimensions(requested: int | None, call: Call) -> int | None:
+    """The length to ask the engine for; None for the vectors' full length."""
     info = call.model.info
-    if wanted is None or wanted == info.embedding_size:
+    if requested is None or requested == info.embedding_size:
         return None
     if info.dimensions is None:
         raise UnsupportedParameter(
@@ -86,12 +91,13 @@ def _dimensions(wanted: int | None, call: Call) -> int | None:
             "give shorter ones.",
             param="dimensions",
         )
-    if wanted > (info.embedding_size or 0) or (info.dimensions and wanted not in info.dimensions):
+    too_long = requested > (info.embedding_size or 0)
+    if too_long or (info.dimensions and requested not in info.dimensions):
         listed = ", ".join(map(str, info.dimensions)) or f"1 to {info.embedding_size}"
         raise InvalidRequest(
             f"Invalid value for 'dimensions': this model has {listed}.", param="dimensions"
         )
-    return wanted
+    return requested
 
 
 def _datum(no: int, embedding: Embedding, body: EmbeddingBody) -> Json:

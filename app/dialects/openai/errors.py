@@ -1,4 +1,4 @@
-"""Errors in OpenAI's words: the envelope, and what is said of a field that is wrong.
+"""Errors in OpenAI's format: the envelope, and the message for each kind of wrong field.
 
 Source: https://platform.openai.com/docs/guides/error-codes, read 2026-11.
 """
@@ -14,7 +14,7 @@ from app.types import Json
 
 
 def error_json(error: ServeError, request_id: str = "") -> Json:
-    """OpenAI's error object: always these four keys. The request's id is in a header only."""
+    """OpenAI's error object: always these four keys. The request's id is only in a header."""
     return {
         "error": {
             "message": error.message,
@@ -26,32 +26,35 @@ def error_json(error: ServeError, request_id: str = "") -> Json:
 
 
 _FIELD = re.compile(r"[a-z_]{1,40}")
-
-
 _EXPECTED = {
-    "int": "an integer", "float": "a number", "string": "a string", "bool": "a boolean",
-    "list": "an array", "tuple": "an array", "dict": "an object", "model": "an object",
-}  # fmt: skip
-
-
+    "int": "an integer",
+    "float": "a number",
+    "string": "a string",
+    "bool": "a boolean",
+    "list": "an array",
+    "tuple": "an array",
+    "dict": "an object",
+    "model": "an object",
+}
+"""pydantic's kind of error, without its suffix -> the type that the field must have."""
 _BOUND = {
     "greater_than_equal": ("below_min_value", "at least", "ge"),
     "greater_than": ("below_min_value", "greater than", "gt"),
     "less_than_equal": ("above_max_value", "at most", "le"),
     "less_than": ("above_max_value", "less than", "lt"),
 }
-
-
+"""pydantic's kind of error -> the code without the number's type, words, name of the bound."""
 _LENGTH = {
     "string_too_short": ("string_below_min_length", "at least {} characters", "min_length"),
     "string_too_long": ("string_above_max_length", "at most {} characters", "max_length"),
     "too_short": ("array_below_min_length", "at least {} entries", "min_length"),
     "too_long": ("array_above_max_length", "at most {} entries", "max_length"),
 }
+"""pydantic's kind of error -> code, words, name of the bound."""
 
 
 def explained(error: ValidationError) -> InvalidRequest:
-    """The first field that is wrong, by its path, its bound and OpenAI's code for it."""
+    """Name the first wrong field by its path, with its bound and OpenAI's code."""
     first = error.errors(include_url=False, include_input=True)[0]
     kind, context = first["type"], first.get("ctx", {})
     param = _dotted(first["loc"])
@@ -71,9 +74,9 @@ def explained(error: ValidationError) -> InvalidRequest:
         )
     if kind in _LENGTH:
         code, words, key = _LENGTH[kind]
-        said = words.format(context[key])
+        length = words.format(context[key])
         return InvalidRequest(
-            f"Invalid value for '{param}': must have {said}.", param=param, code=code
+            f"Invalid value for '{param}': must have {length}.", param=param, code=code
         )
     if kind == "literal_error":
         return InvalidRequest(
@@ -97,18 +100,18 @@ def explained(error: ValidationError) -> InvalidRequest:
 
 
 _UNION_MEMBERS = {"str", "list[str]", "dict[str,any]"}
-"""What pydantic adds to the location of a value that may be of several types."""
+"""Steps that pydantic adds to the location of a value that may be of several types."""
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
-    """('messages', 0, '~parts', 'content') -> messages[0].content; tags of unions begin with ~."""
+    """('messages', 0, '~parts', 'content') -> messages[0].content; union tags begin with ~."""
     dotted = ""
     for step in location:
         if isinstance(step, int):
             dotted += f"[{step}]"
         elif not step.startswith("~") and step not in _UNION_MEMBERS:
             if not _FIELD.fullmatch(step):
-                break  # a key that the client made up is not repeated in the answer
+                break  # do not repeat in the answer a key that the client invented
             dotted += f".{step}" if dotted else step
     return dotted
 

@@ -1,7 +1,7 @@
-"""The JSON and the server-sent events that OpenAI's answers have in common.
+"""The JSON and server-sent events that the answers of OpenAI's endpoints share.
 
-Of a text's frame everything but the text is rendered once per choice: for each token only the text
-is escaped. Frames with log-probabilities or running usage are built each anew.
+The parts of a text's frame that surround the text are rendered once per choice, so that for each
+token only the text is escaped. Frames with log-probabilities or running usage are built in full.
 """
 
 from __future__ import annotations
@@ -37,33 +37,35 @@ def logprob_json(scored: ScoredToken) -> orjson.Fragment:
 
 
 def _rendered(token: Token) -> bytes:
-    """Up to its closing brace."""
+    """The token's JSON without its closing brace."""
     before, after = _around(token.raw)
     return b"%b%b%b" % (before, orjson.dumps(token.logprob), after)
 
 
 @lru_cache(65_536)
 def _around(raw: bytes) -> tuple[bytes, bytes]:
-    """What stands before and after a token's log-probability: the same each time."""
+    """The JSON before and after a token's log-probability, which is always the same."""
     text = orjson.dumps(raw.decode(errors="replace"))
     return b'{"token":%b,"logprob":' % text, b',"bytes":%b' % orjson.dumps(list(raw))
 
 
 DONE = b"data: [DONE]\n\n"
+"""The last event of a stream."""
 
 
 def frame(data: Json) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def failed(error: ServeError) -> bytes:
+def error_frames(error: ServeError) -> bytes:
+    """The end of a stream that failed."""
     return frame(error_json(error)) + DONE
 
 
-class Chunks:
-    """What the presenters of chat and plain completions share: one answer's frames.
+class OpenAIFrames:
+    """Base of the presenters of chat and plain completions: the frames of one answer.
 
-    A subclass renders a text's frame as `self._heads[index]`, the text as JSON, `self._tail`.
+    A subclass renders a text's frame as `self._heads[index]`, the text as JSON, and `self._tail`.
     """
 
     def __init__(
@@ -77,12 +79,12 @@ class Chunks:
         closing: bytes,
         include_usage: bool,
     ) -> None:
-        """`opening` and `closing`: what stands before and after the text in a choice's JSON."""
+        """`opening` and `closing`: the JSON of a choice before and after the text."""
         self._include_usage = include_usage
         self._scored: dict[int, list[ScoredToken]] = {}
         """By choice: tokens whose text comes with the next frame."""
         self._usage: Json | None = None
-        """Running usage, if frames carry it."""
+        """Usage so far, if frames carry it."""
         self._common: Json = {
             "id": id,
             "object": object,
@@ -97,7 +99,7 @@ class Chunks:
         self._tail = closing + b"}]" + (b',"usage":null}\n\n' if include_usage else b"}\n\n")
 
     def fail(self, error: ServeError) -> bytes:
-        return frame(error_json(error)) + DONE
+        return error_frames(error)
 
     def _note_scores(self, tokens: tuple[ScoredToken, ...], index: int) -> bytes:
         self._scored.setdefault(index, []).extend(tokens)
@@ -108,7 +110,7 @@ class Chunks:
         return b""
 
     def _chunk(self, index: int, content: Json, finish_reason: str | None) -> bytes:
-        """A frame of choice `index`; `content`: its `delta` or `text`."""
+        """A frame of choice `index`; `content` is its `delta` or `text`."""
         scored = self._scored.pop(index, None) if self._scored else None
         choice = {
             "index": index,
@@ -120,11 +122,11 @@ class Chunks:
         return frame(self._common | {"choices": [choice]} | usage)
 
     def _logprobs_json(self, scored: Sequence[ScoredToken]) -> Json | None:
-        """The scores of a choice, or of a piece of it, as this endpoint writes them."""
+        """The scores of a choice, or of a piece of it, in this endpoint's format."""
         raise NotImplementedError
 
     def _end(self, usage: Usage) -> bytes:
-        """The frame of the usage, if it was asked for, and the end of the stream."""
+        """The usage, if the client asked for it, and the end of the stream."""
         if not self._include_usage:
             return DONE
         return frame(self._common | {"choices": [], "usage": usage_json(usage)}) + DONE

@@ -1,7 +1,7 @@
-"""What the answer must look like: the fields by which clients ask for it, as grammars.
+"""The request fields that constrain the answer's form, and their lowering to grammars.
 
-Source: `response_format` as OpenAI has it; `json_schema`, `regex`, `ebnf`, `structural_tag` as
-SGLang does; `guided_*` and `structured_outputs` as vLLM does; read 2026-11.
+Source: `response_format` from OpenAI; `json_schema`, `regex`, `ebnf`, `structural_tag` from SGLang;
+`guided_*` and `structured_outputs` from vLLM; read 2026-11.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ResponseFormat(Body):
 
 
 class StructuredOutputs(Body):
-    """vLLM's name for the grammars below."""
+    """vLLM's newer form of the `guided_*` fields below."""
 
     json_schema: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
@@ -44,7 +44,7 @@ class StructuredOutputs(Body):
 
 
 class GrammarFields(Body):
-    """What the answer must look like. At most one of them."""
+    """The fields that constrain the answer. A request has at most one of them."""
 
     response_format: ResponseFormat | None = None
     json_schema: dict[str, Any] | str | None = None
@@ -57,21 +57,20 @@ class GrammarFields(Body):
     structured_outputs: StructuredOutputs | None = None
 
     def grammar(self, bounds: Bounds) -> Grammar | None:
-        """The one that was asked for, within its bounds. Raises InvalidRequest."""
-        wanted = [field for field in _GRAMMARS if getattr(self, field) is not None]
+        """The grammar of the one field that is set. Raises InvalidRequest."""
+        set_fields = [field for field in _GRAMMARS if getattr(self, field) is not None]
         if self.response_format is not None and self.response_format.type == "text":
-            wanted.remove("response_format")
-        if len(wanted) > 1:
-            raise InvalidRequest(
-                f"'{wanted[0]}' and '{wanted[1]}' exclude each other.", param=wanted[1]
-            )
-        if not wanted:
+            set_fields.remove("response_format")
+        if len(set_fields) > 1:
+            first, second, *_ = set_fields
+            raise InvalidRequest(f"'{first}' and '{second}' exclude each other.", param=second)
+        if not set_fields:
             return None
-        field = wanted[0]
+        field = set_fields[0]
         if field == "response_format":
             assert self.response_format is not None
             return _response_format(self.response_format, bounds)
-        if field != "json_schema":  # SGLang's way of asking for a response format
+        if field != "json_schema":  # SGLang's form of a response format: always allowed
             _need_grammars(bounds, field)
         if field == "structured_outputs":
             return _structured(self.structured_outputs, bounds)
@@ -79,11 +78,17 @@ class GrammarFields(Body):
 
 
 _GRAMMARS = {
-    "response_format": "", "json_schema": "json", "structured_outputs": "", "regex": "regex",
+    "response_format": "",
+    "json_schema": "json",
+    "structured_outputs": "",
+    "regex": "regex",
     "ebnf": "grammar",
-    "guided_json": "json", "guided_regex": "regex", "guided_choice": "choice",
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
     "guided_grammar": "grammar",
-}  # fmt: skip
+}
+"""Field -> kind of its grammar, in the words of `StructuredOutputs`; "" if the value names it."""
 
 
 def _need_grammars(bounds: Bounds, param: str) -> None:
@@ -122,23 +127,25 @@ _OBJECT = '{"type":"object"}'
 
 
 def schema_grammar(schema: dict[str, Any], bounds: GrammarBounds, param: str) -> Grammar:
-    """A JSON schema as a grammar. Raises InvalidRequest that names the bound."""
+    """Check a JSON schema and make it a grammar. Raises InvalidRequest that names the bound."""
     check_schema(schema, bounds, param=param)
     return Grammar("json_schema", orjson.dumps(schema).decode(), param)
 
 
 def _structured(outputs: StructuredOutputs | None, bounds: Bounds) -> Grammar:
-    given = {
-        "json": outputs and outputs.json_schema, "regex": outputs and outputs.regex,
-        "choice": outputs and outputs.choice, "grammar": outputs and outputs.grammar,
-    }  # fmt: skip
-    named = [(kind, value) for kind, value in given.items() if value]
-    if len(named) != 1:
+    by_kind = {
+        "json": outputs and outputs.json_schema,
+        "regex": outputs and outputs.regex,
+        "choice": outputs and outputs.choice,
+        "grammar": outputs and outputs.grammar,
+    }
+    set_kinds = [(kind, value) for kind, value in by_kind.items() if value]
+    if len(set_kinds) != 1:
         raise InvalidRequest(
             "'structured_outputs' must have exactly one of json, regex, choice and grammar.",
             param="structured_outputs",
         )
-    kind, value = named[0]
+    kind, value = set_kinds[0]
     return _guided(kind, value, bounds.grammar, f"structured_outputs.{kind}")
 
 
@@ -147,7 +154,7 @@ def _guided(kind: str, value: Any, bounds: GrammarBounds, param: str) -> Grammar
         case "json":
             return schema_grammar(_decoded_schema(value, param), bounds, param)
         case "choice":
-            return schema_free_choice(value, bounds, param)
+            return _one_of(value, bounds, param)
         case "regex":
             check_regex(value, bounds, param=param)
             return Grammar("regex", value, param)
@@ -167,8 +174,8 @@ def _decoded_schema(value: Any, param: str) -> dict[str, Any]:
     return value
 
 
-def schema_free_choice(choices: list[str], bounds: GrammarBounds, param: str) -> Grammar:
-    """One of the texts, as they are, without quotes."""
+def _one_of(choices: list[str], bounds: GrammarBounds, param: str) -> Grammar:
+    """A grammar of exactly these texts, without quotes."""
     if len(choices) > bounds.max_schema_enum:
         raise too_many(param, bounds.max_schema_enum)
     text = "root ::= " + " | ".join(json.dumps(choice) for choice in choices)

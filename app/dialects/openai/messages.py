@@ -1,4 +1,4 @@
-"""A turn of a conversation as OpenAI writes it, and its lowering to `Message`.
+"""A turn of a conversation in OpenAI's format, and its lowering to `Message`.
 
 Source: https://platform.openai.com/docs/api-reference/chat, read 2026-11; `reasoning_content` as
 DeepSeek and SGLang write it, `reasoning` as OpenRouter and vLLM do.
@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.dialects.body import Body
+from app.dialects.body import Body, Unsupported
 from app.dialects.openai import tools
 from app.dialects.openai.tools import PastCall
 from app.types import Message, Text
@@ -46,7 +46,7 @@ Content = Annotated[
 
 
 class ChatMessage(Body):
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {"function_call": (), "audio": ()}
+    unsupported: ClassVar[Unsupported] = {"function_call": (), "audio": ()}
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
@@ -60,24 +60,27 @@ class ChatMessage(Body):
     @model_validator(mode="before")
     @classmethod
     def _fold_thinking(cls, data: Any) -> Any:
-        """Parts that are thinking become `reasoning_content`; no parts at all are no content."""
+        """Join parts that are thinking into `reasoning_content`; an empty list is no content."""
         if not isinstance(data, dict) or not isinstance(parts := data.get("content"), list):
             return data
-        thought = [
+        thoughts = [
             part.get(part["type"]) or part.get("text")
             for part in parts
             if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")
         ]
-        if data.get("role") != "assistant" or (parts and not thought):
+        if data.get("role") != "assistant" or (parts and not thoughts):
             return data
-        rest = [
+        other_parts = [
             part
             for part in parts
             if not isinstance(part, dict) or part.get("type") not in ("thinking", "reasoning")
         ]
-        folded = "".join(text for text in thought if isinstance(text, str))
-        before = data.get("reasoning_content")
-        return {**data, "content": rest or None, "reasoning_content": folded or before}
+        thinking = "".join(text for text in thoughts if isinstance(text, str))
+        return {
+            **data,
+            "content": other_parts or None,
+            "reasoning_content": thinking or data.get("reasoning_content"),
+        }
 
     @property
     def lowered(self) -> Message:

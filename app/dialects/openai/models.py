@@ -1,17 +1,36 @@
-"""OpenAI's list of models: one card for each name of the one model.
+"""The names of the one model: the name that a request is answered under, and OpenAI's list.
 
 Source: https://platform.openai.com/docs/api-reference/models, read 2026-11; `max_model_len` as
-SGLang and vLLM have it.
+in SGLang and vLLM.
 """
 
 from __future__ import annotations
 
 import time
 
-from app.errors import ModelNotFound, NotReady
+from app.dialects.contract import Call
+from app.errors import InvalidRequest, ModelNotFound, NotReady
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle, Phase
 from app.types import Json
+
+
+def served_name(requested: str | None, call: Call) -> str:
+    """The name to answer under. Raises ModelNotFound if the requested one is not served."""
+    if requested is None:
+        return call.model.names[0]
+    call.model.check_name(requested)
+    return requested if requested in call.model.names else call.model.names[0]
+
+
+def generator_name(requested: str | None, call: Call) -> str:
+    """The same for a request that generates text. Raises InvalidRequest if the model does not."""
+    name = served_name(requested, call)
+    if call.model.info.embeds:
+        raise InvalidRequest(
+            "This model gives embeddings and generates no text; use /v1/embeddings.", param="model"
+        )
+    return name
 
 
 def listed(model: ServedModel | None, lifecycle: Lifecycle) -> Json:
@@ -22,21 +41,27 @@ def listed(model: ServedModel | None, lifecycle: Lifecycle) -> Json:
 def card(name: str, model: ServedModel | None, lifecycle: Lifecycle) -> Json:
     """The body of `/v1/models/{name}`. Raises ModelNotFound, Unavailable."""
     for each in cards(model, lifecycle):
-        # A local folder as a name: its leading slash is lost among those of the path.
+        # If the name is a local folder, its leading slash is lost among the slashes of the path.
         if each["id"].lstrip("/") == name.lstrip("/"):
             return each
     raise ModelNotFound(f"The model `{name[:100]}` does not exist here.", param="model")
 
 
 def cards(model: ServedModel | None, lifecycle: Lifecycle) -> list[Json]:
-    """Not before the model is ready: routers and benchmarks take a 200 here for readiness."""
+    """Raises Unavailable before the model is ready: routers and benchmarks take a 200 here for
+    readiness."""
     if model is None or lifecycle.phase not in (Phase.READY, Phase.LEAVING):
         raise lifecycle.refusal() or NotReady("The model is not ready yet.")
     created = int(time.time() - lifecycle.uptime_s)
     return [
         {
-            "id": name, "object": "model", "created": created, "owned_by": "sglang",
-            "root": model.names[0], "parent": None, "max_model_len": model.limit,
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "sglang",
+            "root": model.names[0],
+            "parent": None,
+            "max_model_len": model.limit,
         }
         for name in model.names
-    ]  # fmt: skip
+    ]

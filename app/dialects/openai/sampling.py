@@ -6,11 +6,11 @@ Source: OpenAI's OpenAPI document; `top_k`, `min_p`, `repetition_penalty`, `min_
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from app.dialects.body import Body
+from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call
 from app.dialects.openai.grammars import GrammarFields
 from app.errors import InvalidRequest, above, too_many
@@ -19,22 +19,44 @@ from app.types import Sampling
 
 _MAX_STOPS, _MAX_STOP_CHARS = hard_limit("max_stops"), hard_limit("max_stop_chars")
 
-# Each of these changes the result. What this server does not honour it refuses by name, but for
-# values that change nothing: they stand beside the name.
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "add_special_tokens": (True,), "allowed_token_ids": (), "audio": (), "bad_words": ([],),
-    "beam_width": (1,), "cache_salt": (), "chat_template": (), "custom_logit_processor": (),
-    "custom_params": (), "extra_key": (), "function_call": ("none",), "functions": ([],),
-    "include_stop_str_in_output": (False,), "input_embeds": (), "length_penalty": (1.0, 1),
-    "logits_processors": (), "lora_path": (), "max_new_tokens": (), "max_thinking_tokens": (),
-    "modalities": (["text"],), "no_repeat_ngram_size": (0,), "thinking_budget": (),
+UNSUPPORTED: Unsupported = {
+    "add_special_tokens": (True,),
+    "allowed_token_ids": (),
+    "audio": (),
+    "bad_words": ([],),
+    "beam_width": (1,),
+    "cache_salt": (),
+    "chat_template": (),
+    "custom_logit_processor": (),
+    "custom_params": (),
+    "extra_key": (),
+    "function_call": ("none",),
+    "functions": ([],),
+    "include_stop_str_in_output": (False,),
+    "input_embeds": (),
+    "length_penalty": (1.0, 1),
+    "logits_processors": (),
+    "lora_path": (),
+    "max_new_tokens": (),
+    "max_thinking_tokens": (),
+    "modalities": (["text"],),
+    "no_repeat_ngram_size": (0,),
+    "no_stop_trim": (False,),
+    "prompt_embeds": (),
+    "prompt_logprobs": (),
+    "return_hidden_states": (False,),
+    "return_token_ids": (False,),
+    "separate_reasoning": (True,),
+    "session_params": (),
+    "stop_regex": (),
+    "thinking_budget": (),
+    "truncate_prompt_tokens": (),
     "typical_p": (1.0, 1),
-    "no_stop_trim": (False,), "prompt_embeds": (), "prompt_logprobs": (),
-    "return_hidden_states": (False,), "return_token_ids": (False,),
-    "separate_reasoning": (True,), "session_params": (), "stop_regex": (),
-    "truncate_prompt_tokens": (), "use_beam_search": (False,), "verbosity": ("low", "medium"),
+    "use_beam_search": (False,),
+    "verbosity": ("low", "medium"),
     "web_search_options": (),
-}  # fmt: skip
+}
+"""Of chat and plain completions. Each would change the answer, so it is refused, not ignored."""
 
 
 def _one_or_many(value: object) -> object:
@@ -77,7 +99,7 @@ class StreamOptions(Body):
 
 
 class SamplingFields(GrammarFields):
-    """Everything about sampling that chat and plain completions have in common."""
+    """The sampling fields of chat and plain completions."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     stream: bool | None = None
@@ -118,7 +140,7 @@ class SamplingFields(GrammarFields):
 
     @property
     def progress(self) -> bool:
-        """Every frame shall say what has been used so far."""
+        """Every frame carries the usage so far."""
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     def sampling(self, bounds: Bounds, *, max_tokens: int | None) -> Sampling:
@@ -127,7 +149,7 @@ class SamplingFields(GrammarFields):
             max_tokens=max_tokens,
             min_tokens=self.min_tokens or 0,
             temperature=self.temperature,
-            # OpenAI takes 0 for "only the likeliest"; the engine wants it above.
+            # To OpenAI 0 means "only the likeliest token"; the engine requires a value above 0.
             top_p=max(self.top_p, 1e-6) if self.top_p is not None else None,
             top_k=-1 if top_k == 0 else top_k,
             min_p=self.min_p,
@@ -147,7 +169,8 @@ class SamplingFields(GrammarFields):
 
 
 def check_counts(sampling: Sampling, bounds: Bounds, *, within: str = "") -> None:
-    """Raises InvalidRequest that names the list that is too long; `within` is what it is in."""
+    """Raises InvalidRequest that names the list or text that is too long. `within`: prefix of the
+    fields' names."""
     for field, entries, most in (
         ("stop", sampling.stop, bounds.max_stops),
         ("stop_token_ids", sampling.stop_token_ids, bounds.max_stop_token_ids),
@@ -165,35 +188,16 @@ def check_counts(sampling: Sampling, bounds: Bounds, *, within: str = "") -> Non
             )
 
 
-def alternatives(count: int | None, bounds: Bounds, *, param: str) -> int:
-    """`top_logprobs`, within what the operator allows."""
+def alternative_count(count: int | None, bounds: Bounds, *, param: str) -> int:
+    """How many alternatives to each token to return. Raises InvalidRequest above MAX_LOGPROBS."""
     if count is not None and count > bounds.max_logprobs:
         raise above(param, bounds.max_logprobs)
     return count or 0
 
 
-def choices(body: SamplingFields, call: Call) -> int:
-    """`n`, within what the operator allows."""
+def choice_count(body: SamplingFields, call: Call) -> int:
+    """How many choices to generate. Raises InvalidRequest above MAX_CHOICES."""
     n = body.n or 1
     if n > call.bounds.max_choices:
         raise above("n", call.bounds.max_choices)
     return n
-
-
-def model_name(body: SamplingFields, call: Call) -> str:
-    """The name to answer under; raises ModelNotFound for one that is not served, InvalidRequest if
-    it generates nothing."""
-    name = served_name(body.model, call)
-    if call.model.info.embeds:
-        raise InvalidRequest(
-            "This model gives embeddings and generates no text; use /v1/embeddings.", param="model"
-        )
-    return name
-
-
-def served_name(asked: str | None, call: Call) -> str:
-    """The name to answer under; raises ModelNotFound for one that is not served."""
-    if asked is None:
-        return call.model.names[0]
-    call.model.check_name(asked)
-    return asked if asked in call.model.names else call.model.names[0]

@@ -1,4 +1,4 @@
-"""Tools of a chat request: what may be called, what must be, and what was in earlier turns.
+"""Tools of a chat request: their definitions, `tool_choice`, and calls of earlier turns.
 
 Source: https://platform.openai.com/docs/api-reference/chat/create (tools, tool_choice), read
 2026-11.
@@ -6,7 +6,7 @@ Source: https://platform.openai.com/docs/api-reference/chat/create (tools, tool_
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -20,6 +20,15 @@ from app.types import Json, Tool, ToolCall, ToolUse
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Description = Annotated[str, Field(max_length=65_536)]
+
+
+def _type(value: Any) -> str:
+    """The tag of a union below, by the value's `type`."""
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"~{kind}" if kind in ("custom", "allowed_tools") else "~function"
+
+
+# -- `tools`: the definitions --------------------------------------------------------------------
 
 
 class Function(Body):
@@ -55,15 +64,13 @@ class CustomTool(Body):
     custom: Custom
 
 
-def _type(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"~{kind}" if kind in ("custom", "allowed_tools") else "~function"
-
-
 AnyTool = Annotated[
     Annotated[FunctionTool, Tag("~function")] | Annotated[CustomTool, Tag("~custom")],
     Discriminator(_type),
 ]
+
+
+# -- `tool_choice`: which may or must be called --------------------------------------------------
 
 
 class Named(Body):
@@ -71,7 +78,7 @@ class Named(Body):
 
 
 def _nested(data: Any, key: str) -> Any:
-    """The Responses API's flat form `{"type": "function", "name": ...}` is understood, too."""
+    """Accept the Responses API's flat form `{"type": "function", "name": ...}`, too."""
     if isinstance(data, dict) and key not in data and "name" in data:
         return {**data, key: {"name": data["name"]}}
     return data
@@ -122,14 +129,15 @@ ToolChoice = Annotated[
 ]
 
 
+# -- `tool_calls`: calls of earlier turns --------------------------------------------------------
+
+
 class FunctionCall(Body):
     name: Annotated[str, Field(max_length=256)]
     arguments: str
 
 
 class FunctionToolCall(Body):
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}
-
     id: Annotated[str, Field(max_length=256)] | None = None
     type: Literal["function"] | None = None
     function: FunctionCall
@@ -153,7 +161,7 @@ PastCall = Annotated[
 
 
 def past_call(call: FunctionToolCall | CustomToolCall) -> ToolCall:
-    """A call of an earlier turn as templates expect it: arguments are the text of an object."""
+    """Lower a call of an earlier turn. Templates need arguments that are the text of an object."""
     if isinstance(call, CustomToolCall):
         arguments = orjson.dumps({"input": call.custom.input}).decode()
         return ToolCall(call.id or "", call.custom.name, arguments)
@@ -161,13 +169,16 @@ def past_call(call: FunctionToolCall | CustomToolCall) -> ToolCall:
 
 
 def _object(arguments: str) -> str:
-    """Cut-off or free-form arguments must not make the rest of a conversation useless."""
+    """Wrap arguments that are cut off or free-form: the conversation must stay usable."""
     try:
         if isinstance(orjson.loads(arguments or "{}"), dict):
             return arguments or "{}"
     except orjson.JSONDecodeError:
         pass
     return orjson.dumps({"input": arguments}).decode()
+
+
+# -- lowering to `ToolUse` -----------------------------------------------------------------------
 
 
 def lower(
@@ -178,9 +189,9 @@ def lower(
     *,
     formatted: bool = False,
 ) -> ToolUse | None:
-    """What the model may call; None: nothing. Raises InvalidRequest.
+    """The tools that the model may call; None if it may call none. Raises InvalidRequest.
 
-    `formatted`: the answer is held to a format, and calls with it.
+    `formatted`: a grammar constrains the answer, and so the calls.
     """
     if tools is None:
         if choice in (None, "none"):
@@ -213,16 +224,16 @@ def lower(
 def _allowed(
     choice: str | FunctionChoice | CustomChoice | AllowedChoice | None, names: list[str]
 ) -> tuple[tuple[str, ...], bool, bool]:
-    """(names that may be called, one must be, the client named it)."""
+    """Returns (names of tools that may be called, one must be called, the client named it)."""
     match choice:
         case FunctionChoice() | CustomChoice():
             return (_known(choice, names, "tool_choice"),), True, True
         case AllowedChoice(allowed_tools=allowed):
-            found = tuple(
+            names_allowed = tuple(
                 _known(each, names, f"tool_choice.allowed_tools.tools[{no}]")
                 for no, each in enumerate(allowed.tools)
             )
-            return found, allowed.mode == "required", False
+            return names_allowed, allowed.mode == "required", False
         case _:
             return tuple(names), choice == "required", False
 
@@ -246,7 +257,7 @@ def _tool(tool: FunctionTool | CustomTool, no: int, bounds: Bounds, forced: bool
     function = tool.function
     if function.parameters is not None:
         param = f"tools[{no}].function.parameters"
-        # What is only shown to the model is not compiled: real tools have large schemas.
+        # Only schemas that become grammars are bounded tightly: those of real tools are large.
         compiled = forced or bool(function.strict)
         limits = bounds.grammar if compiled else _shown(bounds.grammar)
         check_schema(function.parameters, limits, param=param)

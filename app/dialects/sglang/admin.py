@@ -1,15 +1,15 @@
-"""What the operator's routes are told (web/admin.py).
+"""Bodies of the operator's routes (web/admin.py).
 
 Source: AbortReq and ProfileReq (sglang/srt/managers/io_struct.py) of SGLang 0.5.23.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from app.dialects.body import Body
+from app.dialects.body import Body, Unsupported
 
 
 class AbortBody(Body):
@@ -19,13 +19,18 @@ class AbortBody(Body):
 
 
 class ProfileBody(Body):
-    """Where the profile is written is the server's to say: SGLANG_TORCH_PROFILER_DIR."""
+    """The operator sets the profile's folder: SGLANG_TORCH_PROFILER_DIR. No request can."""
 
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "output_dir": (), "profile_prefix": (), "profile_id": (), "start_step": (),
-        "profile_by_stage": (False,), "profile_stages": (), "merge_profiles": (False,),
+    unsupported: ClassVar[Unsupported] = {
         "detailed_annotations": (False,),
-    }  # fmt: skip
+        "merge_profiles": (False,),
+        "output_dir": (),
+        "profile_by_stage": (False,),
+        "profile_id": (),
+        "profile_prefix": (),
+        "profile_stages": (),
+        "start_step": (),
+    }
 
     num_steps: Annotated[int, Field(ge=1, le=10_000)] | None = None
     activities: list[Literal["CPU", "GPU", "MEM"]] | None = None

@@ -1,4 +1,4 @@
-"""What `/generate` may be asked: SGLang's fields on an allow-list, and their lowering.
+"""The allow-list of SGLang's fields in `/generate`, and their lowering.
 
 Source: GenerateReqInput (sglang/srt/managers/io_struct.py) and SamplingParams
 (sglang/srt/sampling/sampling_params.py) of SGLang 0.5.23.
@@ -6,17 +6,17 @@ Source: GenerateReqInput (sglang/srt/managers/io_struct.py) and SamplingParams
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import orjson
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.dialects.body import Body
-from app.dialects.openai import sampling as fields
+from app.dialects.body import Body, Unsupported
 from app.dialects.openai.grammars import schema_grammar
-from app.dialects.openai.sampling import Biases, Stops, StopTokenIds
-from app.dialects.prompts import read_prompts
+from app.dialects.openai.sampling import Biases, Stops, StopTokenIds, check_counts
+from app.dialects.prompts import IDS_SCHEMA, TEXTS_SCHEMA, read_prompts
+from app.dialects.sglang.unsupported import UNSUPPORTED
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.generation.grammars import check_regex, check_schema, check_text
 from app.settings.bounds import Bounds, hard_limit
@@ -24,42 +24,8 @@ from app.types import Grammar, Json, Prompt, Sampling
 
 _DEFAULT_MAX_TOKENS = 128
 """SGLang's."""
-IGNORED = ("rid", "session_id", "routing_key", "conversation_id", "log_metrics", "custom_labels")
-"""Fields that change no answer. A `rid` never reaches the engine, which aborts by its prefix."""
-
-_GRAMMARS: tuple[Literal["json_schema", "regex", "ebnf", "structural_tag"], ...] = (
-    "json_schema", "regex", "ebnf", "structural_tag",
-)  # fmt: skip
-_ONLY_FALSE, _ONLY_NULL = (False,), ()
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(
-        (
-            "use_audio_in_video", "return_sampling_mask", "return_flat_raw_top_logprobs",
-            "return_flat_raw_output_top_logprobs", "return_flat_raw_top_logprobs_b64",
-            "return_hidden_states", "return_routed_experts", "return_indexer_topk", "background",
-            "require_reasoning", "no_logs", "return_bytes", "return_entropy",
-            "return_prompt_token_ids", "need_wait_for_mm_inputs",
-        ),
-        _ONLY_FALSE,
-    ),
-    **dict.fromkeys(
-        (
-            "input_embeds", "mm_hashes", "mm_content_hashes", "video_config", "watermark",
-            "sampling_logprobs_mode", "session_params", "lora_path", "lora_id",
-            "custom_logit_processor", "positional_embed_overrides", "bootstrap_host",
-            "bootstrap_port", "bootstrap_room", "bootstrap_pair_key", "decode_tp_size",
-            "disagg_prefill_dp_rank", "http_worker_ipc", "max_thinking_tokens", "priority",
-            "extra_key", "external_trace_header", "received_time", "num_items_assigned",
-            "encoder_urls", "max_dynamic_patch", "min_dynamic_patch", "image_max_dynamic_patch",
-            "video_max_dynamic_patch", "images_config", "mm_processor_kwargs",
-            "multi_item_delimiter_indices", "token_indices_to_pool", "cache_salt", "kv_hints",
-        ),
-        _ONLY_NULL,
-    ),
-    "image_data": ([],), "video_data": ([],), "audio_data": ([],), "modalities": ([],),
-    "token_ids_logprob": ([],), "routed_experts_start_len": (0,), "routed_dp_rank": (0,),
-    "data_parallel_rank": (0,),
-}  # fmt: skip
+_GrammarKind: TypeAlias = Literal["json_schema", "regex", "ebnf", "structural_tag"]
+_GRAMMARS: tuple[_GrammarKind, ...] = ("json_schema", "regex", "ebnf", "structural_tag")
 
 
 def _texts(value: Any) -> tuple[Prompt, ...]:
@@ -77,7 +43,7 @@ def _ids(value: Any) -> tuple[Prompt, ...]:
 
 
 def _same_for_all(value: Any) -> Any:
-    """One value, or a list that has the same one for every prompt."""
+    """Reduce a list with one value per prompt to that value. Raises ValueError if they differ."""
     if not isinstance(value, list):
         return value
     if not value or any(each != value[0] for each in value):
@@ -85,28 +51,23 @@ def _same_for_all(value: Any) -> Any:
     return value[0]
 
 
-_TEXT: Json = {"type": "string"}
-_ID_LIST: Json = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-Texts = Annotated[
-    Any,
-    PlainValidator(_texts),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}),
-]
-Ids = Annotated[
-    Any,
-    PlainValidator(_ids),
-    WithJsonSchema({"anyOf": [_ID_LIST, {"type": "array", "items": _ID_LIST, "minItems": 1}]}),
-]
+Texts = Annotated[Any, PlainValidator(_texts), WithJsonSchema(TEXTS_SCHEMA)]
+Ids = Annotated[Any, PlainValidator(_ids), WithJsonSchema(IDS_SCHEMA)]
 Same = BeforeValidator(_same_for_all)
 
 
-class NativeSampling(Body):
-    """SGLang's SamplingParams. What it does not know, it refuses, and so do we."""
+class GenerateSampling(Body):
+    """SGLang's SamplingParams. Unknown fields are refused, as SGLang refuses them."""
 
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "stop_regex": ([],), "beam_width": (1,), "stream_interval": (), "custom_params": (),
-        "watermark": (), "spaces_between_special_tokens": (True,), "no_stop_trim": (False,),
-    }  # fmt: skip
+    unsupported: ClassVar[Unsupported] = {
+        "beam_width": (1,),
+        "custom_params": (),
+        "no_stop_trim": (False,),
+        "spaces_between_special_tokens": (True,),
+        "stop_regex": ([],),
+        "stream_interval": (),
+        "watermark": (),
+    }
 
     max_new_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = _DEFAULT_MAX_TOKENS
     """None: up to the end of the context."""
@@ -147,7 +108,7 @@ class NativeSampling(Body):
         sampling = Sampling(
             max_tokens=self.max_new_tokens,
             min_tokens=self.min_new_tokens or 0,
-            # SGLang's defaults: here the model's own generation config has no say.
+            # SGLang's defaults. The model's generation config does not apply to this endpoint.
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else max(self.top_p, 1e-6),
             top_k=self.top_k or -1,
@@ -163,17 +124,19 @@ class NativeSampling(Body):
             seed=self.sampling_seed,
             grammar=self._grammar(bounds),
         )
-        fields.check_counts(sampling, bounds, within="sampling_params.")
+        check_counts(sampling, bounds, within="sampling_params.")
         return sampling
 
     def _grammar(self, bounds: Bounds) -> Grammar | None:
-        """The one that was asked for, within its bounds; an empty text asks for none."""
-        wanted = [(kind, text) for kind in _GRAMMARS if (text := getattr(self, kind))]
-        if not wanted:
+        """The grammar of the one field that is not empty. Raises InvalidRequest."""
+        set_fields = [(kind, text) for kind in _GRAMMARS if (text := getattr(self, kind))]
+        if not set_fields:
             return None
-        (kind, text), param = wanted[0], f"sampling_params.{wanted[-1][0]}"
-        if len(wanted) > 1:
-            raise InvalidRequest(f"'{kind}' and '{wanted[1][0]}' exclude each other.", param=param)
+        (kind, text), (last, _) = set_fields[0], set_fields[-1]
+        param = f"sampling_params.{last}"
+        if len(set_fields) > 1:
+            second = set_fields[1][0]
+            raise InvalidRequest(f"'{kind}' and '{second}' exclude each other.", param=param)
         if kind == "json_schema":
             check_text(text, bounds.grammar, param=param)
             return schema_grammar(_decoded(text, param), bounds.grammar, param)
@@ -204,14 +167,14 @@ def _decoded(text: str, param: str) -> Json:
     return value
 
 
-class NativeBody(Body):
-    """SGLang's GenerateReqInput. `rid` and the like are ignored: see IGNORED."""
+class GenerateBody(Body):
+    """SGLang's GenerateReqInput."""
 
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = _UNSUPPORTED
+    unsupported: ClassVar[Unsupported] = UNSUPPORTED
 
     text: Texts | None = None
     input_ids: Ids | None = None
-    sampling_params: Annotated[NativeSampling, Same] | None = None
+    sampling_params: Annotated[GenerateSampling, Same] | None = None
     stream: bool | None = None
     return_logprob: Annotated[bool, Same] | None = None
     logprob_start_len: Annotated[int, Field(ge=-1, lt=2**31), Same] | None = None
@@ -228,7 +191,7 @@ class NativeBody(Body):
         return self.text or self.input_ids or ()
 
     @model_validator(mode="after")
-    def _one_kind_of_prompt(self) -> NativeBody:
+    def _one_kind_of_prompt(self) -> GenerateBody:
         if self.text and self.input_ids:
             raise InvalidRequest("'text' and 'input_ids' exclude each other.", param="input_ids")
         if not self.text and not self.input_ids:

@@ -13,9 +13,9 @@ from typing import Any, assert_never
 import orjson
 
 from app.dialects.contract import Call, Dialect, Reply, present
-from app.dialects.openai.frames import DONE, failed, frame
-from app.dialects.openai.sampling import alternatives
-from app.dialects.sglang.fields import NativeBody, NativeSampling
+from app.dialects.openai.frames import DONE, error_frames, frame
+from app.dialects.openai.sampling import alternative_count
+from app.dialects.sglang.fields import GenerateBody, GenerateSampling
 from app.errors import InvalidRequest, ServeError, above
 from app.events import (
     Event,
@@ -38,29 +38,31 @@ from app.types import GenerationRequest, Json, Scoring
 
 _LARGE_FRAME = 64 * 1024
 _GROWTH = 64
-"""Every frame repeats what came before: one past _LARGE_FRAME bytes is sent only once a
-sixty-fourth of it is new, or a long answer would cost its length squared."""
+"""Every frame repeats the answer so far, so a long answer would cost its length squared: a frame of
+more than _LARGE_FRAME bytes is sent only once a sixty-fourth of it is new."""
 
 
-async def answer(body: NativeBody, call: Call) -> Reply:
+async def answer(body: GenerateBody, call: Call) -> Reply:
     if call.model.info.embeds:
         raise InvalidRequest("This model gives embeddings and generates no text.")
     request = lower(body, call)
-    presenter = NativePresenter(
+    presenter = GeneratePresenter(
         request,
         top=request.scoring.top if request.scoring else 0,
         with_text=bool(body.return_text_in_logprobs),
         listed=request.n > 1 or body.prompts[0].param.endswith("]"),
     )
     call.log_fields |= {
-        "prompts": len(request.prompts), "n": request.n,
-        "max_tokens": request.sampling.max_tokens, "stream": bool(body.stream),
-    }  # fmt: skip
+        "prompts": len(request.prompts),
+        "n": request.n,
+        "max_tokens": request.sampling.max_tokens,
+        "stream": bool(body.stream),
+    }
     return await present(call.generate(request), presenter, stream=bool(body.stream))
 
 
-def lower(body: NativeBody, call: Call) -> GenerationRequest:
-    params = body.sampling_params or NativeSampling()
+def lower(body: GenerateBody, call: Call) -> GenerationRequest:
+    params = body.sampling_params or GenerateSampling()
     n = params.n or 1
     if n > call.bounds.max_choices:
         raise above("sampling_params.n", call.bounds.max_choices)
@@ -76,19 +78,19 @@ def lower(body: NativeBody, call: Call) -> GenerationRequest:
     )
 
 
-def _scoring(body: NativeBody, bounds: Bounds) -> Scoring:
+def _scoring(body: GenerateBody, bounds: Bounds) -> Scoring:
     start = body.logprob_start_len
-    top = alternatives(body.top_logprobs_num, bounds, param="top_logprobs_num")
+    top = alternative_count(body.top_logprobs_num, bounds, param="top_logprobs_num")
     return Scoring(top=top, prompt_from=None if start == -1 else start)
 
 
-class NativePresenter:
-    """Frames that repeat all that came before, as SGLang's do, and the same as JSON."""
+class GeneratePresenter:
+    """Renders cumulative frames, which repeat the whole answer so far, and the whole answer."""
 
     def __init__(
         self, request: GenerationRequest, *, top: int, with_text: bool, listed: bool
     ) -> None:
-        """`listed`: the answer is a list, even of one."""
+        """`listed`: the answer is a list, even if it has one entry."""
         self._listed = listed
         scored = request.scoring is not None
         self._choices = [
@@ -116,15 +118,15 @@ class NativePresenter:
             case Usage():
                 return DONE
             case Started() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
-                return b""  # of plain prompts nothing is read as thinking or calls
+                return b""  # answers to plain prompts have neither thinking nor calls
             case _:
                 assert_never(event)
 
     def fail(self, error: ServeError) -> bytes:
-        return failed(error)
+        return error_frames(error)
 
     def whole(self, result: Result) -> Json | list[Json]:
-        found = []
+        answers = []
         for choice in result.choices:
             answer = self._choices[choice.index]
             answer.add_text(choice.text)
@@ -132,12 +134,15 @@ class NativePresenter:
             answer.add_scores(choice.scored[: choice.prompt_scored], of_prompt=True)
             answer.add_scores(choice.scored[choice.prompt_scored :])
             answer.counts = Progress(
-                result.usage, choice.index, choice.completion_tokens, choice.prompt_tokens,
+                result.usage,
+                choice.index,
+                choice.completion_tokens,
+                choice.prompt_tokens,
                 choice.cached_tokens,
-            )  # fmt: skip
+            )
             end = Finished(choice.finish_reason, choice.index, choice.matched)
-            found.append(answer.json(end))
-        return found if self._listed else found[0]
+            answers.append(answer.json(end))
+        return answers if self._listed else answers[0]
 
     def _frame(self, index: int, end: Finished | None = None) -> bytes:
         data = self._choices[index].json(end)
@@ -145,7 +150,7 @@ class NativePresenter:
 
 
 class _Answer:
-    """One choice so far. Its pieces are kept as JSON: every frame holds all of them again."""
+    """One choice so far. Its pieces are kept as JSON, because every frame repeats all of them."""
 
     def __init__(self, id: str, *, scored: bool, top: int, with_text: bool) -> None:
         self._id = id
@@ -155,7 +160,7 @@ class _Answer:
         self._input_top, self._output_top = _Items(), _Items()
         self._output_tokens = 0
         self._began = time.perf_counter()
-        self._told_size = 0
+        self._sent_size = 0
         self.counts: Progress | None = None
 
     def add_text(self, text: str) -> None:
@@ -175,19 +180,20 @@ class _Answer:
 
     @property
     def due(self) -> bool:
-        """There is enough that is new for a frame."""
+        """Enough of the answer is new to send a frame."""
         size = self._size
-        return size <= _LARGE_FRAME or (size - self._told_size) * _GROWTH >= size
+        return size <= _LARGE_FRAME or (size - self._sent_size) * _GROWTH >= size
 
     def json(self, end: Finished | None) -> Json:
-        self._told_size = self._size
+        self._sent_size = self._size
         counts = self.counts
         meta: Json = {
-            "id": self._id, "finish_reason": end and self._reason(end),
+            "id": self._id,
+            "finish_reason": end and self._reason(end),
             "prompt_tokens": counts.prompt_tokens if counts else 0,
             "completion_tokens": counts.choice_tokens if counts else 0,
             "cached_tokens": counts.cached_tokens if counts else 0,
-        }  # fmt: skip
+        }
         if self._scored:
             meta |= {
                 "input_token_logprobs": self._input.json(),
@@ -210,7 +216,7 @@ class _Answer:
         return len(self._text) + sum(len(part) for part in parts)
 
     def _triple(self, token: Token, *, scored: bool = True) -> list[float | int | str | None]:
-        """SGLang's: log-probability, id, text."""
+        """A token as SGLang writes it: log-probability, id, text."""
         logprob = token.logprob if scored else None
         return [logprob, token.id, token.text if self._with_text else None]
 
@@ -221,7 +227,7 @@ class _Answer:
 
 
 class _Items:
-    """A JSON array that grows."""
+    """A growing JSON array, kept encoded."""
 
     def __init__(self) -> None:
         self._items = bytearray()
@@ -238,10 +244,10 @@ class _Items:
         return orjson.Fragment(b"".join((b"[", self._items, b"]")))
 
 
-NATIVE = Dialect(
+GENERATE = Dialect(
     path="/generate",
     summary="Generate, as SGLang's own API asks for it",
-    body=NativeBody,
+    body=GenerateBody,
     answer=answer,
     example={
         "text": "The capital of France is",

@@ -1,7 +1,7 @@
-"""Texts and conversations as token ids, and back.
+"""Token ids of texts and conversations, and texts of token ids.
 
-`/tokenize` and `/detokenize` as SGLang and vLLM have them, `/v1/tokens` as the Hathora server does
-(it only counts); read 2026-11.
+Sources: `/tokenize` and `/detokenize` of SGLang and vLLM, `/v1/tokens` of the Hathora server (it
+only counts); read 2026-11.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar
 import orjson
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from app.dialects.body import Body
+from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call, Dialect, Reply, Whole
-from app.dialects.openai import sampling as fields
+from app.dialects.openai import models
 from app.dialects.openai.messages import ChatMessage
 from app.errors import InvalidRequest
 from app.settings.bounds import Bounds
@@ -23,10 +23,14 @@ _Model = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class TokenizeBody(Body):
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "add_special_tokens": (True,), "add_generation_prompt": (True,), "chat_template": (),
-        "continue_final_message": (False,), "tools": ([],), "chat_template_kwargs": ({},),
-    }  # fmt: skip
+    unsupported: ClassVar[Unsupported] = {
+        "add_generation_prompt": (True,),
+        "add_special_tokens": (True,),
+        "chat_template": (),
+        "chat_template_kwargs": ({},),
+        "continue_final_message": (False,),
+        "tools": ([],),
+    }
 
     model: _Model | None = None
     prompt: str | list[str] | None = None
@@ -39,7 +43,7 @@ class TokenizeBody(Body):
 
 
 async def tokenize(body: TokenizeBody, call: Call) -> Reply:
-    fields.served_name(body.model, call)
+    models.served_name(body.model, call)
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest(
             "Exactly one of 'prompt' and 'messages' must be given.", param="prompt"
@@ -60,8 +64,8 @@ async def tokenize(body: TokenizeBody, call: Call) -> Reply:
     }
     if body.return_token_strs:
         _check_count(sum(counts), call, "prompt")
-        written = [[call.model.token_text(id) for id in each] for each in ids]
-        answer["token_strs"] = written if many else written[0]
+        texts = [[call.model.token_text(id) for id in each] for each in ids]
+        answer["token_strs"] = texts if many else texts[0]
     return Whole(orjson.dumps(answer))
 
 
@@ -82,7 +86,7 @@ def _ids(value: Any) -> list[int]:
 
 
 async def detokenize(body: DetokenizeBody, call: Call) -> Reply:
-    fields.served_name(body.model, call)
+    models.served_name(body.model, call)
     _check_count(len(body.tokens), call, "tokens")
     text = call.model.detokenize(body.tokens, special=not body.skip_special_tokens, param="tokens")
     # vLLM calls it `prompt`, SGLang `text`.
@@ -99,7 +103,7 @@ async def count(body: CountBody, call: Call) -> Reply:
 
 
 def _check_count(tokens: int, call: Call, param: str) -> None:
-    """Each is decoded by itself, on the event loop."""
+    """Each token is decoded by itself on the event loop, so their number is bounded."""
     if tokens > call.model.limit:
         raise InvalidRequest(
             f"Invalid value for '{param}': at most {call.model.limit} tokens are decoded at once.",

@@ -1,8 +1,8 @@
-"""worker-vllm's own output: `{"choices": [{"tokens": [...]}], "usage": {"input", "output"}}`.
+"""worker-vllm's output: `{"choices": [{"tokens": [...]}], "usage": {"input", "output"}}`.
 
 Source: README.md and src/engine.py of runpod-workers/worker-vllm (2025-09). Its `usage.output`
-counts pieces; here it counts tokens. The prompts and conversations are those of the OpenAI
-dialects, lowered by them; only what is made of the events differs.
+counts pieces; here it counts tokens. Bodies are those of the OpenAI dialects, which lower them;
+only the presenter differs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any, assert_never
 import orjson
 
 from app.dialects.contract import Call, Dialect, Reply, Whole, present
-from app.dialects.openai import chat, completions
-from app.dialects.openai import sampling as fields
+from app.dialects.openai import chat, completions, models
 from app.dialects.openai.chat import CHAT, ChatBody
 from app.dialects.openai.completions import COMPLETIONS, CompletionBody, CompletionPresenter
 from app.errors import ServeError
@@ -37,47 +36,56 @@ from app.types import GenerationRequest, Json
 
 
 async def answer_chat(body: ChatBody, call: Call) -> Reply:
-    fields.model_name(body, call)
+    models.generator_name(body.model, call)
     request = chat.lower(body, call)
-    _describe(call, request, body.model, bool(body.stream))
+    _add_log_fields(call, request, body.model, bool(body.stream))
     presenter = TokensPresenter(request.n)
     return await present(call.generate(request), presenter, stream=bool(body.stream))
 
 
 async def answer_completion(body: CompletionBody, call: Call) -> Reply:
-    fields.model_name(body, call)
+    models.generator_name(body.model, call)
     request = completions.lower(body, call)
-    _describe(call, request, body.model, bool(body.stream))
+    _add_log_fields(call, request, body.model, bool(body.stream))
     best = body.n or 1
     if request.n == best:
         presenter = TokensPresenter(request.n * len(request.prompts))
         return await present(call.generate(request), presenter, stream=bool(body.stream))
-    # `best_of`: never streamed; which ones are the best is the completions' affair.
-    chosen = CompletionPresenter(
-        id=call.id, model="", choices=request.n * len(request.prompts), include_usage=False,
-        of=request.n, best=best,
-    )  # fmt: skip
+    # `best_of` is never streamed. The completions' presenter chooses the best.
+    chooser = CompletionPresenter(
+        id=call.id,
+        model="",
+        choices=request.n * len(request.prompts),
+        include_usage=False,
+        of=request.n,
+        best=best,
+    )
     result = await fold(call.generate(request))
-    texts = [choice["text"] for choice in chosen.whole(result)["choices"]]
+    texts = [choice["text"] for choice in chooser.whole(result)["choices"]]
     return Whole(orjson.dumps(_batch([[text] for text in texts], _usage(result.usage))))
 
 
-def _describe(call: Call, request: GenerationRequest, model: str | None, stream: bool) -> None:
+def _add_log_fields(
+    call: Call, request: GenerationRequest, model: str | None, stream: bool
+) -> None:
     call.log_fields |= {
-        "model": model, "n": request.n, "max_tokens": request.sampling.max_tokens, "stream": stream,
-    }  # fmt: skip
+        "model": model,
+        "n": request.n,
+        "max_tokens": request.sampling.max_tokens,
+        "stream": stream,
+    }
 
 
 class TokensPresenter:
-    """One line of JSON for each piece, itself a complete batch: `joined` makes one of several.
+    """Renders each piece as a line of JSON, a complete batch; `joined` merges several.
 
-    Thinking is a part of the text, as in worker-vllm, which does not know it from the rest.
+    Thinking is a part of the text, as in worker-vllm, which does not separate it.
     """
 
     def __init__(self, choices: int) -> None:
         self._choices = choices
         self._usage: Json = {"input": 0, "output": 0}
-        self._told = -1
+        self._sent_output = -1
 
     def feed(self, event: Event) -> bytes:
         match event:
@@ -91,29 +99,29 @@ class TokensPresenter:
             case Usage():
                 self._usage = _usage(event)
                 # The last tokens may have had no text.
-                untold = self._told != self._usage["output"]
-                return self._line([[] for _ in range(self._choices)]) if untold else b""
+                changed = self._sent_output != self._usage["output"]
+                return self._line([[] for _ in range(self._choices)]) if changed else b""
             case Started() | Finished() | Scored() | TokenIds():
                 return b""
             case ToolCallStarted() | ToolCallDelta():
-                return b""  # its jobs bring no tools
+                return b""  # these jobs have no tools
             case _:
                 assert_never(event)
 
     def fail(self, error: ServeError) -> bytes:
-        return b""  # the job fails, and says why
+        return b""  # the job fails with the error itself
 
     def whole(self, result: Result) -> Json:
         texts = [[choice.reasoning + choice.text] for choice in result.choices]
         return _batch(texts, _usage(result.usage))
 
     def _line(self, tokens: list[list[str]]) -> bytes:
-        self._told = self._usage["output"]
+        self._sent_output = self._usage["output"]
         return orjson.dumps(_batch(tokens, self._usage)) + b"\n"
 
 
 def joined(batches: Sequence[Json]) -> Json:
-    """Several batches as one: the tokens of each choice in order, the usage as it was last."""
+    """Merge batches: the tokens of each choice in order, and the last usage."""
     columns = zip(*(batch["choices"] for batch in batches), strict=True)
     tokens = [[token for part in column for token in part["tokens"]] for column in columns]
     return _batch(tokens, batches[-1]["usage"])
@@ -129,9 +137,12 @@ def _usage(usage: Usage) -> Json:
 
 def _variant(dialect: Dialect[Any], answer: Any) -> Dialect[Any]:
     return Dialect(
-        path=dialect.path, summary=dialect.summary, body=dialect.body, answer=answer,
+        path=dialect.path,
+        summary=dialect.summary,
+        body=dialect.body,
+        answer=answer,
         example=dialect.example,
-    )  # fmt: skip
+    )
 
 
 DIALECTS = (_variant(CHAT, answer_chat), _variant(COMPLETIONS, answer_completion))
