@@ -42,8 +42,47 @@ ID = "5f0c1d2e3b4a69788796a5b4c3d2e1f0"
 def show(station: str, *things: Any) -> None:
     print(f"-- {station}")
     for thing in things:
-        print(thing if isinstance(thing, str) else repr(thing))
+        print(thing if isinstance(thing, str) else brief(thing))
     print()
+
+
+def brief(thing: Any, indent: str = "") -> str:
+    """As `repr`, but without fields that have their default, and on several lines if it is long."""
+    inner = indent + "  "
+    match thing:
+        case msgspec.Struct():
+            parts = [
+                f"{field.name}={brief(getattr(thing, field.name), inner)}"
+                for field in msgspec.structs.fields(thing)
+                if getattr(thing, field.name) not in (field.default, {})
+            ]
+            opening, closing = f"{type(thing).__name__}(", ")"
+        case dict():
+            parts = [f"{key!r}: {brief(value, inner)}" for key, value in thing.items()]
+            opening, closing = "{", "}"
+        case list() | tuple():
+            parts = [brief(each, inner) for each in thing]
+            opening, closing = ("[", "]") if isinstance(thing, list) else ("(", ")")
+        case _:
+            return repr(thing)
+    comma = "," if isinstance(thing, tuple) and len(parts) == 1 else ""
+    line = f"{opening}{', '.join(parts)}{comma}{closing}"
+    if "\n" not in line and len(indent + line) <= 96:
+        return line
+    return opening + "".join(f"\n{inner}{part}," for part in parts) + f"\n{indent}{closing}"
+
+
+def news(frames: bytes) -> list[str]:
+    """Of each frame what differs from frame to frame: its choices, and the usage."""
+    lines = []
+    for frame in frames.decode().split("\n\n"):
+        data = frame.removeprefix("data: ")
+        if data.startswith("{"):
+            content = json.loads(data)
+            lines.append(json.dumps({key: content[key] for key in ("choices", "usage")}))
+        elif data:
+            lines.append(data)
+    return lines
 
 
 async def main() -> None:
@@ -80,11 +119,11 @@ async def main() -> None:
     show("7 the events", *events, *interpreter.end("stop", None))
 
     presenter = ChatPresenter(id=ID, model="scripted", n=1, include_usage=True)
-    frames = [
-        b"".join([presenter.feed(event) for event in beat]).decode().strip()
+    writes = [
+        news(b"".join([presenter.feed(event) for event in beat]))
         async for beat in model.generate(request)
     ]
-    show("8 the frames", *filter(None, frames))
+    show("8 the frames", *["\n".join(lines) for lines in writes if lines])
 
     result = await fold(model.generate(request))
     show("9 the same, not streamed", json.dumps(presenter.whole(result)["choices"], indent=2))
