@@ -39,10 +39,8 @@ def check_schema(schema: dict[str, Any], bounds: GrammarBounds, *, param: str) -
                 raise _beyond(f"has an enum of more than {bounds.max_schema_enum} values", param)
             if isinstance(value.get("pattern"), str):
                 check_regex(value["pattern"], bounds, param=param)
-    if (
-        len(json.dumps(schema, ensure_ascii=False).encode(errors="replace"))
-        > bounds.max_schema_bytes
-    ):
+    size = len(json.dumps(schema, ensure_ascii=False).encode(errors="replace"))
+    if size > bounds.max_schema_bytes:
         raise _beyond(f"is larger than {bounds.max_schema_bytes} bytes", param)
 
 

@@ -251,7 +251,9 @@ class BoundedHttp(HttpToolsProtocol):
             self._send_last(error)
 
     def _send_last(self, error: ServeError) -> None:
-        self.transport.write(_error_answer(error, self.url, self.server_state.default_headers))
+        # uvicorn sets `url` when a request begins; empty lines may come before.
+        url = b"" if self._reading == "nothing" else self.url
+        self.transport.write(_error_answer(error, url, self.server_state.default_headers))
         self._linger()
 
     def _close_after_answer(self) -> None:

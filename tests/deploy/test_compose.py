@@ -79,6 +79,7 @@ def router_arguments() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("where", ["compose", "kubernetes"])
+@pytest.mark.full
 def test_the_installed_router_knows_every_argument(where: str) -> None:
     from sglang_router.launch_router import parse_router_args
 
@@ -92,6 +93,7 @@ def test_the_installed_router_knows_every_argument(where: str) -> None:
     assert taken.max_payload_size == bodies
 
 
+@pytest.mark.full
 def test_the_router_finds_the_servers() -> None:
     from sglang_router.launch_router import parse_router_args
 
@@ -104,6 +106,7 @@ def test_the_router_finds_the_servers() -> None:
     assert arguments.service_discovery_port == 8000
 
 
+@pytest.mark.full
 def test_the_routers_image_has_the_router_that_is_tested() -> None:
     text = (ROOT / "deploy/router/Dockerfile").read_text()
     assert f"ARG SGLANG_ROUTER_VERSION={version('sglang-router')}\n" in text

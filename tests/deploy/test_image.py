@@ -225,6 +225,7 @@ def test_the_health_check_fails_when_no_server_answers(image: Container) -> None
 
 
 @pytest.mark.parametrize("name", ["Dockerfile.hathora", "deploy/router/Dockerfile"])
+@pytest.mark.full
 def test_hadolint_has_nothing_to_say(name: str) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     done = subprocess.run(
@@ -233,6 +234,7 @@ def test_hadolint_has_nothing_to_say(name: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.full
 def test_shellcheck_has_nothing_to_say() -> None:
     scripts = sorted((ROOT / "deploy").rglob("*.sh"))
     assert all(os.access(script, os.X_OK) for script in scripts)

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -46,6 +45,8 @@ def shown(path: Path) -> str:
 
 
 def validate(object: Object) -> None:
+    import kubernetes_validate
+
     kubernetes_validate.validate(object, kubernetes_validate.latest_version(), strict=True)
 
 
@@ -62,6 +63,7 @@ def test_a_kustomization_names_files_that_exist_and_forgets_none(path: Path) -> 
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=shown)
+@pytest.mark.full
 def test_a_manifest_is_valid_by_itself(path: Path) -> None:
     for each in objects(path):
         if each["kind"] not in CUSTOM:
@@ -70,6 +72,7 @@ def test_a_manifest_is_valid_by_itself(path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl, no kustomize")
 @pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=shown)
+@pytest.mark.full
 def test_what_kustomize_makes_of_it_is_valid(path: Path) -> None:
     done = subprocess.run(
         ["kubectl", "kustomize", path.parent], capture_output=True, text=True, timeout=60

@@ -53,10 +53,12 @@ def test_the_image_gets_the_versions_that_are_tested(ours: str, tested: str) -> 
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.full
 def test_nothing_of_sglangs_own_tree_is_replaced(name: str) -> None:
     assert not {line.partition("==")[0] for line in pins(name)} & tree("sglang")
 
 
+@pytest.mark.full
 def test_together_with_the_image_the_program_has_all_it_needs() -> None:
     wanted = {line.partition("==")[0] for line in pins("requirements.txt")} - tree("sglang")
     pinned = {line.partition("==")[0] for line in pins("requirements/image.txt")}
@@ -73,11 +75,13 @@ def check_image(pins: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, script, pins], capture_output=True, text=True)
 
 
+@pytest.mark.full
 def test_the_check_at_build_time_accepts_what_is_pinned() -> None:
     done = check_image(ROOT / "requirements.txt")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.full
 def test_the_check_at_build_time_refuses_another_sglang(tmp_path: Path) -> None:
     (tmp_path / "pins").write_text("sglang==9.9.9\n")
     done = check_image(tmp_path / "pins")
@@ -86,6 +90,7 @@ def test_the_check_at_build_time_refuses_another_sglang(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stage", "name"), [("base", 0), ("runpod", 1)])
+@pytest.mark.full
 def test_the_install_command_finds_wheels_for_the_images_python(
     tmp_path: Path, stage: str, name: int
 ) -> None:

@@ -38,7 +38,7 @@ COLUMNS = [
 
 
 class Engine:
-    """The other ends of the sockets."""
+    """The engine's ends of the sockets."""
 
     def __init__(self) -> None:
         folder = tempfile.mkdtemp()
@@ -100,7 +100,7 @@ class Engine:
 STOP = {"type": "stop", "matched": 2}
 
 
-async def rows_reach_their_requests_and_nobody_elses() -> None:
+async def each_row_reaches_its_own_request_only() -> None:
     engine = Engine()
     exchange = engine.exchange
     plain, scored = exchange.inbox(), exchange.inbox()
@@ -149,15 +149,15 @@ async def rows_reach_their_requests_and_nobody_elses() -> None:
     exchange.close()
 
 
-async def an_abort_reaches_the_engine_once_and_silences_the_request() -> None:
+async def an_abort_reaches_the_engine_once_and_ends_the_requests_output() -> None:
     engine = Engine()
     inbox = engine.exchange.inbox()
-    line = engine.exchange.ask("a", Question(prompt=[1], sampling=Sampling()), {}, inbox)
+    pending = engine.exchange.ask("a", Question(prompt=[1], sampling=Sampling()), {}, inbox)
     await engine.question()
-    engine.exchange.abort(line)
-    engine.exchange.abort(line)
-    assert isinstance(said := await engine.question(), AbortReq)
-    assert said.rid == "a"
+    engine.exchange.abort(pending)
+    engine.exchange.abort(pending)
+    assert isinstance(message := await engine.question(), AbortReq)
+    assert message.rid == "a"
     assert not engine.asked.poll(50)
     engine.output(["a"], ["late"])
     taking = asyncio.create_task(inbox.take())
@@ -167,10 +167,10 @@ async def an_abort_reaches_the_engine_once_and_silences_the_request() -> None:
     engine.exchange.close()
 
 
-async def an_engine_that_is_gone_takes_no_question_and_minds_no_abort() -> None:
+async def a_lost_engine_refuses_requests_and_an_abort_is_no_error() -> None:
     engine = Engine()
     inbox = engine.exchange.inbox()
-    line = engine.exchange.ask("a", Question(prompt=[1], sampling=Sampling()), {}, inbox)
+    pending = engine.exchange.ask("a", Question(prompt=[1], sampling=Sampling()), {}, inbox)
     await engine.question()
     engine.asked.close(linger=0)
     deadline = asyncio.get_running_loop().time() + 10
@@ -178,11 +178,11 @@ async def an_engine_that_is_gone_takes_no_question_and_minds_no_abort() -> None:
         while asyncio.get_running_loop().time() < deadline:  # until its end is noticed
             engine.exchange.ask("b", Question(prompt=[1], sampling=Sampling()), {}, inbox)
             await asyncio.sleep(0.01)
-    engine.exchange.abort(line)
+    engine.exchange.abort(pending)
     engine.exchange.close()
 
 
-async def what_the_engine_ends_is_an_error() -> None:
+async def a_request_that_the_engine_ends_is_an_error() -> None:
     engine = Engine()
     for finish, error in (
         ({"type": "abort", "message": "m", "status_code": 400}, InvalidRequest),
@@ -201,13 +201,13 @@ async def what_the_engine_ends_is_an_error() -> None:
     engine.exchange.close()
 
 
-async def other_messages_are_sglangs_and_nonsense_is_the_engines_end() -> None:
+async def other_messages_go_to_sglang_and_an_unreadable_one_breaks_the_engine() -> None:
     engine = Engine()
     engine.say(FlushCacheReqOutput(success=True))
     while not engine.dispatched:
         await asyncio.sleep(0.01)
     assert isinstance(engine.dispatched[0], FlushCacheReqOutput)
-    # Embeddings are asked by SGLang's own way; of what nobody waits for it need not hear.
+    # SGLang itself handles embeddings; it must get no abort of a request that it does not know.
     engine.say(AbortReq(rid="forgotten"))
     engine.say(AbortReq(rid="embedding"))
     while len(engine.dispatched) < 2:
@@ -218,7 +218,7 @@ async def other_messages_are_sglangs_and_nonsense_is_the_engines_end() -> None:
     engine.exchange.close()
 
 
-async def sampling_that_sglang_refuses_is_refused_before_it_is_sent() -> None:
+async def sampling_that_sglang_refuses_is_never_sent() -> None:
     engine = Engine()
     question = Question(prompt=[1], sampling=Sampling())
     with pytest.raises(ValueError, match="top_p"):
@@ -236,12 +236,12 @@ async def _failure(inbox: Any) -> type[Exception]:
 
 
 CASES = (
-    rows_reach_their_requests_and_nobody_elses,
-    an_abort_reaches_the_engine_once_and_silences_the_request,
-    an_engine_that_is_gone_takes_no_question_and_minds_no_abort,
-    what_the_engine_ends_is_an_error,
-    other_messages_are_sglangs_and_nonsense_is_the_engines_end,
-    sampling_that_sglang_refuses_is_refused_before_it_is_sent,
+    each_row_reaches_its_own_request_only,
+    an_abort_reaches_the_engine_once_and_ends_the_requests_output,
+    a_lost_engine_refuses_requests_and_an_abort_is_no_error,
+    a_request_that_the_engine_ends_is_an_error,
+    other_messages_go_to_sglang_and_an_unreadable_one_breaks_the_engine,
+    sampling_that_sglang_refuses_is_never_sent,
 )
 
 if __name__ == "__main__":

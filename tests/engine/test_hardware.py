@@ -1,4 +1,4 @@
-"""What follows from GPUs and config; the GPUs are pretended, the configs are real."""
+"""Options that follow from GPUs and config. The GPUs are pretended, the configs are real."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_gpt_oss_20b_takes_one_gpu(machine: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_what_the_operator_says_wins(machine: Any, tmp_path: Path) -> None:
+def test_the_operators_settings_win(machine: Any, tmp_path: Path) -> None:
     machine(8)
     options = model(tmp_path, "gpt-oss-120b", num_hidden_layers=36, **GPT_OSS)
     options |= {"tool_call_parser": "hermes", "mem_fraction_static": 0.8}

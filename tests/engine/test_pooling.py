@@ -1,4 +1,4 @@
-"""What a model folder asks for is honoured or refused; the folders here are made of small files."""
+"""A model folder's pooling is honoured or refused. The folders here are made of small files."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_a_decoder_pools_its_last_token(tmp_path, asked):
 
 
 @pytest.mark.parametrize(
-    ("config", "asked", "steps", "told"),
+    ("config", "asked", "steps", "reason"),
     [
         (BERT, flags("max_tokens"), STEPS, "asks for max pooling"),
         (BERT, flags("weightedmean_tokens"), STEPS, "weightedmean"),
@@ -86,15 +86,15 @@ def test_a_decoder_pools_its_last_token(tmp_path, asked):
         (BERT, [], STEPS, "should hold a JSON object"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_in_one_line(tmp_path, config, asked, steps, told):
+def test_other_pooling_is_refused_in_one_line(tmp_path, config, asked, steps, reason):
     with pytest.raises(ConfigError) as raised:
         pooling.check(folder(tmp_path, config, asked, steps=steps))
-    assert told in str(raised.value)
+    assert reason in str(raised.value)
     assert str(raised.value).startswith("MODEL_PATH: ")
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_with_nothing_in_it_is_no_embedding_model(tmp_path):
+def test_an_empty_folder_is_no_embedding_model(tmp_path):
     assert not pooling.is_embedding_model(tmp_path)
     assert not pooling.is_embedding_model(tmp_path / "not there")
     with pytest.raises(ConfigError, match=r"has no config\.json"):
@@ -134,13 +134,13 @@ def test_a_model_whose_pooling_is_refused_is_an_embedding_model_nonetheless(tmp_
     ],
 )
 def test_only_a_matryoshka_model_has_shorter_vectors(tmp_path, config, allowed, refused):
-    found = pooling.check(folder(tmp_path, BERT | config))
-    assert found.size == 384
-    assert [n for n in (*allowed, *refused) if found.allows(n)] == allowed
+    pools = pooling.check(folder(tmp_path, BERT | config))
+    assert pools.size == 384
+    assert [n for n in (*allowed, *refused) if pools.allows(n)] == allowed
 
 
 @pytest.mark.parametrize(
-    ("config", "said", "tokens"),
+    ("config", "max_seq_length", "tokens"),
     [
         (BERT, None, None),
         (BERT, 256, 256),
@@ -149,10 +149,10 @@ def test_only_a_matryoshka_model_has_shorter_vectors(tmp_path, config, allowed, 
         (BERT, "many", None),
     ],
 )
-def test_the_longest_input_is_what_the_model_was_made_for(tmp_path, config, said, tokens):
+def test_the_longest_input_is_what_the_model_was_made_for(tmp_path, config, max_seq_length, tokens):
     model = folder(tmp_path, config, flags("mean_tokens"))
-    if said is not None:
-        text = json.dumps({"max_seq_length": said})
+    if max_seq_length is not None:
+        text = json.dumps({"max_seq_length": max_seq_length})
         (model / "sentence_bert_config.json").write_text(text)
     assert pooling.check(model).max_tokens == tokens
 
@@ -163,28 +163,28 @@ def test_reading_a_folder_loads_no_model_library():
 
 
 @pytest.mark.full
-def test_sglang_takes_our_encoders_and_pools_the_others_as_we_think():
-    # It takes its own, with a warning at most, when ours cannot be imported.
+def test_sglang_uses_our_encoders_and_pools_the_others_as_expected():
+    # If ours cannot be imported, SGLang uses its own with a warning at most.
     code = """
 import inspect, json
 from app.engine.sglang import importing, pooling
 importing.use_cpu()
 from sglang.srt.models.registry import ModelRegistry
-found = {}
+sources = {}
 for name in ("BertModel", "Contriever", "XLMRobertaModel"):
-    found[name] = ModelRegistry.resolve_model_cls([name])[0].__module__
+    sources[name] = ModelRegistry.resolve_model_cls([name])[0].__module__
 for name, mode in pooling._FIXED_POOLING.items():
     classes = ModelRegistry.resolve_model_cls([name])[0].__mro__
     source = "".join(inspect.getsource(c) for c in classes if c.__module__.startswith("sglang"))
     pooler = f"Pooler(pooling_type=PoolingType.{mode.upper()}, normalize=True)"
-    found[name] = source.count("Pooler(pool") == source.count(pooler) == 1
-print(json.dumps(found))
+    sources[name] = source.count("Pooler(pool") == source.count(pooler) == 1
+print(json.dumps(sources))
 """
-    told = json.loads(
+    sources = json.loads(
         run(code, SGLANG_EXTERNAL_MODEL_PACKAGE="app.engine.sglang.models").splitlines()[-1]
     )
     ours = dict.fromkeys(pooling._ANY_POOLING, "app.engine.sglang.models.bert")
-    assert told == ours | dict.fromkeys(pooling._FIXED_POOLING, True)
+    assert sources == ours | dict.fromkeys(pooling._FIXED_POOLING, True)
 
 
 def run(code: str, **environment: str) -> str:

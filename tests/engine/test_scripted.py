@@ -1,4 +1,4 @@
-"""The scripted engine can stand where a real one does."""
+"""The scripted engine has the signatures of a real one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ METHODS = [
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_it_is_asked_as_an_engine_is(name):
-    asked = inspect.signature(getattr(Engine, name)).parameters
-    answers = inspect.signature(getattr(ScriptedEngine, name)).parameters
-    assert list(answers) == list(asked)
-    assert [each.kind for each in answers.values()] == [each.kind for each in asked.values()]
+def test_its_methods_take_what_an_engine_takes(name):
+    expected = inspect.signature(getattr(Engine, name)).parameters
+    actual = inspect.signature(getattr(ScriptedEngine, name)).parameters
+    assert list(actual) == list(expected)
+    assert [each.kind for each in actual.values()] == [each.kind for each in expected.values()]

@@ -1,4 +1,4 @@
-"""What engine/ and engine/sglang/output.py rely on in SGLang, against the installed release.
+"""What engine/sglang/ relies on in SGLang, against the installed release.
 
 In a process of its own: importing SGLang sets the process's event loop policy and much else.
 """
@@ -94,7 +94,7 @@ print("kept")
 """
 
 
-def test_sglang_is_as_the_adapter_knows_it() -> None:
+def test_sglang_is_as_the_adapter_expects_it() -> None:
     import json
 
     from app.settings.catalogue import DECLARATIONS

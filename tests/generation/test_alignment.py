@@ -23,34 +23,34 @@ def test_a_token_waits_for_text_that_is_held_back() -> None:
 def test_the_parts_of_a_character_come_with_the_last_of_them() -> None:
     raw = "🌦".encode()
     alignment = Alignment()
-    found = alignment.feed("", [_token(raw[:2])], last=False)
-    found += alignment.feed("🌦", [_token(raw[2:])], last=False)
-    assert [text for _, text in found] == ["", "🌦"]
+    pairs = alignment.feed("", [_token(raw[:2])], last=False)
+    pairs += alignment.feed("🌦", [_token(raw[2:])], last=False)
+    assert [text for _, text in pairs] == ["", "🌦"]
 
 
-def test_what_a_stop_string_took_away_still_has_its_score() -> None:
+def test_a_token_that_was_cut_off_still_has_its_score() -> None:
     alignment = Alignment()
-    found = alignment.feed("one ", [_token(b"one "), _token(b"STOP")], last=True)
-    assert [text for _, text in found] == ["one ", ""]
+    pairs = alignment.feed("one ", [_token(b"one "), _token(b"STOP")], last=True)
+    assert [text for _, text in pairs] == ["one ", ""]
 
 
 def test_special_tokens_without_text_do_not_shift_the_rest() -> None:
     alignment = Alignment()
     tokens = [_token(b"<s>"), _token(b"a"), _token(b"</s>")]
-    found = alignment.feed("a", tokens, last=True)
-    assert [(token and token.offset, text) for token, text in found] == [(0, ""), (0, "a"), (1, "")]
+    pairs = alignment.feed("a", tokens, last=True)
+    assert [(token and token.offset, text) for token, text in pairs] == [(0, ""), (0, "a"), (1, "")]
 
 
 @given(st.lists(st.binary(min_size=1, max_size=6), max_size=12), st.data())
 def test_nothing_is_lost_or_reordered(raws: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(raws).decode(errors="replace")
     alignment = Alignment()
-    found = []
+    pairs = []
     at = 0
     for raw in raws:
         upto = data.draw(st.integers(at, len(whole)))
-        found += alignment.feed(whole[at:upto], [_token(raw)], last=False)
+        pairs += alignment.feed(whole[at:upto], [_token(raw)], last=False)
         at = upto
-    found += alignment.feed(whole[at:], [], last=True)
-    assert [token.token.raw for token, _ in found if token] == raws
-    assert "".join(text for _, text in found) == whole
+    pairs += alignment.feed(whole[at:], [], last=True)
+    assert [token.token.raw for token, _ in pairs if token] == raws
+    assert "".join(text for _, text in pairs) == whole

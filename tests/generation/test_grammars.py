@@ -1,5 +1,4 @@
-"""Schemas and grammars are bounded before they are compiled, and compiled before the engine is
-asked to."""
+"""Schemas and grammars are bounded, then compiled on trial, before the engine gets them."""
 
 from __future__ import annotations
 
@@ -60,11 +59,11 @@ def test_depth_costs_no_stack() -> None:
         check_schema(_nested(100_000), BOUNDS, param="x")
 
 
-def test_a_pattern_is_looked_at_in_linear_time() -> None:
-    started = time.perf_counter()
+def test_a_pattern_is_checked_in_linear_time() -> None:
+    started = time.thread_time()
     with pytest.raises(InvalidRequest):
         check_regex("{" * 1_000_000, BOUNDS, param="x")
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,9 @@ async def check(vocabulary: str) -> AsyncIterator[GrammarCheck]:
 
 
 @pytest.mark.full
-async def test_what_cannot_be_compiled_is_refused_with_the_reason(check: GrammarCheck) -> None:
+async def test_a_grammar_that_is_wrong_is_refused_with_the_reason(
+    check: GrammarCheck,
+) -> None:
     await check.check(Grammar("json_schema", '{"type":"object"}'))
     await check.check(Grammar("regex", "[a-z]+"))
     for grammar in (
@@ -106,7 +107,9 @@ SLOW = json.dumps({"type": "object", "properties": {f"p{no}": PATTERN for no in 
 
 
 @pytest.mark.full
-async def test_what_takes_too_long_is_ended_and_the_next_is_served(vocabulary: str) -> None:
+async def test_a_slow_grammar_is_ended_and_the_next_is_tried(
+    vocabulary: str,
+) -> None:
     check = GrammarCheck(vocabulary, timeout_s=1)
     try:
         with pytest.raises(InvalidRequest) as refused:
@@ -118,7 +121,7 @@ async def test_what_takes_too_long_is_ended_and_the_next_is_served(vocabulary: s
 
 
 @pytest.mark.full
-async def test_a_client_that_leaves_does_not_spoil_the_next_answer(check: GrammarCheck) -> None:
+async def test_a_disconnect_during_a_trial_does_not_affect_the_next(check: GrammarCheck) -> None:
     await check.check(Grammar("json_schema", "{}"))
     leaving = asyncio.create_task(check.check(Grammar("regex", "((((")))
     await asyncio.sleep(0)
@@ -134,6 +137,6 @@ async def test_a_known_grammar_is_not_tried_again(check: GrammarCheck) -> None:
     await check.check(grammar)
     assert check._process is not None
     await check._process._kill()
-    started = time.perf_counter()
+    started = time.thread_time()
     await check.check(grammar)
-    assert time.perf_counter() - started < 0.05
+    assert time.thread_time() - started < 0.05

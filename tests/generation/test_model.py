@@ -20,10 +20,18 @@ from app.types import GenerationRequest, Grammar, Sampling, TextPrompt
 
 @asynccontextmanager
 async def served(
-    engine: ScriptedEngine, *, max_running: int = 2, **options: Any
+    engine: ScriptedEngine, *, max_running: int = 2, max_total_tokens: int | None = None
 ) -> AsyncIterator[ServedModel]:
     gate = Gate(Lifecycle(), max_running=max_running, max_waiting=0)
-    model = ServedModel(engine, gate, names=["m", "other"], **{"max_total_tokens": None, **options})
+    model = ServedModel(
+        engine,
+        gate,
+        names=["m", "other"],
+        max_total_tokens=max_total_tokens,
+        max_prompt_chars=None,
+        max_prompt_scores=1000,
+        grammar_timeout_s=10,
+    )
     try:
         yield model
     finally:

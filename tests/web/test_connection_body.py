@@ -8,7 +8,7 @@ import time
 import pytest
 
 from app.lifecycle import Phase
-from app.web import connection, generation
+from app.web import bodies, connection
 from tests.support.raw_client import CHAT, GET, connect, post, post_chunked
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
@@ -17,7 +17,7 @@ from tests.support.serving import eventually, serve
 async def test_a_body_slower_than_the_minimum_rate_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(generation, "_BODY_GRACE_S", 0.2)
+    monkeypatch.setattr(bodies, "_BODY_GRACE_S", 0.2)
     async with serve(ScriptedEngine("x"), MIN_BODY_RATE="1000") as running:
         async with connect(running) as client:
             request = post(CHAT + b" " * 1000)
@@ -37,7 +37,7 @@ async def test_a_body_slower_than_the_minimum_rate_is_refused(
 async def test_a_body_just_above_the_minimum_rate_is_read(
     rate: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "_BODY_GRACE_S", 0.2)
+    monkeypatch.setattr(bodies, "_BODY_GRACE_S", 0.2)
     async with (
         serve(ScriptedEngine("x"), MIN_BODY_RATE=rate) as running,
         connect(running) as client,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import pytest
@@ -51,12 +50,12 @@ async def test_an_upgrade_without_a_body_is_ignored(upgrade: bytes) -> None:
 
 async def test_a_request_with_an_upgrade_and_an_empty_body_is_complete_at_once() -> None:
     request = post(b"", *H2C)
-    async with serve(ScriptedEngine("x")) as running, connect(running) as client:
+    # Longer than the client waits: the answer does not come because one of them is over.
+    timeouts = {"HEADER_TIMEOUT": "300", "BODY_TIMEOUT": "300", "MIN_BODY_RATE": "0"}
+    async with serve(ScriptedEngine("x"), **timeouts) as running, connect(running) as client:
         for _ in range(2):
-            began = time.monotonic()
             client.send(request)
             assert (await client.answer())[0] == 400
-            assert time.monotonic() - began < 2
             client.send(post(CHAT))
             assert (await client.answer())[0] == 200
 

@@ -61,7 +61,7 @@ class Pooling:
     """The shorter sizes that a matryoshka model names; if it names none, any will do."""
 
     def allows(self, dimensions: int) -> bool:
-        """Whether a request may want vectors of this size."""
+        """Whether a request may want vectors of this size; `size` is no cut, and always allowed."""
         if dimensions == self.size:
             return True
         if not self.matryoshka or not 0 < dimensions < self.size:

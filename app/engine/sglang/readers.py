@@ -139,18 +139,22 @@ class WaitingCalls:
         return [Said(text)] if text else []
 
 
-# Formats whose parser looks at all of a call again for each piece. What has no tags in it comes to
-# them in lumps, so that a file written as an argument does not stop the event loop.
 _LUMPED = frozenset(
     {
-        "deepseekv3", "deepseekv31", "deepseekv32", "deepseekv4", "deepseekv41", "hunyuan",
-        "kimi_k3", "gigachat35",
+        "deepseekv3",
+        "deepseekv31",
+        "deepseekv32",
+        "deepseekv4",
+        "deepseekv41",
+        "hunyuan",
+        "kimi_k3",
+        "gigachat35",
     }
-)  # fmt: skip
-
-
+)
+"""Formats whose parser looks at all of a call again for each piece. Text without tags comes to them
+in lumps, so that a file written as an argument does not block the event loop."""
 _LUMP = 64
-"""Characters, counted from the last tag: not from where the text happened to be cut."""
+"""Characters, counted from the last tag, so that they do not depend on how the text arrived."""
 
 
 class SGLangCalls:
