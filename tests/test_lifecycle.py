@@ -1,13 +1,10 @@
-"""Phases go forward only; a ticket is a place, and the handle that ends a request from outside."""
+"""Phases only go forward."""
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
-from app.errors import ClientGone, Draining, EngineDied, NotReady, Overloaded
-from app.gate import Gate
+from app.errors import Draining, NotReady
 from app.lifecycle import Lifecycle, Phase
 
 
@@ -26,7 +23,7 @@ def test_a_late_ready_does_not_undo_a_drain() -> None:
 
 
 @pytest.mark.parametrize("last", [Phase.STOPPED, Phase.FAILED, Phase.DEAD])
-def test_the_end_is_the_end(last: Phase) -> None:
+def test_a_last_phase_is_never_left(last: Phase) -> None:
     lifecycle = _ready()
     assert lifecycle.enter(last, "because")
     assert lifecycle.over.is_set()
@@ -34,76 +31,7 @@ def test_the_end_is_the_end(last: Phase) -> None:
     assert lifecycle.reason == "because"
 
 
-@pytest.mark.parametrize(
-    ("phase", "error"),
-    [(Phase.LOADING, NotReady), (Phase.DRAINING, Draining), (Phase.DEAD, EngineDied)],
-)
-async def test_each_phase_refuses_in_its_own_words(phase: Phase, error: type[Exception]) -> None:
-    lifecycle = Lifecycle()
-    lifecycle.enter(phase)
-    with pytest.raises(error):
-        Gate(lifecycle, max_running=1, max_waiting=0).admit()
-
-
-async def test_the_gate_holds_as_many_as_it_says() -> None:
-    gate = Gate(_ready(), max_running=1, max_waiting=1)
-    async with gate.admit(), gate.admit():
-        assert gate.full
-        with pytest.raises(Overloaded):
-            gate.admit()
-    assert gate.in_flight == 0
-    await gate.wait_idle()
-
-
-async def test_ending_a_ticket_raises_its_error_out_of_whatever_is_awaited() -> None:
-    gate = Gate(_ready(), max_running=1, max_waiting=1)
-
-    async def request() -> None:
-        async with gate.admit():
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(request())
-    await asyncio.sleep(0)
-    idle = asyncio.create_task(gate.wait_idle())
-    await asyncio.sleep(0)
-    assert not idle.done()
-    assert gate.end_all(lambda: Draining("over")) == 1
-    with pytest.raises(Draining):
-        await task
-    assert not task.cancelled()
-    assert gate.in_flight == 0
-    await idle
-
-
-async def test_only_the_first_reason_counts() -> None:
-    gate = Gate(_ready(), max_running=1, max_waiting=1)
-
-    async def request() -> None:
-        async with gate.admit() as ticket:
-            asyncio.get_running_loop().call_soon(ticket.end, ClientGone("left"))
-            asyncio.get_running_loop().call_soon(ticket.end, Draining("over"))
-            await asyncio.Event().wait()
-
-    with pytest.raises(ClientGone):
-        await request()
-
-
-async def test_a_cancellation_that_is_not_ours_passes_through() -> None:
-    gate = Gate(_ready(), max_running=1, max_waiting=1)
-
-    async def request() -> None:
-        async with gate.admit():
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(request())
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert gate.in_flight == 0
-
-
-def test_while_it_leaves_the_load_balancer_whoever_comes_is_served() -> None:
+def test_requests_are_admitted_while_leaving_the_load_balancer() -> None:
     lifecycle = _ready()
     assert lifecycle.enter(Phase.LEAVING)
     assert lifecycle.refusal() is None
@@ -112,7 +40,7 @@ def test_while_it_leaves_the_load_balancer_whoever_comes_is_served() -> None:
     assert isinstance(lifecycle.refusal(), Draining)
 
 
-def test_a_node_that_only_follows_says_who_serves() -> None:
+def test_a_following_node_names_the_node_that_serves() -> None:
     lifecycle = Lifecycle()
     assert lifecycle.enter(Phase.FOLLOWING)
     refusal = lifecycle.refusal()
@@ -120,7 +48,7 @@ def test_a_node_that_only_follows_says_who_serves() -> None:
     assert "node 0" in refusal.message
 
 
-def test_whoever_listens_hears_every_phase_once() -> None:
+def test_listeners_are_called_once_for_every_phase() -> None:
     lifecycle = Lifecycle()
     heard: list[Phase] = []
     lifecycle.listeners.append(heard.append)

@@ -1,0 +1,132 @@
+"""A server of several processes, and streams that reach each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.support import processes, sse
+from tests.support.serving import eventually
+
+SERVER = Path(__file__).parents[2] / "serve_hathora.py"
+
+
+KEY = {"authorization": "Bearer operator"}
+
+
+class Several:
+    """The parent and what it started."""
+
+    def __init__(self, folder: Path, **given: str) -> None:
+        folder.mkdir()
+        self._out = folder / "out.log"
+        self.files = folder / "tmp"
+        self.files.mkdir()
+        environ = {
+            "TOKENIZER_WORKERS": "2", "HOST": "127.0.0.1", "PORT": "0", "LOG_FORMAT": "json",
+            "ADMIN_API_KEY": "operator", "TMPDIR": str(self.files), "ENGINE": "scripted",
+            "ENGINE_ARGS": '{"words": 51, "token_s": 0.05}', **given,
+        }  # fmt: skip
+        with self._out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, str(SERVER)], env={**os.environ, **environ}, cwd=folder,
+                stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """Its complete lines, those of our own form."""
+        lines = self._out.read_text(errors="replace").split("\n")[:-1]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    @property
+    def text(self) -> str:
+        return self._out.read_text(errors="replace")
+
+    async def said(self, event: str, **fields: Any) -> dict[str, Any]:
+        """The first line of the log that says so."""
+        while True:
+            for line in self.log:
+                if line["event"] == event and fields.items() <= line.items():
+                    return line
+            assert self.process.poll() is None, self.text[-3000:]
+            await asyncio.sleep(0.01)
+
+    async def listening(self) -> Several:
+        self.url = f"http://127.0.0.1:{(await self.said('listening'))['port']}"
+        self.family = [self.process.pid, *(each.pid for each in self.children())]
+        return self
+
+    async def ready(self) -> Several:
+        await self.listening()
+        await self.said("phase", phase="ready")
+        return self
+
+    def children(self) -> list[psutil.Process]:
+        """The serving processes."""
+        found = psutil.Process(self.process.pid).children()
+        return [each for each in found if "--process" in each.cmdline()]
+
+    async def get(self, path: str) -> httpx.Response:
+        """On a connection of its own, so that any of the processes may answer."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=20) as client:
+            return await client.get(path, headers=KEY)
+
+    async def exit_code(self, within_s: float = 60) -> int:
+        return await asyncio.to_thread(self.process.wait, within_s)
+
+    async def nothing_is_left(self) -> None:
+        await eventually(lambda: not any(map(psutil.pid_exists, self.family)))
+        assert not list(self.files.glob("serve-*"))
+
+    def stop(self) -> None:
+        processes.kill(self.process)
+
+
+class Streams:
+    """Streams on connections of their own, opened one by one until each process has some."""
+
+    def __init__(self, server: Several) -> None:
+        self._server = server
+        self.by_process: dict[int, list[str]] = {0: [], 1: []}
+        self.refused = 0
+        self._tasks: list[asyncio.Task[str]] = []
+
+    async def open(self) -> Streams:
+        async with asyncio.timeout(20):
+            while not all(self.by_process.values()):
+                name = f"stream-{len(self._tasks)}"
+                self._tasks.append(asyncio.create_task(self._read(name)))
+                line = await self._server.said("request started", request_id=name)
+                self.by_process[line["process"]].append(name)
+        return self
+
+    async def _read(self, name: str) -> str:
+        body = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+        async with (
+            httpx.AsyncClient(base_url=self._server.url, timeout=30) as client,
+            client.stream(
+                "POST", "/v1/chat/completions", json=body,
+                headers={"x-request-id": name, "authorization": "Bearer operator"},
+            ) as answer,
+        ):  # fmt: skip
+            text = "".join([piece async for piece in answer.aiter_text()])
+            self.refused += answer.status_code == 503
+            return text if answer.status_code == 200 else ""
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def answers(self) -> list[list[Any]]:
+        """Frames of each stream; none of those that were refused, or cut off with their process."""
+        found = await asyncio.gather(*self._tasks, return_exceptions=True)
+        texts = ["" if isinstance(each, httpx.TransportError) else each for each in found]
+        return [sse.frames(text) if text else [] for text in texts]
