@@ -50,8 +50,8 @@ def test_a_following_node_names_the_node_that_serves() -> None:
 
 def test_listeners_are_called_once_for_every_phase() -> None:
     lifecycle = Lifecycle()
-    heard: list[Phase] = []
-    lifecycle.listeners.append(heard.append)
+    phases: list[Phase] = []
+    lifecycle.listeners.append(phases.append)
     for phase in (Phase.LOADING, Phase.LOADING, Phase.READY, Phase.LOADING, Phase.DEAD):
         lifecycle.enter(phase)
-    assert heard == [Phase.LOADING, Phase.READY, Phase.DEAD]
+    assert phases == [Phase.LOADING, Phase.READY, Phase.DEAD]

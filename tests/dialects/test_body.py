@@ -37,9 +37,9 @@ async def test_a_body_of_many_mistakes_is_refused_quickly_and_not_repeated(
     async with serve(ScriptedEngine("x")) as running:
         answer = await running.client.post(path, json=body)
         dialect = {each.path: each for each in DIALECTS}[path]
-        # The client encodes half a million entries on this very loop: the server's part alone.
+        # The client encodes half a million entries on the same loop: time the server's part alone.
         raw = json.dumps(body).encode()
-        # The heap of this process holds the whole suite; a server's is not walked for one request.
+        # Keep the collector from scanning the heap of the whole test suite.
         gc.collect()
         gc.freeze()
         try:

@@ -1,7 +1,7 @@
 """The same answer, streamed and whole: content, thinking, calls, finish reason, scores, usage.
 
-Over every format that a model can write, cut anywhere, on the scripted engine, through the whole
-way between engine and wire.
+Over every format that a model can write, cut anywhere, with the scripted engine and all the code
+between engine and wire.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _bounds() -> Bounds:
     return Bounds.of(settings())
 
 
-async def _ask(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
+async def _answer(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
     gate = Gate(Lifecycle(), max_running=9, max_waiting=9)
     model = ServedModel(
         engine,
@@ -66,7 +66,7 @@ async def _ask(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
 
 
 def _gathered(frames: Sequence[Any]) -> dict[str, Any]:
-    """What a client that adds up deltas, as the SDKs do, has in the end."""
+    """The answer that a client builds by concatenating deltas, as the SDKs do."""
     message: dict[str, Any] = {"content": "", "reasoning": "", "calls": [], "tokens": []}
     assert frames[-1] == "[DONE]"
     assert frames[-2]["choices"] == []
@@ -119,10 +119,10 @@ def _cuts(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("sample", with_known(TOOL_SAMPLES))
 async def test_calls_are_the_same_streamed_and_whole(sample: Sample) -> None:
     for cut in _cuts(sample.text):
-        asked = {"tools": TOOLS}
+        fields = {"tools": TOOLS}
         engine = ScriptedEngine(*cut, tool_call_parser=sample.parser)
-        streamed = _gathered(await _ask(engine, True, **asked))
-        whole = _of_whole(await _ask(engine, False, **asked))
+        streamed = _gathered(await _answer(engine, True, **fields))
+        whole = _of_whole(await _answer(engine, False, **fields))
         assert streamed == whole, cut
         assert [[name, json.loads(arguments)] for name, arguments in whole["calls"]] == [
             [name, arguments] for name, arguments in sample.calls
@@ -140,8 +140,8 @@ async def test_thinking_is_the_same_streamed_and_whole(sample: ReasoningSample) 
             reasoning_parser=sample.parser,
             thinking=sample.forced,
         )
-        streamed = _gathered(await _ask(engine, True))
-        whole = _of_whole(await _ask(engine, False))
+        streamed = _gathered(await _answer(engine, True))
+        whole = _of_whole(await _answer(engine, False))
         assert streamed == whole, cut
         assert whole["reasoning"].strip() == sample.reasoning.strip()
         content = sample.content
@@ -161,9 +161,9 @@ CALLS = (
 @pytest.mark.parametrize("cut", range(len(CALLS)))
 async def test_required_calls_are_the_same_at_every_cut(cut: int) -> None:
     engine = ScriptedEngine(*filter(None, [CALLS[:cut], CALLS[cut:]]))
-    asked = {"tools": TOOLS, "tool_choice": "required"}
-    streamed = _gathered(await _ask(engine, True, **asked))
-    whole = _of_whole(await _ask(engine, False, **asked))
+    fields = {"tools": TOOLS, "tool_choice": "required"}
+    streamed = _gathered(await _answer(engine, True, **fields))
+    whole = _of_whole(await _answer(engine, False, **fields))
     assert streamed == whole
     assert whole["finish"] == "tool_calls"
     assert [call[0] for call in whole["calls"]] == ["search", "ping"]

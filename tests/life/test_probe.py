@@ -40,10 +40,10 @@ async def test_concurrent_calls_of_health_generate_share_one_generation():
     go_on = asyncio.Event()
     engine = ScriptedEngine(go_on, "x")
     async with serve(engine) as running:
-        asked = [asyncio.create_task(running.client.get("/health_generate")) for _ in range(20)]
+        calls = [asyncio.create_task(running.client.get("/health_generate")) for _ in range(20)]
         await eventually(lambda: running.serving.probe._waiting == 20)
         go_on.set()
-        assert {(await each).status_code for each in asked} == {200}
+        assert {(await each).status_code for each in calls} == {200}
         assert len(engine.calls) == 1
         assert (await running.client.get("/health_generate")).status_code == 200
     assert len(engine.calls) == 2
@@ -52,9 +52,9 @@ async def test_concurrent_calls_of_health_generate_share_one_generation():
 async def test_a_probe_without_callers_is_cancelled():
     engine = ScriptedEngine(asyncio.Event())
     async with serve(engine) as running:
-        asked = asyncio.create_task(running.serving.probe.check())
+        checking = asyncio.create_task(running.serving.probe.check())
         await eventually(lambda: engine.running == 1)
-        asked.cancel()
+        checking.cancel()
         await eventually(lambda: engine.running == 0)
 
 

@@ -46,10 +46,10 @@ async def test_without_an_admin_key_the_routes_do_not_exist():
     assert response.json()["error"]["code"] == "unknown_url"
 
 
-@pytest.mark.parametrize("given", [{}, {"API_KEY": "user"}])
-async def test_only_the_admin_key_opens_them(given):
+@pytest.mark.parametrize("settings", [{}, {"API_KEY": "user"}])
+async def test_only_the_admin_key_opens_them(settings):
     engine = ScriptedEngine("x")
-    async with serve(engine, ADMIN_API_KEY="operator,second", **given) as running:
+    async with serve(engine, ADMIN_API_KEY="operator,second", **settings) as running:
         for headers in ({}, USER, {"authorization": "Bearer"}, {"x-api-key": "operato"}):
             assert set(await statuses(running, headers)) == {401}
         assert not engine.flushed
@@ -70,18 +70,18 @@ async def test_the_api_stays_open_with_an_admin_key_alone():
 
 
 @pytest.mark.parametrize(
-    "given", [{"ADMIN_API_KEY": '["a", ""]'}, {"ADMIN_API_KEY": "a", "API_KEY": "b,a"}]
+    "settings", [{"ADMIN_API_KEY": '["a", ""]'}, {"ADMIN_API_KEY": "a", "API_KEY": "b,a"}]
 )
-def test_keys_that_would_open_too_much_stop_the_start(given):
+def test_keys_that_would_open_too_much_stop_the_start(settings):
     with pytest.raises(ConfigError):
-        load({}, given)
+        load({}, settings)
 
 
 async def test_the_cache_is_flushed_once_no_request_is_in_flight():
     go_on = asyncio.Event()
     engine = ScriptedEngine("x", go_on)
     async with serve(engine, ADMIN_API_KEY="operator") as running:
-        asked = asyncio.create_task(running.chat())
+        answering = asyncio.create_task(running.chat())
         await eventually(lambda: engine.running == 1)
         refused = await running.client.post("/flush_cache", headers=ADMIN)
         assert refused.status_code == 400
@@ -91,7 +91,7 @@ async def test_the_cache_is_flushed_once_no_request_is_in_flight():
         await asyncio.sleep(0.05)
         go_on.set()
         assert (await flushing).status_code == 200
-        assert (await asked).status_code == 200
+        assert (await answering).status_code == 200
         for timeout in ("nan", "-1", "x", "1e9"):
             wrong = await running.client.post(
                 "/flush_cache", headers=ADMIN, params={"timeout": timeout}
@@ -106,7 +106,7 @@ async def test_one_request_is_aborted(by, stream):
     engine = ScriptedEngine("x", asyncio.Event())
     async with serve(engine, ADMIN_API_KEY="operator") as running:
         body = {"text": "a", "stream": stream}
-        asked, other = (
+        answering, other = (
             asyncio.create_task(
                 running.client.post("/generate", json=body, headers={"x-request-id": id})
             )
@@ -116,7 +116,7 @@ async def test_one_request_is_aborted(by, stream):
         rid = "mine" if by == "X-Request-ID" else engine.calls[0][2]
         none = await running.client.post("/abort_request", json={"rid": "min"}, headers=ADMIN)
         one = await running.client.post("/abort_request", json={"rid": rid}, headers=ADMIN)
-        response = await asked
+        response = await answering
         assert not other.done()
         rest = await running.client.post("/abort_request", json={"abort_all": True}, headers=ADMIN)
         await other
@@ -159,7 +159,7 @@ async def test_the_profiler_accepts_only_listed_options():
 
 
 async def test_the_operators_bodies_are_bounded():
-    given = {"ADMIN_API_KEY": "operator", "MAX_BODY_BYTES": "1024"}
-    async with serve(ScriptedEngine("x"), **given) as running:
+    settings = {"ADMIN_API_KEY": "operator", "MAX_BODY_BYTES": "1024"}
+    async with serve(ScriptedEngine("x"), **settings) as running:
         response = await running.client.post("/abort_request", content=b" " * 2000, headers=ADMIN)
     assert response.status_code == 413

@@ -1,4 +1,4 @@
-"""The table of errors in docs/api.md, walked: every class, in every dialect, streamed and whole."""
+"""Every error of the table in docs/api.md, in every dialect, streamed and whole."""
 
 from __future__ import annotations
 

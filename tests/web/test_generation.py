@@ -18,7 +18,7 @@ FOUR_KEYS = {"message", "type", "param", "code"}
 async def test_a_request_is_refused_before_its_body_is_read_if_the_server_is_full() -> None:
     engine = ScriptedEngine(asyncio.Event())
     async with serve(engine, MAX_CONCURRENCY="1", MAX_QUEUE="0") as running:
-        inside = asyncio.create_task(running.chat())
+        admitted = asyncio.create_task(running.chat())
         await eventually(lambda: engine.running == 1)
         reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n")
@@ -27,7 +27,7 @@ async def test_a_request_is_refused_before_its_body_is_read_if_the_server_is_ful
         assert head.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 1\r\n" in head
         writer.close()
-        inside.cancel()
+        admitted.cancel()
 
 
 async def test_queued_requests_get_their_turn() -> None:

@@ -26,8 +26,8 @@ async def test_head_is_answered_like_get_without_a_body() -> None:
 
 
 async def test_every_answer_has_our_headers() -> None:
-    given = {"HATHORA_REGION": "seattle", "HATHORA_NETWORKING": "false"}
-    async with serve(ScriptedEngine("x"), **given) as running:
+    settings = {"HATHORA_REGION": "seattle", "HATHORA_NETWORKING": "false"}
+    async with serve(ScriptedEngine("x"), **settings) as running:
         answers = [
             await running.chat(), await running.chat(stream=True), await running.chat(n=-1),
             await running.client.get("/health"), await running.client.get("/nowhere"),
@@ -40,14 +40,14 @@ async def test_every_answer_has_our_headers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("client_id", "kept"),
     [("abc-1.2_3", True), ("x" * 128, True), ("x" * 129, False), ("a b", False), ("é", False)],
 )
-async def test_a_well_formed_request_id_is_kept(given: str, kept: bool) -> None:
+async def test_a_well_formed_request_id_is_kept(client_id: str, kept: bool) -> None:
     async with serve(ScriptedEngine("x")) as running:
-        headers = {"x-request-id": given.encode()}
+        headers = {"x-request-id": client_id.encode()}
         answer: httpx.Response = await running.client.get("/livez", headers=headers)
-    assert (answer.headers["x-request-id"] == given) is kept
+    assert (answer.headers["x-request-id"] == client_id) is kept
 
 
 async def test_the_engine_never_gets_the_clients_id() -> None:

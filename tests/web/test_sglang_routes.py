@@ -18,11 +18,11 @@ async def test_model_info_is_what_routers_read():
         old = await running.client.get("/get_model_info")
     assert response.status_code == 200
     assert response.json() == old.json()
-    found = response.json()
-    assert found["model_path"] == found["tokenizer_path"] == "scripted"
-    assert (found["served_model_name"], found["is_generation"]) == ("llama", True)
-    assert (found["model_type"], found["architectures"]) == ("llama", ["LlamaForCausalLM"])
-    assert found["max_model_len"] == found["context_length"] == 1000
+    info = response.json()
+    assert info["model_path"] == info["tokenizer_path"] == "scripted"
+    assert (info["served_model_name"], info["is_generation"]) == ("llama", True)
+    assert (info["model_type"], info["architectures"]) == ("llama", ["LlamaForCausalLM"])
+    assert info["max_model_len"] == info["context_length"] == 1000
 
 
 async def test_model_info_of_an_embedding_model():
@@ -35,12 +35,12 @@ async def test_server_info_has_the_options_and_the_state_but_no_secrets():
     async with serve(ScriptedEngine("x"), SERVED_MODEL_NAME="llama") as running:
         response = await running.client.get("/server_info")
         old = await running.client.get("/get_server_info")
-    found = response.json()
-    assert old.json().keys() == found.keys()
-    assert found["api_key"] == "***"
-    assert (found["model_path"], found["served_model_name"]) == ("scripted", "llama")
-    assert (found["tp_size"], found["dp_size"], found["max_running_requests"]) == (1, 1, 8)
-    [state] = found["internal_states"]
+    info = response.json()
+    assert old.json().keys() == info.keys()
+    assert info["api_key"] == "***"
+    assert (info["model_path"], info["served_model_name"]) == ("scripted", "llama")
+    assert (info["tp_size"], info["dp_size"], info["max_running_requests"]) == (1, 1, 8)
+    [state] = info["internal_states"]
     assert state["effective_max_running_requests_per_dp"] == 8
     assert state["last_gen_throughput"] == 0.0
 
@@ -57,14 +57,14 @@ async def test_engine_options_of_any_type_are_rendered():
 async def test_loads_have_both_of_sglangs_formats():
     go_on = asyncio.Event()
     async with serve(ScriptedEngine("x", go_on)) as running:
-        asked = asyncio.create_task(running.chat())
+        answering = asyncio.create_task(running.chat())
         await eventually(lambda: running.engine.running == 1)
         loads = (await running.client.get("/v1/loads", params={"include": "core"})).json()
         none = (await running.client.get("/v1/loads", params={"dp_rank": 1})).json()
         wrong = await running.client.get("/v1/loads", params={"dp_rank": "x"})
         short = (await running.client.get("/get_load")).json()
         go_on.set()
-        await asked
+        await answering
     [rank] = loads["loads"]
     assert {"timestamp", "version", "accelerator", "num_accelerators"} <= loads.keys()
     assert (rank["dp_rank"], rank["num_running_reqs"], rank["num_waiting_reqs"]) == (0, 1, 0)

@@ -23,27 +23,27 @@ KEY = {"authorization": "Bearer operator"}
 
 
 class Several:
-    """The parent and what it started."""
+    """A server of several processes: the parent, and what it started."""
 
-    def __init__(self, folder: Path, **given: str) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         folder.mkdir()
         self._out = folder / "out.log"
         self.files = folder / "tmp"
         self.files.mkdir()
-        environ = {
+        settings = {
             "TOKENIZER_WORKERS": "2", "HOST": "127.0.0.1", "PORT": "0", "LOG_FORMAT": "json",
             "ADMIN_API_KEY": "operator", "TMPDIR": str(self.files), "ENGINE": "scripted",
-            "ENGINE_ARGS": '{"words": 51, "token_s": 0.05}', **given,
+            "ENGINE_ARGS": '{"words": 51, "token_s": 0.05}', **environment,
         }  # fmt: skip
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, str(SERVER)], env={**os.environ, **environ}, cwd=folder,
+                [sys.executable, str(SERVER)], env={**os.environ, **settings}, cwd=folder,
                 stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """Its complete lines, those of our own form."""
+        """Its complete lines of JSON."""
         lines = self._out.read_text(errors="replace").split("\n")[:-1]
         return [json.loads(line) for line in lines if line.startswith("{")]
 
@@ -51,8 +51,8 @@ class Several:
     def text(self) -> str:
         return self._out.read_text(errors="replace")
 
-    async def said(self, event: str, **fields: Any) -> dict[str, Any]:
-        """The first line of the log that says so."""
+    async def logged(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Wait for an event in the log; returns its first line."""
         while True:
             for line in self.log:
                 if line["event"] == event and fields.items() <= line.items():
@@ -61,22 +61,22 @@ class Several:
             await asyncio.sleep(0.01)
 
     async def listening(self) -> Several:
-        self.url = f"http://127.0.0.1:{(await self.said('listening'))['port']}"
+        self.url = f"http://127.0.0.1:{(await self.logged('listening'))['port']}"
         self.family = [self.process.pid, *(each.pid for each in self.children())]
         return self
 
     async def ready(self) -> Several:
         await self.listening()
-        await self.said("phase", phase="ready")
+        await self.logged("phase", phase="ready")
         return self
 
     def children(self) -> list[psutil.Process]:
         """The serving processes."""
-        found = psutil.Process(self.process.pid).children()
-        return [each for each in found if "--process" in each.cmdline()]
+        children = psutil.Process(self.process.pid).children()
+        return [each for each in children if "--process" in each.cmdline()]
 
     async def get(self, path: str) -> httpx.Response:
-        """On a connection of its own, so that any of the processes may answer."""
+        """Get on a new connection, so that any of the processes may answer."""
         async with httpx.AsyncClient(base_url=self.url, timeout=20) as client:
             return await client.get(path, headers=KEY)
 
@@ -92,7 +92,7 @@ class Several:
 
 
 class Streams:
-    """Streams on connections of their own, opened one by one until each process has some."""
+    """Streams, each on its own connection, opened one by one until each process has some."""
 
     def __init__(self, server: Several) -> None:
         self._server = server
@@ -105,7 +105,7 @@ class Streams:
             while not all(self.by_process.values()):
                 name = f"stream-{len(self._tasks)}"
                 self._tasks.append(asyncio.create_task(self._read(name)))
-                line = await self._server.said("request started", request_id=name)
+                line = await self._server.logged("request started", request_id=name)
                 self.by_process[line["process"]].append(name)
         return self
 
@@ -126,7 +126,7 @@ class Streams:
         return len(self._tasks)
 
     async def answers(self) -> list[list[Any]]:
-        """Frames of each stream; none of those that were refused, or cut off with their process."""
-        found = await asyncio.gather(*self._tasks, return_exceptions=True)
-        texts = ["" if isinstance(each, httpx.TransportError) else each for each in found]
+        """Frames of each stream; none for a stream that was refused or whose process ended."""
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        texts = ["" if isinstance(each, httpx.TransportError) else each for each in results]
         return [sse.frames(text) if text else [] for text in texts]

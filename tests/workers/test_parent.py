@@ -23,8 +23,8 @@ Start = Callable[..., Several]
 def start(tmp_path: Path) -> Iterator[Callable[..., Several]]:
     started: list[Several] = []
 
-    def begin(**given: str) -> Several:
-        started.append(Several(tmp_path / str(len(started)), **given))
+    def begin(**environment: str) -> Several:
+        started.append(Several(tmp_path / str(len(started)), **environment))
         return started[-1]
 
     yield begin
@@ -54,8 +54,8 @@ async def test_one_scrape_has_the_counts_of_every_process(start: Start) -> None:
 async def test_a_drain_lets_the_requests_of_every_process_finish(start: Start) -> None:
     server = await start().ready()
     streams = await Streams(server).open()
-    os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does: the others get it, too
-    await server.said("draining", in_flight=len(streams))
+    os.killpg(server.process.pid, signal.SIGINT)  # like Ctrl-C in a terminal: to all processes
+    await server.logged("draining", in_flight=len(streams))
     refused = [await server.get("/readyz") for _ in range(6)]
     assert [answer.status_code for answer in refused] == [503] * 6
     for frames in await streams.answers():
@@ -78,7 +78,7 @@ async def test_a_second_signal_ends_every_process_at_once(start: Start) -> None:
     server = await start().ready()
     streams = await Streams(server).open()
     server.process.send_signal(signal.SIGTERM)
-    await server.said("draining")
+    await server.logged("draining")
     server.process.send_signal(signal.SIGTERM)
     assert await server.exit_code(2) == 128 + signal.SIGTERM
     await server.nothing_is_left()
@@ -90,9 +90,9 @@ async def test_if_a_process_is_lost_the_requests_of_the_others_fail(start: Start
     streams = await Streams(server).open()
     victim = server.children()[1]
     victim.kill()
-    told = [frames for frames in await streams.answers() if frames]
-    assert len(told) == len(streams.by_process[0])
-    assert all(frames[-2]["error"]["code"] == "engine_dead" for frames in told)
+    answers = [frames for frames in await streams.answers() if frames]
+    assert len(answers) == len(streams.by_process[0])
+    assert all(frames[-2]["error"]["code"] == "engine_dead" for frames in answers)
     assert await server.exit_code(5) == 70
     why = f"a serving process (pid {victim.pid}) ended: killed by SIGKILL"
     assert any(line.get("reason") == why for line in server.log)
@@ -114,10 +114,10 @@ async def test_the_operator_can_abort_a_request_of_any_process(start: Start) -> 
     server = await start().ready()
     streams = await Streams(server).open()
     async with httpx.AsyncClient(base_url=server.url, headers=KEY, timeout=20) as one_process:
-        for name in (streams.by_process[0][0], streams.by_process[1][0], "nobody"):
+        for name in (streams.by_process[0][0], streams.by_process[1][0], "unknown"):
             body = {"rid": name}
-            found = (await one_process.post("/abort_request", json=body)).json()["aborted"]
-            assert found == (name != "nobody")
+            aborted = (await one_process.post("/abort_request", json=body)).json()["aborted"]
+            assert aborted == (name != "unknown")
         rest = (await one_process.post("/abort_request", json={"abort_all": True})).json()
     assert rest["aborted"] == len(streams) - 2
     for frames in await streams.answers():

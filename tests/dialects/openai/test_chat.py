@@ -93,7 +93,7 @@ async def test_each_choice_finishes_as_soon_as_it_ends() -> None:
                 choice = json.loads(line[6:])["choices"][0]
                 seen.append((choice["index"], choice["finish_reason"]))
                 if len(seen) == 4:
-                    # Choice 0 is still silent; what there is of choice 1 must come all the same.
+                    # Choice 0 is still silent; choice 1 must have been sent all the same.
                     go_on.set()
     assert seen[:2] == [(0, None), (1, None)]
     assert [index for index, reason in seen if reason] in ([1, 0], [0, 1])
@@ -102,8 +102,8 @@ async def test_each_choice_finishes_as_soon_as_it_ends() -> None:
 
 async def test_scores_come_with_the_text_that_they_belong_to() -> None:
     async with serve(ScriptedEngine("one ", "two ", "three")) as running:
-        asked = {"logprobs": True, "top_logprobs": 1, "stream": True}
-        frames = sse.frames((await running.chat(**asked)).text)[1:-1]
+        fields = {"logprobs": True, "top_logprobs": 1, "stream": True}
+        frames = sse.frames((await running.chat(**fields)).text)[1:-1]
     for frame in frames[:-1]:
         (choice,) = frame["choices"]
         tokens = choice["logprobs"]["content"]

@@ -22,8 +22,8 @@ async def test_several_prompts_have_their_choices_in_order() -> None:
     assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2, 3]
     assert [choice["text"] for choice in whole["choices"]] == ["choice 0", "choice 1"] * 2
     assert whole["usage"]["prompt_tokens"] == 3
-    found = sse.frames(streamed.text)
-    assert [sse.text_of(found, index) for index in range(4)] == ["choice 0", "choice 1"] * 2
+    frames = sse.frames(streamed.text)
+    assert [sse.text_of(frames, index) for index in range(4)] == ["choice 0", "choice 1"] * 2
     assert {id for _, _, id, _ in engine.calls} == {id for _, _, id, _ in engine.calls[-4:]}
     assert len({len(id) for _, _, id, _ in engine.calls}) == 1
 

@@ -40,7 +40,7 @@ def test_any_text_in_any_pieces_arrives_unchanged(
         ChatPresenter(id="i", model="m", n=3, include_usage=False),
         CompletionPresenter(id="i", model="m", choices=3, include_usage=False),
     ):
-        found = asyncio.run(_streamed(presenter, beats))
-        assert found[-1] == "[DONE]"
+        frames = asyncio.run(_streamed(presenter, beats))
+        assert frames[-1] == "[DONE]"
         for index in range(3):
-            assert sse.text_of(found, index) == "".join(t for i, t in pieces if i == index)
+            assert sse.text_of(frames, index) == "".join(t for i, t in pieces if i == index)

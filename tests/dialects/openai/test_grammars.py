@@ -84,9 +84,9 @@ async def test_grammars_apply_only_after_the_thinking() -> None:
 async def test_an_answer_under_a_json_format_is_valid_json(tools: dict[str, Any]) -> None:
     """Grammars let control characters into strings with a bound on their length."""
     raw = '{"a": "tab\there\\" \x01", \n"b": 1}'
-    asked = {"response_format": {"type": "json_object"}, **tools}
+    fields = {"response_format": {"type": "json_object"}, **tools}
     for pieces in ([raw], list(raw)):
-        message, _ = await message_of(ScriptedEngine(*pieces), **asked)
+        message, _ = await message_of(ScriptedEngine(*pieces), **fields)
         assert json.loads(message["content"]) == {"a": 'tab\there" \x01', "b": 1}
     call = '[{"name": "first", "parameters": {"a": "x\ty"}}]'
     message, _ = await message_of(ScriptedEngine(*call), tools=TOOLS, tool_choice="required")
@@ -101,12 +101,12 @@ async def test_an_answer_under_a_json_format_is_valid_json(tools: dict[str, Any]
 async def test_an_idle_engine_forgets_its_grammars_once_there_are_too_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It keeps each that it was ever given; only emptying its caches makes it forget them."""
+    """The engine keeps every grammar that it ever got, until its caches are flushed."""
     monkeypatch.setattr("app.generation.model._GRAMMARS_KEPT", 2)
     engine = ScriptedEngine("{}")
     async with serve(engine) as running:
         for no in (1, 1, 2, 3):
-            format = {"name": "x", "schema": {"type": "object", "title": str(no)}}
-            asked = {"type": "json_schema", "json_schema": format}
-            assert (await running.chat(response_format=asked)).status_code == 200
+            schema = {"name": "x", "schema": {"type": "object", "title": str(no)}}
+            format = {"type": "json_schema", "json_schema": schema}
+            assert (await running.chat(response_format=format)).status_code == 200
             assert engine.flushed == (no == 3)

@@ -8,11 +8,11 @@ from tests.support.serving import serve
 
 async def test_the_model_answers_to_its_names_only() -> None:
     async with serve(ScriptedEngine("x"), SERVED_MODEL_NAME="llama,gpt-4o") as running:
-        for asked, told in [
+        for requested, answered in [
             ("llama", "llama"), ("gpt-4o", "gpt-4o"), ("sglang", "llama"), ("default", "llama"),
             (None, "llama"),
         ]:  # fmt: skip
-            assert (await running.chat(model=asked)).json()["model"] == told
+            assert (await running.chat(model=requested)).json()["model"] == answered
         refused = await running.chat(model="gpt-5")
         assert refused.status_code == 404
         assert refused.json()["error"]["code"] == "model_not_found"

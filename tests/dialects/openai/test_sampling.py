@@ -28,10 +28,10 @@ async def test_the_operator_bounds_counts_and_lengths(field: str, fits: Any, too
     }  # fmt: skip
     async with serve(ScriptedEngine("x"), **bounds) as running:
         document = (await running.client.get("/openapi.json")).json()
-        for given, status in ((fits, 200), (too_much, 400)):
-            chat = await running.chat(**{field: given})
+        for value, status in ((fits, 200), (too_much, 400)):
+            chat = await running.chat(**{field: value})
             native = await running.client.post(
-                "/generate", json={"text": "x", "sampling_params": {field: given}}
+                "/generate", json={"text": "x", "sampling_params": {field: value}}
             )
             assert (chat.status_code, native.status_code) == (status, status)
             if status == 400:

@@ -34,11 +34,11 @@ async def test_text_before_a_call_is_content_and_blanks_around_it_are_not() -> N
 @pytest.mark.full
 async def test_without_parallel_calls_only_the_first_call_is_returned() -> None:
     text = call_text("first") + call_text("second")
-    asked = {"tools": TOOLS, "parallel_tool_calls": False}
-    message, finish = await message_of(ScriptedEngine(text), **asked)
+    fields = {"tools": TOOLS, "parallel_tool_calls": False}
+    message, finish = await message_of(ScriptedEngine(text), **fields)
     assert (tool_names(message), finish) == (["first"], "tool_calls")
     array = '[{"name": "first", "parameters": {}}, {"name": "second", "parameters": {}}]'
-    message, _ = await message_of(ScriptedEngine(array), tool_choice="required", **asked)
+    message, _ = await message_of(ScriptedEngine(array), tool_choice="required", **fields)
     assert tool_names(message) == ["first"]
 
 
@@ -117,19 +117,19 @@ async def test_each_choice_has_its_own_calls() -> None:
     engine = ScriptedEngine(script=lambda no: [call_text(["first", "second"][no])])
     async with serve(engine) as running:
         frames = sse.frames((await running.chat(tools=TOOLS, n=2, stream=True)).text)
-    found: dict[int, list[str]] = {0: [], 1: []}
+    names: dict[int, list[str]] = {0: [], 1: []}
     for frame in frames[:-1]:
         (choice,) = frame["choices"]
         for piece in choice["delta"].get("tool_calls", ()):
             assert piece["index"] == 0
             if "id" in piece:
-                found[choice["index"]].append(piece["function"]["name"])
-    assert found == {0: ["first"], 1: ["second"]}
+                names[choice["index"]].append(piece["function"]["name"])
+    assert names == {0: ["first"], 1: ["second"]}
 
 
 @pytest.mark.full
 async def test_ids_names_and_roles_are_sent_once() -> None:
-    """The SDKs add up strings: what is said twice arrives twice."""
+    """The SDKs concatenate strings: a name that is sent twice arrives twice."""
     async with serve(ScriptedEngine(*call_text("first", '{"a": "b"}'))) as running:
         frames = sse.frames((await running.chat(tools=TOOLS, stream=True)).text)[:-1]
     deltas = [frame["choices"][0]["delta"] for frame in frames]

@@ -239,5 +239,5 @@ def _fields(module: str, name: str) -> set[str]:
     assert spec is not None
     assert spec.origin is not None
     tree = ast.parse((Path(spec.origin).parent / module).read_text())
-    [found] = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
-    return {n.target.id for n in found.body if isinstance(n, ast.AnnAssign)}  # type: ignore[union-attr]
+    [defined] = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
+    return {n.target.id for n in defined.body if isinstance(n, ast.AnnAssign)}  # type: ignore[union-attr]

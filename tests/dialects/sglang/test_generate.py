@@ -42,16 +42,16 @@ async def test_each_frame_of_a_stream_repeats_the_answer_so_far():
     async with serve(ScriptedEngine("Hel", "lö\n", finish="length")) as running:
         response = await generate(running, stream=True, input_ids=[104, 105, 106])
     assert response.headers["content-type"].startswith("text/event-stream")
-    *found, done = frames(response.text)
+    *answers, done = frames(response.text)
     assert done == "[DONE]"
-    assert [each["text"] for each in found] == ["Hel", "Hello\n".replace("o", "ö"), "Hellö\n"]
-    assert [each["output_ids"] for each in found] == [[72], [72, 108], [72, 108]]
-    metas = [each["meta_info"] for each in found]
+    assert [each["text"] for each in answers] == ["Hel", "Hello\n".replace("o", "ö"), "Hellö\n"]
+    assert [each["output_ids"] for each in answers] == [[72], [72, 108], [72, 108]]
+    metas = [each["meta_info"] for each in answers]
     assert [meta["completion_tokens"] for meta in metas] == [1, 2, 2]
     assert [meta["prompt_tokens"] for meta in metas] == [3, 3, 3]
     reasons = [meta["finish_reason"] for meta in metas]
     assert reasons == [None, None, {"type": "length", "length": 2}]
-    assert all("index" not in each for each in found)
+    assert all("index" not in each for each in answers)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -62,9 +62,9 @@ async def test_several_prompts_and_choices_are_answered_by_a_list(stream):
             running, ["a", "bc"], stream=stream, sampling_params={"n": 2, "temperature": 0.5}
         )
     if stream:
-        *found, done = frames(response.text)
+        *sent, done = frames(response.text)
         assert done == "[DONE]"
-        last = {each["index"]: each for each in found if each["meta_info"]["finish_reason"]}
+        last = {each["index"]: each for each in sent if each["meta_info"]["finish_reason"]}
         answers = [last[index] for index in range(4)]
     else:
         answers = response.json()
@@ -97,11 +97,11 @@ async def test_a_long_stream_does_not_cost_its_length_squared():
     steps = ["word " * 50] * 1000
     async with serve(ScriptedEngine(*steps)) as running:
         response = await generate(running, stream=True)
-    *found, last, _ = frames(response.text)
+    *answers, last, _ = frames(response.text)
     assert last["text"] == "".join(steps)
     assert len(last["output_ids"]) == last["meta_info"]["completion_tokens"] == 1000
-    assert len(found) < 400
-    sizes = [len(json.dumps(each)) for each in found]
+    assert len(answers) < 400
+    sizes = [len(json.dumps(each)) for each in answers]
     assert all(after - before < 5000 + before / 50 for before, after in pairwise(sizes))
 
 
@@ -128,7 +128,7 @@ async def test_logprobs_of_the_prompt_with_alternatives(stream):
         response = await generate(running, "abc", return_logprob=True, stream=stream, **fields)
     body = frames(response.text)[-2] if stream else response.json()
     meta = body["meta_info"]
-    # The first one has none, wherever it is.
+    # The first scored token has no log-probability, wherever it is.
     assert meta["input_token_logprobs"] == [[None, 98, "b"], [-0.296875, 99, "c"]]
     assert meta["input_top_logprobs"] == [None, [[-0.296875, 99, "c"], [-0.796875, 100, "d"]]]
     assert meta["output_token_logprobs"] == [[-0.25, 72, "H"], [-0.265625, 105, "i"]]
@@ -163,20 +163,20 @@ warnings.simplefilter("ignore")
 from argparse import Namespace
 from sglang.benchmark import serving
 
-async def ask(stream):
+async def request(stream):
     serving.args = Namespace(
         temperature=0.0, top_p=1.0, disable_ignore_eos=False, disable_stream=not stream,
         return_logprob=True, return_routed_experts=False, logprob_start_len=-1,
         top_logprobs_num=2, token_ids_logprob=None, header=None, cache_report=True,
     )
-    asked = serving.RequestFuncInput(
+    body = serving.RequestFuncInput(
         prompt=[104, 105], api_url=sys.argv[1], prompt_len=2, output_len=3, model="default",
         lora_name=None, image_data=None, extra_request_body={},
     )
-    return dataclasses.asdict(await serving.async_request_sglang_generate(asked))
+    return dataclasses.asdict(await serving.async_request_sglang_generate(body))
 
 async def main():
-    print("found", json.dumps([await ask(True), await ask(False)], default=str))
+    print("answers", json.dumps([await request(True), await request(False)], default=str))
 
 asyncio.run(main())
 """
@@ -190,12 +190,12 @@ async def test_sglangs_benchmark_reads_the_answer():
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, err = await asyncio.wait_for(process.communicate(), 300)
-    [line] = [each for each in out.decode().splitlines() if each.startswith("found")] or [None]
+    [line] = [each for each in out.decode().splitlines() if each.startswith("answers")] or [None]
     assert line is not None, err.decode()[-2000:]
-    streamed, whole = json.loads(line.removeprefix("found"))
-    for found in (streamed, whole):
-        assert found["success"], found["error"]
-        assert (found["generated_text"], found["output_len"]) == ("Hello!", 3)
-        assert found["prompt_len"] == 2
-        assert found["ttft"] > 0
+    streamed, whole = json.loads(line.removeprefix("answers"))
+    for answer in (streamed, whole):
+        assert answer["success"], answer["error"]
+        assert (answer["generated_text"], answer["output_len"]) == ("Hello!", 3)
+        assert answer["prompt_len"] == 2
+        assert answer["ttft"] > 0
     assert (len(streamed["itl"]), len(whole["itl"])) == (2, 0)
