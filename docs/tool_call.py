@@ -15,16 +15,16 @@ from typing import Any
 import msgspec
 
 from app.dialects.body import read
-from app.dialects.bounds import Bounds
 from app.dialects.contract import Call
 from app.dialects.openai.chat import ChatBody, ChatPresenter, lower
 from app.engine.base import Question
-from app.engine.scripted import Options, StandIn
+from app.engine.stand_in import Options, StandIn
 from app.events import fold
 from app.gate import Gate
 from app.generation.interpreter import Interpreter
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle, Phase
+from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
 from app.stats import RequestStats
 from app.types import ChatPrompt
@@ -134,7 +134,15 @@ def served(engine: StandIn) -> ServedModel:
     lifecycle = Lifecycle()
     lifecycle.enter(Phase.READY)
     gate = Gate(lifecycle, max_running=1, max_waiting=0)
-    return ServedModel(engine, gate, names=["scripted"], max_total_tokens=None)
+    return ServedModel(
+        engine,
+        gate,
+        names=["scripted"],
+        max_total_tokens=None,
+        max_prompt_chars=None,
+        max_prompt_scores=1_000_000,
+        grammar_timeout_s=10.0,
+    )
 
 
 if __name__ == "__main__":
