@@ -25,7 +25,7 @@ HEAD = "# What SGLang's image lacks for {}; written by deploy/docker/lock.py.\n"
 def resolve(*requirements: str) -> list[str]:
     command = [
         str(UV), "pip", "compile", "-q", "--python-version", IMAGE_PYTHON, "--no-header",
-        "--no-annotate", "--no-emit-index-url", "-c", "requirements.txt", "-",
+        "--no-annotate", "--no-emit-index-url", "-c", "requirements/dev.txt", "-",
     ]  # fmt: skip
     done = subprocess.run(
         command, input="\n".join(requirements), stdout=subprocess.PIPE, text=True, check=True
@@ -33,10 +33,11 @@ def resolve(*requirements: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def declared() -> list[str]:
-    """What pyproject.toml declares for production."""
+def declared(*extras: str) -> list[str]:
+    """What pyproject.toml declares for production, and these extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["engine"]]
+    wanted = [project["optional-dependencies"][extra] for extra in ("engine", *extras)]
+    return [*project["dependencies"], *(each for extra in wanted for each in extra)]
 
 
 def sdk() -> list[str]:
@@ -52,9 +53,12 @@ def pinned(name: str, path: str) -> list[str]:
 def main() -> None:
     engine = resolve(*pinned("sglang", "requirements.txt"))
     server = resolve(*declared())
+    # The image's own pip is not replaced under itself.
+    demo = [line for line in resolve(*declared("demo")) if not line.startswith("pip==")]
     worker = [*resolve(*declared(), *sdk()), *pinned("runpod", "requirements/runpod.txt")]
     for path, lines, what in (
         ("requirements/image.txt", sorted(set(server) - set(engine)), "the server"),
+        ("requirements/image-demo.txt", sorted(set(demo) - set(server)), "the demo model"),
         ("requirements/image-runpod.txt", sorted(set(worker) - set(server)), "its RunPod worker"),
     ):
         Path(path).write_text(HEAD.format(what) + "".join(f"{line}\n" for line in lines))

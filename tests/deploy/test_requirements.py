@@ -19,6 +19,7 @@ from tests.deploy.dockerfile import ROOT, stages
 FILES = {
     "requirements/image.txt": "requirements.txt",
     "requirements/image-runpod.txt": "requirements/runpod.txt",
+    "requirements/image-demo.txt": "requirements/demo.txt",
 }
 
 
