@@ -20,7 +20,9 @@ class Answering:
 
     def __init__(self, settings: Settings, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._logged_chars = settings.max_log_len if settings.log_level == "debug" else 0
+        self._logs_bodies = settings.log_level == "debug"
+        self._logged_bytes = settings.max_log_len
+        """None: all."""
 
     def answer(
         self,
@@ -39,7 +41,7 @@ class Answering:
         if model is None:
             raise NotReady("The model is not ready yet.")
         body = read(dialect.body, raw, self._bounds, dialect.path)
-        if self._logged_chars:
-            log.debug("request body", body=raw[: self._logged_chars].decode(errors="replace"))
+        if self._logs_bodies:
+            log.debug("request body", body=raw[: self._logged_bytes].decode(errors="replace"))
         call = Call(id=id, model=model, bounds=self._bounds, stats=stats, log_fields=log_fields)
         return dialect.answer(body, call)
