@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.live.conftest import LiveServer
+from tests.support.machine import allowed
 
 pytestmark = pytest.mark.live
 LONG = {
@@ -26,7 +27,7 @@ async def _idle(client: httpx.AsyncClient, within_s: float) -> float:
         in_flight = _value(metrics, "serve_in_flight_requests ")
         if running == 0 and in_flight == 0:
             return time.monotonic() - began
-        assert time.monotonic() - began < within_s, f"{running=} {in_flight=}"
+        assert time.monotonic() - began < allowed(within_s), f"{running=} {in_flight=}"
         await asyncio.sleep(0.02)
 
 
@@ -56,9 +57,9 @@ async def test_a_hundred_disconnects_one_after_the_other_leave_nothing_running(
     live: LiveServer, record_property: pytest.RecordProperty
 ) -> None:
     slowest = 0.0
-    async with httpx.AsyncClient(base_url=live.url, timeout=60) as observer:
+    async with httpx.AsyncClient(base_url=live.url, timeout=300) as observer:
         for no in range(100):
-            async with httpx.AsyncClient(base_url=live.url, timeout=60) as client:
+            async with httpx.AsyncClient(base_url=live.url, timeout=300) as client:
                 if no % 2:
                     await _disconnect_waiting(client, after_s=0.05 + 0.01 * (no % 20))
                 else:
@@ -70,11 +71,11 @@ async def test_a_hundred_disconnects_one_after_the_other_leave_nothing_running(
 
 async def test_twenty_disconnects_at_once_leave_nothing_running(live: LiveServer) -> None:
     async def disconnect(no: int) -> None:
-        async with httpx.AsyncClient(base_url=live.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=live.url, timeout=300) as client:
             body = LONG | {"stream": True, "n": 1 + no % 3}
             async with client.stream("POST", "/v1/chat/completions", json=body) as got:
                 await anext(got.aiter_lines())
 
     await asyncio.gather(*(disconnect(no) for no in range(20)))
-    async with httpx.AsyncClient(base_url=live.url, timeout=60) as observer:
+    async with httpx.AsyncClient(base_url=live.url, timeout=300) as observer:
         await _idle(observer, within_s=2.0)

@@ -16,9 +16,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.live.conftest import LiveServer, registered
+from tests.live.conftest import HANGS_S, LiveServer, registered
 from tests.support import sse
 from tests.support.compute import GROUP, FakeCompute
+from tests.support.machine import allowed
 
 pytestmark = pytest.mark.live
 Start = Callable[..., LiveServer]
@@ -48,7 +49,7 @@ class Streams:
         text = ""
         try:
             with (
-                httpx.Client(base_url=server.url, timeout=120) as client,
+                httpx.Client(base_url=server.url, timeout=HANGS_S) as client,
                 client.stream("POST", "/v1/chat/completions", json=body) as answer,
             ):
                 result["status"] = answer.status_code
@@ -62,11 +63,11 @@ class Streams:
 
     def wait_begun(self, count: int) -> None:
         for _ in range(count):
-            assert self._begun.acquire(timeout=60)
+            assert self._begun.acquire(timeout=HANGS_S)
 
     def join(self) -> list[dict[str, Any]]:
         for thread in self._threads:
-            thread.join(120)
+            thread.join(HANGS_S)
         return self.results
 
 
@@ -75,14 +76,14 @@ def _gone(pids: list[int]) -> bool:
 
 
 def _nothing_left(pids: list[int], within_s: float = 2.0) -> None:
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + allowed(within_s)
     while not _gone(pids):
         assert time.monotonic() < deadline, "processes of the engine are left"
         time.sleep(0.02)
 
 
 def test_a_drain_finishes_every_request(start: Start) -> None:
-    server = start(MAX_CONCURRENCY="32", DRAIN_TIMEOUT="150").ready()
+    server = start(MAX_CONCURRENCY="32", DRAIN_TIMEOUT="300").ready()
     pids = [p.pid for p in server.children()]
     streams = Streams(server, [story(150)] * 20)
     streams.wait_begun(20)
@@ -92,10 +93,10 @@ def test_a_drain_finishes_every_request(start: Start) -> None:
         pass
     unready = time.monotonic() - signalled
     refused = server.http.post("/v1/chat/completions", json=story(1))
-    code = server.exit_code(within_s=160)
+    code = server.exit_code(within_s=320)
     took = time.monotonic() - signalled
     print(f"readyz 503 after {unready * 1e3:.0f} ms, out after {took:.1f} s")
-    assert unready < 0.1
+    assert unready < allowed(0.1)
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["code"] == "server_shutting_down"
@@ -145,19 +146,19 @@ def test_a_second_sigterm_ends_it_at_once(start: Start) -> None:
     assert server.exit_code(within_s=5) == 128 + signal.SIGTERM
     took = time.monotonic() - signalled
     print(f"out {took:.2f} s after the second SIGTERM")
-    assert took < 2
+    assert took < allowed(2)
     _nothing_left(pids)
     streams.join()
 
 
 def test_ctrl_c_in_a_terminal_drains_too(start: Start) -> None:
-    server = start().ready()
+    server = start(DRAIN_TIMEOUT="300").ready()
     pids = [p.pid for p in server.children()]
     streams = Streams(server, [story(100)] * 8)
     streams.wait_begun(8)
     # As a terminal does, to the engine's processes, too.
     os.killpg(server.process.pid, signal.SIGINT)
-    assert server.exit_code(within_s=60) == 0
+    assert server.exit_code(within_s=320) == 0
     for result in streams.join():
         assert sse.frames(result["text"])[-1] == "[DONE]"
         assert '"error"' not in result["text"]
@@ -177,7 +178,7 @@ def test_every_client_gets_an_error_when_the_engine_is_killed(
     pids = [p.pid for p in server.children()]
     streams = Streams(server, [story(4000)] * 8 + [story(4000, stream=False)] * 4)
     streams.wait_begun(8)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANGS_S
     # Those that do not stream must be in flight, too.
     while server.metric("serve_in_flight_requests") < 12:
         assert time.monotonic() < deadline
@@ -197,20 +198,20 @@ def test_every_client_gets_an_error_when_the_engine_is_killed(
     for whole in results[8:]:
         assert whole["status"] == 503
         assert json.loads(whole["text"])["error"]["code"] == "engine_dead"
-    assert slowest < 2
+    assert slowest < allowed(2)
     assert code == 70
-    assert out < 5
+    assert out < allowed(5)
     if networked:
         gone = fake.named("detachNetworkEndpoints")[0].at - killed
         print(f"out of the group after {gone:.2f} s")
         assert not fake.endpoints[GROUP]
-        assert gone < 5
+        assert gone < allowed(5)
     _nothing_left(pids)
 
 
 def test_an_engine_killed_while_loading_ends_the_start(start: Start) -> None:
     server = start()
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + HANGS_S
     while True:
         assert time.monotonic() < deadline
         try:
@@ -222,7 +223,7 @@ def test_an_engine_killed_while_loading_ends_the_start(start: Start) -> None:
     killed = time.monotonic()
     scheduler.kill()
     assert server.exit_code(within_s=10) == 70
-    assert time.monotonic() - killed < 5
+    assert time.monotonic() - killed < allowed(5)
     _nothing_left(pids)
 
 
@@ -256,7 +257,7 @@ def test_the_port_answers_at_once_and_while_the_engine_loads(start: Start) -> No
         time.sleep(0.1)
     ready = time.monotonic() - server.started
     print(f"livez after {first:.2f} s, slowest {slowest * 1e3:.0f} ms, ready after {ready:.1f} s")
-    assert first < 1.5
+    assert first < allowed(1.5)
     assert server.get("/health").json()["status"] == "ok"
     assert server.get("/ping").status_code == 200
 
@@ -268,8 +269,8 @@ def test_overload_is_refused_and_no_admitted_request_is_lost(start: Start) -> No
         limits = httpx.Limits(max_connections=300)
         probes: list[float] = []
         async with (
-            httpx.AsyncClient(base_url=server.url, timeout=180, limits=limits) as client,
-            httpx.AsyncClient(base_url=server.url, timeout=10) as prober,
+            httpx.AsyncClient(base_url=server.url, timeout=2 * HANGS_S, limits=limits) as client,
+            httpx.AsyncClient(base_url=server.url, timeout=HANGS_S) as prober,
         ):
 
             async def probe() -> None:
@@ -303,7 +304,7 @@ def test_overload_is_refused_and_no_admitted_request_is_lost(start: Start) -> No
     for answer in served:
         if answer.headers["content-type"].startswith("text/event-stream"):
             assert sse.frames(answer.text)[-1] == "[DONE]"
-    assert p99 < 0.05
+    assert p99 < allowed(0.05)
 
 
 def _failed_start(server: LiveServer, within_s: float) -> tuple[int, str]:

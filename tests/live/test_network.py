@@ -18,6 +18,7 @@ import pytest
 from tests.live.conftest import LiveServer, registered
 from tests.live.test_life_and_death import Streams, story
 from tests.support.compute import GROUP, FakeCompute
+from tests.support.machine import allowed
 
 pytestmark = pytest.mark.live
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "0"))
@@ -40,7 +41,7 @@ def test_the_endpoint_is_removed_within_five_seconds_of_any_kill_under_load(
     killed = time.monotonic()
     (serving if victim == "serving" else server.child(victim)).kill()
     while fake.endpoints[GROUP]:
-        assert time.monotonic() - killed < WITHIN_S
+        assert time.monotonic() - killed < allowed(WITHIN_S)
         time.sleep(0.005)
     print(f"{victim}, round {round_}: removed after {(time.monotonic() - killed) * 1e3:.0f} ms")
     assert server.exit_code(20) == code

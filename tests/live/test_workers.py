@@ -23,6 +23,7 @@ from app.engine import demo
 from tests.live.conftest import LiveServer
 from tests.live.test_life_and_death import Streams, _nothing_left, story
 from tests.support import sse
+from tests.support.machine import allowed
 
 pytestmark = pytest.mark.live
 Start = Callable[..., LiveServer]
@@ -76,7 +77,7 @@ def _ask(server: LiveServer, body: dict[str, Any], name: str) -> Any:
     """Choices without ids, and completion tokens. On a connection of its own."""
     body = {"temperature": 0, "max_tokens": 40, **body}
     headers = {"x-request-id": name}
-    answer = httpx.post(server.url + CHAT, json=body, headers=headers, timeout=60)
+    answer = httpx.post(server.url + CHAT, json=body, headers=headers, timeout=300)
     choices: list[dict[str, Any]] = answer.raise_for_status().json()["choices"]
     for choice in choices:
         for call in choice["message"].get("tool_calls") or ():
@@ -88,7 +89,7 @@ def test_64_streams_are_complete_and_both_processes_serve(two: LiveServer) -> No
     def read(no: int) -> list[Any]:
         headers = {"x-request-id": f"many-{no}"}
         body = story(24) | {"messages": [{"role": "user", "content": f"Count from {no}."}]}
-        return sse.frames(httpx.post(two.url + CHAT, json=body, headers=headers, timeout=120).text)
+        return sse.frames(httpx.post(two.url + CHAT, json=body, headers=headers, timeout=300).text)
 
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(read, range(64)))
@@ -141,7 +142,7 @@ def test_a_scrape_counts_the_requests_of_both_processes_once(two: LiveServer) ->
         body = {"messages": FRANCE, "ignore_eos": True, "max_tokens": 5}
         assert _ask(two, body, name)[1] == 5
     expected = [5 * len(names), 5 * len(names), len(names), len(names)]
-    deadline = time.monotonic() + 5  # a request is counted once its answer has left
+    deadline = time.monotonic() + allowed(5)  # a request is counted once its answer has left
     while True:
         gained = [two.metric(name) - early for name, early in zip(series, before, strict=True)]
         if gained == expected:
@@ -152,13 +153,13 @@ def test_a_scrape_counts_the_requests_of_both_processes_once(two: LiveServer) ->
 async def test_disconnects_free_the_engine(two: LiveServer) -> None:
     async def disconnect() -> None:
         async with (
-            httpx.AsyncClient(base_url=two.url, timeout=60) as client,
+            httpx.AsyncClient(base_url=two.url, timeout=300) as client,
             client.stream("POST", CHAT, json=story(4000)) as answer,
         ):
             await anext(answer.aiter_lines())
 
     await asyncio.gather(*(disconnect() for _ in range(12)))
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + allowed(3)
     while two.metric("serve_in_flight_requests") or two.metric("sglang:num_running_reqs"):
         assert time.monotonic() < deadline
     (load,) = two.get("/v1/loads").json()["loads"]
@@ -192,21 +193,21 @@ def test_clients_of_both_processes_get_an_error_when_the_engine_is_killed(two: L
         *_, error, done = sse.frames(result["text"])
         assert done == "[DONE]"
         assert error["error"]["code"] == "engine_dead"
-    assert slowest < 2
+    assert slowest < allowed(2)
     assert code == 70
     _nothing_left(pids)
     assert not Path(f"/dev/shm/multi_tokenizer_args_{two.process.pid}").exists()
 
 
 def test_a_drain_finishes_the_requests_of_both_processes(start: Start) -> None:
-    server = start(TOKENIZER_WORKERS="2", DRAIN_TIMEOUT="100").ready()
+    server = start(TOKENIZER_WORKERS="2", DRAIN_TIMEOUT="300").ready()
     pids = [server.process.pid, *(each.pid for each in server.children())]
     streams = Streams(server, [story(30)] * 16)
     streams.wait_begun(16)
     os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does, to all processes
     refused = httpx.post(server.url + CHAT, json=story(1))
     assert refused.json()["error"]["code"] == "server_shutting_down"
-    assert server.exit_code(within_s=110) == 0
+    assert server.exit_code(within_s=320) == 0
     for result in streams.join():
         frames = sse.frames(result["text"])
         assert frames[-1] == "[DONE]"
