@@ -130,7 +130,7 @@ fake = pytest.fixture(fake_compute)
 
 def registered(server: LiveServer, fake: FakeCompute) -> LiveServer:
     """Waits until the endpoint is in the group, which a ready server reaches at once."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + allowed(10)
     while server.get("/health").json()["network"]["state"] != "registered":
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -122,7 +122,9 @@ async def _end_tasks() -> None:
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveWorker]:
     """The shared worker. A test that uses it must leave it as it was; the last one ends it."""
-    running = LiveWorker(tmp_path_factory.mktemp("worker"), "--demo", MAX_CONCURRENCY="64")
+    running = LiveWorker(
+        tmp_path_factory.mktemp("worker"), "--demo", MAX_CONCURRENCY="64", DRAIN_TIMEOUT="300"
+    )
     try:
         yield running.ready()
     finally:

@@ -1,8 +1,8 @@
 """How slow this machine is now, for bounds that a product promises and a test has to time.
 
-A promise such as "clients are answered within 2 s of the engine's death" is about a machine that the
-server has to itself. Where other programs keep the processors busy, or the processor is slower, the
-same work takes longer; the bound grows by the factor that a fixed piece of work takes longer.
+A promise such as "clients are answered within 2 s of the engine's death" is about a machine that
+the server has to itself. Where other programs keep the processors busy, or the processor is slower,
+the same work takes longer; the bound grows by the factor that a fixed piece of work takes longer.
 """
 
 from __future__ import annotations
