@@ -7,9 +7,9 @@ UV := $(TOOLS)/bin/uv
 UV_VERSION := 0.13.8
 FULL := .venv
 LIGHT := .venv-light
-# Where Python may not write bytecode each start compiles it anew: a second more until the port
-# answers, and the engine's processes import SGLang each for themselves.
-INSTALL := $(UV) pip install --compile-bytecode --python
+# Processes that run at a time in the light suite, half of which waits. `make test-light JOBS=16`.
+JOBS ?= 4
+INSTALL := $(UV) pip install --python
 LOCK := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate pyproject.toml
 
 .DEFAULT_GOAL := help
@@ -38,7 +38,7 @@ lint: $(LIGHT)/.installed  ## what CI checks before the tests: ruff, mypy, spell
 test: test-light test-full test-live  ## every test
 
 test-light: $(LIGHT)/.installed  ## the tests that need no SGLang, in the light environment
-	$(LIGHT)/bin/python -m pytest -n 2 --dist worksteal -m "not live and not full" $(ARGS)
+	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full" $(ARGS)
 
 test-full: $(FULL)/.installed-dev  ## the tests that need SGLang installed, but no engine
 	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live" $(ARGS)
@@ -80,18 +80,19 @@ $(LIGHT)/.installed: requirements/light.txt $(UV)
 	@touch $@
 
 $(FULL)/.installed: requirements.txt $(UV)
+	@# The engine's processes import SGLang each for themselves, some at the same time.
 	@echo "==> installing requirements.txt (10 GB of SGLang, PyTorch and CUDA; half a minute with a warm cache)"
 	@test -d $(FULL) || $(UV) venv -q --python $(PYTHON) $(FULL)
-	$(INSTALL) $(FULL)/bin/python -r requirements.txt
+	$(INSTALL) $(FULL)/bin/python --compile-bytecode -r requirements.txt
 	@touch $@
 
 $(FULL)/.installed-demo: requirements/demo.txt $(FULL)/.installed
-	$(INSTALL) $(FULL)/bin/python -r requirements/demo.txt
+	$(INSTALL) $(FULL)/bin/python --compile-bytecode -r requirements/demo.txt
 	@touch $@
 
 $(FULL)/.installed-dev: requirements/dev.txt $(FULL)/.installed
 	@echo "==> installing requirements/dev.txt"
-	$(INSTALL) $(FULL)/bin/python -r requirements/dev.txt
+	$(INSTALL) $(FULL)/bin/python --compile-bytecode -r requirements/dev.txt
 	@touch $@
 
 clean:  ## remove the environments and caches

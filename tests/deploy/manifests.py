@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +20,11 @@ SETTINGS = {name for declared in DECLARATIONS.values() for name in declared.name
 
 
 def objects(path: Path) -> list[Object]:
+    return copy.deepcopy(_parsed(path))
+
+
+@cache
+def _parsed(path: Path) -> list[Object]:
     return [each for each in yaml.safe_load_all(path.read_text()) if each]
 
 

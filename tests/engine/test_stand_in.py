@@ -19,7 +19,7 @@ from app.engine.json_examples import example
 from app.engine.stand_in import Options, StandIn, engine_of
 from app.errors import ConfigError
 from tests.support import sse
-from tests.support.serving import Running, serve, settings
+from tests.support.serving import PLAIN, Running, serve, settings
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = {
@@ -159,7 +159,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str,
     try:
         port = _port(out, process)
         url = f"http://127.0.0.1:{port}"
-        while httpx.get(url + "/readyz").status_code != 200:
+        while httpx.get(url + "/readyz", verify=PLAIN).status_code != 200:
             assert process.poll() is None, out.read_text()
         yield url, out.read_text(), time.monotonic() - began
     finally:
@@ -187,8 +187,8 @@ def test_the_openai_client_talks_to_it_unchanged(server: tuple[str, str, float])
 
 def test_it_says_everywhere_that_no_model_is_behind_it(server: tuple[str, str, float]) -> None:
     url, log, _ = server
-    assert httpx.get(url + "/").json()["engine"] == "scripted"
-    assert "no model" in httpx.get(url + "/health").json()["engine"]
+    assert httpx.get(url + "/", verify=PLAIN).json()["engine"] == "scripted"
+    assert "no model" in httpx.get(url + "/health", verify=PLAIN).json()["engine"]
     assert "no model is served" in log
 
 

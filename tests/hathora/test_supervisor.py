@@ -24,6 +24,8 @@ import psutil
 import pytest
 
 from tests.support.compute import GROUP, FakeCompute
+from tests.support.machine import allowed
+from tests.support.serving import HANGS_S, PLAIN
 
 SERVER = Path(__file__).parents[2] / "serve_hathora.py"
 WITHIN_S = 5.0
@@ -63,11 +65,15 @@ class Supervised:
     def endpoints(self) -> list[Any]:
         return self.fake.endpoints[GROUP]
 
+    def get(self, path: str) -> httpx.Response:
+        """Get on a new connection, so that any of several processes may answer."""
+        return httpx.get(self.url + path, timeout=HANGS_S, verify=PLAIN)
+
     def health(self) -> dict[str, Any]:
-        body: dict[str, Any] = httpx.get(self.url + "/health", timeout=30).json()
+        body: dict[str, Any] = self.get("/health").json()
         return body
 
-    def until(self, holds: Callable[[], object], within_s: float = 60) -> float:
+    def until(self, holds: Callable[[], object], within_s: float = HANGS_S) -> float:
         """Wait until it holds; returns the seconds that took."""
         began = time.monotonic()
         while True:
@@ -87,7 +93,7 @@ class Supervised:
         """The serving process: the supervisor's child."""
         return psutil.Process(self.process.pid).children()[0]
 
-    def exit_code(self, within_s: float = 60) -> int:
+    def exit_code(self, within_s: float = HANGS_S) -> int:
         return self.process.wait(within_s)
 
     def stop(self) -> None:
@@ -122,7 +128,11 @@ def stream(server: Supervised, received: list[str]) -> threading.Thread:
     def read() -> None:
         try:
             with httpx.stream(
-                "POST", server.url + "/v1/chat/completions", json=body, timeout=60
+                "POST",
+                server.url + "/v1/chat/completions",
+                json=body,
+                timeout=HANGS_S,
+                verify=PLAIN,
             ) as answer:
                 received.extend(answer.iter_text())
         except httpx.TransportError as error:
@@ -151,7 +161,7 @@ def test_the_endpoint_is_attached_once_ready_and_removed_before_the_drain(
     server.process.send_signal(signal.SIGTERM)
     server.until(lambda: server.health()["phase"] == "draining")
     assert not server.endpoints, "draining began before the endpoint was removed"
-    assert httpx.get(server.url + "/readyz").status_code == 503
+    assert server.get("/readyz").status_code == 503
     client.join()
     assert "[DONE]" in "".join(received)
     assert server.exit_code() == 0
@@ -171,7 +181,7 @@ def test_requests_are_served_while_the_endpoint_is_being_removed(
     server.until(lambda: server.health()["phase"] == "leaving")
     received: list[str] = []
     client = stream(server, received)
-    assert httpx.get(server.url + "/readyz").status_code == 503
+    assert server.get("/readyz").status_code == 503
     removed.set()
     client.join()
     assert "[DONE]" in "".join(received)
@@ -188,7 +198,7 @@ def test_the_endpoint_of_a_killed_server_is_removed_within_five_seconds(
     client = stream(server, received)
     server.server().kill()
     took_s = server.until(lambda: not server.endpoints)
-    assert took_s < WITHIN_S
+    assert took_s < allowed(WITHIN_S)
     assert server.exit_code() == 128 + signal.SIGKILL
     client.join()
     print(f"round {round_}: gone after {took_s * 1000:.0f} ms")
@@ -254,7 +264,7 @@ def test_the_endpoint_of_a_hanging_server_is_removed(
     serving = server.server()
     serving.suspend()
     server.process.send_signal(signal.SIGTERM)
-    assert server.until(lambda: not server.endpoints) < WITHIN_S
+    assert server.until(lambda: not server.endpoints) < allowed(WITHIN_S)
     serving.resume()
     assert server.exit_code() == 0
 
@@ -269,12 +279,12 @@ def test_a_closed_terminal_ends_the_server_and_removes_the_endpoint(
 
 
 def test_a_second_signal_ends_the_server_at_once(start: Callable[..., Supervised]) -> None:
-    server = start().registered()
+    server = start(ENGINE_ARGS=engine_args(words=2000)).registered()
     stream(server, [])
     server.process.send_signal(signal.SIGTERM)
     server.until(lambda: server.health()["phase"] in ("leaving", "draining"))
     server.process.send_signal(signal.SIGTERM)
-    assert server.exit_code(5) == 128 + signal.SIGTERM
+    assert server.exit_code(allowed(5)) == 128 + signal.SIGTERM
     assert not server.endpoints
 
 
@@ -283,7 +293,7 @@ def test_a_required_registration_that_is_refused_ends_the_server(
 ) -> None:
     fake.fail_next("attachNetworkEndpoints", status=403, times=100)
     server = start(GCP_NEG_REQUIRED="true")
-    assert server.exit_code(30) == 72
+    assert server.exit_code() == 72
     assert "403" in server.log
 
 
@@ -296,7 +306,7 @@ def test_an_optional_registration_that_is_refused_is_reported_and_retried(
     health = server.health()
     assert health["status"] == "ok"
     assert "403" in health["network"]["error"] or "ermission" in health["network"]["error"]
-    metrics = httpx.get(server.url + "/metrics").text
+    metrics = server.get("/metrics").text
     assert 'serve_network_state{state="failed"} 1.0' in metrics
     assert "serve_network_failures_total 1.0" in metrics
     server.registered()

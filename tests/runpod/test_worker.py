@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.support.runpod_platform import Platform
-from tests.support.serving import eventually
+from tests.support.serving import HANGS_S, eventually
 
 ROOT = Path(__file__).parents[2]
 STORY = {"prompt": "x", "stream": True}
@@ -32,7 +32,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    async def exit_code(self, within_s: float = 30.0) -> int:
+    async def exit_code(self, within_s: float = HANGS_S) -> int:
         async with asyncio.timeout(within_s):
             return await self.process.wait()
 
@@ -63,13 +63,13 @@ async def process(
 
 
 async def taking(worker: Process) -> None:
-    await eventually(lambda: worker.platform.asked_for != [], timeout_s=30)
+    await eventually(lambda: worker.platform.asked_for != [])
 
 
 async def test_sigterm_lets_in_flight_jobs_finish(tmp_path: Path) -> None:
     async with process(tmp_path, TEST_WORDS="20") as worker:
         job = worker.platform.submit(STORY)
-        await worker.platform.when(job, lambda: job.pieces, within_s=30)
+        await worker.platform.when(job, lambda: job.pieces)
         assert worker.platform.asked_for[0] == 4
         worker.signal(signal.SIGTERM)
         await eventually(lambda: "draining" in worker.log)
@@ -84,7 +84,7 @@ async def test_sigterm_lets_in_flight_jobs_finish(tmp_path: Path) -> None:
 async def test_jobs_that_outlast_the_drain_timeout_fail_with_an_error(tmp_path: Path) -> None:
     async with process(tmp_path, DRAIN_TIMEOUT="0.3") as worker:
         jobs = [worker.platform.submit(STORY), worker.platform.submit({"prompt": "x"})]
-        await worker.platform.when(jobs[0], lambda: jobs[0].pieces, within_s=30)
+        await worker.platform.when(jobs[0], lambda: jobs[0].pieces)
         worker.signal(signal.SIGTERM)
         assert await worker.exit_code() == 0
         for job in jobs:
@@ -105,7 +105,7 @@ async def test_an_idle_worker_exits_without_waiting_for_its_long_polls(tmp_path:
 async def test_a_second_signal_ends_the_worker_at_once(tmp_path: Path) -> None:
     async with process(tmp_path) as worker:
         job = worker.platform.submit(STORY)
-        await worker.platform.when(job, lambda: job.pieces, within_s=30)
+        await worker.platform.when(job, lambda: job.pieces)
         worker.signal(signal.SIGTERM)
         await eventually(lambda: "draining" in worker.log)
         worker.signal(signal.SIGTERM)
@@ -116,7 +116,7 @@ async def test_a_second_signal_ends_the_worker_at_once(tmp_path: Path) -> None:
 async def test_a_dead_engine_fails_the_jobs_and_ends_the_worker(tmp_path: Path) -> None:
     async with process(tmp_path) as worker:
         jobs = [worker.platform.submit(STORY) for _ in range(3)]
-        await worker.platform.when(jobs[0], lambda: jobs[0].pieces, within_s=30)
+        await worker.platform.when(jobs[0], lambda: jobs[0].pieces)
         jobs.append(worker.platform.submit({"prompt": "die"}))
         assert await worker.exit_code() == 70
         for job in jobs:
@@ -126,9 +126,7 @@ async def test_a_dead_engine_fails_the_jobs_and_ends_the_worker(tmp_path: Path) 
 async def test_the_heartbeat_names_the_jobs_and_does_not_outlive_the_worker(tmp_path: Path) -> None:
     async with process(tmp_path) as worker:
         job = worker.platform.submit(STORY)
-        await eventually(
-            lambda: any(job.id == named for _, named in worker.platform.pings), timeout_s=30
-        )
+        await eventually(lambda: any(job.id == named for _, named in worker.platform.pings))
         heartbeat = worker.heartbeat()
         worker.signal(signal.SIGKILL)
         await worker.exit_code()
@@ -138,7 +136,7 @@ async def test_the_heartbeat_names_the_jobs_and_does_not_outlive_the_worker(tmp_
 async def test_no_job_is_taken_before_the_model_is_ready(tmp_path: Path) -> None:
     async with process(tmp_path, TEST_LAUNCH="hangs") as worker:
         worker.platform.submit(STORY)
-        await eventually(lambda: worker.platform.pings != [], timeout_s=30)
+        await eventually(lambda: worker.platform.pings != [])
         await eventually(lambda: '"phase":"loading"' in worker.log)
         assert worker.platform.asked_for == []
         worker.signal(signal.SIGTERM)
@@ -162,7 +160,7 @@ async def test_a_failed_start_has_its_own_exit_code(
 
 async def test_with_refresh_worker_the_worker_exits_after_one_job(tmp_path: Path) -> None:
     async with process(tmp_path, REFRESH_WORKER="true") as worker:
-        job = await worker.platform.ask({"prompt": "x", "max_tokens": 0, "echo": True}, within_s=30)
+        job = await worker.platform.ask({"prompt": "x", "max_tokens": 0, "echo": True})
         assert (job.status, job.stop_pod) == ("COMPLETED", True)
         assert await worker.exit_code() == 0
         assert "engine closed" in worker.log

@@ -126,19 +126,19 @@ class Platform:
         self._notify()
         return job
 
-    async def result(self, job: Job, *, within_s: float = 20.0) -> Job:
+    async def result(self, job: Job, *, within_s: float = 60.0) -> Job:
         """Wait until the job has ended."""
         await self.when(job, lambda: job.status in _ENDED, within_s=within_s)
         return job
 
-    async def when(self, job: Job, holds: Any, *, within_s: float = 20.0) -> None:
+    async def when(self, job: Job, holds: Any, *, within_s: float = 60.0) -> None:
         """Wait until `holds()`, which must come true before the job has ended."""
         async with asyncio.timeout(within_s):
             while not holds():
                 assert job.status not in _ENDED, f"{job.status}: {job.error}"
                 await job.changed.wait()
 
-    async def ask(self, input: Any, *, within_s: float = 20.0) -> Job:
+    async def ask(self, input: Any, *, within_s: float = 60.0) -> Job:
         return await self.result(self.submit(input), within_s=within_s)
 
     def cancel(self, job: Job) -> None:
