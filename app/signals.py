@@ -36,13 +36,13 @@ def ignore_all() -> None:
 
 
 def block_in_this_thread() -> None:
-    """What this thread starts from now on is born with the signals blocked."""
+    """Block the signals in every thread and process that this thread starts from now on."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _END)
 
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """What is started meanwhile is born with the signals blocked."""
+    """Block the signals in every thread and process that is started within."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _END)
     try:
         yield

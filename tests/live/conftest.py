@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from bench import models
 from tests.support import processes
 from tests.support.compute import GROUP, FakeCompute, fake_compute
 from tests.support.machine import allowed
@@ -23,11 +24,22 @@ ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 600
 HANGS_S = 300
 
+# PyTorch's threads spin while they wait for each other. With one for each core they wait for a core
+# that a test's clients have, and a token takes many times as long.
+ENGINE = {"OMP_NUM_THREADS": "1"}
+MODELS: dict[str | None, Callable[[], list[str]]] = {
+    "demo": lambda: ["--demo"],
+    "tiny": lambda: ["--model-path", str(models.find("tiny")), "--dtype", "float32"],
+    None: list,
+}
+"""Arguments of the server. `tiny` has random weights: for how a server lives and dies, not for what
+it answers. None: the test names a model itself."""
+
 
 class LiveServer:
     """A server process, with its log, and an HTTP client of its own."""
 
-    def __init__(self, folder: Path, *args: str, demo: bool = True, **env: str) -> None:
+    def __init__(self, folder: Path, *args: str, model: str | None = "demo", **env: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         with socket.socket() as probe:
@@ -38,9 +50,9 @@ class LiveServer:
         self._out = (folder / "out.log").open("wb")
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "serve_hathora.py"), *(["--demo"] if demo else []), *args],
+            [sys.executable, str(ROOT / "serve_hathora.py"), *MODELS[model](), *args],
             cwd=folder,
-            env={**os.environ, "HOST": "127.0.0.1", "PORT": str(self.port), **env},
+            env={**os.environ, **ENGINE, "HOST": "127.0.0.1", "PORT": str(self.port), **env},
             stdout=self._out,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # its own process group, as a terminal's Ctrl-C reaches it
@@ -115,8 +127,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
     """Starts servers of the test's own, and stops them at its end."""
     servers: list[LiveServer] = []
 
-    def begin(*args: str, demo: bool = True, **env: str) -> LiveServer:
-        servers.append(LiveServer(tmp_path / str(len(servers)), *args, demo=demo, **env))
+    def begin(*args: str, model: str | None = "tiny", **env: str) -> LiveServer:
+        servers.append(LiveServer(tmp_path / str(len(servers)), *args, model=model, **env))
         return servers[-1]
 
     yield begin

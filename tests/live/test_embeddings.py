@@ -26,7 +26,7 @@ PATH = "/v1/embeddings"
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     model = demo.ensure(demo.default_cache(), demo.EMBEDDING, say=print)
     folder = tmp_path_factory.mktemp("embeddings")
-    server = LiveServer(folder, demo=False, MODEL_PATH=str(model), SERVED_MODEL_NAME="minilm")
+    server = LiveServer(folder, model=None, MODEL_PATH=str(model), SERVED_MODEL_NAME="minilm")
     try:
         yield server.ready()
     finally:

@@ -23,6 +23,8 @@ from tests.support.machine import allowed
 
 pytestmark = pytest.mark.live
 Start = Callable[..., LiveServer]
+ENDLESS = 3900
+"""Tokens that fill the tiny model's context: half a minute with several streams."""
 
 
 def story(tokens: int, *, stream: bool = True) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def _nothing_left(pids: list[int], within_s: float = 2.0) -> None:
 def test_a_drain_finishes_every_request(start: Start) -> None:
     server = start(MAX_CONCURRENCY="32", DRAIN_TIMEOUT="300").ready()
     pids = [p.pid for p in server.children()]
-    streams = Streams(server, [story(150)] * 20)
+    streams = Streams(server, [story(500)] * 20)
     streams.wait_begun(20)
     signalled = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
@@ -115,7 +117,7 @@ def test_requests_left_after_the_drain_timeout_get_an_error(
     server.wait_for("/livez", 200)
     assert not fake.endpoints[GROUP], "registered before a token was generated"
     registered(server.ready(), fake)
-    streams = Streams(server, [story(4000), story(4000, stream=False)])
+    streams = Streams(server, [story(ENDLESS), story(ENDLESS, stream=False)])
     streams.wait_begun(1)
     server.process.send_signal(signal.SIGTERM)
     assert server.exit_code(within_s=15) == 0
@@ -137,7 +139,7 @@ def test_requests_left_after_the_drain_timeout_get_an_error(
 def test_a_second_sigterm_ends_it_at_once(start: Start) -> None:
     server = start().ready()
     pids = [p.pid for p in server.children()]
-    streams = Streams(server, [story(4000)] * 4)
+    streams = Streams(server, [story(ENDLESS)] * 4)
     streams.wait_begun(4)
     server.process.send_signal(signal.SIGTERM)
     server.wait_for("/readyz", 503)
@@ -154,7 +156,7 @@ def test_a_second_sigterm_ends_it_at_once(start: Start) -> None:
 def test_ctrl_c_in_a_terminal_drains_too(start: Start) -> None:
     server = start(DRAIN_TIMEOUT="300").ready()
     pids = [p.pid for p in server.children()]
-    streams = Streams(server, [story(100)] * 8)
+    streams = Streams(server, [story(500)] * 8)
     streams.wait_begun(8)
     # As a terminal does, to the engine's processes, too.
     os.killpg(server.process.pid, signal.SIGINT)
@@ -176,7 +178,7 @@ def test_every_client_gets_an_error_when_the_engine_is_killed(
     if networked:
         registered(server, fake)
     pids = [p.pid for p in server.children()]
-    streams = Streams(server, [story(4000)] * 8 + [story(4000, stream=False)] * 4)
+    streams = Streams(server, [story(ENDLESS)] * 8 + [story(ENDLESS, stream=False)] * 4)
     streams.wait_begun(8)
     deadline = time.monotonic() + HANGS_S
     # Those that do not stream must be in flight, too.
@@ -239,7 +241,7 @@ def test_sigterm_while_loading_ends_the_server_cleanly(start: Start) -> None:
 
 
 def test_the_port_answers_at_once_and_while_the_engine_loads(start: Start) -> None:
-    server = start()
+    server = start(model="demo")
     first = server.wait_for("/livez", 200)
     health = server.get("/health")
     assert health.status_code == 503
@@ -282,7 +284,7 @@ def test_overload_is_refused_and_no_admitted_request_is_lost(start: Start) -> No
 
             probing = asyncio.create_task(probe())
             requests = [
-                client.post("/v1/chat/completions", json=story(40, stream=no % 2 == 0))
+                client.post("/v1/chat/completions", json=story(200, stream=no % 2 == 0))
                 for no in range(200)
             ]
             answers = await asyncio.gather(*requests)
@@ -317,7 +319,7 @@ def _failed_start(server: LiveServer, within_s: float) -> tuple[int, str]:
 
 def test_a_missing_model_stops_the_start(start: Start, tmp_path: Path) -> None:
     code, line = _failed_start(
-        start("--model-path", str(tmp_path / "nowhere"), demo=False), within_s=30
+        start("--model-path", str(tmp_path / "nowhere"), model=None), within_s=30
     )
     assert code == 78
     assert "MODEL_PATH: there is nothing at" in line
@@ -325,14 +327,14 @@ def test_a_missing_model_stops_the_start(start: Start, tmp_path: Path) -> None:
 
 def test_a_broken_config_stops_the_start(start: Start, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": [')
-    code, line = _failed_start(start("--model-path", str(tmp_path), demo=False), within_s=30)
+    code, line = _failed_start(start("--model-path", str(tmp_path), model=None), within_s=30)
     assert code == 78
     assert "config.json is not JSON" in line
 
 
 def test_a_config_that_sglang_refuses_stops_the_start(start: Start, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"]}')
-    code, line = _failed_start(start("--model-path", str(tmp_path), demo=False), within_s=120)
+    code, line = _failed_start(start("--model-path", str(tmp_path), model=None), within_s=120)
     assert code == 71
     assert "the engine could not be started: " in line
 

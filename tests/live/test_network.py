@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.live.conftest import LiveServer, registered
-from tests.live.test_life_and_death import Streams, story
+from tests.live.test_life_and_death import ENDLESS, Streams, story
 from tests.support.compute import GROUP, FakeCompute
 from tests.support.machine import allowed
 
@@ -34,7 +34,7 @@ def test_the_endpoint_is_removed_within_five_seconds_of_any_kill_under_load(
     start: Callable[..., LiveServer], fake: FakeCompute, victim: str, code: int, round_: int
 ) -> None:
     server = registered(start(**fake.environ()).ready(), fake)
-    streams = Streams(server, [story(200)] * 8)
+    streams = Streams(server, [story(ENDLESS)] * 8)
     streams.wait_begun(8)
     family = [each.pid for each in server.children()]
     serving = psutil.Process(server.process.pid).children()[0]

@@ -41,7 +41,7 @@ def test_node_0_serves_node_1_answers_health_and_both_end_together(
         "MODEL_PATH": str(_model(tmp_path / "model")), "LOAD_FORMAT": "dummy", "TP_SIZE": "2",
         "NNODES": "2", "DIST_INIT_ADDR": rendezvous, "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
     }  # fmt: skip
-    first, second = (start(demo=False, NODE_RANK=rank, **env) for rank in ("0", "1"))
+    first, second = (start(model=None, NODE_RANK=rank, **env) for rank in ("0", "1"))
     first.ready()
     second.wait_for("/health", 200)
     body = {"model": "default", "prompt": "Hello", "max_tokens": 4}

@@ -80,7 +80,7 @@ def _free_port() -> int:
 
 @pytest.fixture
 def two(live: LiveServer, start: Callable[..., LiveServer], tmp_path: Path) -> Iterator[Any]:
-    other = start().ready()
+    other = start(model="demo").ready()
     router = Router(tmp_path, live.url, other.url)
     try:
         router.wait_ready(2)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from tests.live.conftest import ROOT, LiveServer
+from tests.live.conftest import ENGINE, MODELS, ROOT, LiveServer
 from tests.support import processes, sse
 from tests.support.machine import allowed
 from tests.support.runpod_platform import Job, Platform
@@ -54,7 +54,7 @@ class LiveWorker:
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "serve_hathora.py"), "runpod", *args],
             cwd=folder,
-            env={**os.environ, "HOME": os.environ.get("HOME", str(folder)),
+            env={**os.environ, **ENGINE, "HOME": os.environ.get("HOME", str(folder)),
                  **self.platform.environment, **env},
             stdout=self._out,
             stderr=subprocess.STDOUT,
@@ -231,9 +231,9 @@ def test_sigterm_drains_the_worker(worker: LiveWorker) -> None:
 
 
 def test_a_lost_engine_fails_the_jobs_and_ends_the_worker(tmp_path: Path) -> None:
-    worker = LiveWorker(tmp_path, "--demo", REFRESH_WORKER="true")
+    worker = LiveWorker(tmp_path, *MODELS["tiny"](), REFRESH_WORKER="true")
     try:
-        job = worker.ready().submit(story(4000, stream=True))
+        job = worker.ready().submit(story(3900, stream=True))
         worker.when(job, lambda: job.pieces)
         engine = next(p for p in worker.children() if "sglang::scheduler" in " ".join(p.cmdline()))
         killed = time.monotonic()

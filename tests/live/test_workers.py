@@ -202,7 +202,7 @@ def test_clients_of_both_processes_get_an_error_when_the_engine_is_killed(two: L
 def test_a_drain_finishes_the_requests_of_both_processes(start: Start) -> None:
     server = start(TOKENIZER_WORKERS="2", DRAIN_TIMEOUT="300").ready()
     pids = [server.process.pid, *(each.pid for each in server.children())]
-    streams = Streams(server, [story(30)] * 16)
+    streams = Streams(server, [story(300)] * 16)
     streams.wait_begun(16)
     os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does, to all processes
     refused = httpx.post(server.url + CHAT, json=story(1))
@@ -219,6 +219,6 @@ def test_a_drain_finishes_the_requests_of_both_processes(start: Start) -> None:
 
 def test_an_embedding_model_is_served_by_one_process(start: Start) -> None:
     model = demo.ensure(demo.default_cache(), demo.EMBEDDING, say=print)
-    server = start(demo=False, MODEL_PATH=str(model), TOKENIZER_WORKERS="2")
+    server = start(model=None, MODEL_PATH=str(model), TOKENIZER_WORKERS="2")
     assert server.exit_code(within_s=120) == 78
     assert "TOKENIZER_WORKERS" in server.log
