@@ -78,10 +78,30 @@ def timestamp(moment: datetime) -> str:
 def _renderer(style: Style, colors: bool | None) -> Any:
     if style == "json":
         return structlog.processors.JSONRenderer(serializer=_dumps)
-    return structlog.dev.ConsoleRenderer(
+    render = structlog.dev.ConsoleRenderer(
         colors=sys.stdout.isatty() if colors is None else colors,
         exception_formatter=structlog.dev.plain_traceback,
     )
+    return lambda logger, method, event: render(logger, method, _printable(event))
+
+
+_OF_SEVERAL_LINES = ("event", "exception", "stack")
+"""Fields that may have line breaks: what they say is the program's or a library's."""
+
+
+def _printable(event: EventDict) -> EventDict:
+    """Escape control characters, which a terminal would obey: a client chooses its path."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            kept = "\n\t" if name in _OF_SEVERAL_LINES else ""
+            event[name] = "".join(
+                [c if c.isprintable() or c in kept else _escaped(c) for c in value]
+            )
+    return event
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def _dumps(event: Any, **_: Any) -> str:

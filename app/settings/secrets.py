@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-_SECRET = re.compile("key|token$|secret|password", re.IGNORECASE)
-_SECRET_FLAG = re.compile(r"(--[a-z-]*(?:key|token|secret|password)[= ]+)\S+", re.IGNORECASE)
+_WORDS = "key|secret|passw|passphrase|credential|signature"
+_SECRET = re.compile(rf"{_WORDS}|token$|^auth", re.IGNORECASE)
+"""Names whose values are secret. `token` at the end only: `max_total_tokens` is none."""
+_SECRET_FLAG = re.compile(rf"(--[a-z-]*(?:{_WORDS}|token)[= ]+)\S+", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_QUERY = re.compile(r"://[^\s?]*\?\S*")
+_QUERY_VALUE = re.compile(r"(?<==)[^&#\s\"']+")
 
 
 def hidden(text: str) -> str:
-    """A command line or an address, with the secrets in it replaced by ***."""
-    return _USERINFO.sub("***", _SECRET_FLAG.sub(r"\1***", text))
+    """A command line, an address or JSON, with the secrets in it replaced by ***."""
+    if (shown := _hidden_json(text)) is not None:
+        return shown
+    text = _USERINFO.sub("***", _SECRET_FLAG.sub(r"\1***", text))
+    return _QUERY.sub(lambda address: _QUERY_VALUE.sub("***", address[0]), text)
 
 
 def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, with the values of those that are secret by their name replaced by ***."""
-    return {name: "***" if _SECRET.search(name) else value for name, value in options.items()}
+    """The options, at any depth without the values that are secret by their name or place."""
+    return {
+        name: "***" if value and _SECRET.search(str(name)) else _redacted_value(value)
+        for name, value in options.items()
+    }
+
+
+def _redacted_value(value: Any) -> Any:
+    match value:
+        case str():
+            return hidden(value)
+        case Mapping():
+            return redacted(value)
+        case list() | tuple():
+            return [_redacted_value(each) for each in value]
+        case _:
+            return value
+
+
+def _hidden_json(text: str) -> str | None:
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.dumps(_redacted_value(json.loads(text)))
+    except (ValueError, RecursionError):
+        return None

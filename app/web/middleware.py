@@ -29,6 +29,8 @@ from app.stats import RequestStats, milliseconds
 from app.web.responses import error_response
 
 _WELL_FORMED_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+_LOGGED_PATH = 200
+"""Characters of a path in a log line: a head may have 16 KB."""
 _PROBES = frozenset({"/health", "/livez", "/readyz", "/ping", "/metrics"})
 
 
@@ -81,7 +83,9 @@ class RequestScope:
                 ]
             await send(message)
 
-        write_line("request started", client=client, method=scope["method"], path=path)
+        write_line(
+            "request started", client=client, method=scope["method"], path=path[:_LOGGED_PATH]
+        )
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception:  # nothing outside this one would answer in the vendor's format
@@ -108,7 +112,7 @@ class RequestScope:
             "request finished",
             client=client,
             method=scope["method"],
-            path=scope["path"],
+            path=scope["path"][:_LOGGED_PATH],
             status=state["status"],
             duration_ms=milliseconds(duration_s),
             **state["log_fields"],

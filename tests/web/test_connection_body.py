@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -193,3 +194,24 @@ async def test_a_json_body_is_read_under_any_content_type(header: bytes) -> None
     async with serve(ScriptedEngine("x")) as running, connect(running) as client:
         client.send(post(CHAT, header))
         assert (await client.answer())[0] == 200
+
+
+@pytest.mark.parametrize("zeros", [1, 19, 4301, 15_000])
+async def test_a_length_may_begin_with_zeros(zeros: int) -> None:
+    async with serve(ScriptedEngine("x")) as running, connect(running) as client:
+        length = b"0" * zeros + str(len(CHAT)).encode()
+        client.send(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %b\r\n\r\n%b"
+            % (length, CHAT)
+        )
+        assert (await client.answer())[0] == 200
+
+
+async def test_a_length_too_large_for_any_number_is_refused() -> None:
+    async with serve(ScriptedEngine("x")) as running, connect(running) as client:
+        client.send(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999999999999999"
+            b"\r\n\r\n"
+        )
+        status, _, body = await client.answer()
+    assert (status, json.loads(body)["error"]["code"]) == (413, "request_too_large")

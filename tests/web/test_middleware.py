@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import serve
@@ -57,3 +58,12 @@ async def test_the_engine_never_gets_the_clients_id() -> None:
         headers = {"x-request-id": "a", "x-override-rid": "a"}
         await running.client.post("/v1/chat/completions", json=body, headers=headers)
     assert len(engine.calls[0][2]) == 32
+
+
+async def test_a_long_path_costs_the_log_few_bytes() -> None:
+    with capture_logs() as lines:
+        async with serve(ScriptedEngine("x")) as running:
+            await running.client.get("/" + "a" * 8000)
+    paths = [line["path"] for line in lines if "path" in line]
+    assert len(paths) == 2
+    assert all(len(path) == 200 for path in paths)

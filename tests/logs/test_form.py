@@ -1,0 +1,43 @@
+"""A line on a terminal: what a client sends cannot move its cursor or forge a line."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.logs.form import Form
+
+CONSOLE = Form("console", colors=False)
+
+
+@given(st.text() | st.text(alphabet="\x00\x07\x1b\x7f\x80\x9b\u202e\u2028\n\r\t a"))
+def test_a_field_has_no_control_characters(path: str) -> None:
+    text = CONSOLE.text({"event": "request started", "level": "info", "path": path})
+    assert text.endswith("\n")
+    assert text[:-1].isprintable()
+    text.encode()
+
+
+def test_a_field_that_is_printable_is_left_alone() -> None:
+    text = CONSOLE.text({"event": "request started", "level": "info", "path": "/Łódź/🌦"})
+    assert "path=/Łódź/🌦" in text
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_a_librarys_record_keeps_its_lines_and_loses_its_escapes(style: str) -> None:
+    record = logging.LogRecord(
+        "sglang", logging.WARNING, "", 0, "two\n\tlines\x1b]0;owned\x07", None, None
+    )
+    text = Form(style, colors=False).text(record)  # type: ignore[arg-type]
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert ("two\n\tlines" in text) == (style == "console")
+
+
+def test_an_exceptions_text_loses_its_escapes() -> None:
+    line = {"event": "failed", "level": "error", "exception": "Traceback\n  ValueError: \x1b[2J"}
+    text = CONSOLE.text(line)
+    assert "Traceback\n  ValueError: \\x1b[2J" in text
