@@ -89,6 +89,8 @@ class Dialect(msgspec.Struct, Generic[AnyBody], frozen=True):
     summary: str
     body: type[AnyBody]
     answer: Callable[[AnyBody, Call], Awaitable[Reply]]
+    """Where the engine generates, an ordinary function that returns `present(...)`: a coroutine
+    would keep the body, up to MAX_BODY_BYTES, until the answer ends."""
     example: Json
     """A valid body, for the description of the API."""
 

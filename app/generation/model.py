@@ -78,6 +78,8 @@ class ServedModel:
             lengths = [len(prompt.ids) for prompt in prompts]
             limits.check_scores(request.scoring, lengths, request.n, self._max_prompt_scores)
         jobs = [self._job(request, no, rendered) for no, rendered in enumerate(prompts)]
+        # Megabytes of text that is not needed while the engine answers.
+        request = msgspec.structs.replace(request, prompts=())
         for job in jobs:
             if (grammar := job.sampling.grammar) is not None:
                 await self._forget_grammars()

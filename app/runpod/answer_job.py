@@ -17,6 +17,8 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeAlias
 
+import msgspec
+
 from app import metrics
 from app.dialects.error_forms import form_of
 from app.errors import ClientGone, InternalError, ServeError, Unavailable
@@ -117,10 +119,13 @@ class _Job:
                 logs.request_id.reset(token)
 
     async def _answer(self) -> None:
-        request = self._request = read_job(self._input, self._rules)
+        request = read_job(self._input, self._rules)
         self._input = None
+        self._request = msgspec.structs.replace(request, body=b"")
         writer = self._writer = Writer(request.form, request.growth, self._deliver, raw=self._raw)
-        await writer.write(await self._backend.answer(request, self._stats))
+        answer = self._backend.answer(request, self._stats)
+        del request  # megabytes that are not needed while the engine answers
+        await writer.write(await answer)
 
     @property
     def _streaming(self) -> bool:

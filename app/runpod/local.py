@@ -46,7 +46,7 @@ class LocalBackend:
         if (dialect := _DIALECTS.get((route, request.form))) is not None:
             if method != "POST":
                 raise MethodNotAllowed(f"{route} does not answer {method}.")
-            return await self._answering.answer(
+            answer = self._answering.answer(
                 dialect,
                 request.body,
                 id=stats.id,
@@ -54,6 +54,8 @@ class LocalBackend:
                 stats=stats.request,
                 log_fields=stats.log_fields,
             )
+            del request  # megabytes that are not needed while the engine answers
+            return await answer
         if (content := self._look_up(route)) is None:
             raise RouteNotFound(f"There is no {method} {route[:100]} here.")
         if method != "GET":

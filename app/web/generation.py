@@ -74,9 +74,10 @@ class Generation:
         self, scope: Scope, receive: Receive, writer: _Writer, ticket: Ticket
     ) -> None:
         state = scope["state"]
+        raw: bytes | None
         raw = await read_body(Headers(scope=scope), receive, self._serving.settings)
         with _Watch(state["connection"], ticket, writer, self._serving):
-            reply = await self._serving.answering.answer(
+            answer = self._serving.answering.answer(
                 self._dialect,
                 raw,
                 id=state["engine_id"],
@@ -84,6 +85,8 @@ class Generation:
                 stats=state["stats"],
                 log_fields=state["log_fields"],
             )
+            raw = None  # up to MAX_BODY_BYTES, not needed while the engine answers
+            reply = await answer
             match reply:
                 case Whole(content):
                     await writer.whole(content)

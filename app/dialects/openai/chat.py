@@ -6,7 +6,7 @@ DeepSeek and SGLang write it, `reasoning` as OpenRouter and vLLM do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, assert_never
 
 import orjson
@@ -100,7 +100,7 @@ class ChatBody(SamplingFields):
         }
 
 
-async def answer(body: ChatBody, call: Call) -> Reply:
+def answer(body: ChatBody, call: Call) -> Awaitable[Reply]:
     model = models.generator_name(body.model, call)
     request = lower(body, call)
     presenter = ChatPresenter(
@@ -120,7 +120,7 @@ async def answer(body: ChatBody, call: Call) -> Reply:
     }
     if body.tools:
         call.log_fields["tools"] = len(body.tools)
-    return await present(call.generate(request), presenter, stream=bool(body.stream))
+    return present(call.generate(request), presenter, stream=bool(body.stream))
 
 
 def lower(body: ChatBody, call: Call) -> GenerationRequest:

@@ -6,7 +6,7 @@ harnesses score texts with it: `echo`, `logprobs` and `max_tokens` of 0 or 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Annotated, assert_never
 
 import orjson
@@ -71,7 +71,7 @@ class CompletionBody(SamplingFields):
         return {**super().lengths(bounds), "prompt": bounds.max_prompts}
 
 
-async def answer(body: CompletionBody, call: Call) -> Reply:
+def answer(body: CompletionBody, call: Call) -> Awaitable[Reply]:
     model = models.generator_name(body.model, call)
     request = lower(body, call)
     presenter = CompletionPresenter(
@@ -90,7 +90,7 @@ async def answer(body: CompletionBody, call: Call) -> Reply:
         "max_tokens": request.sampling.max_tokens,
         "stream": bool(body.stream),
     }
-    return await present(call.generate(request), presenter, stream=bool(body.stream))
+    return present(call.generate(request), presenter, stream=bool(body.stream))
 
 
 def lower(body: CompletionBody, call: Call) -> GenerationRequest:

@@ -42,7 +42,7 @@ class EmbeddingBody(Body):
     model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    user: str | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:

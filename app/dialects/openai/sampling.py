@@ -119,7 +119,7 @@ class SamplingFields(GrammarFields):
     skip_special_tokens: bool | None = None
     logit_bias: Biases | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    user: str | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> SamplingFields:

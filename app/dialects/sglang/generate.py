@@ -7,7 +7,7 @@ async_request_sglang_generate (sglang/benchmark/serving.py) for what clients rea
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, assert_never
 
 import orjson
@@ -42,7 +42,7 @@ _GROWTH = 64
 more than _LARGE_FRAME bytes is sent only once a sixty-fourth of it is new."""
 
 
-async def answer(body: GenerateBody, call: Call) -> Reply:
+def answer(body: GenerateBody, call: Call) -> Awaitable[Reply]:
     if call.model.info.embeds:
         raise InvalidRequest("This model gives embeddings and generates no text.")
     request = lower(body, call)
@@ -58,7 +58,7 @@ async def answer(body: GenerateBody, call: Call) -> Reply:
         "max_tokens": request.sampling.max_tokens,
         "stream": bool(body.stream),
     }
-    return await present(call.generate(request), presenter, stream=bool(body.stream))
+    return present(call.generate(request), presenter, stream=bool(body.stream))
 
 
 def lower(body: GenerateBody, call: Call) -> GenerationRequest:

@@ -7,7 +7,7 @@ only the presenter differs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, assert_never
 
 import orjson
@@ -19,6 +19,7 @@ from app.dialects.openai.completions import COMPLETIONS, CompletionBody, Complet
 from app.errors import ServeError
 from app.events import (
     Event,
+    Events,
     Finished,
     Progress,
     ReasoningDelta,
@@ -35,22 +36,22 @@ from app.events import (
 from app.types import GenerationRequest, Json
 
 
-async def answer_chat(body: ChatBody, call: Call) -> Reply:
+def answer_chat(body: ChatBody, call: Call) -> Awaitable[Reply]:
     models.generator_name(body.model, call)
     request = chat.lower(body, call)
     _add_log_fields(call, request, body.model, bool(body.stream))
     presenter = TokensPresenter(request.n)
-    return await present(call.generate(request), presenter, stream=bool(body.stream))
+    return present(call.generate(request), presenter, stream=bool(body.stream))
 
 
-async def answer_completion(body: CompletionBody, call: Call) -> Reply:
+def answer_completion(body: CompletionBody, call: Call) -> Awaitable[Reply]:
     models.generator_name(body.model, call)
     request = completions.lower(body, call)
     _add_log_fields(call, request, body.model, bool(body.stream))
     best = body.n or 1
     if request.n == best:
         presenter = TokensPresenter(request.n * len(request.prompts))
-        return await present(call.generate(request), presenter, stream=bool(body.stream))
+        return present(call.generate(request), presenter, stream=bool(body.stream))
     # `best_of` is never streamed. The completions' presenter chooses the best.
     chooser = CompletionPresenter(
         id=call.id,
@@ -60,7 +61,11 @@ async def answer_completion(body: CompletionBody, call: Call) -> Reply:
         of=request.n,
         best=best,
     )
-    result = await fold(call.generate(request))
+    return _best_as_batch(call.generate(request), chooser)
+
+
+async def _best_as_batch(events: Events, chooser: CompletionPresenter) -> Reply:
+    result = await fold(events)
     texts = [choice["text"] for choice in chooser.whole(result)["choices"]]
     return Whole(orjson.dumps(_batch([[text] for text in texts], _usage(result.usage))))
 

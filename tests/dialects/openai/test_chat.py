@@ -180,3 +180,13 @@ async def test_max_tokens_is_bounded_by_the_operators_limit() -> None:
         error = answer.json()["error"]
         assert error["code"] == "context_length_exceeded"
         assert error["message"].startswith("This model's maximum context length is 20 tokens.")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_users_name_is_bounded(path: str) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
+    async with serve(ScriptedEngine("hi")) as running:
+        taken = await running.client.post(path, json={**body, "user": "x" * 512})
+        refused = await running.client.post(path, json={**body, "user": "x" * 513})
+    assert taken.status_code == 200
+    assert refused.json()["error"]["param"] == "user"
