@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import assert_never
 
@@ -11,6 +11,7 @@ import msgspec
 
 from app.engine.base import Engine, Rendered
 from app.generation import limits
+from app.generation.turns import Turns
 from app.reading.json_calls import answer_reader
 from app.types import (
     ChatPrompt,
@@ -27,6 +28,10 @@ from app.types import (
 
 _INLINE_CHARS = 4_000
 """About a millisecond on the loop. A hop to the thread costs a tenth of one, and waits its turn."""
+_SLICE_CHARS = 50_000
+"""Prompts of a request that the thread takes at a time, about ten milliseconds; one at least."""
+_OVERTAKEN_CHARS_PER_S = 10_000
+"""A request is due a second later for so many characters: short ones overtake it until then."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -41,12 +46,17 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Preparer:
-    """Turns prompts into token ids. One thread: the tokenizer's copy there must not be shared."""
+    """Turns prompts into token ids. One thread: the tokenizer's copy there must not be shared.
+
+    Requests take turns at it, a slice of their prompts each time, the short requests first: a
+    client with megabytes of text does not hold up the others.
+    """
 
     def __init__(self, engine: Engine, *, max_chars: int) -> None:
         self._engine = engine
         self._max_chars = max_chars
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt")
+        self._turns = Turns()
 
     async def prepare(self, request: GenerationRequest) -> list[Rendered]:
         """Raises InvalidRequest: a template that refuses, ids outside the vocabulary, too much."""
@@ -54,17 +64,25 @@ class Preparer:
         for prompt in request.prompts:
             chars += (own := _chars(prompt))
             limits.check_chars(own, self._max_chars, self._engine.info, param=prompt.param)
+        grammar = request.sampling.grammar
         if chars <= _INLINE_CHARS:
-            return self._all(request)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._all, request)
+            return self._several(request.prompts, grammar)
+        loop = asyncio.get_running_loop()
+        due = loop.time() + chars / _OVERTAKEN_CHARS_PER_S
+        rendered: list[Rendered] = []
+        for prompts in _slices(request.prompts):
+            async with self._turns.turn(due):
+                work = loop.run_in_executor(self._thread, self._several, prompts, grammar)
+                rendered += await work
+        return rendered
 
     async def ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Only the token ids."""
         request = GenerationRequest(id="", prompts=tuple(prompts), sampling=Sampling())
         return [rendered.ids for rendered in await self.prepare(request)]
 
-    def _all(self, request: GenerationRequest) -> list[Rendered]:
-        return [self._one(prompt, request.sampling.grammar) for prompt in request.prompts]
+    def _several(self, prompts: Sequence[Prompt], grammar: Grammar | None) -> list[Rendered]:
+        return [self._one(prompt, grammar) for prompt in prompts]
 
     def _one(self, prompt: Prompt, grammar: Grammar | None) -> Rendered:
         match prompt:
@@ -86,6 +104,21 @@ class Preparer:
 
 def _plain(ids: list[int], grammar: Grammar | None) -> Rendered:
     return Rendered(ids, grammar=grammar, reader=answer_reader(grammar))
+
+
+def _slices(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
+    """The prompts in order, in slices of at most _SLICE_CHARS or one prompt."""
+    part: list[Prompt] = []
+    room = _SLICE_CHARS
+    for prompt in prompts:
+        own = _chars(prompt)
+        if part and own > room:
+            yield part
+            part, room = [], _SLICE_CHARS
+        part.append(prompt)
+        room -= own
+    if part:
+        yield part
 
 
 def _chars(prompt: Prompt) -> int:

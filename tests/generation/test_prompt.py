@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 
@@ -94,3 +95,41 @@ async def test_every_text_of_a_conversation_counts_as_its_characters() -> None:
     with pytest.raises(ContextLengthExceeded, match=f"{chars} characters"):
         await preparer.prepare(request(chat))
     preparer.close()
+
+
+class GatedEngine(scripted.ScriptedEngine):
+    """Notes what it encodes, in order; the first text waits until `opened` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.opened = threading.Event(), threading.Event()
+        self.lengths: list[int] = []
+
+    def encode(self, text: str) -> list[int]:
+        self.lengths.append(len(text))
+        self.begun.set()
+        assert self.opened.wait(60)
+        return [0]
+
+
+async def test_a_short_request_overtakes_the_rest_of_a_long_one() -> None:
+    engine = GatedEngine()
+    preparer = Preparer(engine, max_chars=10_000_000)
+    long = [TextPrompt("x" * 30_000, param="prompt")] * 20
+    tasks = [asyncio.create_task(preparer.prepare(request(*long)))]
+    await asyncio.to_thread(engine.begun.wait)
+    for chars in (50_000, 5_000):
+        short = request(TextPrompt("y" * chars, param="prompt"))
+        tasks.append(asyncio.create_task(preparer.prepare(short)))
+        await asyncio.sleep(0)
+    engine.opened.set()
+    rendered = await asyncio.gather(*tasks)
+    preparer.close()
+    assert engine.lengths[:4] == [30_000, 5_000, 50_000, 30_000]
+    assert [len(each) for each in rendered] == [20, 1, 1]
+
+
+async def test_prompts_in_slices_keep_their_order(preparer: Preparer) -> None:
+    texts = [chr(97 + no % 26) * 7_000 for no in range(40)]
+    prompts = await preparer.prepare(request(*[TextPrompt(text, param="p") for text in texts]))
+    assert [chr(prompt.ids[0]) for prompt in prompts] == [text[0] for text in texts]
