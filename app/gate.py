@@ -1,8 +1,12 @@
 """Admission: how many requests are in flight, and how one is ended from outside.
 
-A request holds its `Ticket` from before its body is read until its last byte is written. The ticket
-is also the handle that ends a request from outside: when its client disconnects, the engine dies,
-a drain times out or the operator aborts it.
+    admit ── body arrives ── arrive ── in flight ── last byte written
+      │ 503, body unread       │ 503
+
+A request holds its `Ticket` from before its body is read until its last byte is written, and a
+place from when the body is complete: clients that send slowly take no places of the others.
+The ticket is also the handle that ends a request from outside: when its client disconnects, the
+engine dies, a drain times out or the operator aborts it.
 """
 
 from __future__ import annotations
@@ -17,14 +21,24 @@ from app.lifecycle import Lifecycle
 
 
 class Ticket:
-    """One request's place in the server; an async context manager entered by its task."""
+    """One request in the server; an async context manager entered by its task."""
 
     def __init__(self, gate: Gate, names: tuple[str, ...]) -> None:
         self.names = names
+        self.in_flight = False
+        """It has a place: its body is complete."""
         self._gate = gate
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._error: ServeError | None = None
+
+    def grow(self, size_bytes: int) -> None:
+        """Count bytes of the body that have arrived. May end a request, this one included."""
+        self._gate.arrivals.grow(self, size_bytes)
+
+    def arrive(self) -> None:
+        """Take a place: the body is complete. Raises Overloaded."""
+        self._gate.place(self)
 
     def end(self, error: ServeError) -> None:
         """Make the request's task raise `error` from this context. Only the first call counts.
@@ -59,50 +73,116 @@ class Ticket:
                     del ended
 
 
+class Arrivals:
+    """The requests whose bodies are arriving, bounded in number and in bytes.
+
+    Past a bound the one that has been arriving longest is ended: a client that sends its body as it
+    should is done long before.
+    """
+
+    def __init__(self, *, max_requests: int, max_bytes: int) -> None:
+        self._max_requests, self._max_bytes = max_requests, max_bytes
+        self._sizes: dict[Ticket, int] = {}
+        """Bytes so far of each, the longest arriving first."""
+        self.total_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def add(self, ticket: Ticket) -> None:
+        self._sizes[ticket] = 0
+        if len(self._sizes) > self._max_requests:
+            self._end_longest(f"{self._max_requests} bodies (MAX_ARRIVING_BODIES)")
+
+    def grow(self, ticket: Ticket, size_bytes: int) -> None:
+        if ticket in self._sizes:
+            self._sizes[ticket] += size_bytes
+            self.total_bytes += size_bytes
+            while self.total_bytes > self._max_bytes:
+                self._end_longest(f"{self._max_bytes} bytes of bodies (MAX_ARRIVING_BYTES)")
+
+    def remove(self, ticket: Ticket) -> None:
+        self.total_bytes -= self._sizes.pop(ticket, 0)
+
+    def _end_longest(self, bound: str) -> None:
+        longest = next(iter(self._sizes))
+        self.remove(longest)
+        longest.end(
+            Overloaded(f"More than {bound} are arriving; this one has been arriving longest.")
+        )
+
+
 class Gate:
     """Bounds the in-flight requests: `max_running` in the engine, `max_waiting` more queued."""
 
-    def __init__(self, lifecycle: Lifecycle, *, max_running: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        *,
+        max_running: int,
+        max_waiting: int,
+        max_arriving: int = 4096,
+        max_arriving_bytes: int = 2**28,
+    ) -> None:
         self._lifecycle = lifecycle
         self._limit = max_running + max_waiting
+        self.arrivals = Arrivals(max_requests=max_arriving, max_bytes=max_arriving_bytes)
+        self._in_flight = 0
         self._tickets: set[Ticket] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self.turn = asyncio.Semaphore(max_running)
         """A request holds it while it is in the engine."""
         self.on_change: Callable[[], None] = lambda: None
-        """Called when a request was admitted or has ended."""
+        """Called when a request has taken its place or given it back."""
 
     @property
     def in_flight(self) -> int:
-        return len(self._tickets)
+        """Requests whose bodies are complete."""
+        return self._in_flight
 
     @property
     def full(self) -> bool:
-        return len(self._tickets) >= self._limit
+        return self._in_flight >= self._limit
 
     def admit(self, *names: str) -> Ticket:
         """Admit or refuse a request without waiting; `end` finds it by its `names`.
 
-        Raises NotReady, Draining, EngineDied or Overloaded. Does not need the request's body.
+        Its body is still to come. Raises NotReady, Draining, EngineDied or Overloaded.
         """
         if (refusal := self._lifecycle.refusal()) is not None:
             raise refusal
         if self.full:
-            raise Overloaded(
-                f"All {self._limit} places of this server (MAX_CONCURRENCY + MAX_QUEUE) are taken."
-            )
+            raise self._overloaded()
         ticket = Ticket(self, names)
         self._tickets.add(ticket)
         self._idle.clear()
-        self.on_change()
+        self.arrivals.add(ticket)
         return ticket
+
+    def place(self, ticket: Ticket) -> None:
+        """Take a place. Raises Overloaded; a drain lets requests in that it found arriving."""
+        if self.full:
+            raise self._overloaded()
+        self.arrivals.remove(ticket)
+        ticket.in_flight = True
+        self._in_flight += 1
+        self.on_change()
 
     def release(self, ticket: Ticket) -> None:
         self._tickets.discard(ticket)
         if not self._tickets:
             self._idle.set()
-        self.on_change()
+        if ticket.in_flight:
+            self._in_flight -= 1
+            self.on_change()
+        else:
+            self.arrivals.remove(ticket)
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(
+            f"All {self._limit} places of this server (MAX_CONCURRENCY + MAX_QUEUE) are taken."
+        )
 
     def end(self, name: str, error: Callable[[], ServeError]) -> int:
         """End the requests of this name; returns how many. Ids that clients choose need not be
@@ -118,7 +198,7 @@ class Gate:
         return self.end_all(aborted) if name is None else self.end(name, aborted)
 
     def end_all(self, error: Callable[[], ServeError]) -> int:
-        """End every in-flight request; returns how many."""
+        """End every request, in flight or arriving; returns how many."""
         return self._end(list(self._tickets), error)
 
     def _end(self, tickets: list[Ticket], error: Callable[[], ServeError]) -> int:
@@ -127,5 +207,5 @@ class Gate:
         return len(tickets)
 
     async def wait_idle(self) -> None:
-        """Wait until no request is in flight."""
+        """Wait until no request is in flight or arriving."""
         await self._idle.wait()

@@ -19,12 +19,75 @@ def _ready() -> Lifecycle:
 
 async def test_the_gate_admits_as_many_requests_as_configured() -> None:
     gate = Gate(_ready(), max_running=1, max_waiting=1)
-    async with gate.admit(), gate.admit():
+    async with gate.admit() as one, gate.admit() as two, gate.admit() as three:
+        assert gate.in_flight == 0
+        one.arrive()
+        two.arrive()
         assert gate.full
         with pytest.raises(Overloaded):
             gate.admit()
+        with pytest.raises(Overloaded):
+            three.arrive()
+        assert gate.in_flight == 2
     assert gate.in_flight == 0
     await gate.wait_idle()
+
+
+def _gate(*, max_arriving: int = 9, max_arriving_bytes: int = 99) -> Gate:
+    return Gate(
+        _ready(), max_running=1, max_waiting=1, max_arriving=max_arriving,
+        max_arriving_bytes=max_arriving_bytes,
+    )  # fmt: skip
+
+
+async def _arriving(gate: Gate, size_bytes: int = 0) -> None:
+    async with gate.admit() as ticket:
+        ticket.grow(size_bytes)
+        await asyncio.Event().wait()
+
+
+async def test_past_the_bound_of_bodies_the_longest_arriving_is_ended() -> None:
+    gate = _gate(max_arriving=2)
+    first, second = [asyncio.create_task(_arriving(gate)) for _ in range(2)]
+    await asyncio.sleep(0)
+    async with gate.admit() as third:
+        with pytest.raises(Overloaded, match="MAX_ARRIVING_BODIES"):
+            await first
+        third.arrive()
+        assert not second.done()
+        assert len(gate.arrivals) == 1
+    second.cancel()
+
+
+async def test_past_the_bound_of_bytes_the_longest_arriving_is_ended() -> None:
+    gate = _gate(max_arriving_bytes=100)
+    tasks = [asyncio.create_task(_arriving(gate, size)) for size in (30, 30, 40)]
+    await asyncio.sleep(0)
+    async with gate.admit() as last:
+        last.grow(40)
+        for ended in tasks[:2]:
+            with pytest.raises(Overloaded, match="MAX_ARRIVING_BYTES"):
+                await ended
+        assert not tasks[2].done()
+        assert gate.arrivals.total_bytes == 80
+        last.arrive()
+        last.grow(1000)  # no longer counted
+        assert gate.arrivals.total_bytes == 40
+    tasks[2].cancel()
+    await asyncio.wait(tasks)
+    assert (len(gate.arrivals), gate.arrivals.total_bytes, gate.in_flight) == (0, 0, 0)
+
+
+async def test_a_drain_waits_for_what_is_arriving_and_lets_it_in() -> None:
+    lifecycle = _ready()
+    gate = Gate(lifecycle, max_running=1, max_waiting=0)
+    async with gate.admit() as ticket:
+        lifecycle.enter(Phase.DRAINING)
+        idle = asyncio.create_task(gate.wait_idle())
+        await asyncio.sleep(0)
+        assert not idle.done()
+        ticket.arrive()
+    await idle
 
 
 @pytest.mark.parametrize(

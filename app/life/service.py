@@ -61,6 +61,8 @@ class Service:
             self.lifecycle,
             max_running=-(-settings.max_concurrency // processes) if admits else 0,
             max_waiting=-(-settings.max_queue // processes) if admits else 0,
+            max_arriving=settings.max_arriving_bodies,
+            max_arriving_bytes=max(settings.max_arriving_bytes, settings.max_body_bytes),
         )
         if peers is not None:
             all_warm = peers.all_warm

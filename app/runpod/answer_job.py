@@ -98,7 +98,8 @@ class _Job:
         token = logs.request_id.set(self._job_id)
         log.info("request started", job=self._job_id)
         try:
-            async with self._gate.admit(self._stats.id, self._job_id):
+            async with self._gate.admit(self._stats.id, self._job_id) as ticket:
+                ticket.arrive()  # a job comes with its body
                 await self._answer()
         except asyncio.CancelledError:
             self._note(ClientGone("The job was stopped."))

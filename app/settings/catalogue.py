@@ -415,6 +415,20 @@ class Settings(BaseModel):
     max_body_bytes: int = BOUNDS.setting(
         4 * 1024 * 1024, "MAX_BODY_BYTES", ge=1024, help="Size of a request's body; past it 413."
     )
+    max_arriving_bodies: int = BOUNDS.setting(
+        4096,
+        "MAX_ARRIVING_BODIES",
+        ge=1,
+        help="Bodies that a serving process receives at a time. Past it the one that has been "
+        "arriving longest gets 503.",
+    )
+    max_arriving_bytes: int = BOUNDS.setting(
+        256 * 1024 * 1024,
+        "MAX_ARRIVING_BYTES",
+        ge=1024,
+        help="Bytes of all bodies that a serving process is receiving. Past it the one that has "
+        "been arriving longest gets 503. One body always fits.",
+    )
     body_timeout_s: float = BOUNDS.setting(
         30.0,
         "BODY_TIMEOUT",

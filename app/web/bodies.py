@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
@@ -15,9 +16,16 @@ _BODY_GRACE_S = 5.0
 _LENGTH_DIGITS = 19
 
 
-async def read_body(headers: Headers, receive: Receive, settings: Settings) -> bytes:
-    """Read the whole body. Raises BodyTooLarge, BodyTimeout, ClientGone, UnsupportedEncoding.
+async def read_body(
+    headers: Headers,
+    receive: Receive,
+    settings: Settings,
+    *,
+    arrived: Callable[[int], None] | None = None,
+) -> bytes:
+    """Read the whole body. `arrived` gets the size of each piece.
 
+    Raises BodyTooLarge, BodyTimeout, ClientGone, UnsupportedEncoding.
     Every byte that arrives extends the deadline, at MIN_BODY_RATE, up to BODY_TIMEOUT.
     """
     encoding = headers.get("content-encoding", "identity")
@@ -41,7 +49,9 @@ async def read_body(headers: Headers, receive: Receive, settings: Settings) -> b
                 message: Message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone("The client left before its request was complete.")
-                body += message.get("body", b"")
+                body += (piece := message.get("body", b""))
+                if arrived is not None:
+                    arrived(len(piece))
                 if len(body) > max_bytes:
                     raise too_large
                 if not message.get("more_body", False):

@@ -1,7 +1,7 @@
 """One generating request over ASGI: admission, body, answer, and a client that may disconnect.
 
-    admit ── read body ── answer ──┬── whole: one JSON
-      │ 503, body unread           └── stream: the status line leaves with the first frame
+    admit ── read body ── arrive ── answer ──┬── whole: one JSON
+      │ 503, body unread    │ 503            └── stream: the head leaves with the first frame
       └ the ticket is held from here on, and the client may disconnect
 
 An error before the first frame is answered with its own status, even if the client asked for a
@@ -75,7 +75,9 @@ class Generation:
     ) -> None:
         state = scope["state"]
         raw: bytes | None
-        raw = await read_body(Headers(scope=scope), receive, self._serving.settings)
+        headers, settings = Headers(scope=scope), self._serving.settings
+        raw = await read_body(headers, receive, settings, arrived=ticket.grow)
+        ticket.arrive()
         with _Watch(state["connection"], ticket, writer, self._serving):
             answer = self._serving.answering.answer(
                 self._dialect,

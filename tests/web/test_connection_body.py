@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -215,3 +216,34 @@ async def test_a_length_too_large_for_any_number_is_refused() -> None:
         )
         status, _, body = await client.answer()
     assert (status, json.loads(body)["error"]["code"]) == (413, "request_too_large")
+
+
+async def test_clients_that_send_slowly_do_not_take_the_places_of_others() -> None:
+    settings = {"MAX_CONCURRENCY": "2", "MAX_QUEUE": "2"}
+    async with serve(ScriptedEngine("x"), **settings) as running, AsyncExitStack() as clients:
+        request = post(CHAT + b" " * 1000)
+        for _ in range(20):
+            client = await clients.enter_async_context(connect(running))
+            client.send(request[:100])
+        await eventually(lambda: len(running.gate.arrivals) == 20)
+        for _ in range(5):
+            assert (await running.chat()).status_code == 200
+        client.send(request[100:])
+        assert (await client.answer())[0] == 200
+
+
+async def test_the_longest_arriving_body_gives_way() -> None:
+    async with (
+        serve(ScriptedEngine("x"), MAX_ARRIVING_BODIES="2") as running,
+        connect(running) as first,
+        connect(running) as second,
+    ):
+        for no, client in enumerate((first, second)):
+            client.send(post(CHAT)[:-1])
+            await eventually(lambda count=no + 1: len(running.gate.arrivals) == count)
+        assert (await running.chat()).status_code == 200
+        status, _, body = await first.answer()
+        assert status == 503
+        assert json.loads(body)["error"]["code"] == "server_is_overloaded"
+        second.send(post(CHAT)[-1:])
+        assert (await second.answer())[0] == 200

@@ -15,7 +15,7 @@ def _local_gauges(requests: int, lag_s: float, silent_s: float) -> LocalGauges:
     lifecycle.enter(Phase.READY)
     gate = Gate(lifecycle, max_running=9, max_waiting=0)
     for _ in range(requests):
-        gate.admit()
+        gate.admit().arrive()
     lag.note(lag_s)
     lag.note(0.0)
     return LocalGauges(gate, lag, lambda: silent_s)
