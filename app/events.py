@@ -9,7 +9,7 @@ frozen dataclass takes five times as long to build).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import Literal, TypeAlias, assert_never
 
 import msgspec
@@ -173,9 +173,6 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     matched: str | int | None = None
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
-    scored: tuple[ScoredToken, ...] = ()
-    prompt_scored: int = 0
-    """How many of `scored` belong to the prompt; they come first."""
     token_ids: tuple[int, ...] = ()
     completion_tokens: int = 0
     """This and the next two are set only if the request asked for `Progress`."""
@@ -198,8 +195,6 @@ class _ChoiceParts:
         self.reasoning: list[str] = []
         self.calls: list[ToolCallStarted] = []
         self.arguments: list[list[str]] = []
-        self.scored: list[ScoredToken] = []
-        self.prompt_scored = 0
         self.token_ids: list[int] = []
         self.progress: Progress | None = None
         self.end: Finished | None = None
@@ -218,8 +213,6 @@ class _ChoiceParts:
                 ToolCall(call.id, call.name, "".join(arguments), call.freeform)
                 for call, arguments in zip(self.calls, self.arguments, strict=True)
             ),
-            scored=tuple(self.scored),
-            prompt_scored=self.prompt_scored,
             token_ids=tuple(self.token_ids),
             completion_tokens=progress.choice_tokens if progress else 0,
             prompt_tokens=progress.prompt_tokens if progress else 0,
@@ -227,8 +220,14 @@ class _ChoiceParts:
         )
 
 
-async def fold(events: AsyncIterable[Beat]) -> Result:
-    """Consume a stream into the whole answer: the only way a whole answer is made."""
+async def fold(
+    events: AsyncIterable[Beat], keep_scores: Callable[[Scored], None] | None = None
+) -> Result:
+    """Consume a stream into the whole answer: the only way a whole answer is made.
+
+    `keep_scores` gets the log-probabilities as they come. They are not part of the result: those of
+    a long answer are millions of objects.
+    """
     choices: defaultdict[int, _ChoiceParts] = defaultdict(_ChoiceParts)
     usage: Usage | None = None
     async for beat in events:
@@ -243,9 +242,9 @@ async def fold(events: AsyncIterable[Beat]) -> Result:
                     choices[index].arguments.append([])
                 case ToolCallDelta(call, arguments, index):
                     choices[index].arguments[call].append(arguments)
-                case Scored(tokens, index, of_prompt):
-                    choices[index].scored.extend(tokens)
-                    choices[index].prompt_scored += len(tokens) if of_prompt else 0
+                case Scored():
+                    if keep_scores is not None:
+                        keep_scores(event)
                 case TokenIds(ids, index):
                     choices[index].token_ids.extend(ids)
                 case Progress(index=index):

@@ -12,11 +12,11 @@ from contextlib import aclosing
 from typing import Any, Generic, Protocol, TypeAlias
 
 import msgspec
-import orjson
 
 from app.dialects.body import AnyBody
+from app.dialects.json_array import encoded_parts
 from app.errors import ServeError
-from app.events import Event, Events, Result, fold
+from app.events import Event, Events, Result, Scored, fold
 from app.generation.model import ServedModel
 from app.settings.bounds import Bounds
 from app.stats import RequestStats
@@ -47,14 +47,18 @@ class Presenter(Protocol):
     def fail(self, error: ServeError) -> bytes:
         """Render the frames that end a stream with an error."""
 
+    def keep_scores(self, scored: Scored) -> None:
+        """Render log-probabilities of a whole answer, as they come."""
+
     def whole(self, result: Result) -> Json | list[Json]:
         """Render the same answer as one JSON value."""
 
 
 class Whole(msgspec.Struct):
-    """An answer in one piece: encoded JSON."""
+    """A whole answer: encoded JSON, which `more` continues."""
 
-    body: bytes
+    body: bytes | bytearray
+    more: Sequence[bytes | bytearray] = ()
 
 
 EVENT_STREAM = (
@@ -100,7 +104,9 @@ async def present(events: Events, presenter: Presenter, *, stream: bool) -> Repl
     if stream:
         return Stream(_frames(events, presenter), presenter.fail)
     async with aclosing(events):
-        return Whole(orjson.dumps(presenter.whole(await fold(events))))
+        result = await fold(events, presenter.keep_scores)
+    first, *more = encoded_parts(presenter.whole(result))
+    return Whole(first, more)
 
 
 async def _frames(events: Events, presenter: Presenter) -> AsyncGenerator[bytes, None]:

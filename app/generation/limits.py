@@ -13,7 +13,7 @@ import msgspec
 
 from app.engine.base import EngineInfo
 from app.errors import ContextLengthExceeded, InvalidRequest
-from app.types import Sampling, Scoring
+from app.types import GenerationRequest, Sampling, Scoring
 
 
 def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
@@ -101,6 +101,28 @@ def check_embedded(ids: Sequence[int], info: EngineInfo, limit: int, *, param: s
             f"resulted in {len(ids)} tokens. Please reduce the length of the {param}.",
             param=param,
         )
+
+
+def scored_tokens(
+    max_tokens: Sequence[int], request: GenerationRequest, scoring: Scoring, most: int
+) -> int | None:
+    """Bound the scores of answers; `max_tokens`: the most that each prompt's may have.
+
+    Returns None if they are within the bound; else, where the client has set no `max_tokens`, the
+    tokens that each answer may have. Raises InvalidRequest where it has.
+    """
+    each = (scoring.top + 1) * request.n
+    scores = sum(max_tokens) * each
+    if scores <= most:
+        return None
+    fits = max(1, most // (each * len(max_tokens)))
+    if request.sampling.max_tokens is None and fits >= request.sampling.min_tokens:
+        return fits
+    raise InvalidRequest(
+        f"logprobs of this answer may be {scores} numbers, of which at most {most} are given in "
+        "one request (MAX_ANSWER_SCORES). Please ask for fewer tokens, choices or alternatives.",
+        param="logprobs",
+    )
 
 
 def check_scores(scoring: Scoring, lengths: Sequence[int], n: int, most: int) -> None:

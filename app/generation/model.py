@@ -23,7 +23,7 @@ from app.generation.merge import merge
 from app.generation.prompt import Job, Preparer
 from app.logs.setup import log
 from app.stats import RequestStats
-from app.types import ChatPrompt, GenerationRequest, Prompt, TextPrompt
+from app.types import ChatPrompt, GenerationRequest, Prompt, Scoring, TextPrompt
 
 _GRAMMARS_KEPT = 1000
 GENERIC_NAMES = ("sglang", "default")
@@ -42,11 +42,13 @@ class ServedModel:
         max_total_tokens: int | None,
         max_prompt_chars: int | None,
         max_prompt_scores: int,
+        max_answer_scores: int,
         grammar_timeout_s: float,
     ) -> None:
         self._engine = engine
         self._gate = gate
         self._max_prompt_scores = max_prompt_scores
+        self._max_answer_scores = max_answer_scores
         self.names = tuple(names)
         self.info: EngineInfo = engine.info
         self.limit = min(self.info.context_length, max_total_tokens or self.info.context_length)
@@ -78,6 +80,8 @@ class ServedModel:
             lengths = [len(prompt.ids) for prompt in prompts]
             limits.check_scores(request.scoring, lengths, request.n, self._max_prompt_scores)
         jobs = [self._job(request, no, rendered) for no, rendered in enumerate(prompts)]
+        if request.scoring is not None:
+            jobs = self._bounded(jobs, request, request.scoring)
         # Megabytes of text that is not needed while the engine answers.
         request = msgspec.structs.replace(request, prompts=())
         for job in jobs:
@@ -123,6 +127,24 @@ class ServedModel:
             )
         use = prompt.tool_use if isinstance(prompt, ChatPrompt) else None
         return Job(rendered, sampling, echo, use)
+
+    def _bounded(self, jobs: list[Job], request: GenerationRequest, scoring: Scoring) -> list[Job]:
+        """The jobs, with answers so short that their scores are within the bound."""
+        most = limits.scored_tokens(
+            [
+                self.limit - len(job.prompt.ids)
+                if job.sampling.max_tokens is None
+                else job.sampling.max_tokens
+                for job in jobs
+            ],
+            request,
+            scoring,
+            self._max_answer_scores,
+        )
+        if most is None:
+            return jobs
+        replace = msgspec.structs.replace
+        return [replace(job, sampling=replace(job.sampling, max_tokens=most)) for job in jobs]
 
     def _stream(self, request: GenerationRequest, job: Job, id: str) -> AsyncGenerator[Chunk, None]:
         question = Question(

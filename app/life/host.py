@@ -116,6 +116,7 @@ class ModelHost:
             max_total_tokens=self._settings.max_total_tokens,
             max_prompt_chars=self._settings.max_prompt_chars,
             max_prompt_scores=self._settings.max_prompt_scores,
+            max_answer_scores=self._settings.max_answer_scores,
             grammar_timeout_s=self._settings.grammar_timeout_s,
         )
         self.model.grammars.warm_up()

@@ -48,8 +48,8 @@ class Writer:
 
     async def write(self, reply: Reply) -> None:
         match reply:
-            case Whole(body):
-                self._deliver(orjson.loads(body))
+            case Whole(body, more):
+                self._deliver(orjson.loads(b"".join((body, *more))))
             case Stream(frames, fail):
                 self._fail = fail
                 async with aclosing(frames):

@@ -502,6 +502,13 @@ class Settings(BaseModel):
         help="Log-probabilities of prompts in one request: tokens of its prompts, times "
         "alternatives and one, times `n`.",
     )
+    max_answer_scores: int = BOUNDS.setting(
+        1_000_000,
+        "MAX_ANSWER_SCORES",
+        ge=1,
+        help="Log-probabilities of one answer: tokens, times alternatives and one, times `n`. A "
+        "`max_tokens` that allows more is 400; without one the answer ends there, as `length`.",
+    )
     max_logprobs: int = BOUNDS.setting(
         20,
         "MAX_LOGPROBS",

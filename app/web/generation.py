@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol, TypeAlias, assert_never
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -28,6 +28,9 @@ from app.web.bodies import read_body
 from app.web.responses import rendered
 from app.web.state import Serving
 
+Buffer: TypeAlias = bytes | bytearray
+_SLICE_BYTES = 256 * 1024
+"""Written at a time of an answer with many log-probabilities."""
 _ERROR_TIMEOUT_S = 2.0
 """For the client to receive an error."""
 
@@ -90,8 +93,8 @@ class Generation:
             raw = None  # up to MAX_BODY_BYTES, not needed while the engine answers
             reply = await answer
             match reply:
-                case Whole(content):
-                    await writer.whole(content)
+                case Whole(content, more):
+                    await writer.whole(content, more)
                 case Stream():
                     writer.begin_stream(reply)
                     async with aclosing(reply.frames) as frames:
@@ -146,13 +149,20 @@ class _Writer:
         self.sending_since = time.monotonic()
         await self._send_body({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def whole(self, content: bytes, status: int = 200, headers: Any = ()) -> None:
-        base = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(content)).encode()),
-        ]
+    async def whole(
+        self, content: Buffer, more: Sequence[Buffer] = (), status: int = 200, headers: Any = ()
+    ) -> None:
+        size = len(content) + sum(map(len, more))
+        base = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
         self.sending_since = time.monotonic()
         await self._head(status, [*base, *headers])
+        if more:
+            for part in _slices(content, *more):
+                await self._send_body(
+                    {"type": "http.response.body", "body": part, "more_body": True}
+                )
+                self.sending_since = time.monotonic()  # the client reads
+            content = b""
         self.ended = True
         await self._send_body({"type": "http.response.body", "body": content})
 
@@ -174,7 +184,7 @@ class _Writer:
                 if not self._started:
                     status, content, fields = rendered(error, scope)
                     headers = [(k.encode(), v.encode()) for k, v in fields.items()]
-                    await self.whole(content, status, headers)
+                    await self.whole(content, status=status, headers=headers)
                 elif self._stream is not None:
                     await self.frame(self._stream.fail(error))
                     await self.end()
@@ -227,6 +237,13 @@ class _Watch:
                 self._heartbeat = self._loop.create_task(self._writer.heartbeat())
             silent_s = 0.0
         self._check_in(max(0.01, self._heartbeat_s - silent_s))
+
+
+def _slices(*parts: Buffer) -> Iterator[bytes]:
+    for part in parts:
+        view = memoryview(part)
+        for at in range(0, len(part), _SLICE_BYTES):
+            yield bytes(view[at : at + _SLICE_BYTES])
 
 
 def _names(scope: Scope) -> set[str]:

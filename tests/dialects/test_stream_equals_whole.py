@@ -46,6 +46,7 @@ async def _answer(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
         max_total_tokens=None,
         max_prompt_chars=None,
         max_prompt_scores=1_000_000,
+        max_answer_scores=1_000_000,
         grammar_timeout_s=10,
     )
     body = {
@@ -58,7 +59,7 @@ async def _answer(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
     try:
         reply = await CHAT.answer(CHAT.body.model_validate(body), call)
         if isinstance(reply, Whole):
-            return orjson.loads(reply.body)
+            return orjson.loads(b"".join((reply.body, *reply.more)))
         assert isinstance(reply, Stream)
         return sse.frames(b"".join([frame async for frame in reply.frames]).decode())
     finally:

@@ -30,6 +30,7 @@ async def served(
         max_total_tokens=max_total_tokens,
         max_prompt_chars=None,
         max_prompt_scores=1000,
+        max_answer_scores=1000,
         grammar_timeout_s=10,
     )
     try:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call, Dialect, Reply, present
+from app.dialects.json_array import JsonArray
 from app.dialects.openai import models, tools
 from app.dialects.openai.frames import OpenAIFrames, logprob_json, usage_json
 from app.dialects.openai.messages import ChatMessage
@@ -247,7 +248,8 @@ class ChatPresenter(OpenAIFrames):
             include_usage=include_usage,
         )
         self._n = n
-        self._logprobs = logprobs
+        self._kept = [JsonArray() for _ in range(n)] if logprobs else None
+        """The whole answer's scores, by choice."""
         self._alias = alias
 
     def feed(self, event: Event) -> bytes:
@@ -290,6 +292,10 @@ class ChatPresenter(OpenAIFrames):
             case _:
                 assert_never(event)
 
+    def keep_scores(self, scored: Scored) -> None:
+        if self._kept is not None:
+            self._kept[scored.index].extend([logprob_json(token) for token in scored.tokens])
+
     def whole(self, result: Result) -> Json:
         return self._common | {
             "object": "chat.completion",
@@ -311,12 +317,17 @@ class ChatPresenter(OpenAIFrames):
         return {
             "index": choice.index,
             "message": message,
-            "logprobs": self._logprobs_json(choice.scored) if self._logprobs else None,
+            "logprobs": self._kept_json(choice.index),
             "finish_reason": choice.finish_reason,
         }
 
     def _thinking(self, text: str) -> Json:
         return {"reasoning_content": text} | ({"reasoning": text} if self._alias else {})
+
+    def _kept_json(self, index: int) -> Json | None:
+        if self._kept is None:
+            return None
+        return {"content": self._kept[index], "refusal": None}
 
     def _logprobs_json(self, scored: Sequence[ScoredToken]) -> Json:
         return {"content": [logprob_json(token) for token in scored], "refusal": None}

@@ -6,6 +6,7 @@ harnesses score texts with it: `echo`, `logprobs` and `max_tokens` of 0 or 1.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Annotated, assert_never
 
@@ -13,6 +14,7 @@ import orjson
 from pydantic import Field
 
 from app.dialects.contract import Call, Dialect, Reply, present
+from app.dialects.json_array import JsonArray
 from app.dialects.openai import models
 from app.dialects.openai.frames import OpenAIFrames, usage_json
 from app.dialects.openai.sampling import (
@@ -179,6 +181,8 @@ class CompletionPresenter(OpenAIFrames):
         )
         self._logprobs = logprobs
         self._of, self._best = of, best
+        self._kept = defaultdict[int, _Scores](_Scores)
+        """The whole answer's scores, by choice."""
 
     def feed(self, event: Event) -> bytes:
         match event:
@@ -199,13 +203,20 @@ class CompletionPresenter(OpenAIFrames):
             case _:
                 assert_never(event)
 
+    def keep_scores(self, scored: Scored) -> None:
+        scores = self._kept[scored.index]
+        if self._logprobs is not None:
+            scores.add(scored.tokens)
+        if not scored.of_prompt:
+            scores.add_likelihood(scored.tokens)
+
     def whole(self, result: Result) -> Json:
         return self._common | {
             "choices": [
                 {
                     "index": index,
                     "text": choice.text,
-                    "logprobs": self._logprobs_json(choice.scored),
+                    "logprobs": self._kept_json(choice.index),
                     "finish_reason": choice.finish_reason,
                 }
                 for index, choice in enumerate(self._chosen(result.choices))
@@ -219,24 +230,50 @@ class CompletionPresenter(OpenAIFrames):
         chosen: list[Choice] = []
         for first in range(0, len(choices), self._of):
             group = choices[first : first + self._of]
-            chosen += sorted(group, key=_likelihood, reverse=True)[: self._best]
+            chosen += sorted(group, key=self._likelihood, reverse=True)[: self._best]
         return chosen
 
+    def _kept_json(self, index: int) -> Json | None:
+        return None if self._logprobs is None else self._kept[index].json()
+
+    def _likelihood(self, choice: Choice) -> float:
+        return self._kept[choice.index].likelihood
+
     def _logprobs_json(self, scored: Sequence[ScoredToken]) -> Json | None:
-        if self._logprobs is None:
-            return None
+        scores = _Scores()
+        scores.add(scored)
+        return scores.json()
+
+
+class _Scores:
+    """Log-probabilities of one choice, or of a piece of it: OpenAI's four columns."""
+
+    def __init__(self) -> None:
+        self._tokens, self._own, self._top, self._offsets = (JsonArray() for _ in range(4))
+        self._sum, self._count = 0.0, 0
+
+    def add(self, scored: Sequence[ScoredToken]) -> None:
+        self._tokens.extend([_written(each.token) for each in scored])
+        self._own.extend([each.token.logprob if each.scored else None for each in scored])
+        self._top.extend([_top(each) if each.scored else None for each in scored])
+        self._offsets.extend([each.offset for each in scored])
+
+    def add_likelihood(self, generated: Sequence[ScoredToken]) -> None:
+        self._sum += sum(each.token.logprob for each in generated)
+        self._count += len(generated)
+
+    @property
+    def likelihood(self) -> float:
+        """Mean log-probability of the generated tokens."""
+        return self._sum / max(1, self._count)
+
+    def json(self) -> Json:
         return {
-            "tokens": [_written(each.token) for each in scored],
-            "token_logprobs": [each.token.logprob if each.scored else None for each in scored],
-            "top_logprobs": [_top(each) if each.scored else None for each in scored],
-            "text_offset": [each.offset for each in scored],
+            "tokens": self._tokens,
+            "token_logprobs": self._own,
+            "top_logprobs": self._top,
+            "text_offset": self._offsets,
         }
-
-
-def _likelihood(choice: Choice) -> float:
-    """Mean log-probability of the generated tokens."""
-    tokens = choice.scored[-choice.completion_tokens :] if choice.completion_tokens else ()
-    return sum(each.token.logprob for each in tokens) / max(1, len(tokens))
 
 
 def _top(scored: ScoredToken) -> dict[str, float]:

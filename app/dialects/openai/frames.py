@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import orjson
 
+from app.dialects.json_array import encoded
 from app.dialects.openai.errors import error_json
 from app.errors import ServeError
 from app.events import ScoredToken, Token, Usage
@@ -54,7 +55,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def frame(data: Json) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
+    return b"data: " + encoded(data) + b"\n\n"
 
 
 def error_frames(error: ServeError) -> bytes:

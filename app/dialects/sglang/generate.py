@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Sequence
-from typing import Any, assert_never
+from typing import assert_never
 
 import orjson
 
 from app.dialects.contract import Call, Dialect, Reply, present
+from app.dialects.json_array import JsonArray
 from app.dialects.openai.frames import DONE, error_frames, frame
 from app.dialects.openai.sampling import alternative_count
 from app.dialects.sglang.fields import GenerateBody, GenerateSampling
@@ -125,14 +126,15 @@ class GeneratePresenter:
     def fail(self, error: ServeError) -> bytes:
         return error_frames(error)
 
+    def keep_scores(self, scored: Scored) -> None:
+        self._choices[scored.index].add_scores(scored.tokens, of_prompt=scored.of_prompt)
+
     def whole(self, result: Result) -> Json | list[Json]:
         answers = []
         for choice in result.choices:
             answer = self._choices[choice.index]
             answer.add_text(choice.text)
             answer.add_ids(choice.token_ids)
-            answer.add_scores(choice.scored[: choice.prompt_scored], of_prompt=True)
-            answer.add_scores(choice.scored[choice.prompt_scored :])
             answer.counts = Progress(
                 result.usage,
                 choice.index,
@@ -156,8 +158,8 @@ class _Answer:
         self._id = id
         self._scored, self._top, self._with_text = scored, top, with_text
         self._text = bytearray()
-        self._ids, self._input, self._output = _Items(), _Items(), _Items()
-        self._input_top, self._output_top = _Items(), _Items()
+        self._ids, self._input, self._output = JsonArray(), JsonArray(), JsonArray()
+        self._input_top, self._output_top = JsonArray(), JsonArray()
         self._output_tokens = 0
         self._began = time.perf_counter()
         self._sent_size = 0
@@ -196,19 +198,19 @@ class _Answer:
         }
         if self._scored:
             meta |= {
-                "input_token_logprobs": self._input.json(),
-                "output_token_logprobs": self._output.json(),
+                "input_token_logprobs": self._input,
+                "output_token_logprobs": self._output,
                 "output_token_logprobs_length": self._output_tokens,
             }
         if self._top:
             meta |= {
-                "input_top_logprobs": self._input_top.json(),
-                "output_top_logprobs": self._output_top.json(),
+                "input_top_logprobs": self._input_top,
+                "output_top_logprobs": self._output_top,
             }
         if end is not None:
             meta["e2e_latency"] = time.perf_counter() - self._began
         text = orjson.Fragment(b"".join((b'"', self._text, b'"')))
-        return {"text": text, "output_ids": self._ids.json(), "meta_info": meta}
+        return {"text": text, "output_ids": self._ids, "meta_info": meta}
 
     @property
     def _size(self) -> int:
@@ -224,24 +226,6 @@ class _Answer:
         if end.reason == "length":
             return {"type": "length", "length": self.counts.choice_tokens if self.counts else 0}
         return {"type": "stop", "matched": end.matched}
-
-
-class _Items:
-    """A growing JSON array, kept encoded."""
-
-    def __init__(self) -> None:
-        self._items = bytearray()
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def extend(self, items: Sequence[Any]) -> None:
-        if items:
-            self._items += b"," if self._items else b""
-            self._items += orjson.dumps(items)[1:-1]
-
-    def json(self) -> orjson.Fragment:
-        return orjson.Fragment(b"".join((b"[", self._items, b"]")))
 
 
 GENERATE = Dialect(

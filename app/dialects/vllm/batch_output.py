@@ -65,7 +65,7 @@ def answer_completion(body: CompletionBody, call: Call) -> Awaitable[Reply]:
 
 
 async def _best_as_batch(events: Events, chooser: CompletionPresenter) -> Reply:
-    result = await fold(events)
+    result = await fold(events, chooser.keep_scores)
     texts = [choice["text"] for choice in chooser.whole(result)["choices"]]
     return Whole(orjson.dumps(_batch([[text] for text in texts], _usage(result.usage))))
 
@@ -115,6 +115,9 @@ class TokensPresenter:
 
     def fail(self, error: ServeError) -> bytes:
         return b""  # the job fails with the error itself
+
+    def keep_scores(self, scored: Scored) -> None:
+        """This form has none."""
 
     def whole(self, result: Result) -> Json:
         texts = [[choice.reasoning + choice.text] for choice in result.choices]
