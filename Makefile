@@ -13,14 +13,14 @@ INSTALL := $(UV) pip install --python
 LOCK := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-light test-full test-fast test-live lint typos bench docs lock clean
+.PHONY: help try demo test test-light test-full test-fast test-live lint format typos bench docs lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
 
 # -- serving ---------------------------------------------------------------------------------------
 
-try: $(LIGHT)/.installed  ## serve a scripted engine on port 8000: every endpoint, no model, in seconds
+try: $(LIGHT)/.installed  ## serve a scripted engine on port 8000 (PORT=8001): every endpoint, no model, in seconds
 	exec $(LIGHT)/bin/python serve_hathora.py --engine scripted --log-file= --port $(PORT)
 
 demo: $(FULL)/.installed-demo  ## serve a small real model on port 8000; installs 10 GB
@@ -34,6 +34,10 @@ lint: $(LIGHT)/.installed  ## what CI checks before the tests: ruff, mypy, spell
 	$(LIGHT)/bin/ruff format --check .
 	$(LIGHT)/bin/mypy
 	$(LIGHT)/bin/typos
+
+format: $(LIGHT)/.installed  ## format the code, sort imports
+	$(LIGHT)/bin/ruff check --fix --quiet .
+	$(LIGHT)/bin/ruff format .
 
 test: test-light test-full test-live  ## every test
 

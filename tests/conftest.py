@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from importlib.util import find_spec
 
 import pytest
 import structlog
@@ -36,6 +37,15 @@ def _unfrozen_heap(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server in the test's own process leaves the heap alone: it is the tests', and collecting it
     takes 0.1 s, 0.6 s once SGLang is imported. Servers in processes of their own freeze theirs."""
     monkeypatch.setattr("app.life.host.freeze_heap", lambda: None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the light environment a test that needs the full one says so, whatever was selected."""
+    if find_spec("sglang") is not None:
+        return
+    for item in items:
+        if item.get_closest_marker("full") or item.get_closest_marker("live"):
+            item.add_marker(pytest.mark.skip(reason="needs the full environment: make test-full"))
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

@@ -72,8 +72,8 @@ class Declaration:
     """The command line can set it."""
     bounds: tuple[str, ...] = ()
     """Fields of a request: the value is the most that they may hold."""
-    hard_limit: int | None = None
-    """The most that the operator can set."""
+    limits: tuple[tuple[str, float], ...] = ()
+    """pydantic's `ge`, `gt`, `le`, `lt` that the value must keep."""
     field: str = ""
     """Its attribute in `Settings`; `declarations` fills this in, and the next."""
     is_switch: bool = False
@@ -83,6 +83,11 @@ class Declaration:
     def accepted_names(self) -> tuple[str, ...]:
         """All variables that set it: the field's own name counts, too."""
         return tuple(dict.fromkeys((*self.names, self.field.upper())))
+
+    @property
+    def hard_limit(self) -> int | None:
+        """The most that the operator can set."""
+        return cast("int | None", dict(self.limits).get("le"))
 
 
 _SAME_NAME = ""
@@ -114,7 +119,7 @@ class Section:
             empty_is_a_value=empty_is_a_value,
             has_flag=has_flag,
             bounds=bounds,
-            hard_limit=cast("int | None", limits.get("le")),
+            limits=tuple(limits.items()),
         )
         return _field(declaration, limits)
 
@@ -131,7 +136,12 @@ class Section:
         `sglang`: the name of the option there, if it is not the field's.
         """
         declaration = Declaration(
-            names=names, section=self.title, help=help, default=default, engine_option=sglang
+            names=names,
+            section=self.title,
+            help=help,
+            default=default,
+            engine_option=sglang,
+            limits=tuple(limits.items()),
         )
         return _field(declaration, limits)
 

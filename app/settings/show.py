@@ -67,7 +67,15 @@ def _table(declared: Iterable[Declaration]) -> Iterator[str]:
     for each in declared:
         names = ", ".join(f"`{name}`" for name in each.names)
         default = f" `{text}` " if (text := _shown(each.default)) else " "
-        yield f"| {names} |{default}| {each.help} |\n"
+        yield f"| {names} |{default}| {each.help}{_limits(each)} |\n"
+
+
+_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def _limits(declared: Declaration) -> str:
+    text = ", ".join([f"{_LIMITS[kind]} {value:,}" for kind, value in declared.limits])
+    return f" {text.capitalize()}." if text else ""
 
 
 def _shown(value: object) -> str:

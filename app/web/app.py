@@ -101,11 +101,13 @@ def _describe(app: FastAPI, dialect: Dialect[Any]) -> None:
 def _request_body(dialect: Dialect[Any]) -> Json:
     ref = {"$ref": f"#/components/schemas/{dialect.body.__name__}"}
     content = {"application/json": {"schema": ref, "example": dialect.example}}
+    streams = "stream" in dialect.body.model_fields
+    answer = "The answer; server-sent events if `stream` is true." if streams else "The answer."
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {
         "requestBody": {"required": True, "content": content},
         "responses": {
-            "200": {"description": "The answer; server-sent events if `stream` is true."},
+            "200": {"description": answer},
             "4XX": {"description": "The request is at fault.", "content": error},
             "5XX": {"description": "The server is at fault, or busy.", "content": error},
         },

@@ -15,6 +15,8 @@ import httpx
 import openai
 import pytest
 
+from app.dialects.openai.embeddings import EMBEDDINGS
+from app.dialects.routes import DIALECTS
 from app.engine.json_examples import example
 from app.engine.stand_in import Options, StandIn, engine_of
 from app.errors import ConfigError
@@ -85,9 +87,7 @@ async def test_what_only_a_model_can_do_is_refused_by_name(running: Running) -> 
         ("/v1/completions", {"prompt": "a b", "logprobs": 1, "echo": True}),
         ("/v1/completions", {"prompt": "def f(", "suffix": "return x"}),
         ("/generate", {"text": "a b", "sampling_params": {"max_new_tokens": 2}}),
-        ("/tokenize", {"prompt": "hello"}),
-        ("/detokenize", {"tokens": [104, 105]}),
-        ("/v1/tokens", {"input": "hello"}),
+        *((dialect.path, dialect.example) for dialect in DIALECTS if dialect is not EMBEDDINGS),
     ],
 )
 async def test_every_endpoint_that_generates_answers(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import ConfigError
 from app.settings.catalogue import DECLARATIONS
 from app.settings.load import load
 
@@ -44,6 +45,20 @@ def test_engine_options_are_only_those_that_are_set() -> None:
         "model_path": "m", "max_total_tokens": 9, "dtype": "auto", "tool_call_parser": "auto",
         "reasoning_parser": "auto",
     }  # fmt: skip
+
+
+OUTSIDE = [
+    (declared.names[0], value + (0 if strict else step))
+    for declared in DECLARATIONS.values()
+    for kind, value in declared.limits
+    for strict, step in [(kind in ("gt", "lt"), -1 if kind in ("ge", "gt") else 1)]
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OUTSIDE)
+def test_a_value_outside_a_settings_limits_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}: "):
+        load({}, {"MODEL_PATH": "m", name: str(value)})
 
 
 def test_zero_is_a_value() -> None:

@@ -244,7 +244,7 @@ CLIENTS = {"DOCKER_BUILDKIT", "ENDPOINT_ID", "OPENAI_API_KEY", "RUNPOD_API_KEY"}
 def test_a_document_names_no_other_variables(system: str) -> None:
     document = next(REFERENCE.glob(f"*/{SOURCES[system]}"), None)
     if document is None:
-        pytest.skip("the documents are not beside this checkout")
+        pytest.skip("the other servers' documents, which are not part of this repository")
     text = document.read_text()
     named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", text))
     named |= set(re.findall(r"^(?:\| *`|export |  - `)?([A-Z]+)(?=` *\||=|`$)", text, re.MULTILINE))

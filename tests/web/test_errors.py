@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app import errors
+from app.dialects.routes import DIALECTS
 from app.errors import ClientGone, ServeError
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
@@ -73,12 +74,9 @@ async def test_an_error_in_a_stream_is_its_last_frame(path: str, name: str) -> N
     }
 
 
-async def test_embeddings_and_tokens_fail_in_the_same_form() -> None:
+@pytest.mark.parametrize("path", [dialect.path for dialect in DIALECTS])
+async def test_every_endpoint_refuses_an_empty_body_in_the_same_form(path: str) -> None:
     async with serve(ScriptedEngine(embedding_size=4)) as running:
-        for path, body in {
-            "/v1/embeddings": {"input": ""}, "/tokenize": {}, "/detokenize": {"tokens": "x"},
-            "/v1/tokens": {},
-        }.items():  # fmt: skip
-            answer = await running.client.post(path, json=body)
-            assert answer.status_code == 400
-            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        answer = await running.client.post(path, json={})
+    assert answer.status_code == 400
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
