@@ -18,6 +18,7 @@ from typing import Self
 
 from app.errors import Overloaded, RequestAborted, ServeError
 from app.lifecycle import Lifecycle
+from app.sequences import Sequences
 
 
 class Ticket:
@@ -113,7 +114,10 @@ class Arrivals:
 
 
 class Gate:
-    """Bounds the in-flight requests: `max_running` in the engine, `max_waiting` more queued."""
+    """Bounds the in-flight requests: `max_running` in the engine, `max_waiting` more queued.
+
+    `max_running` and `max_share` count sequences: a request may have `max_share` in the engine.
+    """
 
     def __init__(
         self,
@@ -121,6 +125,7 @@ class Gate:
         *,
         max_running: int,
         max_waiting: int,
+        max_share: int | None = None,
         max_arriving: int = 4096,
         max_arriving_bytes: int = 2**28,
     ) -> None:
@@ -131,8 +136,8 @@ class Gate:
         self._tickets: set[Ticket] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.turn = asyncio.Semaphore(max_running)
-        """A request holds it while it is in the engine."""
+        self.sequences = Sequences(max_running, max_share)
+        """A request holds its part while it is in the engine."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when a request has taken its place or given it back."""
 

@@ -141,6 +141,7 @@ def served(engine: StandIn) -> ServedModel:
         max_total_tokens=None,
         max_prompt_chars=None,
         max_prompt_scores=1_000_000,
+        max_answer_scores=1_000_000,
         grammar_timeout_s=10.0,
     )
 

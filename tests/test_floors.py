@@ -17,6 +17,7 @@ FLOORS = [
         "settings",
         "lifecycle",
         "gate",
+        "sequences",
         "endpoint",
         "channel",
         "logs",

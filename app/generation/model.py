@@ -1,6 +1,6 @@
 """The served model: one request in, one stream of events out.
 
-    prompt ── turn ── engine ── chunks ── events
+    prompt ── room ── engine ── chunks ── events
 
 This is the whole way of a request between a dialect and the engine, on one screen.
 """
@@ -22,6 +22,7 @@ from app.generation.grammars import GrammarCheck
 from app.generation.merge import merge
 from app.generation.prompt import Job, Preparer
 from app.logs.setup import log
+from app.sequences import Share
 from app.stats import RequestStats
 from app.types import ChatPrompt, GenerationRequest, Prompt, Scoring, TextPrompt
 
@@ -72,7 +73,7 @@ class ServedModel:
         """Answer a request. The first beat means that the engine has accepted it.
 
         `stats` records each beat. Raises ServeError before or between beats. Closing the generator
-        (or cancelling its consumer) aborts the request in the engine and frees its turn.
+        (or cancelling its consumer) aborts the request in the engine and frees its room.
         """
         limits.check_sampling(request.sampling, self.info)
         prompts = await self._preparer.prepare(request)
@@ -88,23 +89,26 @@ class ServedModel:
             if (grammar := job.sampling.grammar) is not None:
                 await self._forget_grammars()
                 await self.grammars.check(grammar)
-        async with self._gate.turn:
-            answer = Answer(request, jobs, stats)
-            if len(jobs) == 1:  # nearly always; each generator on the way costs every token
-                async with aclosing(self._stream(request, jobs[0], request.id)) as chunks:
-                    async for chunk in chunks:
-                        yield answer.beat((chunk,))
-            else:
-                # The engine aborts by prefix: no id of equal length is a prefix of another.
-                streams = [
-                    self._stream(request, job, f"{request.id}-{no:04}")
-                    for no, job in enumerate(jobs)
-                ]
-                async with aclosing(merge(streams, choices=request.n)) as batches:
-                    async for batch in batches:
-                        yield answer.beat(batch)
-            if not answer.complete:
-                raise InternalError("The engine ended this request without finishing it.")
+        share = self._gate.sequences.of_one_request()
+        answer = Answer(request, jobs, stats)
+        if len(jobs) == 1:  # nearly always; each generator on the way costs every token
+            async with (
+                share.room(request.n),
+                aclosing(self._stream(request, jobs[0], request.id)) as chunks,
+            ):
+                async for chunk in chunks:
+                    yield answer.beat((chunk,))
+        else:
+            # The engine aborts by prefix: no id of equal length is a prefix of another.
+            streams = [
+                self._in_room(share, request, job, f"{request.id}-{no:04}")
+                for no, job in enumerate(jobs)
+            ]
+            async with aclosing(merge(streams, choices=request.n)) as batches:
+                async for batch in batches:
+                    yield answer.beat(batch)
+        if not answer.complete:
+            raise InternalError("The engine ended this request without finishing it.")
 
     def _job(self, request: GenerationRequest, no: int, rendered: Rendered) -> Job:
         """One prompt with the bounds that follow from its length."""
@@ -146,6 +150,13 @@ class ServedModel:
         replace = msgspec.structs.replace
         return [replace(job, sampling=replace(job.sampling, max_tokens=most)) for job in jobs]
 
+    async def _in_room(
+        self, share: Share, request: GenerationRequest, job: Job, id: str
+    ) -> AsyncGenerator[Chunk, None]:
+        async with share.room(request.n), aclosing(self._stream(request, job, id)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
     def _stream(self, request: GenerationRequest, job: Job, id: str) -> AsyncGenerator[Chunk, None]:
         question = Question(
             prompt=job.prompt.ids,
@@ -176,8 +187,13 @@ class ServedModel:
         batch = await self._preparer.ids(prompts)
         for prompt, ids in zip(prompts, batch, strict=True):
             limits.check_embedded(ids, self.info, self.limit, param=prompt.param)
-        async with self._gate.turn:
-            return await self._engine.embed(batch, id=id, dimensions=dimensions)
+        share, most = self._gate.sequences.of_one_request(), self._gate.sequences.share
+        embeddings: list[Embedding] = []
+        for first in range(0, len(batch), most):
+            some = batch[first : first + most]
+            async with share.room(len(some)):
+                embeddings += await self._engine.embed(some, id=id, dimensions=dimensions)
+        return embeddings
 
     async def tokenize(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each prompt, a conversation's by the model's template."""

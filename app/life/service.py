@@ -61,6 +61,7 @@ class Service:
             self.lifecycle,
             max_running=-(-settings.max_concurrency // processes) if admits else 0,
             max_waiting=-(-settings.max_queue // processes) if admits else 0,
+            max_share=settings.max_sequences_per_request,
             max_arriving=settings.max_arriving_bodies,
             max_arriving_bytes=max(settings.max_arriving_bytes, settings.max_body_bytes),
         )

@@ -378,7 +378,8 @@ class Settings(BaseModel):
         512,
         "MAX_CONCURRENCY",
         ge=1,
-        help="Requests in the engine at a time; each of several TOKENIZER_WORKERS has its share.",
+        help="Sequences in the engine at a time, one for each prompt and choice of a request; each "
+        "of several TOKENIZER_WORKERS has its share.",
     )
     max_queue: int = BOUNDS.setting(
         1024,
@@ -414,6 +415,13 @@ class Settings(BaseModel):
     )
     max_body_bytes: int = BOUNDS.setting(
         4 * 1024 * 1024, "MAX_BODY_BYTES", ge=1024, help="Size of a request's body; past it 413."
+    )
+    max_sequences_per_request: int | None = BOUNDS.setting(
+        None,
+        "MAX_SEQUENCES_PER_REQUEST",
+        ge=1,
+        help="Sequences of one request, prompts times `n`, in the engine at a time; the others "
+        "wait. Default: a quarter of MAX_CONCURRENCY.",
     )
     max_arriving_bodies: int = BOUNDS.setting(
         4096,

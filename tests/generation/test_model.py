@@ -16,6 +16,7 @@ from app.gate import Gate
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle
 from app.types import GenerationRequest, Grammar, Sampling, TextPrompt
+from tests.support.serving import eventually
 
 
 @asynccontextmanager
@@ -73,6 +74,20 @@ async def test_requests_beyond_the_engines_wait_for_their_turn() -> None:
         await one.aclose()
         release.set()
         assert (await waiting).choices[0].text == "a"
+
+
+async def test_a_request_of_many_prompts_leaves_room_for_others() -> None:
+    release = asyncio.Event()
+    engine = ScriptedEngine("a", release, "b")
+    async with served(engine, max_running=8) as model:
+        many = asyncio.create_task(fold(model.generate(request(*["p"] * 20))))
+        await eventually(lambda: engine.running == 2)
+        async with aclosing(model.generate(request())) as one:
+            await anext(one)
+            assert engine.running == 3
+        release.set()
+        choices = (await many).choices
+    assert [choice.text for choice in choices] == ["ab"] * 20
 
 
 class Unfinished(ScriptedEngine):
