@@ -132,6 +132,16 @@ class Load(msgspec.Struct, frozen=True):
     """The largest batch."""
 
 
+class EngineProcess(Protocol):
+    """A process of the engine."""
+
+    pid: int
+    name: str
+    """Its title, such as `sglang::scheduler`."""
+
+    def is_alive(self) -> bool: ...
+
+
 class Watched(Protocol):
     """The engine's processes, and who watches over them."""
 
@@ -139,7 +149,7 @@ class Watched(Protocol):
     """Done when one of the processes has ended; its result is which one and how."""
 
     @property
-    def processes(self) -> Sequence[Any]: ...
+    def processes(self) -> Sequence[EngineProcess]: ...
 
     def close(self) -> None:
         """From now on the end of a process is expected."""
