@@ -147,6 +147,8 @@ class Watched(Protocol):
 
     lost: asyncio.Future[str]
     """Done when one of the processes has ended; its result is which one and how."""
+    owner: int
+    """Pid of the process that has started them."""
 
     @property
     def processes(self) -> Sequence[EngineProcess]: ...
@@ -234,7 +236,8 @@ class Engine(Launched, Protocol):
         """Start the engine's profiler with these options, or stop it with None."""
 
     def silent_s(self) -> float:
-        """Seconds since the engine's last message; 0 while it has no requests."""
+        """Seconds since the engine last sent a message or showed that it works on one; 0 while it
+        has no requests."""
 
     async def warm_up(self) -> None:
         """Generate one token, or embed one text: "ready" means that the whole path works."""

@@ -104,7 +104,7 @@ async def test_a_replica_that_is_killed_while_it_loads_ends_the_start() -> None:
     async with replicas(watch) as engine:
         await eventually(lambda: _titles(watch) == REPLICAS)
         engine.titled("sglang::scheduler_DP1").kill()
-        with pytest.raises(EngineLost, match="scheduler_DP1.*killed by SIGKILL"):
+        with pytest.raises(EngineLost, match=r"scheduler_DP1.*killed by SIGKILL"):
             await watch.unless_lost(engine.built)
 
 

@@ -76,9 +76,10 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
     process cannot read the engine's output.
     """
     await asyncio.to_thread(_import, settings)
-    engine = await asyncio.to_thread(_attach, await parent)
+    owner = await parent
+    engine = await asyncio.to_thread(_attach, owner)
     return SGLangEngine(
-        engine, None, _WatchedElsewhere(), widest_stride=settings.max_stream_interval
+        engine, None, _WatchedElsewhere(owner), widest_stride=settings.max_stream_interval
     )
 
 
@@ -110,7 +111,8 @@ class _WatchedElsewhere:
 
     processes = ()
 
-    def __init__(self) -> None:
+    def __init__(self, owner: int) -> None:
+        self.owner = owner
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def close(self) -> None:

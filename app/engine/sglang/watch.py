@@ -87,6 +87,7 @@ class Watch:
 
     def __init__(self) -> None:
         """Processes that run already, such as RunPod's heartbeat, are not the engine's."""
+        self.owner = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._others = {process.pid for process in psutil.Process().children(recursive=True)}
         self._members: dict[int, Member] = {}
