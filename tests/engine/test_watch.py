@@ -156,3 +156,15 @@ async def test_a_process_that_ends_after_its_report_is_what_was_lost() -> None:
         os.kill(os.getpid(), signal.SIGQUIT)
         engine.titled("sglang::scheduler_DP1").kill()
         assert "scheduler_DP1" in await watch.lost
+
+
+async def test_a_start_that_fails_from_inside_is_not_taken_for_killed() -> None:
+    watch = Watch()
+    async with replicas(watch) as engine:
+        await eventually(lambda: _titles(watch) == REPLICAS)
+        replica = engine.titled(REPLICAS[1])
+        engine.titled(REPLICAS[0]).send_signal(signal.SIGQUIT)
+        await watch.lost
+        replica.kill()  # as the kernel does once its parent is gone
+        await eventually(lambda: sum(each.is_alive() for each in watch.processes) == 1)
+        assert watch.killed() is None

@@ -72,7 +72,7 @@ class Member:
         return code
 
     def rename(self) -> None:
-        """Take the title that SGLang has set since."""
+        """Take the title that SGLang may have set since."""
         with contextlib.suppress(psutil.Error):
             self.name = _title(psutil.Process(self.pid))
 
@@ -116,20 +116,19 @@ class Watch:
             await asyncio.wait({built}, timeout=_FAILED_CHILD_GRACE_S)
         if not built.done():
             raise EngineLost(self.lost.result())
-        engine = built.result()
         await self._look()
-        for member in self._members.values():
-            member.rename()  # sglang::scheduler, ...
-        return engine
+        return built.result()
 
     def killed(self) -> str | None:
         """Which process was ended by a signal from outside, if one was.
 
-        SIGQUIT is from inside: a scheduler that fails sends it to the process that started it.
+        SIGQUIT is from inside: a scheduler that fails sends it to the process that started it, and
+        the kernel kills what that one has started.
         """
-        members = self._members.values()
-        by_signal = (each for each in members if (each.exitcode or 0) < 0)
-        return next((m.end for m in by_signal if m.exitcode != -signals.FAILED_CHILD), None)
+        members = [member for member in self._members.values() if (member.exitcode or 0) < 0]
+        if any(member.exitcode == -signals.FAILED_CHILD for member in members):
+            return None
+        return members[0].end if members else None
 
     def close(self) -> None:
         """From now on a process's end is expected."""
@@ -138,6 +137,8 @@ class Watch:
             self._loop.remove_reader(member.pidfd)
 
     async def _look(self) -> None:
+        for member in self._members.values():
+            member.rename()
         known = self._members.keys() | self._others
         children = {child.pid: child for child in multiprocessing.active_children()}
         for process in await asyncio.to_thread(_engine_processes, known, children.keys()):
