@@ -32,6 +32,7 @@ from typing import Any
 from app import signals
 from app.engine.base import EngineLost
 from app.engine.environment import RuntimeDir
+from app.engine.sglang import shared_memory
 from app.engine.sglang.adapter import SGLangEngine
 from app.engine.sglang.follower import Follower
 from app.engine.sglang.importing import follow, import_for_requests, prepare_import
@@ -125,5 +126,6 @@ def _build(
 
     options, pools = engine_options(settings, runtime, path, on_cpu=on_cpu)
     import_for_requests()
+    shared_memory.take_over(runtime)
     loading()
     return Engine(**options), pools

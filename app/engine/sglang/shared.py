@@ -24,6 +24,7 @@ from typing import Any
 from app.engine.base import Watched
 from app.engine.sglang.adapter import SGLangEngine
 from app.engine.sglang.importing import import_for_requests, prepare_import
+from app.engine.sglang.shared_memory import check_own
 from app.engine.sglang.watch import end_schedulers
 from app.lifecycle import Phase
 from app.logs.setup import log
@@ -91,6 +92,7 @@ def _import(settings: Settings) -> None:
 def _attach(parent: int) -> Any:
     from sglang.srt.entrypoints.engine import Engine
 
+    check_own(f"multi_tokenizer_args_{parent}")
     engine = Engine.attach_tokenizer_worker(parent)
     _show_command()
     # The shared memory is the parent's. Python's tracker takes memory that was only opened for this
