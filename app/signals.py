@@ -2,7 +2,7 @@
 
 SIGTERM, SIGINT   end this process
 SIGHUP            the same, unless it was ignored when this process was started, as by nohup
-SIGQUIT           SGLang's processes send it to their parent when they fail (Watch in engine/sglang/);
+SIGQUIT           SGLang's processes send it to their parent when they fail: Watch takes it;
                   left alone it means a core dump
 """
 

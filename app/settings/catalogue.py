@@ -370,8 +370,8 @@ class Settings(BaseModel):
         60.0,
         "ENGINE_STALL_TIMEOUT",
         ge=0,
-        help="Seconds that an engine with requests may neither send anything nor show that it works "
-        "on them; past it they fail and the server ends with exit code 73. 0: for ever.",
+        help="Seconds that an engine with requests may neither send anything nor show that it "
+        "works on them; past it they fail and the server ends with exit code 73. 0: for ever.",
     )
     heartbeat_s: float = SERVER.setting(
         15.0,

@@ -4,8 +4,8 @@ Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails firs
 
 a long prompt    each chunk of a prefill is counted in the snapshot that its scheduler shows in
                  shared memory; but on a slow processor a single chunk takes minutes
-processor time   so where the model runs on processors, what the schedulers use of it is a sign; with
-                 a GPU it is none, as a scheduler that waits for the GPU turns in a circle
+processor time   so where the model runs on processors, what the schedulers use of it is a sign;
+                 with a GPU it is none: a scheduler that waits for the GPU turns in a circle
 a compiler       of kernels, below a scheduler, and its processor time
 one of several   a replica whose snapshot stands still hangs, though the others speak
 """
