@@ -8,3 +8,7 @@ if __name__ == "__main__":
     from app.cli import main
 
     main()
+elif __name__ == "__mp_main__":
+    from app.spawned import end_with_parent
+
+    end_with_parent()

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from app import signals
 from app.errors import StartError
 from app.settings.catalogue import Settings
 from app.settings.command_line import add_arguments
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             sys.exit(_show_settings(flags))
         link_fd, process = flags.pop("link_fd", None), flags.pop("process", None)
         is_child = link_fd is not None or process is not None
+        if process is None:
+            signals.end_at_once(lambda: os._exit(0))
         loaded = load(flags, supervised=is_child)
         if mode == "runpod":
             _runpod(loaded)
@@ -194,6 +197,7 @@ def _show_settings(flags: dict[str, Any]) -> int:
 def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
     """Logging and the environment of a process that starts an engine."""
     from app.engine import environment
+    from app.life.ending import exit_now
     from app.logs import setup as logs
 
     chosen = loaded.settings
@@ -205,7 +209,10 @@ def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
         logs.log.warning(warning)
     if chosen.engine == "scripted":
         logs.log.warning("no model is served: ENGINE=scripted answers by a script")
-    return chosen, environment.prepare(chosen)
+    with signals.blocked():
+        runtime = environment.prepare(chosen)
+        signals.end_at_once(lambda: exit_now(0, runtime.remove))
+    return chosen, runtime
 
 
 def _launcher(chosen: Settings, runtime: RuntimeDir) -> Callable[[Callable[[], None]], Any]:

@@ -1,7 +1,7 @@
 """The phase of the server, and the listeners that are called when it changes.
 
 starting ──> loading ──> warming ──> ready ──> leaving ──> draining ──> stopped
-    └──────────┴────────────┴──────────┴──────────┴───────────┴──> dead | failed
+    └──────────┴────────────┴──────────┴──────────┴───────────┴──> dead | hung | failed
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ class Phase(StrEnum):
     """The start failed."""
     DEAD = "dead"
     """The engine was lost."""
+    HUNG = "hung"
+    """The engine has work and says nothing."""
+
+    @property
+    def broken(self) -> bool:
+        """The server ends because something went wrong."""
+        return self in (Phase.FAILED, Phase.DEAD, Phase.HUNG)
 
     @property
     def loading(self) -> bool:
@@ -42,7 +49,6 @@ class Phase(StrEnum):
 
 
 _RISING = (Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.FOLLOWING, Phase.READY)
-_ENDED = (Phase.STOPPED, Phase.FAILED, Phase.DEAD)
 
 
 class Lifecycle:
@@ -54,7 +60,7 @@ class Lifecycle:
         """Why the server failed or died: one line."""
         self.started_at = time.monotonic()
         self.over = asyncio.Event()
-        """Set with the last phase: stopped, failed or dead."""
+        """Set with the last phase: stopped, failed, dead or hung."""
         self.listeners: list[Callable[[Phase], None]] = []
 
     @property
@@ -63,7 +69,7 @@ class Lifecycle:
 
     @property
     def ended(self) -> bool:
-        return self.phase in _ENDED
+        return self.phase is Phase.STOPPED or self.phase.broken
 
     def enter(self, phase: Phase, reason: str | None = None) -> bool:
         """Change the phase; False if that would be a step back (a late `ready` while draining)."""
@@ -91,7 +97,7 @@ class Lifecycle:
                 return NotReady(f"The model is not ready yet (phase: {self.phase}).")
             case Phase.FOLLOWING:
                 return NotReady("A part of the model is loaded here; node 0 serves it.")
-            case Phase.DEAD | Phase.FAILED:
+            case Phase.DEAD | Phase.HUNG | Phase.FAILED:
                 return EngineDied("The engine has ended; this server is going away.")
             case _:
                 return Draining("This server is shutting down.")

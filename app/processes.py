@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 """The folder of serve_hathora.py, from which `python -m app...` works."""
+_ROUNDS_WITHOUT = 2
+_ROUND_S = 0.01
 
 
 def start(
@@ -56,12 +59,25 @@ def signal_name(number: int) -> str:
 
 
 def kill_children(timeout_s: float = 1.0) -> tuple[int, int]:
-    """SIGKILL to every descendant, reaped; returns how many there were, and how many still live."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        with suppress(psutil.Error):
-            child.kill()
-    _, alive = psutil.wait_procs(children, timeout=timeout_s)
-    for process in multiprocessing.active_children():
-        process.join(timeout=0.1)
-    return len(children), len(alive)
+    """SIGKILL to every descendant, reaped; returns how many there were, and how many still live.
+
+    Another thread may be spawning some meanwhile, so this is over when none is left twice in a row.
+    """
+    deadline = time.monotonic() + timeout_s
+    seen: set[int] = set()
+    rounds_without = 0
+    alive: list[psutil.Process] = []
+    while rounds_without < _ROUNDS_WITHOUT:
+        children = psutil.Process().children(recursive=True)
+        seen |= {child.pid for child in children}
+        for child in children:
+            with suppress(psutil.Error):
+                child.kill()
+        _, alive = psutil.wait_procs(children, timeout=max(0.0, deadline - time.monotonic()))
+        for process in multiprocessing.active_children():
+            process.join(timeout=0.1)
+        if time.monotonic() > deadline:
+            break
+        rounds_without = 0 if children else rounds_without + 1
+        time.sleep(_ROUND_S)
+    return len(seen), len(alive)

@@ -132,14 +132,26 @@ class Load(msgspec.Struct, frozen=True):
     """The largest batch."""
 
 
+class EngineProcess(Protocol):
+    """A process of the engine."""
+
+    pid: int
+    name: str
+    """Its title, such as `sglang::scheduler`."""
+
+    def is_alive(self) -> bool: ...
+
+
 class Watched(Protocol):
     """The engine's processes, and who watches over them."""
 
     lost: asyncio.Future[str]
     """Done when one of the processes has ended; its result is which one and how."""
+    owner: int
+    """Pid of the process that has started them."""
 
     @property
-    def processes(self) -> Sequence[Any]: ...
+    def processes(self) -> Sequence[EngineProcess]: ...
 
     def close(self) -> None:
         """From now on the end of a process is expected."""
@@ -224,7 +236,8 @@ class Engine(Launched, Protocol):
         """Start the engine's profiler with these options, or stop it with None."""
 
     def silent_s(self) -> float:
-        """Seconds since the engine's last message; 0 while it has no requests."""
+        """Seconds since the engine last sent a message or showed that it works on one; 0 while it
+        has no requests."""
 
     async def warm_up(self) -> None:
         """Generate one token, or embed one text: "ready" means that the whole path works."""

@@ -27,6 +27,7 @@ class RuntimeDir:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or Path(tempfile.mkdtemp(prefix="serve-"))
         self.error_note = self.path / "engine-errors.log"
+        self._elsewhere = self.path / "elsewhere"
 
     def last_error(self) -> str | None:
         """The last line that an engine process logged as an error: of a traceback, the cause."""
@@ -36,7 +37,15 @@ class RuntimeDir:
             return lines[-1][:400] if lines else None
         return None
 
+    def also_remove(self, file: Path) -> None:
+        """Have `remove` remove this file, too, by whichever process it is called."""
+        with self._elsewhere.open("a") as names:
+            names.write(f"{file}\n")
+
     def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            for file in self._elsewhere.read_text().splitlines():
+                Path(file).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
 

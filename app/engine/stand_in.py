@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -66,6 +67,10 @@ class StandIn(ScriptedEngine):
             dimensions=() if options.embedding_size else None,
         )
         self._options = options
+        self._spoke_at = 0.0
+
+    def silent_s(self) -> float:
+        return time.monotonic() - self._spoke_at if self.running else 0.0
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         ids = self.encode("".join(part.text for part in chat.messages[-1].parts) or " ")
@@ -77,6 +82,7 @@ class StandIn(ScriptedEngine):
 
     def steps(self, question: Question, choice: int) -> Iterator[Step]:
         for no, word in enumerate(self._words(question)):
+            self._spoke_at = time.monotonic()
             if no:
                 yield self._options.token_s
             yield word

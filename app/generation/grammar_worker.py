@@ -22,7 +22,9 @@ _MEMORY_BYTES = 4 * 1024**3
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C only the server acts: it drains
+    # Of what reaches the whole group, such as Ctrl-C, only the server takes notice: it drains.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.nice(10)  # the engine's processes have priority
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     seconds = float(sys.argv[1])

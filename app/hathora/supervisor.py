@@ -73,7 +73,7 @@ class Supervisor:
     async def run(self) -> int:
         ours, theirs = socket.socketpair()
         kills_before = _out_of_memory_kills()
-        signals.on_end(self._signalled, signal.SIGHUP)
+        signals.on_end(self._signalled)
         with theirs:
             child = self._child = processes.start(
                 self._arguments,

@@ -15,7 +15,7 @@ def exit_now(code: int, cleanup: Callable[[], None]) -> NoReturn:
     that run code of other libraries."""
     try:
         kill_children()
-        cleanup()
         logs.flush()
+        cleanup()  # last: until the end the engine's thread may go on, and write
     finally:
         os._exit(code)

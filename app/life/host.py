@@ -15,6 +15,8 @@ from app.events import fold
 from app.gate import Gate
 from app.generation.model import ServedModel
 from app.life.heap import freeze_heap
+from app.life.stall import stalled
+from app.life.waiting import first_of
 from app.lifecycle import Lifecycle, Phase
 from app.logs.setup import log
 from app.settings.catalogue import Settings
@@ -91,7 +93,13 @@ class ModelHost:
                 freeze_heap()
                 self._enter(Phase.READY)
             progress.cancel()
-            raise EngineLost(await launched.lost)
+            bound_s = self._settings.engine_stall_timeout_s
+            await first_of(launched.lost, stalled(self.silent_s, bound_s))
+            if not launched.lost.done():
+                reason = f"the engine hangs: it has requests, and is silent for {bound_s:g} s"
+                self._lifecycle.enter(Phase.HUNG, reason)
+                return
+            raise EngineLost(launched.lost.result())
         except EngineLost as lost:
             self._lifecycle.enter(Phase.DEAD, f"the engine is gone: {lost}")
         except StartError as error:

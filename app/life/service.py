@@ -6,6 +6,7 @@
 SIGTERM, SIGINT   these steps; exit 0
 a second signal   exit at once: 128 + signal (control.py)
 engine lost       in-flight requests fail with an error; exit 70
+engine hangs      the same; exit 73
 start failed      exit 71, or 78 for a wrong setting
 
 `Work` is what differs between HTTP (web/server.py), RunPod's jobs (runpod/worker.py) and the parent
@@ -139,7 +140,8 @@ async def _drain(work: Work, service: Service) -> None:
         left_s = service.settings.drain_timeout_s + work.extra_drain_s - elapsed_s
         await first_of(asyncio.wait({drained}, timeout=max(0.0, left_s)), lifecycle.over.wait())
     if lifecycle.ended:
-        work.fail_rest(lambda: EngineDied("The engine has ended; please try again."))
+        how = "hangs" if lifecycle.phase is Phase.HUNG else "has ended"
+        work.fail_rest(lambda: EngineDied(f"The engine {how}; please try again."))
         await asyncio.wait({drained}, timeout=_LOST_ENGINE_ANSWERS_S + work.extra_answers_s)
     elif not drained.done():
         failed = work.fail_rest(
@@ -153,9 +155,11 @@ async def _drain(work: Work, service: Service) -> None:
 
 
 def exit_code(lifecycle: Lifecycle, host: ModelHost) -> int:
-    """0 clean, 70 the engine was lost, 71 the start failed, 78 a setting is wrong."""
+    """0 clean, 70 the engine was lost, 73 it hangs, 71 the start failed, 78 a setting is wrong."""
     if lifecycle.phase is Phase.DEAD:
         return 70
+    if lifecycle.phase is Phase.HUNG:
+        return 73
     if lifecycle.phase is Phase.FAILED:
         return host.start_error.exit_code if host.start_error else StartError.exit_code
     return 0

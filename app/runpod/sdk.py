@@ -26,6 +26,7 @@ from runpod.serverless.modules.rp_logger import RunPodLogger
 from runpod.serverless.modules.rp_scale import JobScaler
 from runpod.serverless.modules.worker_state import IS_LOCAL_TEST, JobsProgress, PingJobMirror
 
+from app import signals
 from app.errors import ConfigError, StartError
 from app.life.waiting import first_of
 from app.logs.setup import log
@@ -116,8 +117,7 @@ def _fork(work: Callable[[], None]) -> int:
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == parent:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
+            signals.ignore_all()
             RunPodLogger.log = _print_from_child
             work()
             code = 0

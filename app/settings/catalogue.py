@@ -366,6 +366,13 @@ class Settings(BaseModel):
     drain_timeout_s: float = SERVER.setting(
         30.0, "DRAIN_TIMEOUT", ge=0, help="Seconds that requests may take to finish after SIGTERM."
     )
+    engine_stall_timeout_s: float = SERVER.setting(
+        60.0,
+        "ENGINE_STALL_TIMEOUT",
+        ge=0,
+        help="Seconds that an engine with requests may neither send anything nor show that it "
+        "works on them; past it they fail and the server ends with exit code 73. 0: for ever.",
+    )
     heartbeat_s: float = SERVER.setting(
         15.0,
         "HEARTBEAT_INTERVAL",

@@ -16,11 +16,9 @@ from app.metrics import Metrics
 from app.types import Json
 from app.version import version
 from app.web.responses import json_response
-from app.web.state import serving_of
+from app.web.state import Serving, serving_of
 
 router = APIRouter()
-_STALLED_AFTER_S = 300.0
-"""An engine that has work and does not answer for this long hangs."""
 
 
 @router.get("/", summary="What this server is")
@@ -50,7 +48,7 @@ async def health(request: Request) -> Response:
     serving = serving_of(request)
     phase = serving.lifecycle.phase
     gauges = serving.gauges()
-    stalled = gauges.longest_silence_s > _STALLED_AFTER_S
+    stalled = _stalled(serving)
     ready = phase in (Phase.READY, Phase.FOLLOWING) and not stalled
     loading = phase.loading
     body: Json = {
@@ -79,12 +77,17 @@ async def health(request: Request) -> Response:
 async def livez(request: Request) -> Response:
     """200 as soon as the process answers; 503 once the engine is lost or hangs."""
     serving = serving_of(request)
-    stalled = serving.gauges().longest_silence_s > _STALLED_AFTER_S
-    lost = serving.lifecycle.phase in (Phase.DEAD, Phase.FAILED) or stalled
+    lost = serving.lifecycle.phase.broken or _stalled(serving)
     return json_response(
         {"status": "dead" if lost else "ok", "phase": str(serving.lifecycle.phase)},
         503 if lost else 200,
     )
+
+
+def _stalled(serving: Serving) -> bool:
+    """The engine hangs; the process is about to end, if it can."""
+    bound_s = serving.settings.engine_stall_timeout_s
+    return bound_s > 0 and serving.gauges().longest_silence_s > bound_s
 
 
 @router.get("/readyz", summary="Shall this server be sent requests?")

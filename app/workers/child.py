@@ -109,8 +109,9 @@ class WorkerControl:
                 pass
 
     def _report_end(self, phase: Phase) -> None:
-        """Report a lost engine or a failed start. The parent ignores a report that it caused."""
-        if phase in (Phase.FAILED, Phase.DEAD):
+        """Report an engine that is lost or hangs, or a failed start. The parent ignores a report
+        that it caused."""
+        if phase.broken:
             self._channel.send(messages.Ended(phase, self._lifecycle.reason))
 
     def _orphaned(self) -> None:

@@ -55,7 +55,7 @@ class Warm(msgspec.Struct, frozen=True, tag=True):
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
     phase: Phase
-    """Failed or dead."""
+    """Failed, dead or hung."""
     reason: str | None
 
 

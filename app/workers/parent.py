@@ -10,6 +10,7 @@ processes. Its life is that of life/service.py, with the serving processes as it
 draining          each process drains and reports it; once all have, all close
 engine lost       each process fails its in-flight requests
 a process lost    the same: the engine would go on generating for clients that are gone
+one stands still  the same: clients whose connections it has would wait for ever
 parent lost       each process fails its in-flight requests and exits
 """
 
@@ -42,6 +43,10 @@ from app.workers import messages
 from app.workers.messages import FromChild, FromParent
 from app.workers.shared_gauges import SharedGauges
 
+_LOOK_S = 1.0
+_STILL_LOOKS = 15
+"""A serving process whose row was not written for so many looks stands still."""
+
 
 def run(
     settings: Settings,
@@ -67,7 +72,12 @@ def run(
             admits=False,
             all_warm=children.all_warm,
         )
-        return await live(Parent(service, control, children, listeners, arguments), service)
+        work = Parent(service, control, children, listeners, arguments)
+        watching = asyncio.create_task(_end_if_one_stands_still(service, children, runtime))
+        try:
+            return await live(work, service)
+        finally:
+            watching.cancel()
 
     SharedGauges.create(runtime.path, len(listeners))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -276,6 +286,25 @@ class Parent:
         if not abort.unanswered:
             del self._aborts[no]
             abort.requester.send(messages.Aborted(abort.no, abort.count))
+
+
+async def _end_if_one_stands_still(
+    service: Service, children: Sequence[Child], runtime: RuntimeDir
+) -> None:
+    gauges = SharedGauges(runtime.path)
+    looks: dict[int, int] = {}
+    written: Sequence[float] = [0.0] * len(gauges.written_at())
+    # Looks are counted, not seconds: while this process stood still, the others may have, too.
+    while not looks or max(looks.values()) < _STILL_LOOKS:
+        await asyncio.sleep(_LOOK_S)
+        before, written = written, gauges.written_at()
+        for no, (earlier, now) in enumerate(zip(before, written, strict=True)):
+            looks[no] = looks.get(no, 0) + 1 if now and earlier == now else 0
+        if children and all(child.drained.is_set() for child in children):
+            return
+    no = max(looks, key=looks.__getitem__)
+    pid = children[no].process.pid
+    service.lifecycle.enter(Phase.DEAD, f"a serving process (pid {pid}) stands still")
 
 
 async def _all(events: Iterable[asyncio.Event]) -> None:

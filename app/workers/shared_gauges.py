@@ -2,19 +2,22 @@
 
     [scrapes so far] [row of process 0] [row of process 1] ...     doubles
 
-Each process writes its own row, at every change and four times a second, and can read all rows.
+Each process writes its own row, at every change and four times a second, and can read all rows. A
+row has the time at which it was written, by which the parent knows a process that stands still.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.stats import Gauges, GaugeSource
 
 _NAME = "gauges"
-_COLUMNS = 5
+_COLUMNS = 6
 _BYTES = 8
 
 
@@ -41,6 +44,7 @@ class SharedGauges:
             gauges.worst_lag_s,
             gauges.longest_silence_s,
             gauges.log_lines_dropped,
+            time.monotonic(),
         )
         for cell, value in enumerate(row, start=self._own_row):
             self._cells[cell] = value
@@ -48,7 +52,7 @@ class SharedGauges:
     def gauges(self) -> Gauges:
         """Of all processes together: sums of counts, and the longest durations."""
         cells = self._cells.tolist()[1:]
-        in_flight, lag_s, worst_s, silences, dropped = (
+        in_flight, lag_s, worst_s, silences, dropped, _ = (
             cells[column::_COLUMNS] for column in range(_COLUMNS)
         )
         with_work = [silence for silence, n in zip(silences, in_flight, strict=True) if n]
@@ -60,6 +64,10 @@ class SharedGauges:
             shortest_silence_s=min(with_work, default=math.inf),
             log_lines_dropped=int(sum(dropped)),
         )
+
+    def written_at(self) -> Sequence[float]:
+        """When each process last wrote its row, by the monotonic clock; 0 before it has begun."""
+        return self._cells.tolist()[_COLUMNS::_COLUMNS]
 
     def scraped(self) -> None:
         self._cells[0] += 1

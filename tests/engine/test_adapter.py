@@ -15,6 +15,8 @@ def test_an_engine_that_was_idle_is_not_taken_for_stalled(monkeypatch: pytest.Mo
     monkeypatch.setattr(adapter.time, "monotonic", lambda: now)
     engine = object.__new__(adapter.SGLangEngine)
     engine._exchange = SimpleNamespace(heard_at=now - 3600)  # type: ignore[assignment]
+    engine._pulse = SimpleNamespace(worked_at=0.0, slowest_at=None)  # type: ignore[assignment]
+    engine._profiling = False
     engine._in_flight, engine._asked_since = 0, 0.0
     assert engine.silent_s() == 0
     engine._in_flight, engine._asked_since = 1, now - 2

@@ -78,6 +78,24 @@ assert "multi_tokenizer_args_{parent_pid}" in inspect.getsource(Engine.attach_to
 for name in ("self.tokenizer_router = ", "self._multi_tokenizer_shm = ",
              "self.tokenizer_manager._subprocess_watchdog = "):
     assert name in engine, name
+from sglang.srt.managers import data_parallel_controller, load_snapshot, multi_tokenizer_mixin
+assert "PortArgs.init_new(server_args)" in inspect.getsource(Engine._launch_subprocesses)
+assert "shm_path_for(port_args.instance_id)" in inspect.getsource(
+    load_snapshot.create_load_snapshot_writer
+)
+assert "write_to_shared_memory(args, f" in inspect.getsource(
+    multi_tokenizer_mixin.write_data_for_multi_tokenizer
+)
+assert {"dp_rank", "timestamp", "total_prefill_uncached_tokens"} <= set(
+    load_snapshot.LoadSnapshot.__struct_fields__
+)
+assert callable(load_snapshot.ShmLoadSnapshotReader.read_all)
+assert not hasattr(load_snapshot.ShmLoadSnapshotReader, "poll")
+assert callable(load_snapshot.ZmqShmLoadSnapshotReader.poll)
+assert "self.load_snapshot_reader = " in source
+controller = inspect.getsource(data_parallel_controller)
+assert "add_fallback_fn(self.send_control_message)" in controller  # so ShutdownReq reaches all
+assert 'setproctitle("sglang::data_parallel_controller")' in controller
 assert 'getattr(self, "_multi_tokenizer_shm", None)' in inspect.getsource(Engine.shutdown)
 for name in ("self._task = ", "self._handle_task = "):
     assert name in inspect.getsource(MultiTokenizerRouter), name

@@ -101,6 +101,29 @@ async def test_if_a_process_is_lost_the_requests_of_the_others_fail(start: Start
     await server.nothing_is_left()
 
 
+async def test_if_a_process_stands_still_the_requests_of_the_others_fail(start: Start) -> None:
+    server = await start(ENGINE_ARGS=LONG).ready()
+    streams = await Streams(server).open()
+    victim = server.children()[1]
+    victim.suspend()
+    assert await server.exit_code(allowed(30)) == 70
+    answers = [frames for frames in await streams.answers() if frames]
+    assert len(answers) == len(streams.by_process[0])
+    assert all(frames[-2]["error"]["code"] == "engine_dead" for frames in answers)
+    why = f"a serving process (pid {victim.pid}) stands still"
+    assert any(line.get("reason") == why for line in server.log)
+    await server.nothing_is_left()
+
+
+async def test_a_server_whose_engine_hangs_ends_as_a_whole(start: Start) -> None:
+    server = await start(ENGINE_ARGS='{"token_s": 3600}', ENGINE_STALL_TIMEOUT="0.5").ready()
+    streams = await Streams(server).open()
+    for frames in await streams.answers():
+        assert frames[-2]["error"]["code"] == "engine_dead"
+    assert await server.exit_code() == 73
+    await server.nothing_is_left()
+
+
 async def test_if_the_parent_is_lost_every_request_gets_an_error(start: Start) -> None:
     server = await start(ENGINE_ARGS=LONG).ready()
     streams = await Streams(server).open()

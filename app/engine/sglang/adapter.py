@@ -21,6 +21,7 @@ from app.engine.sglang.endings import aborted, refused
 from app.engine.sglang.exchange import Exchange, Pending
 from app.engine.sglang.infill import Infill
 from app.engine.sglang.pooling import Pooling
+from app.engine.sglang.pulse import Pulse
 from app.engine.sglang.sampling_names import sampling_params
 from app.engine.sglang.tokenizers import Tokenizers
 from app.engine.sglang.tokens import Vocabulary
@@ -44,7 +45,8 @@ class SGLangEngine:
         self._closed = False
         self._in_flight = 0
         self._asked_since = 0.0
-        """When a request last began while none was in flight, by the monotonic clock."""
+        """Since when the engine owes a message, by the monotonic clock: a request began while none
+        was in flight."""
         self.lost = watch.lost
         self._tokenizers = Tokenizers(self._manager, engine.template_manager)
         tokenizer = self._tokenizers.loop.tokenizer
@@ -52,6 +54,10 @@ class SGLangEngine:
         self._grammar_vocabulary: str | None = None
         self._infill = Infill.of(tokenizer)
         self.info = self._read_info(pools)
+        self._profiling = False
+        self._pulse = Pulse(
+            self._manager, watch.owner, self.silent_s, on_cpu=self.info.device == "cpu"
+        )
         self._take_over()
 
     def _read_info(self, pools: Pooling | None) -> EngineInfo:
@@ -222,6 +228,7 @@ class SGLangEngine:
     async def profile(self, options: Json | None) -> None:
         from sglang.srt.managers.io_struct import ProfileReq
 
+        self._profiling = True  # writing a trace stops the schedulers, for minutes perhaps
         try:
             if options is None:
                 await self._manager.stop_profile()
@@ -229,11 +236,17 @@ class SGLangEngine:
                 await self._manager.start_profile(ProfileReq(**options))
         except RuntimeError as error:
             raise InvalidRequest(f"The profiler refuses: {error}"[:400]) from error
+        finally:
+            self._profiling = False
+            self._asked_since = time.monotonic()
 
     def silent_s(self) -> float:
-        if not self._in_flight:
+        if not self._in_flight or self._profiling:
             return 0.0
-        return max(0.0, time.monotonic() - max(self._exchange.heard_at, self._asked_since))
+        spoken_at = max(self._exchange.heard_at, self._pulse.worked_at)
+        if (slowest_at := self._pulse.slowest_at) is not None:
+            spoken_at = min(spoken_at, slowest_at)
+        return max(0.0, time.monotonic() - max(spoken_at, self._asked_since))
 
     async def warm_up(self) -> None:
         # Several processes may warm up at once, and the engine tells requests apart by their ids.
@@ -262,6 +275,7 @@ class SGLangEngine:
             return
         self._closed = True
         self._watch.close()
+        self._pulse.close()
         await end_schedulers(self._manager, self._watch)
         self._exchange.close()
         await asyncio.to_thread(self._engine.shutdown)

@@ -14,10 +14,11 @@ Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails firs
 Three things that SGLang would do by itself are done here instead:
 - its read loop does not run, `Exchange` reads instead: the loop takes SIGTERM and SIGQUIT for
   itself at the first request, and kills the whole process tree if it fails;
-- its watchdog is stopped: `Watch` sees a child's end at once, not within a second, so in-flight
-  requests are answered with an error before the process exits;
-- the children are born with SIGINT and SIGTERM blocked, so that Ctrl-C in a terminal, or a service
-  manager that signals the whole group, does not take the engine away during a drain.
+- its watchdog is stopped: `Watch` sees the end of any process at once, not that of its own children
+  within a second, so in-flight requests are answered with an error before the process exits;
+- the children are born with SIGINT, SIGTERM and SIGHUP blocked, so that Ctrl-C in a terminal, its
+  end, or a service manager that signals the whole group, does not take the engine away during a
+  drain.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 from app import signals
 from app.engine.base import EngineLost
 from app.engine.environment import RuntimeDir
+from app.engine.sglang import shared_memory
 from app.engine.sglang.adapter import SGLangEngine
 from app.engine.sglang.follower import Follower
 from app.engine.sglang.importing import follow, import_for_requests, prepare_import
@@ -110,7 +112,8 @@ def _build(
     settings: Settings, runtime: RuntimeDir, loading: Callable[[], object]
 ) -> tuple[Any, Pooling | None]:
     """Everything that blocks, in the engine thread: demo model, imports, children, weights."""
-    # Children inherit what this thread blocks. The tracker first: starting it unblocks both.
+    # Children inherit what this thread blocks. Starting the tracker unblocks SIGINT and SIGTERM.
+    signals.block_in_this_thread()
     resource_tracker.ensure_running()
     signals.block_in_this_thread()
     path = model_path(settings)
@@ -123,5 +126,6 @@ def _build(
 
     options, pools = engine_options(settings, runtime, path, on_cpu=on_cpu)
     import_for_requests()
+    shared_memory.take_over(runtime)
     loading()
     return Engine(**options), pools

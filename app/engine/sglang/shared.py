@@ -24,6 +24,7 @@ from typing import Any
 from app.engine.base import Watched
 from app.engine.sglang.adapter import SGLangEngine
 from app.engine.sglang.importing import import_for_requests, prepare_import
+from app.engine.sglang.shared_memory import check_own
 from app.engine.sglang.watch import end_schedulers
 from app.lifecycle import Phase
 from app.logs.setup import log
@@ -76,9 +77,10 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
     process cannot read the engine's output.
     """
     await asyncio.to_thread(_import, settings)
-    engine = await asyncio.to_thread(_attach, await parent)
+    owner = await parent
+    engine = await asyncio.to_thread(_attach, owner)
     return SGLangEngine(
-        engine, None, _WatchedElsewhere(), widest_stride=settings.max_stream_interval
+        engine, None, _WatchedElsewhere(owner), widest_stride=settings.max_stream_interval
     )
 
 
@@ -90,6 +92,7 @@ def _import(settings: Settings) -> None:
 def _attach(parent: int) -> Any:
     from sglang.srt.entrypoints.engine import Engine
 
+    check_own(f"multi_tokenizer_args_{parent}")
     engine = Engine.attach_tokenizer_worker(parent)
     _show_command()
     # The shared memory is the parent's. Python's tracker takes memory that was only opened for this
@@ -110,7 +113,8 @@ class _WatchedElsewhere:
 
     processes = ()
 
-    def __init__(self) -> None:
+    def __init__(self, owner: int) -> None:
+        self.owner = owner
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def close(self) -> None:

@@ -1,0 +1,51 @@
+"""Signals from the first moment of a server to its end, with a process of its own each."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.life.started import Start
+from tests.support import sse
+from tests.support.serving import HANGS_S, eventually
+
+ENDS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", ENDS)
+async def test_a_signal_in_the_first_moments_ends_the_server_and_leaves_nothing(
+    start: Start, number: signal.Signals
+) -> None:
+    server = start()
+    await eventually(lambda: bool(server.folders))  # half a second before it takes signals itself
+    server.process.send_signal(number)
+    assert await server.exit_code() == 0
+    assert server.folders == []
+
+
+@pytest.mark.parametrize("number", ENDS)
+async def test_requests_finish_before_the_server_ends_by_a_signal(
+    start: Start, number: signal.Signals
+) -> None:
+    server = start()
+    async with (
+        await server.ready() as client,
+        client.stream(
+            "POST", "/v1/completions", json={"prompt": "hi", "stream": True}, timeout=HANGS_S
+        ) as answer,
+    ):
+        server.process.send_signal(number)
+        assert sse.frames((await answer.aread()).decode())[-1] == "[DONE]"
+    assert await server.exit_code() == 0
+    assert server.folders == []
+
+
+async def test_the_end_of_a_terminal_is_ignored_under_nohup(start: Start) -> None:
+    server = start("nohup")
+    async with await server.ready() as client:
+        server.process.send_signal(signal.SIGHUP)
+        server.process.send_signal(signal.SIGQUIT)  # taken after SIGHUP, and logged
+        assert (await client.get("/readyz")).status_code == 200
+    server.process.send_signal(signal.SIGTERM)
+    assert await server.exit_code() == 0
