@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from app.errors import StartError
 from app.settings.catalogue import Settings
+from app.settings.checks import is_open
 from app.settings.command_line import add_arguments
 from app.settings.load import Loaded, load
 from app.settings.show import describe, markdown
@@ -105,6 +106,7 @@ def _server(loaded: Loaded, arguments: Sequence[str], link_fd: int | None) -> No
     """The server, or the parent of several serving processes."""
     several = loaded.settings.tokenizer_workers > 1 and loaded.settings.node_rank == 0
     chosen, runtime = _prepared(loaded, several=several)
+    _warn_if_open(chosen)
 
     def run() -> int:
         from app.hathora.link import ServerLink
@@ -206,6 +208,18 @@ def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
     if chosen.engine == "scripted":
         logs.log.warning("no model is served: ENGINE=scripted answers by a script")
     return chosen, environment.prepare(chosen)
+
+
+def _warn_if_open(chosen: Settings) -> None:
+    from app.logs.setup import log
+
+    # Nodes other than 0 serve nothing.
+    if is_open(chosen) and chosen.node_rank == 0:
+        log.warning(
+            "API_KEY is not set: the API is open to every machine that reaches this port",
+            host=chosen.host,
+            port=chosen.port,
+        )
 
 
 def _launcher(chosen: Settings, runtime: RuntimeDir) -> Callable[[Callable[[], None]], Any]:

@@ -337,7 +337,8 @@ class Settings(BaseModel):
     api_key: Secrets = SERVER.setting(
         (),
         "API_KEY",
-        help="One or several keys, separated by commas. None: the API is open.",
+        help="One or several keys, separated by commas. None: the API is open, and a warning says "
+        "so unless HOST is loopback.",
     )
     admin_api_key: Secrets = SERVER.setting(
         (),
