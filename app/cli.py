@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,7 +25,7 @@ from app.errors import StartError
 from app.settings.catalogue import Settings
 from app.settings.checks import is_open
 from app.settings.command_line import add_arguments
-from app.settings.load import Loaded, load
+from app.settings.load import Loaded, load, take_keys, with_keys
 from app.settings.show import describe, markdown
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def _supervisor(loaded: Loaded, arguments: Sequence[str]) -> NoReturn:
 def _server(loaded: Loaded, arguments: Sequence[str], link_fd: int | None) -> NoReturn:
     """The server, or the parent of several serving processes."""
     several = loaded.settings.tokenizer_workers > 1 and loaded.settings.node_rank == 0
+    keys = take_keys()
     chosen, runtime = _prepared(loaded, several=several)
     _warn_if_open(chosen)
 
@@ -115,10 +117,15 @@ def _server(loaded: Loaded, arguments: Sequence[str], link_fd: int | None) -> No
         link = ServerLink(link_fd) if link_fd is not None else None
         launch = _launcher(chosen, runtime)
         if several:
+            from app import processes
             from app.workers import parent
 
+            def start(*role: str, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
+                env = with_keys(keys)
+                return processes.start(arguments, *role, pass_fds=pass_fds, env=env)
+
             listeners = server.bind_several(chosen, chosen.tokenizer_workers)
-            return parent.run(chosen, listeners, arguments, launch, runtime, link)
+            return parent.run(chosen, listeners, start, launch, runtime, link)
         from app.life.control import LocalControl
 
         listener = server.bind(chosen)
@@ -133,6 +140,7 @@ def _serving_process(loaded: Loaded, process: str) -> NoReturn:
     from app.engine import environment
     from app.logs import setup as logs
 
+    take_keys()
     no, channel_fd, port_fd = map(int, process.split(":"))
     chosen = loaded.settings
     logs.configure(chosen, rotates=no == 0, process=no)
@@ -160,6 +168,7 @@ def _serving_process(loaded: Loaded, process: str) -> NoReturn:
 
 def _runpod(loaded: Loaded) -> NoReturn:
     """A RunPod serverless worker."""
+    take_keys()
     chosen, runtime = _prepared(loaded, several=False)
     from app.logs.setup import log
 

@@ -1,4 +1,4 @@
-"""What a process does before its role begins: warns of an open API.
+"""What a process does before its role begins: takes keys away, warns of an open API.
 
 The roles are those of the program; what they run is replaced.
 """
@@ -10,14 +10,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = """
-import sys
-from app import cli
-from app.web import server
+import pytest
 
-server.run = lambda *_: 0
+PROGRAM = """
+import os, sys
+from unittest.mock import Mock
+from app import cli, processes
+from app.runpod import worker
+from app.web import server
+from app.workers import child
+
+def run(*_):
+    held = ["API_KEY" in os.environ, "HF_TOKEN" in os.environ]
+    sys.stdout.write(f"{held}\\n")  # at once: the log's thread writes there, too
+    return 0
+
+server.run = worker.run = run
+child.WorkerControl = processes.inherited_socket = Mock()
 cli.main(sys.argv[1:])
 """
+ROLES = {"serve": [], "runpod": ["runpod"], "one of several": ["--process", "0:0:0"]}
 
 
 def _run(folder: Path, *arguments: str, **environment: str) -> list[str]:
@@ -35,6 +47,14 @@ def _run(folder: Path, *arguments: str, **environment: str) -> list[str]:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_a_process_starts_inherits_the_token_for_models_and_no_key(
+    role: str, tmp_path: Path
+) -> None:
+    lines = _run(tmp_path, *ROLES[role], API_KEY="sk", HF_TOKEN="hf")
+    assert "[False, True]" in lines
 
 
 def test_a_server_that_every_machine_may_use_says_so_at_its_start(tmp_path: Path) -> None:
