@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,8 +24,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from app import signals
 from app.errors import StartError
 from app.settings.catalogue import Settings
+from app.settings.checks import is_open
 from app.settings.command_line import add_arguments
-from app.settings.load import Loaded, load
+from app.settings.load import Loaded, load, take_keys, with_keys
 from app.settings.show import describe, markdown
 
 if TYPE_CHECKING:
@@ -107,7 +109,9 @@ def _supervisor(loaded: Loaded, arguments: Sequence[str]) -> NoReturn:
 def _server(loaded: Loaded, arguments: Sequence[str], link_fd: int | None) -> NoReturn:
     """The server, or the parent of several serving processes."""
     several = loaded.settings.tokenizer_workers > 1 and loaded.settings.node_rank == 0
+    keys = take_keys()
     chosen, runtime = _prepared(loaded, several=several)
+    _warn_if_open(chosen)
 
     def run() -> int:
         from app.hathora.link import ServerLink
@@ -116,10 +120,15 @@ def _server(loaded: Loaded, arguments: Sequence[str], link_fd: int | None) -> No
         link = ServerLink(link_fd) if link_fd is not None else None
         launch = _launcher(chosen, runtime)
         if several:
+            from app import processes
             from app.workers import parent
 
+            def start(*role: str, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
+                env = with_keys(keys)
+                return processes.start(arguments, *role, pass_fds=pass_fds, env=env)
+
             listeners = server.bind_several(chosen, chosen.tokenizer_workers)
-            return parent.run(chosen, listeners, arguments, launch, runtime, link)
+            return parent.run(chosen, listeners, start, launch, runtime, link)
         from app.life.control import LocalControl
 
         listener = server.bind(chosen)
@@ -134,6 +143,7 @@ def _serving_process(loaded: Loaded, process: str) -> NoReturn:
     from app.engine import environment
     from app.logs import setup as logs
 
+    take_keys()
     no, channel_fd, port_fd = map(int, process.split(":"))
     chosen = loaded.settings
     logs.configure(chosen, rotates=no == 0, process=no)
@@ -161,6 +171,7 @@ def _serving_process(loaded: Loaded, process: str) -> NoReturn:
 
 def _runpod(loaded: Loaded) -> NoReturn:
     """A RunPod serverless worker."""
+    take_keys()
     chosen, runtime = _prepared(loaded, several=False)
     from app.logs.setup import log
 
@@ -213,6 +224,18 @@ def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
         runtime = environment.prepare(chosen)
         signals.end_at_once(lambda: exit_now(0, runtime.remove))
     return chosen, runtime
+
+
+def _warn_if_open(chosen: Settings) -> None:
+    from app.logs.setup import log
+
+    # Nodes other than 0 serve nothing.
+    if is_open(chosen) and chosen.node_rank == 0:
+        log.warning(
+            "API_KEY is not set: the API is open to every machine that reaches this port",
+            host=chosen.host,
+            port=chosen.port,
+        )
 
 
 def _launcher(chosen: Settings, runtime: RuntimeDir) -> Callable[[Callable[[], None]], Any]:

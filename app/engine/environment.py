@@ -73,8 +73,6 @@ def prepare(settings: Settings) -> RuntimeDir:
         # Log-probabilities are the model's own, as OpenAI's, not those after temperature.
         "SGLANG_RETURN_ORIGINAL_LOGPROB": "1",
     }
-    # Only the supervisor needs it, and a model's own code could read it here.
-    os.environ.pop("GCP_SERVICE_ACCOUNT_KEY_BASE64", None)
     if settings.hf_token is not None:
         # Both names: of today's library and of the older ones that models' own code may use.
         token = settings.hf_token.get_secret_value()

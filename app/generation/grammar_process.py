@@ -15,6 +15,7 @@ from pathlib import Path
 
 from app.errors import Unavailable
 from app.logs.setup import log
+from app.settings.load import without_secrets
 from app.types import Grammar
 
 _START_TIMEOUT_S = 120.0
@@ -110,6 +111,7 @@ class GrammarProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             cwd=Path(__file__).parents[2],
+            env=without_secrets(),  # it compiles what clients send
             limit=2**20,
         )
         assert process.stdin is not None

@@ -8,13 +8,13 @@ into a note, too, which explains a failed start.
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import sys
 from pathlib import Path
 from typing import Any
 
 from app.logs import setup
 from app.logs.form import Form, Style, style_of
+from app.logs.writer import WatchedFile
 from app.settings.catalogue import Settings
 
 
@@ -52,7 +52,7 @@ class _EngineHandler(logging.Handler):
         self._targets: list[logging.Handler] = [stdout]
         if file:
             # Watched: the serving process rotates the file under this one.
-            watched = logging.handlers.WatchedFileHandler(file, delay=True)
+            watched = WatchedFile(file, delay=True)
             watched.setFormatter(Form(style, colors=False))
             self._targets.append(watched)
         errors = logging.FileHandler(note, delay=True)

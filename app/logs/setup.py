@@ -16,7 +16,6 @@ import sys
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -24,7 +23,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from app.errors import ConfigError
 from app.logs.form import NAME, Form, style_of, timestamp
-from app.logs.writer import File, Stdout, Target, Writer
+from app.logs.writer import File, Stdout, Target, Writer, private
 from app.settings.catalogue import DECLARATIONS, Settings
 
 _FLUSH_TIMEOUT_S = 1.5
@@ -93,7 +92,7 @@ def file_is_writable(settings: Settings) -> bool:
     if not settings.log_file:
         return False
     try:
-        with Path(settings.log_file).open("a"):
+        with open(settings.log_file, "a", opener=private):
             return True
     except OSError as error:
         if settings.log_file != DECLARATIONS["log_file"].default:

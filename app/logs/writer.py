@@ -7,6 +7,7 @@ loop never waits for the log.
 from __future__ import annotations
 
 import logging.handlers
+import os
 import sys
 import threading
 import time
@@ -39,6 +40,24 @@ class Stdout:
         sys.stdout.flush()
 
 
+def private(path: str, flags: int) -> int:
+    """An `opener` whose new files only this user can read: at debug they hold prompts."""
+    return os.open(path, flags, 0o600)
+
+
+class _Private(logging.FileHandler):
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding="utf-8", opener=private)
+
+
+class RotatedFile(_Private, logging.handlers.RotatingFileHandler):
+    pass
+
+
+class WatchedFile(_Private, logging.handlers.WatchedFileHandler):
+    pass
+
+
 class File:
     """Rotated at 10 MB by one of the processes that write to it; the others follow."""
 
@@ -46,9 +65,9 @@ class File:
         self.form = form
         self._rotates = rotates
         self._handler: Any = (
-            logging.handlers.RotatingFileHandler(path, backupCount=_FILES_KEPT, delay=True)
+            RotatedFile(path, backupCount=_FILES_KEPT, delay=True)
             if rotates
-            else logging.handlers.WatchedFileHandler(path, delay=True)
+            else WatchedFile(path, delay=True)
         )
 
     def write(self, lines: str) -> None:

@@ -335,7 +335,10 @@ class Settings(BaseModel):
         8000, "PORT", ge=0, le=65535, help="Port to listen on; 0 takes a free one."
     )
     api_key: Secrets = SERVER.setting(
-        (), "API_KEY", help="One or several keys, separated by commas. None: the API is open."
+        (),
+        "API_KEY",
+        help="One or several keys, separated by commas. None: the API is open, and a warning says "
+        "so unless HOST is loopback.",
     )
     admin_api_key: Secrets = SERVER.setting(
         (),
@@ -616,7 +619,8 @@ class Settings(BaseModel):
         "serve_hathora.log",
         "LOG_FILE",
         empty_is_a_value=True,
-        help="Also log to this file, rotated at 10 MB, five kept. Empty: no file.",
+        help="Also log to this file, rotated at 10 MB, five kept; only the server's user can read "
+        "it. Empty: no file.",
     )
     max_log_len: int | None = LOGS.setting(
         None,

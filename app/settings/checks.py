@@ -5,6 +5,7 @@ A single value's limits stand at its declaration; what is here looks at several,
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 
 from pydantic import SecretStr
@@ -27,6 +28,18 @@ def refuse(settings: Settings, origins: Mapping[str, str], *, supervised: bool) 
         _check_network(settings, origins)
     if settings.demo and "model_path" in origins:
         raise ConfigError(f"{origins['demo']} and {origins['model_path']} exclude each other")
+
+
+def is_open(settings: Settings) -> bool:
+    """True if other machines may use the API without a key."""
+    return not settings.api_key and not _is_loopback(settings.host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_that_it_can_be_honoured(settings: Settings) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 from pydantic.fields import FieldInfo
@@ -75,9 +75,11 @@ class Declaration:
     limits: tuple[tuple[str, float], ...] = ()
     """pydantic's `ge`, `gt`, `le`, `lt` that the value must keep."""
     field: str = ""
-    """Its attribute in `Settings`; `declarations` fills this in, and the next."""
+    """Its attribute in `Settings`; `declarations` fills this in, and the next two."""
     is_switch: bool = False
     """True or false: as a flag it needs no value."""
+    is_secret: bool = False
+    """A key or a token: no process has it that does not need it."""
 
     @property
     def accepted_names(self) -> tuple[str, ...]:
@@ -164,8 +166,13 @@ def _declaration(name: str, field: FieldInfo) -> Declaration:
         declared,
         field=name,
         is_switch=field.annotation is bool,
+        is_secret=_holds_secrets(field.annotation),
         engine_option=name if option == _SAME_NAME else option,
     )
+
+
+def _holds_secrets(annotation: object) -> bool:
+    return annotation is SecretStr or any(map(_holds_secrets, get_args(annotation)))
 
 
 def flag_of(name: str) -> str:

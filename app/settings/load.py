@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,9 +21,13 @@ from app.errors import ConfigError
 from app.settings import checks, translations
 from app.settings.catalogue import DECLARATIONS, Settings
 from app.settings.declare import decoded, flag_of
+from app.settings.secrets import is_secret
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
+
+_LAUNCH_FIELDS = ("sglang_server_cmd", "sglang_extra_args")
+"""What a replaced `sglang.launch_server` was started with."""
 
 _Layer: TypeAlias = dict[str, tuple[Any, str]]
 """Field -> (value as it was written, origin)."""
@@ -70,21 +74,67 @@ def load(
             origins.setdefault(field, "another server's setting")
     environment = {**{name.upper(): value for name, value in config.items()}, **environ}
     warnings += translations.warn_of_gone(environment)
+    warnings += _warn_of_shown_keys(origins)
     if unknown := _unknown(config):
         warnings.append(f"{DEPLOYMENT_CONFIG}: nothing here is called {', '.join(unknown)}")
     return Loaded(settings.model_copy(update=changes), origins, warnings)
 
 
+# -- keys --------------------------------------------------------------------------------------
+
+
 def without_key(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment for the serving process: no service account key in it."""
-    environment = dict(os.environ if environ is None else environ)
-    key_names = DECLARATIONS["gcp_key"].accepted_names
-    for name in key_names:
-        environment.pop(name, None)
-    if config := _deployment_config(environment):
-        kept = {name: value for name, value in config.items() if name.upper() not in key_names}
+    return _without(("gcp_key",), os.environ if environ is None else environ)
+
+
+def take_keys(environ: MutableMapping[str, str] | None = None) -> dict[str, str]:
+    """Take the keys out of this process's environment, which the engine's processes inherit.
+
+    Returns the variables that held them, as they were. A model's own code may run in the engine;
+    HF_TOKEN stays, because the engine fetches models with it.
+    """
+    environ = os.environ if environ is None else environ
+    fields = {each.field for each in DECLARATIONS.values() if each.is_secret} - {"hf_token"}
+    kept = _without(fields | {*_LAUNCH_FIELDS}, environ)
+    taken = {name: value for name, value in environ.items() if kept.get(name) != value}
+    for name in taken:
+        del environ[name]
+        if name in kept:
+            environ[name] = kept[name]
+    return taken
+
+
+def with_keys(taken: Mapping[str, str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for a process that reads the settings again: what `take_keys` took is back
+    in it."""
+    return {**(os.environ if environ is None else environ), **taken}
+
+
+def without_secrets(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for a process that needs no secret."""
+    environ = os.environ if environ is None else environ
+    return {name: value for name, value in environ.items() if not is_secret(name)}
+
+
+def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, str]:
+    names = {name for field in fields for name in DECLARATIONS[field].accepted_names}
+    environment = {name: value for name, value in environ.items() if name not in names}
+    config = _deployment_config(environment)
+    kept = {name: value for name, value in config.items() if name.upper() not in names}
+    if kept != config:
         environment[DEPLOYMENT_CONFIG] = json.dumps(kept)
     return environment
+
+
+def _warn_of_shown_keys(origins: Mapping[str, str]) -> Iterator[str]:
+    for field, origin in origins.items():
+        declared = DECLARATIONS[field]
+        if declared.is_secret and origin.startswith("--"):
+            yield (
+                f"{origin}: every user of this machine can read it (ps); set the variable "
+                f"{declared.names[0]} instead"
+            )
 
 
 # -- layers ------------------------------------------------------------------------------------
@@ -150,7 +200,7 @@ def _merged(*layers: _Layer) -> tuple[dict[str, Any], dict[str, str]]:
 def _launch_layers(layers: Sequence[_Layer]) -> list[_Layer]:
     """What a replaced `sglang.launch_server` was started with; every other layer wins over it."""
     launch_layers = []
-    for field in ("sglang_server_cmd", "sglang_extra_args"):
+    for field in _LAUNCH_FIELDS:
         settings = [layer[field] for layer in layers if field in layer]
         if not settings:
             continue

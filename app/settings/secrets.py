@@ -16,6 +16,11 @@ _QUERY = re.compile(r"://[^\s?]*\?\S*")
 _QUERY_VALUE = re.compile(r"(?<==)[^&#\s\"']+")
 
 
+def is_secret(name: str) -> bool:
+    """By its name alone."""
+    return _SECRET.search(name) is not None
+
+
 def hidden(text: str) -> str:
     """A command line, an address or JSON, with the secrets in it replaced by ***."""
     if (shown := _hidden_json(text)) is not None:
@@ -27,7 +32,7 @@ def hidden(text: str) -> str:
 def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options, at any depth without the values that are secret by their name or place."""
     return {
-        name: "***" if value and _SECRET.search(str(name)) else _redacted_value(value)
+        name: "***" if value and is_secret(str(name)) else _redacted_value(value)
         for name, value in options.items()
     }
 

@@ -20,6 +20,8 @@ Command line over environment over `DEPLOYMENT_CONFIG_JSON` over default. Every 
 three: `TP_SIZE=2`, `--tp-size 2`, `{"tp_size": 2}`. Two names of one setting with different \
 values stop the start. `python serve_hathora.py settings` prints what is in force and where it \
 came from.
+
+Keys belong into the environment: every user of the machine can read a command line (`ps`).
 """
 
 _MOST_NEEDED_HEAD = """

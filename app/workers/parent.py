@@ -23,7 +23,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import uvloop
 
@@ -46,19 +46,21 @@ from app.workers.shared_gauges import SharedGauges
 _LOOK_S = 1.0
 _STILL_LOOKS = 15
 """A serving process whose row was not written for so many looks stands still."""
+StartProcess: TypeAlias = Callable[..., subprocess.Popen[bytes]]
+"""Starts a serving process, with `*role` and `pass_fds` as `processes.start` takes them."""
 
 
 def run(
     settings: Settings,
     listeners: Sequence[socket.socket],
-    arguments: Sequence[str],
+    start: StartProcess,
     launch: Launch,
     runtime: RuntimeDir,
     link: ServerLink | None,
 ) -> int:
     """Serve until the end, with one process per socket; returns the exit code.
 
-    `arguments`: the command line of the processes. `link`: to the supervisor.
+    `link`: to the supervisor.
     """
 
     async def serve() -> int:
@@ -72,7 +74,7 @@ def run(
             admits=False,
             all_warm=children.all_warm,
         )
-        work = Parent(service, control, children, listeners, arguments)
+        work = Parent(service, control, children, listeners, start)
         watching = asyncio.create_task(_end_if_one_stands_still(service, children, runtime))
         try:
             return await live(work, service)
@@ -152,13 +154,13 @@ class Parent:
         control: LocalControl,
         children: Children,
         listeners: Sequence[socket.socket],
-        arguments: Sequence[str],
+        start: StartProcess,
     ) -> None:
         self._service = service
         self._control = control
         self._children = children
         self._listeners = listeners
-        self._arguments = arguments
+        self._start = start
         self._aborts: dict[int, _Abort] = {}
         self._numbers = itertools.count()
         self._stopping = False
@@ -217,8 +219,7 @@ class Parent:
         ours, theirs = socket.socketpair()
         with theirs, listener, signals.blocked():
             port_fd, channel_fd = listener.fileno(), theirs.fileno()
-            process = processes.start(
-                self._arguments,
+            process = self._start(
                 "--process",
                 f"{no}:{channel_fd}:{port_fd}",
                 pass_fds=[channel_fd, port_fd],

@@ -167,6 +167,17 @@ def test_secrets_come_from_secrets() -> None:
                 assert each["valueFrom"]["secretKeyRef"]["key"] == each["name"]
 
 
+def test_without_its_secret_a_server_does_not_start_with_an_open_api() -> None:
+    """But for the demo, whose patch says so."""
+    whole = [pod for path in WHOLE for each in objects(path) for pod in pods(each)]
+    servers = [each for pod in whole for each in pod["containers"] if each["name"] == "server"]
+    answering = [each for each in servers if each["readinessProbe"]["httpGet"]["path"] == "/readyz"]
+    assert len(answering) == 2
+    for container in answering:
+        (key,) = [each for each in container["env"] if each["name"] == "API_KEY"]
+        assert not key["valueFrom"]["secretKeyRef"].get("optional")
+
+
 # -- references between objects --------------------------------------------------------------------
 def test_selectors_find_pods() -> None:
     labels: list[dict[str, str]] = [

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psutil
 import pytest
 
 from app.errors import InvalidRequest
@@ -99,6 +100,19 @@ async def test_a_grammar_that_is_wrong_is_refused_with_the_reason(
         assert refused.value.param == "response_format"
         assert "/" not in refused.value.message.partition("compiled: ")[2][:20]
     assert check.compiled == 2
+
+
+@pytest.mark.full
+async def test_the_process_that_compiles_what_clients_send_inherits_no_secret(
+    check: GrammarCheck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf")
+    await check.check(Grammar("json_schema", "{}"))
+    assert check._process is not None
+    assert check._process._process is not None
+    environment = psutil.Process(check._process._process.pid).environ()
+    assert "PATH" in environment
+    assert "HF_TOKEN" not in environment
 
 
 PATTERN = {"type": "string", "pattern": "^([a-z]|[0-9]|[A-Z]){1,64}(foo|bar|baz){0,64}$"}

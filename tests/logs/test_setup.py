@@ -64,6 +64,12 @@ def test_the_console_shows_no_local_variables_and_nothing_below_its_level(tmp_pa
     assert "\x1b[" not in file
 
 
+def test_a_log_file_is_made_for_the_servers_user_alone(tmp_path: Path) -> None:
+    file = tmp_path / "serve.log"
+    assert logs.file_is_writable(load({}, {"LOG_FILE": str(file)}).settings)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_log_file_that_cannot_be_written_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"LOG_FILE: cannot write /proc/nowhere/x\.log"):
         logs.file_is_writable(load({}, {"LOG_FILE": "/proc/nowhere/x.log"}).settings)

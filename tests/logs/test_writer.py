@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from app.logs import writer as writers
 from app.logs.form import Form
-from app.logs.writer import Writer
+from app.logs.writer import File, Writer
 
 
 class Memory:
@@ -67,3 +70,16 @@ def test_a_record_that_cannot_be_rendered_does_not_lose_its_batch() -> None:
     writer.stop()
     assert target.written[0].startswith("library: a line that cannot be formatted: ")
     assert target.written[1:] == ['{"event":"after it","level":"info"}']
+
+
+@pytest.mark.parametrize("rotates", [True, False])
+def test_only_the_servers_user_can_read_the_log_file_and_those_before_it(
+    rotates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writers, "_FILE_BYTES", 10)
+    file = File(Form("json"), str(tmp_path / "serve.log"), rotates=rotates)
+    for _ in range(2):
+        file.write("a prompt, at debug\n")
+    file._handler.close()
+    modes = [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()]
+    assert modes == [0o600] * (2 if rotates else 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.errors import ConfigError
+from app.settings.checks import is_open
 from app.settings.load import load
 from tests.settings.test_load import NETWORK
 
@@ -30,3 +31,15 @@ def test_networking_switched_off_starts_no_supervisor() -> None:
 def test_a_blank_key_does_not_open_the_api(blank: str) -> None:
     with pytest.raises(ConfigError, match="API_KEY: a blank key would leave the API open"):
         load({}, {"API_KEY": blank})
+
+
+@pytest.mark.parametrize(
+    ("host", "open"),
+    [
+        ("0.0.0.0", True), ("::", True), ("10.0.0.7", True), ("vm-1", True),
+        ("127.0.0.1", False), ("127.0.0.9", False), ("::1", False), ("localhost", False),
+    ],
+)  # fmt: skip
+def test_without_a_key_the_api_is_open_beyond_loopback(host: str, open: bool) -> None:
+    assert is_open(load({}, {"HOST": host}).settings) is open
+    assert not is_open(load({}, {"HOST": host, "API_KEY": "sk"}).settings)

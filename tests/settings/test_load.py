@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.errors import ConfigError
-from app.settings.load import load, without_key
+from app.settings.load import load, take_keys, with_keys, without_key, without_secrets
 from tests.settings.sources import flags, origin
 
 NETWORK = {
@@ -122,3 +122,46 @@ def test_the_serving_process_gets_everything_but_the_key() -> None:
     assert "c2VjcmV0" not in str(environment)
     assert load({}, environment, supervised=True).settings.tp_size == 2
     assert environment["PATH"] == "/bin"
+
+
+KEYS = {
+    "API_KEY": "sk-SECRET",
+    "ADMIN_API_KEY": "sk-SECRET",
+    "SGLANG_API_KEY": "sk-SECRET",
+    "GCP_SERVICE_ACCOUNT_KEY_BASE64": "sk-SECRET",
+    "SGLANG_EXTRA_ARGS": "--api-key sk-SECRET",
+    "DEPLOYMENT_CONFIG_JSON": '{"api-key": "sk-SECRET", "tp_size": 2}',
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_what_the_engine_inherits_has_no_key_and_a_serving_process_gets_it_back(name: str) -> None:
+    environ = {name: KEYS[name], "HF_TOKEN": "hf_needed", "PATH": "/bin"}
+    taken = take_keys(environ)
+    assert "SECRET" not in str(environ)
+    assert environ.items() >= {"HF_TOKEN": "hf_needed", "PATH": "/bin"}.items()
+    assert with_keys(taken, environ) == {
+        name: KEYS[name],
+        "HF_TOKEN": "hf_needed",
+        "PATH": "/bin",
+    }
+
+
+def test_settings_beside_a_key_stay_where_they_were() -> None:
+    environ = {"DEPLOYMENT_CONFIG_JSON": KEYS["DEPLOYMENT_CONFIG_JSON"], "PORT": "1"}
+    take_keys(environ)
+    settings = load({}, environ).settings
+    assert (settings.tp_size, settings.port, settings.api_key) == (2, 1, ())
+
+
+def test_a_process_that_needs_no_secret_inherits_none() -> None:
+    environ = {"RUNPOD_AI_API_KEY": "k", "HF_TOKEN": "k", "AWS_SECRET_ACCESS_KEY": "k", "PATH": "/"}
+    assert without_secrets(environ) == {"PATH": "/"}
+
+
+@pytest.mark.parametrize("flag", ["--api-key", "--admin-api-key", "--hf-token"])
+def test_a_key_on_the_command_line_is_warned_of(flag: str) -> None:
+    (warning,) = load(flags(flag, "sk-SECRET"), {}).warnings
+    assert warning.startswith(f"{flag}: every user of this machine can read it")
+    assert "SECRET" not in warning
+    assert not load({}, {"API_KEY": "sk-SECRET"}).warnings

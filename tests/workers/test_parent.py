@@ -44,6 +44,15 @@ async def test_every_process_reports_the_gauges_of_all(start: Start) -> None:
         assert f"serve_in_flight_requests {len(streams)}.0" in (await server.get("/metrics")).text
 
 
+async def test_every_process_asks_for_the_key(start: Start) -> None:
+    server = await start(API_KEY="client").ready()
+    for _ in range(8):  # each on a connection of its own, so that any process may answer
+        async with httpx.AsyncClient(base_url=server.url, verify=PLAIN) as client:
+            assert (await client.get("/v1/models")).status_code == 401
+            key = {"authorization": "Bearer client"}
+            assert (await client.get("/v1/models", headers=key)).status_code == 200
+
+
 async def test_one_scrape_has_the_counts_of_every_process(start: Start) -> None:
     server = await start().ready()
     streams = await Streams(server).open()

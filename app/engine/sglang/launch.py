@@ -124,8 +124,11 @@ def _build(
         follow()
     from sglang.srt.entrypoints.engine import Engine
 
+    from app.engine.sglang.scheduler import SingleMachineEngine
+
     options, pools = engine_options(settings, runtime, path, on_cpu=on_cpu)
     import_for_requests()
     shared_memory.take_over(runtime)
     loading()
-    return Engine(**options), pools
+    engine = Engine if settings.nnodes > 1 else SingleMachineEngine
+    return engine(**options), pools
