@@ -14,7 +14,7 @@ from pathlib import Path
 from app.stats import Gauges, GaugeSource
 
 _NAME = "gauges"
-_COLUMNS = 5
+_COLUMNS = 6
 _BYTES = 8
 
 
@@ -41,6 +41,7 @@ class SharedGauges:
             gauges.worst_lag_s,
             gauges.longest_silence_s,
             gauges.log_lines_dropped,
+            gauges.series_lost,
         )
         for cell, value in enumerate(row, start=self._own_row):
             self._cells[cell] = value
@@ -48,7 +49,7 @@ class SharedGauges:
     def gauges(self) -> Gauges:
         """Of all processes together: sums of counts, and the longest durations."""
         cells = self._cells.tolist()[1:]
-        in_flight, lag_s, worst_s, silences, dropped = (
+        in_flight, lag_s, worst_s, silences, dropped, series_lost = (
             cells[column::_COLUMNS] for column in range(_COLUMNS)
         )
         with_work = [silence for silence, n in zip(silences, in_flight, strict=True) if n]
@@ -59,6 +60,7 @@ class SharedGauges:
             longest_silence_s=max(silences),
             shortest_silence_s=min(with_work, default=math.inf),
             log_lines_dropped=int(sum(dropped)),
+            series_lost=int(sum(series_lost)),
         )
 
     def scraped(self) -> None:
