@@ -133,7 +133,7 @@ def _serving_process(loaded: Loaded, process: str) -> NoReturn:
 
     no, channel_fd, port_fd = map(int, process.split(":"))
     chosen = loaded.settings
-    logs.configure(chosen, rotates=no == 0, process=no)
+    logs.configure(chosen, rotates=no == 0, process=no, captures=True)
     runtime = environment.join()
 
     def run() -> int:
@@ -200,12 +200,16 @@ def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
     if not several:
         chosen = chosen.model_copy(update={"tokenizer_workers": 1})
     # Of several processes the first rotates the log file: the parent has little to write.
-    logs.configure(chosen, rotates=not several)
+    logs.configure(chosen, rotates=not several, captures=True)
     for warning in loaded.warnings:
         logs.log.warning(warning)
     if chosen.engine == "scripted":
         logs.log.warning("no model is served: ENGINE=scripted answers by a script")
-    return chosen, environment.prepare(chosen)
+    try:
+        return chosen, environment.prepare(chosen)
+    except StartError:
+        logs.flush()  # as with wrong settings, the reason is a line on stderr
+        raise
 
 
 def _launcher(chosen: Settings, runtime: RuntimeDir) -> Callable[[Callable[[], None]], Any]:
@@ -226,6 +230,7 @@ def _to_the_end(run: Callable[[], int], cleanup: Callable[[], None]) -> NoReturn
     try:
         code = run()
     except StartError as error:
+        logs.catch_up()
         logs.log.error("cannot start", reason=str(error))
         code = error.exit_code
     try:
