@@ -9,6 +9,7 @@ reading stops no process. The thread always reads, and drops what the queue has 
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import logging
 import os
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
 
-from app.logs.wire import RAW, Lines
+from app.logs.wire import RAW, Lines, description_that_never_waits
 
 _PIPE_BYTES = 2**20
 """As much as the kernel allows everyone: what children write while this process is busy."""
@@ -39,6 +40,8 @@ class Capture(threading.Thread):
         self.stdout: TextIO = os.fdopen(
             os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace"
         )
+        # What this process writes when it crashes is lost with the pipe, but for this.
+        faulthandler.enable(description_that_never_waits(self.outside[1]))
         self._put = put
         self._lines = Lines()
         self._reading = threading.Lock()

@@ -11,13 +11,12 @@ from __future__ import annotations
 import logging
 import os
 import select
-import stat
 from contextlib import suppress
 
 import orjson
 
 from app.logs.form import Form
-from app.logs.wire import LINE_BYTES, pieces
+from app.logs.wire import LINE_BYTES, description_that_never_waits, pieces
 
 _KEPT_OF_LONG = LINE_BYTES // 4
 _WAIT_MS = 200
@@ -28,7 +27,7 @@ class PipeHandler(logging.Handler):
         super().__init__()
         self._form = Form("json")
         self._number = -1
-        self._fd = _own_description(1)
+        self._fd = description_that_never_waits(1)
         self._room = select.poll()
         self._room.register(self._fd, select.POLLOUT)
         self._reader_stands = False
@@ -51,15 +50,6 @@ class PipeHandler(logging.Handler):
                 raise
             os.write(self._fd, piece)
         self._reader_stands = False
-
-
-def _own_description(fd: int) -> int:
-    """A descriptor of the same pipe on which writes do not wait; on `fd` itself, which is shared
-    with everything that prints, they do."""
-    with suppress(OSError):  # no /proc
-        if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
-    return fd
 
 
 def _shortened(line: bytes) -> bytes:

@@ -9,8 +9,11 @@ Everything else in the pipe is raw text: a traceback, a library's print, a messa
 
 from __future__ import annotations
 
+import os
 import select
+import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +36,15 @@ def pieces(line: bytes, sender: int, number: int) -> Iterator[bytes]:
     parts = [line[at : at + _PIECE_BYTES] for at in range(0, len(line), _PIECE_BYTES)]
     for left, part in zip(reversed(range(len(parts))), parts, strict=True):
         yield b"%b%d %d %d %b\n" % (_MARK, sender, number, left, part)
+
+
+def description_that_never_waits(fd: int) -> int:
+    """A descriptor of the same pipe on which writes do not wait: on `fd` itself, which is shared
+    with other programs, they must. `fd` if it is no pipe."""
+    with suppress(OSError):  # no /proc
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+    return fd
 
 
 class _Sender:

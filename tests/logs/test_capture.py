@@ -178,22 +178,34 @@ pathlib.Path("survived").touch()
         wait_for((tmp_path / "survived").exists)
 
 
-UNCAUGHT = """
-import sys
+PREPARED = """
+import os, sys
 from app import cli
 from app.settings.load import load
 cli._prepared(load({}), several=False)
 print("before it", file=sys.stderr)
-raise RuntimeError("unexpected")
 """
 
 
-def test_an_error_that_ends_the_serving_process_is_in_the_log(tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", UNCAUGHT],
-        capture_output=True, text=True, cwd=tmp_path, timeout=HANGS_S,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "LOG_FILE": "", "ENGINE": "scripted"},
+def end_of(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PREPARED + program],
+        capture_output=True, text=True, cwd=folder, timeout=HANGS_S,
+        env={
+            **os.environ, "PYTHONPATH": str(ROOT), "LOG_FILE": "", "ENGINE": "scripted",
+            "TMPDIR": str(folder),
+        },
     )  # fmt: skip
+
+
+def test_an_error_that_ends_the_serving_process_is_in_the_log(tmp_path: Path) -> None:
+    ran = end_of('raise RuntimeError("unexpected")', tmp_path)
     assert ran.returncode == 1
-    assert "RuntimeError: unexpected" in ran.stdout + ran.stderr
-    assert "before it" in ran.stdout
+    assert '"before it"' in ran.stdout
+    assert '"RuntimeError: unexpected"' in ran.stdout
+
+
+def test_a_crash_of_the_serving_process_says_where(tmp_path: Path) -> None:
+    ran = end_of("os.abort()", tmp_path)
+    assert ran.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in ran.stderr
