@@ -86,6 +86,10 @@ assert not hasattr(MultiTokenizerRouter, "dump_requests_before_crash")
 assert envs.SGLANG_BATCH_TOKENIZER_OUTPUTS.get()  # outputs go out grouped by process
 from sglang.srt.constrained import base_grammar_backend
 assert "self.executor = ThreadPoolExecutor()" in inspect.getsource(base_grammar_backend)
+from sglang.srt.managers.load_snapshot import ShmLoadSnapshotWriter
+from sglang.srt.utils import configure_logger
+assert "os.ftruncate(self.fd, size)" in inspect.getsource(ShmLoadSnapshotWriter)
+assert "logging.config.dictConfig(custom_config)" in inspect.getsource(configure_logger)
 fields = {field.name for field in msgspec.structs.fields(ServerArgs)}
 import json
 wanted = set(json.loads(sys.argv[1]))

@@ -1,8 +1,10 @@
-"""A reader of the log that stops cannot stop the engine."""
+"""A reader of the log that stops, or a disk that is full, cannot stop the engine."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +24,21 @@ def test_a_log_reader_that_stops_does_not_stop_the_engine(start: Callable[..., L
     assert server.unread_bytes > 60_000
     server.process.terminate()
     assert server.exit_code(60) == 0
+
+
+def test_every_file_that_the_servers_processes_write_by_mapping_it_has_its_blocks(
+    live: LiveServer,
+) -> None:
+    live.http.post("/v1/completions", json={"prompt": "hello", "max_tokens": 2})
+    folder = live.child("sglang::scheduler").environ()["TMPDIR"]
+    mapped = {
+        line.split()[-1]
+        for pid in (live.process.pid, *live.engine_pids())
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines()
+        if line.split()[1].endswith("s")  # shared
+    }
+    files = {path for path in mapped if path.startswith((folder, "/dev/shm/"))}
+    assert {Path(path).name.partition("_")[0] for path in files} >= {"counter", "sglang"}
+    for path in files:
+        status = os.stat(path)
+        assert status.st_blocks * 512 >= status.st_size, path
