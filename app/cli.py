@@ -146,7 +146,7 @@ def _serving_process(loaded: Loaded, process: str) -> NoReturn:
     take_keys()
     no, channel_fd, port_fd = map(int, process.split(":"))
     chosen = loaded.settings
-    logs.configure(chosen, rotates=no == 0, process=no)
+    logs.configure(chosen, rotates=no == 0, process=no, captures=True)
     runtime = environment.join()
 
     def run() -> int:
@@ -215,14 +215,18 @@ def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
     if not several:
         chosen = chosen.model_copy(update={"tokenizer_workers": 1})
     # Of several processes the first rotates the log file: the parent has little to write.
-    logs.configure(chosen, rotates=not several)
+    logs.configure(chosen, rotates=not several, captures=True)
     for warning in loaded.warnings:
         logs.log.warning(warning)
     if chosen.engine == "scripted":
         logs.log.warning("no model is served: ENGINE=scripted answers by a script")
-    with signals.blocked():
-        runtime = environment.prepare(chosen)
-        signals.end_at_once(lambda: exit_now(0, runtime.remove))
+    try:
+        with signals.blocked():
+            runtime = environment.prepare(chosen)
+            signals.end_at_once(lambda: exit_now(0, runtime.remove))
+    except StartError:
+        logs.flush()  # as with wrong settings, the reason is a line on stderr
+        raise
     return chosen, runtime
 
 
@@ -256,6 +260,7 @@ def _to_the_end(run: Callable[[], int], cleanup: Callable[[], None]) -> NoReturn
     try:
         code = run()
     except StartError as error:
+        logs.catch_up()
         logs.log.error("cannot start", reason=str(error))
         code = error.exit_code
     try:

@@ -14,10 +14,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app import metric_files
 from app.endpoint import NO_NETWORK, Network, NetworkState
 from app.errors import Draining, EngineDied, NotReady, Overloaded
 from app.lifecycle import Lifecycle, Phase
 from app.stats import GaugeSource, RequestStats
+
+metric_files.allocate_first()
 
 REQUESTS = Counter("serve_requests_total", "Requests answered.", ["route", "method", "code"])
 REFUSED = Counter("serve_refused_total", "Requests refused before any work.", ["reason"])
@@ -106,6 +109,9 @@ class _GaugeCollector(Collector):
         )
         yield CounterMetricFamily(
             "serve_log_lines_dropped", "Log lines lost to a slow reader.", gauges.log_lines_dropped
+        )
+        yield GaugeMetricFamily(
+            "serve_metric_series_lost", "Series not shown: TMPDIR is full.", gauges.series_lost
         )
 
 

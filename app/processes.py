@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from app.logs import setup as logs
+
 ROOT = Path(__file__).parents[1]
 """The folder of serve_hathora.py, from which `python -m app...` works."""
 _ROUNDS_WITHOUT = 2
@@ -33,7 +35,15 @@ def start(
     Ctrl-C does not reach it.
     """
     command = [sys.executable, str(ROOT / "serve_hathora.py"), "serve", *arguments, *role]
-    return subprocess.Popen(command, pass_fds=pass_fds, env=env, start_new_session=new_session)
+    stdout, stderr = logs.outside()  # it has a log of its own
+    return subprocess.Popen(
+        command,
+        pass_fds=pass_fds,
+        env=env,
+        start_new_session=new_session,
+        stdout=stdout,
+        stderr=stderr,
+    )
 
 
 def inherited_socket(fd: int) -> socket.socket:

@@ -107,6 +107,8 @@ class Gauges(msgspec.Struct, frozen=True):
     shortest_silence_s: float
     """The same, the shortest; infinite if no process has requests in flight."""
     log_lines_dropped: int
+    series_lost: int
+    """Series of the metrics that no scrape shows, for want of room."""
 
 
 class GaugeSource(Protocol):
@@ -122,9 +124,14 @@ class LocalGauges:
     """The gauges of this process alone."""
 
     def __init__(
-        self, gate: Gate, lag: LoopLag, silent_s: Callable[[], float] = lambda: 0.0
+        self,
+        gate: Gate,
+        lag: LoopLag,
+        silent_s: Callable[[], float] = lambda: 0.0,
+        series_lost: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._gate, self._lag, self._silent_s = gate, lag, silent_s
+        self._gate, self._lag = gate, lag
+        self._silent_s, self._series_lost = silent_s, series_lost
 
     def gauges(self) -> Gauges:
         silent_s = self._silent_s()
@@ -135,6 +142,7 @@ class LocalGauges:
             longest_silence_s=silent_s,
             shortest_silence_s=silent_s if self._gate.in_flight else math.inf,
             log_lines_dropped=logs.dropped(),
+            series_lost=self._series_lost(),
         )
 
     def scraped(self) -> None:

@@ -7,6 +7,7 @@ engine/sglang/importing.py writes those that depend on the device or the node.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -14,8 +15,15 @@ from pathlib import Path
 
 import orjson
 
-from app.logs.engine import engine_config
+from app.engine.child import logging_config
+from app.errors import ConfigError
+from app.logs import setup as logs
 from app.settings.catalogue import Settings
+
+_ROOM_BYTES = 8 * 2**20
+"""Metric files, shared memory: more than a server of usual size makes."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 class RuntimeDir:
@@ -24,18 +32,29 @@ class RuntimeDir:
     reach them.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or Path(tempfile.mkdtemp(prefix="serve-"))
-        self.error_note = self.path / "engine-errors.log"
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._elsewhere = self.path / "elsewhere"
+
+    @staticmethod
+    def make() -> RuntimeDir:
+        """A new one in TMPDIR. Raises ConfigError if it cannot be made, or has no room."""
+        # Not what tempfile makes of it: where TMPDIR is full, it would take another folder.
+        parent = os.environ.get("TMPDIR") or None
+        try:
+            runtime = RuntimeDir(Path(tempfile.mkdtemp(prefix="serve-", dir=parent)))
+        except OSError as error:
+            raise ConfigError(f"TMPDIR: no folder can be made there: {error}") from None
+        try:
+            _check_room("TMPDIR", runtime.path)
+        except ConfigError:
+            runtime.remove()
+            raise
+        return runtime
 
     def last_error(self) -> str | None:
         """The last line that an engine process logged as an error: of a traceback, the cause."""
-        with contextlib.suppress(OSError):
-            lines = [line.strip() for line in self.error_note.read_text().splitlines()]
-            lines = [line for line in lines if line and not set(line) <= set("^~- ")]
-            return lines[-1][:400] if lines else None
-        return None
+        return logs.last_error_of_child()
 
     def also_remove(self, file: Path) -> None:
         """Have `remove` remove this file, too, by whichever process it is called."""
@@ -49,20 +68,37 @@ class RuntimeDir:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+def _check_room(name: str, folder: Path) -> None:
+    """Raises ConfigError if there is no room for the files that a server makes in `folder`."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise ConfigError(
+                f"{name}: less than {_ROOM_BYTES >> 20} MB can be written: {error.strerror}"
+            ) from None
+
+
 def prepare(settings: Settings) -> RuntimeDir:
-    """Set what every mode of the server needs, before prometheus_client or SGLang is imported."""
+    """Set what every mode of the server needs, before prometheus_client or SGLang is imported.
+
+    Raises ConfigError if there is no room for the server's files.
+    """
+    if settings.engine != "scripted" and _SHARED_MEMORY.is_dir():
+        _check_room("/dev/shm", _SHARED_MEMORY)  # noqa: S108
+    runtime = RuntimeDir.make()
     # Compiled kernels must outlive the process; their default place is below TMPDIR.
     os.environ.setdefault(
-        "TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"
+        "TORCHINDUCTOR_CACHE_DIR", f"{runtime.path.parent}/torchinductor_{os.getuid()}"
     )
-    runtime = RuntimeDir()
     metrics = runtime.path / "metrics"
     metrics.mkdir()
-    logging_config = runtime.path / "logging.json"
-    logging_config.write_bytes(orjson.dumps(engine_config(settings, runtime.error_note)))
+    logging = runtime.path / "logging.json"
+    logging.write_bytes(orjson.dumps(logging_config(settings)))
     os.environ |= {
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
-        "SGLANG_LOGGING_CONFIG_PATH": str(logging_config),
+        "SGLANG_LOGGING_CONFIG_PATH": str(logging),
         "TMPDIR": str(runtime.path),
         # On a crash SGLang would wait a minute for py-spy and CUDA core dumps before it ends.
         "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",

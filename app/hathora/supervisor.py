@@ -48,11 +48,11 @@ def run(loaded: Loaded, arguments: Sequence[str]) -> int:
     """
     # One process rotates the log file: the serving one.
     settings = loaded.settings.model_copy(update={"log_file": ""})
-    logs.configure(settings)
-    registration = Registration(settings)
-    # Processes that lose their parent become children of this one: none is left behind.
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    logs.configure(settings, captures=True)
     try:
+        registration = Registration(settings)
+        # Processes that lose their parent become children of this one: none is left behind.
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         return asyncio.run(Supervisor(registration, arguments, settings).run())
     finally:
         logs.flush()

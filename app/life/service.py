@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from app import metric_files
 from app.errors import Draining, EngineDied, ServeError, StartError
 from app.gate import Gate
 from app.life.control import Control
@@ -72,7 +73,7 @@ class Service:
             settings, self.lifecycle, self.gate, launch, all_warm, quiet=peers is not None
         )
         self.lag = LoopLag()
-        self.gauges = LocalGauges(self.gate, self.lag, self.host.silent_s)
+        self.gauges = LocalGauges(self.gate, self.lag, self.host.silent_s, metric_files.series_lost)
         """Of this process alone."""
 
 

@@ -1,65 +1,63 @@
-"""The log of the engine's processes: the same form, the same stdout and the same file.
+"""The log of the engine's processes: their lines go to this server's process, in the common form.
 
-SGLang configures logging in each of its processes from a dictConfig file. `engine_config` is what
-that file holds; it names `process_handler` by its path. The last error of an engine process goes
-into a note, too, which explains a failed start.
+SGLang configures logging in each of its processes from a dictConfig file; `PipeHandler` is what
+that file names, by app/engine/child.py. Its lines go into file descriptor 1, which is a pipe that
+the serving process reads (capture.py). That process always reads; where it stands still, the first
+line that finds no room waits for a moment, and all are lost until there is room again.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
-from pathlib import Path
-from typing import Any
+import os
+import select
+from contextlib import suppress
 
-from app.logs import setup
-from app.logs.form import Form, Style, style_of
-from app.logs.writer import WatchedFile
-from app.settings.catalogue import Settings
+import orjson
 
+from app.logs.form import Form
+from app.logs.wire import LINE_BYTES, description_that_never_waits, pieces
 
-def engine_config(settings: Settings, note: Path) -> dict[str, Any]:
-    """A dictConfig for the engine's processes; `note` receives their errors."""
-    handler = {
-        "()": f"{__name__}.{process_handler.__name__}",
-        "style": style_of(settings.log_format),
-        "file": settings.log_file if setup.file_is_writable(settings) else "",
-        "note": str(note),
-    }
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "handlers": {"ours": handler},
-        "root": {"level": settings.log_level.upper(), "handlers": ["ours"]},
-    }
+_KEPT_OF_LONG = LINE_BYTES // 4
+_WAIT_MS = 200
 
 
-def process_handler(style: Style, file: str, note: str) -> logging.Handler:
-    """The handler for the calling process.
-
-    SGLang applies the dictConfig in the serving process, too, which goes on logging as it does.
-    """
-    return setup.queue_handler() or _EngineHandler(style, file, note)
-
-
-class _EngineHandler(logging.Handler):
-    """Writes at once, to stdout, to the common file, and errors to the note."""
-
-    def __init__(self, style: Style, file: str, note: str) -> None:
+class PipeHandler(logging.Handler):
+    def __init__(self) -> None:
         super().__init__()
-        stdout = logging.StreamHandler(sys.stdout)
-        stdout.setFormatter(Form(style))
-        self._targets: list[logging.Handler] = [stdout]
-        if file:
-            # Watched: the serving process rotates the file under this one.
-            watched = WatchedFile(file, delay=True)
-            watched.setFormatter(Form(style, colors=False))
-            self._targets.append(watched)
-        errors = logging.FileHandler(note, delay=True)
-        errors.setLevel(logging.ERROR)
-        self._targets.append(errors)
+        self._form = Form("json")
+        self._number = -1
+        self._fd = description_that_never_waits(1)
+        self._room = select.poll()
+        self._room.register(self._fd, select.POLLOUT)
+        self._reader_stands = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        for target in self._targets:
-            if record.levelno >= target.level:
-                target.handle(record)
+        self._number += 1
+        line = self._form.text(record).encode(errors="backslashreplace")
+        if len(line) > LINE_BYTES:
+            line = _shortened(line)
+        with suppress(OSError):  # the pipe is full, or the serving process has ended
+            for piece in pieces(line.rstrip(b"\n"), os.getpid(), self._number):
+                self._write(piece)
+
+    def _write(self, piece: bytes) -> None:
+        try:
+            os.write(self._fd, piece)
+        except BlockingIOError:
+            if self._reader_stands or not self._room.poll(_WAIT_MS):
+                self._reader_stands = True
+                raise
+            os.write(self._fd, piece)
+        self._reader_stands = False
+
+
+def _shortened(line: bytes) -> bytes:
+    """Without the middle of its long texts: a traceback's cause is at its end."""
+    fields = orjson.loads(line)
+    for name, value in fields.items():
+        text = value if isinstance(value, str) else repr(value)
+        if len(text) > _KEPT_OF_LONG:
+            half = _KEPT_OF_LONG // 2
+            fields[name] = f"{text[:half]} ... {text[-half:]}"
+    return orjson.dumps(fields)

@@ -1,14 +1,17 @@
 """Logging: `log` for our own lines, and one way for them and the records of uvicorn and SGLang.
 
-    our code ──────── structlog ─ dict ────┐
-    uvicorn, SGLang ─ stdlib ──── record ──┴─ bounded queue ─ thread (writer.py) ─ stdout, file
+    our code ──────────── structlog ─ dict ────┐
+    uvicorn, SGLang ───── stdlib ──── record ──┼─ bounded queue ─ thread (writer.py) ─ stdout, file
+    engine's processes ── pipe ────── dict ────┘
 
 What only the caller's task knows, such as the request's id, is added here; form.py renders the
-line, in the writer's thread. The engine's processes log by engine.py.
+line, in the writer's thread. Only this thread writes outside: what child processes write comes
+through a pipe (capture.py, and engine.py in the engine's processes).
 """
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import copy
 import logging
@@ -22,8 +25,9 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from app.errors import ConfigError
+from app.logs.capture import Capture
 from app.logs.form import NAME, Form, style_of, timestamp
-from app.logs.writer import File, Stdout, Target, Writer, private
+from app.logs.writer import File, Stdout, Writer, private
 from app.settings.catalogue import DECLARATIONS, Settings
 
 _FLUSH_TIMEOUT_S = 1.5
@@ -34,19 +38,33 @@ request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request
 
 _writer: Writer | None = None
 """This process's, from `configure` to `flush`."""
+_capture: Capture | None = None
 
 
-def configure(settings: Settings, *, rotates: bool = True, process: int | None = None) -> None:
+def configure(
+    settings: Settings,
+    *,
+    rotates: bool = True,
+    process: int | None = None,
+    captures: bool = False,
+) -> None:
     """Set up this process's logging. Called once, before anything logs.
 
     `rotates`: of the processes that write the log file, this one moves it aside when it is full.
     `process`: the number of this serving process, if there are several; every line shows it.
+    `captures`: what this process and its children write to stdout and stderr becomes log lines.
     """
-    global _writer
+    global _writer, _capture
     # Our lines show none of these, and each costs every record; the first walks up the stack.
     logging._srcfile = None  # as the logging HOWTO has it
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    _writer = writer = Writer(_targets(settings, rotates, process))
+    stdout, *files = _targets(settings, rotates, process)
+    _writer = writer = Writer([stdout, *files])
+    if captures:
+        _capture = Capture(writer.put_of_child)
+        _capture.start()
+        stdout.stream = _capture.stdout
+        atexit.register(flush)
     writer.start()
     root = logging.getLogger()
     root.handlers[:] = [_QueueHandler(writer)]
@@ -62,16 +80,21 @@ def configure(settings: Settings, *, rotates: bool = True, process: int | None =
 
 
 def flush() -> None:
-    """Write what is queued; logging ends here."""
+    """Write what is queued; logging ends here, and stdout and stderr are what they were."""
     global _writer
     writer, _writer = _writer, None
+    capture = _capture
     if writer is None:
         return
 
     def finish() -> None:
         with suppress(Exception):  # the log's reader has gone, the disk is full: nothing to report
+            if capture is not None:
+                capture.finish()
             writer.stop()
             sys.stdout.flush()
+            if capture is not None:
+                capture.release()
 
     # In a daemon thread: a log reader that does not read must not keep this process.
     finishing = threading.Thread(target=finish, daemon=True)
@@ -81,7 +104,24 @@ def flush() -> None:
 
 def dropped() -> int:
     """Lines that were lost because the log's reader did not keep up."""
-    return 0 if _writer is None else _writer.lost
+    lost = 0 if _writer is None else _writer.lost
+    return lost if _capture is None else lost + _capture.lost
+
+
+def catch_up() -> None:
+    """Queue what child processes have written so far, so that it is above the next line here."""
+    if _capture is not None:
+        _capture.catch_up()
+
+
+def last_error_of_child() -> str | None:
+    """The last line of the last error that a child process wrote: of a traceback, the cause."""
+    return None if _capture is None else _capture.last_error
+
+
+def outside() -> tuple[int | None, int | None]:
+    """stdout and stderr for a child process that has a log of its own; None: as they are here."""
+    return (None, None) if _capture is None else _capture.outside
 
 
 def file_is_writable(settings: Settings) -> bool:
@@ -107,15 +147,16 @@ def queue_handler() -> logging.Handler | None:
     return None if _writer is None else _QueueHandler(_writer)
 
 
-def _targets(settings: Settings, rotates: bool, process: int | None) -> list[Target]:
+def _targets(
+    settings: Settings, rotates: bool, process: int | None
+) -> tuple[Stdout, *tuple[File, ...]]:
     style = style_of(settings.log_format)
     form = Form(style, process=process)
-    targets: list[Target] = [Stdout(form)]
-    if file_is_writable(settings):
-        # JSON is rendered once for both; a console's colours are not for the file.
-        plain = form if style == "json" else Form(style, colors=False, process=process)
-        targets.append(File(plain, settings.log_file, rotates=rotates))
-    return targets
+    if not file_is_writable(settings):
+        return (Stdout(form),)
+    # JSON is rendered once for both; a console's colours are not for the file.
+    plain = form if style == "json" else Form(style, colors=False, process=process)
+    return Stdout(form), File(plain, settings.log_file, rotates=rotates)
 
 
 class _Completed:

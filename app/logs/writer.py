@@ -13,11 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from app.logs.form import Form, Line
 
 _QUEUE_SIZE = 10_000
+_FOR_CHILDREN = 5_000
+"""Of the queue, so that a child that writes very much takes no line from this process."""
 _BATCH = 500
 _GATHER_S = 0.05
 _FILE_BYTES, _FILES_KEPT = 10_000_000, 5
@@ -32,12 +34,16 @@ class Target(Protocol):
 
 
 class Stdout:
+    """`stream`: where it goes if sys.stdout no longer leads outside (capture.py)."""
+
     def __init__(self, form: Form) -> None:
         self.form = form
+        self.stream: TextIO | None = None
 
     def write(self, lines: str) -> None:
-        sys.stdout.write(lines)
-        sys.stdout.flush()
+        stream = self.stream or sys.stdout
+        stream.write(lines)
+        stream.flush()
 
 
 def private(path: str, flags: int) -> int:
@@ -107,6 +113,13 @@ class Writer(threading.Thread):
         if self._idle:
             self._idle = False
             self._work.set()
+
+    def put_of_child(self, line: Line) -> None:
+        """Queue what a child process wrote."""
+        if len(self._lines) >= _FOR_CHILDREN:
+            self.lost += 1
+        else:
+            self.put(line)
 
     def stop(self) -> None:
         """Write what is queued, then end."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from app.stats import Gauges, GaugeSource
 
 _NAME = "gauges"
-_COLUMNS = 6
+_COLUMNS = 7
 _BYTES = 8
 
 
@@ -44,6 +44,7 @@ class SharedGauges:
             gauges.worst_lag_s,
             gauges.longest_silence_s,
             gauges.log_lines_dropped,
+            gauges.series_lost,
             time.monotonic(),
         )
         for cell, value in enumerate(row, start=self._own_row):
@@ -52,7 +53,7 @@ class SharedGauges:
     def gauges(self) -> Gauges:
         """Of all processes together: sums of counts, and the longest durations."""
         cells = self._cells.tolist()[1:]
-        in_flight, lag_s, worst_s, silences, dropped, _ = (
+        in_flight, lag_s, worst_s, silences, dropped, series_lost, _ = (
             cells[column::_COLUMNS] for column in range(_COLUMNS)
         )
         with_work = [silence for silence, n in zip(silences, in_flight, strict=True) if n]
@@ -63,6 +64,7 @@ class SharedGauges:
             longest_silence_s=max(silences),
             shortest_silence_s=min(with_work, default=math.inf),
             log_lines_dropped=int(sum(dropped)),
+            series_lost=int(sum(series_lost)),
         )
 
     def written_at(self) -> Sequence[float]:

@@ -112,6 +112,10 @@ assert "=self.run_scheduler_process_func" in engine
 assert "=self.run_scheduler_process_func" in inspect.getsource(DataParallelController)
 assert "return TCPStore(" in inspect.getsource(rendezvous._create_c10d_store)
 assert "_create_c10d_store(" in inspect.getsource(rendezvous._tcp_rendezvous_handler)
+from sglang.srt.managers.load_snapshot import ShmLoadSnapshotWriter
+from sglang.srt.utils import configure_logger
+assert "os.ftruncate(self.fd, size)" in inspect.getsource(ShmLoadSnapshotWriter)
+assert "logging.config.dictConfig(custom_config)" in inspect.getsource(configure_logger)
 fields = {field.name for field in msgspec.structs.fields(ServerArgs)}
 import json
 wanted = set(json.loads(sys.argv[1]))

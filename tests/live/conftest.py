@@ -3,10 +3,12 @@ for tests that end theirs."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,7 +41,15 @@ it answers. None: the test names a model itself."""
 class LiveServer:
     """A server process, with its log, and an HTTP client of its own."""
 
-    def __init__(self, folder: Path, *args: str, model: str | None = "demo", **env: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *args: str,
+        model: str | None = "demo",
+        unread: bool = False,
+        **env: str,
+    ) -> None:
+        """`unread`: its stdout is a pipe that nothing reads."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         with socket.socket() as probe:
@@ -47,7 +57,10 @@ class LiveServer:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=HANGS_S)
-        self._out = (folder / "out.log").open("wb")
+        self._unread: int | None = None
+        if unread:
+            self._unread, end = os.pipe()
+        self._out = os.fdopen(end, "wb") if unread else (folder / "out.log").open("wb")
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "serve_hathora.py"), *MODELS[model](), *args],
@@ -61,6 +74,14 @@ class LiveServer:
     @property
     def log(self) -> str:
         return (self.folder / "out.log").read_text(errors="replace")
+
+    @property
+    def unread_bytes(self) -> int:
+        """What is in the pipe that nothing reads; it holds 65,536."""
+        assert self._unread is not None
+        held = bytearray(4)
+        fcntl.ioctl(self._unread, termios.FIONREAD, held)
+        return int.from_bytes(held, sys.byteorder)
 
     def get(self, path: str) -> httpx.Response:
         return self.http.get(path)
@@ -106,6 +127,8 @@ class LiveServer:
         processes.stop(self.process)
         self.http.close()
         self._out.close()
+        if self._unread is not None:
+            os.close(self._unread)
 
 
 def _is_sample(line: str, name: str) -> bool:
@@ -127,8 +150,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
     """Starts servers of the test's own, and stops them at its end."""
     servers: list[LiveServer] = []
 
-    def begin(*args: str, model: str | None = "tiny", **env: str) -> LiveServer:
-        servers.append(LiveServer(tmp_path / str(len(servers)), *args, model=model, **env))
+    def begin(
+        *args: str, model: str | None = "tiny", unread: bool = False, **env: str
+    ) -> LiveServer:
+        folder = tmp_path / str(len(servers))
+        servers.append(LiveServer(folder, *args, model=model, unread=unread, **env))
         return servers[-1]
 
     yield begin

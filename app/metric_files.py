@@ -1,0 +1,120 @@
+"""prometheus_client's files, allocated before they are mapped.
+
+It makes them longer without allocating blocks, so that on a full disk the first write to a new page
+ends the process with SIGBUS. A series for which there is no room lives in its process's memory
+alone, and is tried again later, with all that was counted.
+
+prometheus_client must not be imported before PROMETHEUS_MULTIPROC_DIR is in the environment.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import time
+from contextlib import suppress
+from typing import Any
+
+from prometheus_client import mmap_dict, values
+
+_TRY_AGAIN_S = 10.0
+_ENTRY_BYTES = 32
+"""Of a series beside its key: length, padding, value, time."""
+_logger = logging.getLogger(__name__)
+_files: list[AllocatedFile] = []
+
+
+def allocate_first() -> None:
+    """In this process, from now on. Called before the first metric is made."""
+    vars(values)["MmapedDict"] = AllocatedFile
+
+
+def series_lost() -> int:
+    """Series of this process that no scrape shows."""
+    return sum(len(file.lost) for file in _files)
+
+
+class AllocatedFile(mmap_dict.MmapedDict):
+    """prometheus_client's file of one process (0.26: mmap_dict.py), which may have no room.
+
+    It calls `read_value` for each new series, `write_value` for each event, with its own lock.
+    """
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:
+        self.lost: set[str] = set()
+        self._try_again_at = 0.0
+        self._fname = filename
+        self._positions: dict[str, int] = {}
+        self._without_file()
+        with suppress(OSError):  # each series tries again
+            self._open()
+        _files.append(self)
+
+    def read_value(self, key: str) -> tuple[float, float]:
+        if key in self._positions or self._has_room(key):
+            value, timestamp = super().read_value(key)  # type: ignore[no-untyped-call]
+            return value, timestamp
+        return 0.0, 0.0
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        if key in self._positions or self._has_room(key):
+            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        super().close()  # type: ignore[no-untyped-call]
+        if self in _files:
+            _files.remove(self)
+
+    def _has_room(self, key: str) -> bool:
+        size = len(key.encode()) + _ENTRY_BYTES
+        if self._used + size > self._capacity and time.monotonic() >= self._try_again_at:
+            try:
+                self._make_room(size)
+            except OSError as error:
+                self._try_again_at = time.monotonic() + _TRY_AGAIN_S
+                _logger.warning("no room for metrics: %s: %s", self._fname, error.strerror)
+        if self._used + size > self._capacity:
+            self.lost.add(key)
+            return False
+        self.lost.discard(key)
+        return True
+
+    def _make_room(self, size: int) -> None:
+        if self._f is None:
+            self._open()
+        capacity = self._capacity
+        while self._used + size > capacity:
+            capacity *= 2
+        if capacity > self._capacity:
+            os.posix_fallocate(self._f.fileno(), 0, capacity)
+            self._m = mmap.mmap(self._f.fileno(), capacity)
+            self._capacity = capacity
+
+    def _open(self) -> None:
+        _make(self._fname)
+        try:
+            super().__init__(self._fname)  # type: ignore[no-untyped-call]
+        except OSError:
+            self._without_file()
+            raise
+
+    def _without_file(self) -> None:
+        self._f: Any = None
+        self._m: Any = None
+        self._capacity = self._used = 0
+
+
+def _make(path: str) -> None:
+    """A new file under its name only when it is whole: a scrape reads each that it finds."""
+    if os.path.exists(path):
+        return
+    unfinished = f"{path}.new"
+    try:
+        with open(unfinished, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, mmap_dict._INITIAL_MMAP_SIZE)
+        os.rename(unfinished, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(unfinished)
+        raise
