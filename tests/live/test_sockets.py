@@ -15,11 +15,9 @@ from tests.support.listening import beyond_loopback, listening
 
 pytestmark = pytest.mark.live
 SPLITS = {
-    "over two GPUs, with two serving processes": {
-        "TP_SIZE": "2", "TOKENIZER_WORKERS": "2", "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
-    },
+    "over two GPUs, with two serving processes": {"TP_SIZE": "2", "TOKENIZER_WORKERS": "2"},
     "two replicas": {"DATA_PARALLEL_SIZE": "2"},
-}  # fmt: skip
+}
 
 
 def _processes(server: LiveServer) -> list[psutil.Process]:
@@ -40,6 +38,7 @@ def test_other_machines_reach_the_apis_port_alone_and_the_engine_has_no_key(
     keys = {"API_KEY": "sk-client", "ADMIN_API_KEY": "sk-operator", "SGLANG_API_KEY": "sk-other"}
     env = {
         "MODEL_PATH": str(_model(tmp_path / "model")), "LOAD_FORMAT": "dummy", "HOST": "0.0.0.0",
+        "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
         # The processes' titles do not overwrite their environment, so it can be read here.
         "SPT_NOENV": "1",
     }  # fmt: skip
