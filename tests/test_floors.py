@@ -170,7 +170,11 @@ def test_what_is_told_once_stays_in_its_place(call: str, home: str) -> None:
 
 
 READS_ENVIRONMENT = ("settings/load.py",)
-WRITES_ENVIRONMENT = ("engine/environment.py", "engine/sglang/importing.py")
+WRITES_ENVIRONMENT = (
+    "engine/environment.py",
+    "engine/sglang/importing.py",
+    "engine/sglang/loopback.py",
+)
 
 
 def test_the_environment_is_read_by_the_settings_and_written_by_the_engine() -> None:

@@ -86,6 +86,14 @@ assert not hasattr(MultiTokenizerRouter, "dump_requests_before_crash")
 assert envs.SGLANG_BATCH_TOKENIZER_OUTPUTS.get()  # outputs go out grouped by process
 from sglang.srt.constrained import base_grammar_backend
 assert "self.executor = ThreadPoolExecutor()" in inspect.getsource(base_grammar_backend)
+from sglang.srt.managers.data_parallel_controller import DataParallelController
+from sglang.srt.managers.scheduler import run_scheduler_process
+rendezvous = sys.modules["torch.distributed.rendezvous"]
+assert Engine.run_scheduler_process_func is run_scheduler_process
+assert "=self.run_scheduler_process_func" in engine
+assert "=self.run_scheduler_process_func" in inspect.getsource(DataParallelController)
+assert "return TCPStore(" in inspect.getsource(rendezvous._create_c10d_store)
+assert "_create_c10d_store(" in inspect.getsource(rendezvous._tcp_rendezvous_handler)
 fields = {field.name for field in msgspec.structs.fields(ServerArgs)}
 import json
 wanted = set(json.loads(sys.argv[1]))

@@ -121,7 +121,10 @@ def _build(
         follow()
     from sglang.srt.entrypoints.engine import Engine
 
+    from app.engine.sglang.scheduler import SingleMachineEngine
+
     options, pools = engine_options(settings, runtime, path, on_cpu=on_cpu)
     import_for_requests()
     loading()
-    return Engine(**options), pools
+    engine = Engine if settings.nnodes > 1 else SingleMachineEngine
+    return engine(**options), pools
