@@ -85,6 +85,15 @@ async def test_on_a_processor_a_scheduler_that_computes_works(pulse: Pulse) -> N
         assert await _work(pulse)
 
 
+async def test_a_scheduler_that_ends_steps_and_sends_nothing_does_not_work(pulse: Pulse) -> None:
+    """Such as one whose detokenizer stands still."""
+    with scheduler(BUSY):
+        pulse.note_snapshots([_load(at=1.0)], 0.0)
+        pulse.worked_at = 0.0
+        pulse.note_snapshots([_load(at=2.0)], time.monotonic())
+        assert not await _work(pulse)
+
+
 async def test_a_scheduler_that_was_stopped_does_not_work(pulse: Pulse) -> None:
     with scheduler(BUSY) as stopped:
         stopped.send_signal(signal.SIGSTOP)

@@ -4,7 +4,8 @@ Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails firs
 
 a long prompt    each chunk of a prefill is counted in the snapshot that its scheduler shows in
                  shared memory; but on a slow processor a single chunk takes minutes
-processor time   so where the model runs on processors, what the schedulers use of it is a sign;
+processor time   so where the model runs on processors, what the schedulers use of it is a sign,
+                 while no snapshot says that a step has ended, which should have sent something;
                  with a GPU it is none: a scheduler that waits for the GPU turns in a circle
 a compiler       of kernels, below a scheduler, and its processor time
 one of several   a replica whose snapshot stands still hangs, though the others speak
@@ -13,6 +14,7 @@ one of several   a replica whose snapshot stands still hangs, though the others 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +26,8 @@ import psutil
 _LOOK_S = 1.0
 _SILENT_S = 3.0
 """Processor time is looked at only once the engine has been silent for so long."""
+_STEP_S = 10.0
+"""A step in which the snapshot stands still for so long is a long one."""
 _WORKS = 0.05
 """The share of a processor that a process uses which works; one that hangs uses none."""
 
@@ -49,6 +53,7 @@ class Pulse:
         self._silent_s = silent_s
         self._on_cpu = on_cpu
         self._snapshots: dict[int, float] = {}
+        self._moved_at: dict[int, float] = {}
         self._prefilled: dict[int, int] = {}
         self._times: dict[int, Times] = {}
         self._times_at = 0.0
@@ -80,7 +85,7 @@ class Pulse:
             replica = load.dp_rank
             if self._snapshots.get(replica) != load.timestamp:
                 self._snapshots[replica] = load.timestamp
-                self._shown_at[replica] = now
+                self._moved_at[replica] = self._shown_at[replica] = now
             if self._prefilled.get(replica) != load.total_prefill_uncached_tokens:
                 self._prefilled[replica] = load.total_prefill_uncached_tokens
                 self.worked_at = now
@@ -100,7 +105,8 @@ class Pulse:
                 idle.add(replica)
         # The parts of one replica work together: one that stands still stops the others.
         for replica in working - idle if self._on_cpu else working:
-            self.worked_at = self._shown_at[replica] = now
+            if now - self._moved_at.get(replica, -math.inf) > _STEP_S:
+                self.worked_at = self._shown_at[replica] = now
         self._times, self._times_at = times, now
 
 
