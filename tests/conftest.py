@@ -40,7 +40,10 @@ def _unfrozen_heap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the light environment a test that needs the full one says so, whatever was selected."""
+    """In the light environment a test that needs the full one says so, whatever was selected.
+
+    Nothing is skipped by `make test-full` and `make test-live`: they install SGLang first.
+    """
     if find_spec("sglang") is not None:
         return
     for item in items:

@@ -265,7 +265,7 @@ def test_the_port_answers_at_once_and_while_the_engine_loads(start: Start) -> No
 
 
 def test_overload_is_refused_and_no_admitted_request_is_lost(start: Start) -> None:
-    server = start(MAX_CONCURRENCY="16", MAX_QUEUE="16").ready()
+    server = start(model="demo", MAX_CONCURRENCY="16", MAX_QUEUE="16").ready()
 
     async def overload() -> tuple[list[httpx.Response], list[float]]:
         limits = httpx.Limits(max_connections=300)
@@ -284,7 +284,7 @@ def test_overload_is_refused_and_no_admitted_request_is_lost(start: Start) -> No
 
             probing = asyncio.create_task(probe())
             requests = [
-                client.post("/v1/chat/completions", json=story(200, stream=no % 2 == 0))
+                client.post("/v1/chat/completions", json=story(40, stream=no % 2 == 0))
                 for no in range(200)
             ]
             answers = await asyncio.gather(*requests)

@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.machine import allowed
 from tests.support.serving import PLAIN
 from tests.workers.several import KEY, LONG, Several, Streams
 
@@ -91,7 +90,7 @@ async def test_a_second_signal_ends_every_process_at_once(start: Start) -> None:
     server.process.send_signal(signal.SIGTERM)
     await server.logged("draining")
     server.process.send_signal(signal.SIGTERM)
-    assert await server.exit_code(allowed(2)) == 128 + signal.SIGTERM
+    assert await server.exit_code(2) == 128 + signal.SIGTERM
     await server.nothing_is_left()
     await streams.answers()
 
@@ -104,7 +103,7 @@ async def test_if_a_process_is_lost_the_requests_of_the_others_fail(start: Start
     answers = [frames for frames in await streams.answers() if frames]
     assert len(answers) == len(streams.by_process[0])
     assert all(frames[-2]["error"]["code"] == "engine_dead" for frames in answers)
-    assert await server.exit_code(allowed(5)) == 70
+    assert await server.exit_code(5) == 70
     why = f"a serving process (pid {victim.pid}) ended: killed by SIGKILL"
     assert any(line.get("reason") == why for line in server.log)
     await server.nothing_is_left()
@@ -176,14 +175,14 @@ async def test_probes_are_answered_while_the_model_loads(start: Start) -> None:
         health = (await server.get("/health")).json()
         assert (health["status"], health["phase"]) == ("starting", "loading")
     server.process.send_signal(signal.SIGTERM)
-    assert await server.exit_code(allowed(5)) == 0
+    assert await server.exit_code(5) == 0
     await server.nothing_is_left()
 
 
 async def test_a_process_that_is_lost_during_the_start_ends_it(start: Start) -> None:
     server = await start(ENGINE_ARGS='{"loading_s": 60}').listening()
     server.children()[0].kill()
-    assert await server.exit_code(allowed(8)) == 70
+    assert await server.exit_code(8) == 70
     await server.nothing_is_left()
 
 
