@@ -54,7 +54,7 @@ def test_what_a_process_starts_inherits_the_token_for_models_and_no_key(
     role: str, tmp_path: Path
 ) -> None:
     lines = _run(tmp_path, *ROLES[role], API_KEY="sk", HF_TOKEN="hf")
-    assert "[False, True]" in lines
+    assert any("[False, True]" in line for line in lines)
 
 
 def test_a_server_that_every_machine_may_use_says_so_at_its_start(tmp_path: Path) -> None:

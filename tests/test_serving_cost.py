@@ -1,7 +1,7 @@
 """What a token and a request cost the serving layer; that a thousand streams get what is theirs.
 
 The cost is in function calls, which do not depend on the machine's speed. Over 20 runs on a loaded
-machine a token's figure was within 0.02 and a request's within 5 (the log's writer is a thread), so
+machine a token's figure was within 0.02 and a request's within 5 (the least of three counts), so
 one call more for each token is seen. `python -m tests.support.calls` measures anew and lists the
 calls of a token; a change that makes it cheaper lowers the bounds below. 34 of a token's are the
 benchmark engine's own.
