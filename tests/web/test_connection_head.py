@@ -152,11 +152,12 @@ async def test_many_slow_heads_do_not_delay_a_request_and_leave_no_timer(
 
     monkeypatch.setattr(BoundedHttp, "connection_made", remembered)
     async with serve(ScriptedEngine("x"), HEADER_TIMEOUT="1") as running:
-        clients = [
-            await asyncio.open_connection("127.0.0.1", running.port) for _ in range(200)
-        ]  # fmt: skip
-        for _, writer in clients:
+        clients = []
+        for _ in range(200):
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            # At once: what is written after the server has closed resets the connection.
             writer.write(b"POST /v1/chat/completions HTTP/1.1\r\n")
+            clients.append((reader, writer))
         assert (await running.chat()).status_code == 200
         await eventually(lambda: running.gate.in_flight == 0)
         async with asyncio.timeout(HANGS_S):
