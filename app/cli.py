@@ -214,8 +214,9 @@ def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
     chosen = loaded.settings
     if not several:
         chosen = chosen.model_copy(update={"tokenizer_workers": 1})
-    # Of several processes the first rotates the log file: the parent has little to write.
-    logs.configure(chosen, rotates=not several, captures=True)
+    with signals.blocked():  # in its threads for good: there a signal would break the block below
+        # Of several processes the first rotates the log file: the parent has little to write.
+        logs.configure(chosen, rotates=not several, captures=True)
     for warning in loaded.warnings:
         logs.log.warning(warning)
     if chosen.engine == "scripted":
