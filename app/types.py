@@ -51,12 +51,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 class Grammar(msgspec.Struct, frozen=True):
     """A constraint on the answer. It does not constrain the thinking that precedes the answer."""
 
-    kind: Literal["json_schema", "regex", "ebnf", "structural_tag"]
+    kind: Literal["json_schema", "regex", "choice", "ebnf", "lark", "structural_tag"]
     text: str
     param: str = "response_format"
     """The request field that set it."""
-    covers_thinking: bool = False
-    """The grammar describes the whole turn, thinking included."""
+    parts: tuple[tuple[str, str], ...] = ()
+    """Schemas that it was made of: the request field of each, and its text."""
+    compiled: str | None = None
+    """The same as the engine compiles it; None: it has not been tried yet."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +99,8 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     description: str | None = None
+    param: str = "tools"
+    """The request field that holds its parameters."""
     parameters: Json | None = None
     """JSON Schema of the arguments. None: the tool takes none."""
     strict: bool = False

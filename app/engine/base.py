@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from app.events import EndReason, ScoredToken
+from app.grammars.compiler import Vocabulary
 from app.lifecycle import Phase
 from app.reading.pieces import Reader
 from app.types import ChatPrompt, Grammar, Json, Sampling, Scoring
@@ -194,8 +195,8 @@ class Engine(Launched, Protocol):
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         """The text of token ids, with or without the special ones. As thread-safe as `encode`."""
 
-    def grammar_vocabulary(self) -> str | None:
-        """The vocabulary as xgrammar serialises it, to try grammars on; None if there is none."""
+    def grammar_vocabulary(self) -> Vocabulary | None:
+        """To compile grammars for; None: the tokenizer has no form that grammars can use."""
 
     def infill(self, prefix: str, suffix: str) -> list[int]:
         """The prompt that makes the model fill the gap between two texts; if info.fills_middle."""

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from app.types import Json, ToolUse
+from app.types import Grammar, Json, ToolUse
 
 _MAX_ARRAY_CALLS = 8
+
+
+def calls_grammar(use: ToolUse) -> Grammar:
+    return Grammar("json_schema", json.dumps(calls_schema(use)), "tools", parts=schemas(use))
+
+
+def schemas(use: ToolUse) -> tuple[tuple[str, str], ...]:
+    """The schema of each tool that may be called: the request field, and its text."""
+    return tuple(
+        (tool.param, json.dumps(tool.parameters))
+        for tool in use.callable
+        if tool.parameters is not None
+    )
 
 
 def calls_schema(use: ToolUse) -> Json:
@@ -45,7 +59,7 @@ def _rerooted(schema: Any, root: str) -> Any:
         return schema
     return {
         key: root + value[1:]
-        if key == "$ref" and isinstance(value, str) and value.startswith("#")
+        if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/"))
         else _rerooted(value, root)
         for key, value in schema.items()
     }

@@ -18,8 +18,8 @@ from typing import Any
 
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered
 from app.events import EndReason, ScoredToken, Token
+from app.grammars.compiler import BYTES, Vocabulary
 from app.lifecycle import Phase
-from app.reading.json_calls import answer_reader
 from app.types import ChatPrompt, Grammar, Json, Scoring
 
 Step = str | float | Exception | asyncio.Event
@@ -72,14 +72,14 @@ class ScriptedEngine:
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         return "".join(map(chr, ids))
 
-    def grammar_vocabulary(self) -> str | None:
-        return None
+    def grammar_vocabulary(self) -> Vocabulary | None:
+        return BYTES
 
     def infill(self, prefix: str, suffix: str) -> list[int]:
         return [*self.encode(prefix), 0, *self.encode(suffix)]
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
-        return Rendered(self._ids(chat), grammar=grammar, reader=answer_reader(grammar))
+        return Rendered(self._ids(chat), grammar=grammar)
 
     def _ids(self, chat: ChatPrompt) -> list[int]:
         return self.encode("".join(part.text for turn in chat.messages for part in turn.parts))

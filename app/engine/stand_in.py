@@ -16,13 +16,13 @@ import msgspec
 
 from app.engine.base import Question, Rendered
 from app.engine.json_examples import example
-from app.engine.required_calls import calls_schema
+from app.engine.required_calls import calls_grammar
 from app.engine.scripted import ScriptedEngine, Step
 from app.engine.stepped import SteppedEngine
 from app.errors import ConfigError, UnsupportedParameter
 from app.events import EndReason
 from app.lifecycle import Phase
-from app.reading.json_calls import CallArray, answer_reader
+from app.reading.json_calls import CallArray
 from app.settings.catalogue import Settings
 from app.types import ChatPrompt, Grammar
 
@@ -76,9 +76,8 @@ class StandIn(ScriptedEngine):
         ids = self.encode("".join(part.text for part in chat.messages[-1].parts) or " ")
         use = chat.tool_use
         if use is not None and use.required:
-            schema = Grammar("json_schema", json.dumps(calls_schema(use)), "tools")
-            return Rendered(ids, grammar=schema, reader=CallArray)
-        return Rendered(ids, grammar=grammar, reader=answer_reader(grammar))
+            return Rendered(ids, grammar=calls_grammar(use), reader=CallArray)
+        return Rendered(ids, grammar=grammar)
 
     def steps(self, question: Question, choice: int) -> Iterator[Step]:
         for no, word in enumerate(self._words(question)):

@@ -18,15 +18,13 @@ from app.events import Events
 from app.gate import Gate
 from app.generation import limits
 from app.generation.answer import Answer
-from app.generation.grammars import GrammarCheck
 from app.generation.merge import merge
 from app.generation.prompt import Job, Preparer
-from app.logs.setup import log
+from app.grammars.check import GrammarCheck
 from app.sequences import Share
 from app.stats import RequestStats
 from app.types import ChatPrompt, GenerationRequest, Prompt, Scoring, TextPrompt
 
-_GRAMMARS_KEPT = 1000
 GENERIC_NAMES = ("sglang", "default")
 """Accepted for any served model, beside its own names."""
 
@@ -85,10 +83,9 @@ class ServedModel:
             jobs = self._bounded(jobs, request, request.scoring)
         # Megabytes of text that is not needed while the engine answers.
         request = msgspec.structs.replace(request, prompts=())
-        for job in jobs:
+        for no, job in enumerate(jobs):
             if (grammar := job.sampling.grammar) is not None:
-                await self._forget_grammars()
-                await self.grammars.check(grammar)
+                jobs[no] = job.constrained(await self.grammars.check(grammar))
         share = self._gate.sequences.of_one_request()
         answer = Answer(request, jobs, stats)
         if len(jobs) == 1:  # nearly always; each generator on the way costs every token
@@ -167,18 +164,6 @@ class ServedModel:
             whole=request.whole,
         )
         return self._engine.generate(question, id=id, choices=request.n)
-
-    async def _forget_grammars(self) -> None:
-        """Empty the engine's caches after many grammars, while no other request runs.
-
-        The engine keeps every grammar until then, and refuses to empty its caches while it is busy.
-        """
-        if self.grammars.compiled >= _GRAMMARS_KEPT and self._gate.in_flight <= 1:
-            if await self._engine.flush_cache():
-                log.info("the engine's caches were emptied", grammars=self.grammars.compiled)
-                self.grammars.compiled = 0
-            else:  # another process of TOKENIZER_WORKERS has requests; do not try at every request
-                self.grammars.compiled -= _GRAMMARS_KEPT // 20
 
     async def embed(
         self, prompts: Sequence[Prompt], *, id: str, dimensions: int | None = None

@@ -12,7 +12,6 @@ import msgspec
 from app.engine.base import Engine, Rendered
 from app.generation import limits
 from app.generation.turns import Turns
-from app.reading.json_calls import answer_reader
 from app.types import (
     ChatPrompt,
     GenerationRequest,
@@ -43,6 +42,12 @@ class Job(msgspec.Struct, frozen=True):
     echo: str = ""
     """The prompt's text, if the answer begins with it."""
     use: ToolUse | None = None
+
+    def constrained(self, grammar: Grammar) -> Job:
+        """With the grammar as the engine compiles it. It decides where the answer ends, so that a
+        least number of tokens has no place beside it."""
+        sampling = msgspec.structs.replace(self.sampling, grammar=grammar, min_tokens=0)
+        return msgspec.structs.replace(self, sampling=sampling)
 
 
 class Preparer:
@@ -103,7 +108,7 @@ class Preparer:
 
 
 def _plain(ids: list[int], grammar: Grammar | None) -> Rendered:
-    return Rendered(ids, grammar=grammar, reader=answer_reader(grammar))
+    return Rendered(ids, grammar=grammar)
 
 
 def _slices(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Literal, assert_never
 
 import orjson
@@ -11,12 +11,10 @@ from app.reading.pieces import (
     CallArguments,
     CallBegun,
     Piece,
-    Reader,
     Said,
     joined,
     overlap,
 )
-from app.types import Grammar
 
 
 class CallArray:
@@ -121,7 +119,7 @@ class MarkedCalls:
 class JsonStrings:
     """Escapes control characters inside strings, which JSON forbids as they are.
 
-    xgrammar 0.2.7 lets them into strings that have a minLength or maxLength. Drop when it does not.
+    Models write them into the arguments of calls that no grammar constrains.
     """
 
     def __init__(self) -> None:
@@ -142,33 +140,6 @@ class JsonStrings:
                 character = orjson.dumps(character).decode()[1:-1]
             written.append(character)
         return "".join(written)
-
-
-class JsonAnswer:
-    """Reads an answer that is JSON, after `inner` has taken thinking and calls out of it."""
-
-    def __init__(self, inner: Reader | None) -> None:
-        self._inner = inner
-        self._strings = JsonStrings()
-
-    def feed(self, text: str) -> list[Piece]:
-        return self._written([Said(text)] if self._inner is None else self._inner.feed(text))
-
-    def finish(self) -> list[Piece]:
-        return [] if self._inner is None else self._written(self._inner.finish())
-
-    def _written(self, pieces: list[Piece]) -> list[Piece]:
-        return [
-            Said(self._strings.feed(piece.text)) if isinstance(piece, Said) else piece
-            for piece in pieces
-        ]
-
-
-def answer_reader(grammar: Grammar | None) -> Callable[[], Reader | None] | None:
-    """Makes the reader of an answer without tools and thinking; None: the answer is plain text."""
-    if grammar is None or grammar.kind != "json_schema":
-        return None
-    return lambda: JsonAnswer(None)
 
 
 class _CallObject:

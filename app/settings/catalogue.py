@@ -563,7 +563,7 @@ class Settings(BaseModel):
         1000, "MAX_REGEX_REPEAT", ge=1, help="Largest number in a `{n,m}` of a regular expression."
     )
     grammar_timeout_s: float = BOUNDS.setting(
-        10.0,
+        0.5,
         "GRAMMAR_TIMEOUT",
         gt=0,
         help="Seconds of processor time that a new schema or grammar may take to compile; past it "

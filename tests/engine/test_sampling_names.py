@@ -45,12 +45,10 @@ def test_a_seed_is_passed_on_only_to_an_engine_that_honours_it() -> None:
     assert params(Sampling(seed=1), honours_seed=True)["sampling_seed"] == 1
 
 
-def test_a_grammar_is_named_by_its_kind() -> None:
-    plain = params(Sampling(grammar=Grammar("regex", "a+")))
-    assert plain["regex"] == "a+"
-    assert "ebnf_full_assistant" not in plain
-    covering = Grammar("ebnf", "root ::= 'a'", covers_thinking=True)
-    assert params(Sampling(grammar=covering))["ebnf_full_assistant"] is True
+def test_every_grammar_goes_to_the_engine_in_its_compiled_form() -> None:
+    named = params(Sampling(grammar=Grammar("regex", "a+", compiled="jstart: /a+/")))
+    assert named["ebnf"] == "jstart: /a+/"
+    assert "regex" not in named
 
 
 def test_an_answer_that_is_read_whole_comes_in_few_messages() -> None:

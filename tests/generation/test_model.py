@@ -15,7 +15,7 @@ from app.events import Finished, TextDelta, fold
 from app.gate import Gate
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle
-from app.types import GenerationRequest, Grammar, Sampling, TextPrompt
+from app.types import GenerationRequest, Sampling, TextPrompt
 from tests.support.serving import eventually
 
 
@@ -125,25 +125,6 @@ async def test_an_echo_begins_the_answer_with_the_prompt() -> None:
     texts = [event.text for beat in beats for event in beat if isinstance(event, TextDelta)]
     assert texts == ["hi ", "a"]
     assert any(isinstance(event, Finished) for event in beats[-1])
-
-
-@pytest.mark.parametrize(("flushed", "left"), [(True, 1), (False, 20)])
-async def test_grammars_are_forgotten_or_left_for_a_while(
-    monkeypatch: pytest.MonkeyPatch, flushed: bool, left: int
-) -> None:
-    """The engine keeps every grammar until its caches are emptied, which it may refuse."""
-    monkeypatch.setattr("app.generation.model._GRAMMARS_KEPT", 20)
-    engine = ScriptedEngine("{}")
-
-    async def flush_cache() -> bool:
-        return flushed
-
-    monkeypatch.setattr(engine, "flush_cache", flush_cache)
-    async with served(engine) as model:
-        model.grammars.compiled = 20
-        sampling = Sampling(grammar=Grammar("json_schema", "{}"))
-        await fold(model.generate(request(sampling=sampling)))
-        assert model.grammars.compiled == left
 
 
 async def test_only_its_own_names_and_the_generic_ones_are_accepted() -> None:

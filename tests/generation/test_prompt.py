@@ -65,13 +65,6 @@ async def test_ids_outside_the_vocabulary_are_refused(preparer: Preparer) -> Non
     assert refused.value.param == "prompt"
 
 
-async def test_an_answer_that_follows_a_schema_is_read_as_json(preparer: Preparer) -> None:
-    for grammar, read in ((Grammar("json_schema", "{}"), True), (Grammar("regex", "a"), False)):
-        (prompt,) = await preparer.prepare(request(TextPrompt("a", param="x"), grammar=grammar))
-        assert prompt.grammar is grammar
-        assert (prompt.reader is not None) is read
-
-
 @pytest.mark.parametrize(("chars", "thread"), [(4000, "MainThread"), (4001, "prompt_0")])
 async def test_only_long_prompts_are_prepared_beside_the_event_loop(
     preparer: Preparer, chars: int, thread: str

@@ -1,14 +1,10 @@
-"""Calls written as JSON objects, and answers that are JSON."""
+"""Calls written as JSON objects."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from app.reading.json_calls import CallArray, JsonAnswer, MarkedCalls, answer_reader
-from app.reading.pieces import Said
-from app.types import Grammar
+from app.reading.json_calls import CallArray, MarkedCalls
 from tests.support.reading import calls_in, cuttings, read, text_in
 from tests.support.tool_formats import TOOL_SAMPLES, Sample, sample_id
 
@@ -60,18 +56,7 @@ def test_an_array_of_calls_is_read_the_same_however_it_is_cut() -> None:
 
 
 def test_a_control_character_in_a_string_is_escaped_and_outside_it_is_not() -> None:
-    text = '{"a":\n"one\ntwo\\"\tthree"}'
+    text = '<tool_call>{"name": "ping", "arguments": {"a":\n"one\ntwo\\"\tthree"}}</tool_call>'
     for parts in cuttings(text):
-        answer = text_in(read(JsonAnswer(None), parts))
-        assert answer == '{"a":\n"one\\ntwo\\"\\tthree"}', parts
-    assert json.loads(answer) == {"a": 'one\ntwo"\tthree'}
-
-
-def test_only_an_answer_that_follows_a_schema_needs_a_reader() -> None:
-    assert answer_reader(None) is None
-    assert answer_reader(Grammar("regex", "a+")) is None
-    make = answer_reader(Grammar("json_schema", "{}"))
-    assert make is not None
-    reader = make()
-    assert reader is not None
-    assert reader.feed('"\n"') == [Said('"\\n"')]
+        calls = calls_in(read(MarkedCalls("<tool_call>", "</tool_call>"), parts))
+        assert calls == [("ping", {"a": 'one\ntwo"\tthree'})], parts

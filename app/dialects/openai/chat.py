@@ -128,7 +128,7 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
     _check_messages(body)
     bounds = call.bounds
     max_tokens = body.max_completion_tokens
-    grammar = body.grammar(bounds)
+    grammar = body.constraint(bounds)
     return GenerationRequest(
         id=call.id,
         prompts=(

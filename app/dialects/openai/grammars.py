@@ -14,12 +14,14 @@ from pydantic import Field
 
 from app.dialects.body import Body
 from app.errors import InvalidRequest, UnsupportedParameter, too_many
-from app.generation.grammars import check_regex, check_schema, check_text
+from app.grammars.bounds import check_regex, check_schema, check_text
 from app.settings.bounds import Bounds, GrammarBounds
 from app.types import Grammar
 
 
 class JsonSchema(Body):
+    """Without `schema` it is an error: a schema in another place would be ignored."""
+
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
     description: Annotated[str, Field(max_length=8192)] | None = None
     json_schema: dict[str, Any] | None = Field(None, alias="schema")
@@ -31,6 +33,10 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchema | None = None
+    flat: dict[str, Any] | None = Field(None, alias="schema")
+    """llama.cpp's and Together's place for the schema, with either type."""
+    value: dict[str, Any] | None = None
+    """TGI's."""
     format: dict[str, Any] | None = None
 
 
@@ -54,9 +60,11 @@ class GrammarFields(Body):
     guided_regex: str | None = None
     guided_choice: Annotated[list[str], Field(min_length=1)] | None = None
     guided_grammar: str | None = None
+    grammar: str | None = None
+    """llama.cpp's."""
     structured_outputs: StructuredOutputs | None = None
 
-    def grammar(self, bounds: Bounds) -> Grammar | None:
+    def constraint(self, bounds: Bounds) -> Grammar | None:
         """The grammar of the one field that is set. Raises InvalidRequest."""
         set_fields = [field for field in _GRAMMARS if getattr(self, field) is not None]
         if self.response_format is not None and self.response_format.type == "text":
@@ -87,6 +95,7 @@ _GRAMMARS = {
     "guided_regex": "regex",
     "guided_choice": "choice",
     "guided_grammar": "grammar",
+    "grammar": "grammar",
 }
 """Field -> kind of its grammar, in the words of `StructuredOutputs`; "" if the value names it."""
 
@@ -103,17 +112,22 @@ def _need_grammars(bounds: Bounds, param: str) -> None:
 def _response_format(format: ResponseFormat, bounds: Bounds) -> Grammar:
     param = "response_format"
     match format.type:
+        case "json_schema" | "json_object" if format.flat is not None:
+            return schema_grammar(format.flat, bounds.grammar, f"{param}.schema")
+        case "json_schema" | "json_object" if format.value is not None:
+            return schema_grammar(format.value, bounds.grammar, f"{param}.value")
         case "json_schema":
-            if format.json_schema is None:
+            wrapper = format.json_schema
+            if wrapper is None or wrapper.json_schema is None:
+                missing = f"{param}.json_schema" + (".schema" if wrapper is not None else "")
                 raise InvalidRequest(
-                    f"Missing required parameter: '{param}.json_schema'.",
-                    param=f"{param}.json_schema",
+                    f"Missing required parameter: '{missing}'.",
+                    param=missing,
                     code="missing_required_parameter",
                 )
-            schema = format.json_schema.json_schema
-            if schema is None:
-                return Grammar("json_schema", _OBJECT)
-            return schema_grammar(schema, bounds.grammar, f"{param}.json_schema.schema")
+            return schema_grammar(
+                wrapper.json_schema, bounds.grammar, f"{param}.json_schema.schema"
+            )
         case "structural_tag":
             _need_grammars(bounds, param)
             tag = {"type": "structural_tag", "format": format.format or {}}
@@ -178,6 +192,6 @@ def _one_of(choices: list[str], bounds: GrammarBounds, param: str) -> Grammar:
     """A grammar of exactly these texts, without quotes."""
     if len(choices) > bounds.max_schema_enum:
         raise too_many(param, bounds.max_schema_enum)
-    text = "root ::= " + " | ".join(json.dumps(choice) for choice in choices)
+    text = json.dumps(choices)
     check_text(text, bounds, param=param)
-    return Grammar("ebnf", text, param)
+    return Grammar("choice", text, param)

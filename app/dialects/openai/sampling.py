@@ -162,7 +162,7 @@ class SamplingFields(GrammarFields):
             skip_special_tokens=self.skip_special_tokens is not False,
             logit_bias=self.logit_bias or None,
             seed=self.seed,
-            grammar=self.grammar(bounds),
+            grammar=self.constraint(bounds),
         )
         check_counts(sampling, bounds)
         return sampling

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from app.dialects.body import Body
 from app.errors import InvalidRequest, UnsupportedParameter
-from app.generation.grammars import check_regex, check_schema
+from app.grammars.bounds import check_regex, check_schema
 from app.settings.bounds import Bounds, GrammarBounds
 from app.types import Json, Tool, ToolCall, ToolUse
 
@@ -268,6 +268,7 @@ def _tool(tool: FunctionTool | CustomTool, no: int, bounds: Bounds, forced: bool
     return Tool(
         name=function.name,
         description=function.description,
+        param=f"tools[{no}].function.parameters",
         parameters=function.parameters,
         strict=bool(function.strict),
     )
@@ -298,6 +299,7 @@ def _custom(custom: Custom, param: str, bounds: Bounds) -> Tool:
     return Tool(
         name=custom.name,
         description=custom.description,
+        param=f"{param}.format.grammar.definition",
         parameters={
             "type": "object",
             "properties": {"input": schema},

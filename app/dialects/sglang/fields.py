@@ -18,7 +18,7 @@ from app.dialects.openai.sampling import Biases, Stops, StopTokenIds, check_coun
 from app.dialects.prompts import IDS_SCHEMA, TEXTS_SCHEMA, read_prompts
 from app.dialects.sglang.unsupported import UNSUPPORTED
 from app.errors import InvalidRequest, UnsupportedParameter
-from app.generation.grammars import check_regex, check_schema, check_text
+from app.grammars.bounds import check_regex, check_schema, check_text
 from app.settings.bounds import Bounds, hard_limit
 from app.types import Grammar, Json, Prompt, Sampling
 
@@ -152,7 +152,7 @@ class GenerateSampling(Body):
             check_text(text, bounds.grammar, param=param)
         if kind == "structural_tag":
             check_schema(_decoded(text, param), bounds.grammar, param=param)
-        return Grammar(kind, text)
+        return Grammar(kind, text, param)
 
 
 def _decoded(text: str, param: str) -> Json:

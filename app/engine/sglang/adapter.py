@@ -27,6 +27,7 @@ from app.engine.sglang.tokenizers import Tokenizers
 from app.engine.sglang.tokens import Vocabulary
 from app.engine.sglang.watch import end_schedulers
 from app.errors import InvalidRequest, StartError
+from app.grammars.compiler import Vocabulary as GrammarVocabulary
 from app.lifecycle import Phase
 from app.types import ChatPrompt, Grammar, Json, Sampling
 
@@ -51,7 +52,7 @@ class SGLangEngine:
         self._tokenizers = Tokenizers(self._manager, engine.template_manager)
         tokenizer = self._tokenizers.loop.tokenizer
         self._exchange = Exchange(self._manager, Vocabulary(tokenizer), widest_stride=widest_stride)
-        self._grammar_vocabulary: str | None = None
+        self._grammar_vocabulary: GrammarVocabulary | None = None
         self._infill = Infill.of(tokenizer)
         self.info = self._read_info(pools)
         self._profiling = False
@@ -117,7 +118,7 @@ class SGLangEngine:
     def all_warm(self) -> None:
         pass
 
-    def grammar_vocabulary(self) -> str | None:
+    def grammar_vocabulary(self) -> GrammarVocabulary | None:
         return self._grammar_vocabulary
 
     def infill(self, prefix: str, suffix: str) -> list[int]:
@@ -251,10 +252,8 @@ class SGLangEngine:
     async def warm_up(self) -> None:
         # Several processes may warm up at once, and the engine tells requests apart by their ids.
         id = "warmup" + uuid.uuid4().hex[6:]
-        if self._engine.server_args.grammar_backend in (None, "xgrammar"):
-            self._grammar_vocabulary = await asyncio.to_thread(
-                self._tokenizers.grammar_vocabulary, self.info.vocab_size
-            )
+        if not self.info.embeds:
+            self._grammar_vocabulary = await asyncio.to_thread(self._tokenizers.for_grammars)
         prompt = self.encode("Hello") or [0]
         if self.info.embeds:
             (embedding,) = await self.embed([prompt], id=id)

@@ -16,7 +16,6 @@ from app.engine.base import Rendered
 from app.engine.sglang.functions import as_function
 from app.engine.sglang.output import AnswerFormat
 from app.errors import InvalidRequest
-from app.reading.json_calls import answer_reader
 from app.reading.pieces import Reader
 from app.types import ChatPrompt, Grammar, Json, Message, Tool, ToolUse
 
@@ -87,9 +86,10 @@ class ChatRenderer:
             RecursionError,
         ) as error:
             # Templates refuse conversations by raising: "roles must alternate", and the like.
+            # Its own words only; Python's would tell of our insides.
+            reason = f": {error}"[:300] if isinstance(error, TemplateError) else "."
             raise InvalidRequest(
-                f"The model's chat template refuses this conversation: {error}"[:400],
-                param=chat.param,
+                f"The model's chat template refuses this conversation{reason}", param=chat.param
             ) from error
         stop = processed.stop or ()
         # An answer that continues a message does not begin with thinking.
@@ -114,7 +114,7 @@ class ChatRenderer:
     ) -> tuple[Grammar | None, Callable[[], Reader | None] | None]:
         """The grammar of the answer, and what makes the reader of each choice."""
         if use is None and self.reasoning_parser is None:
-            return grammar, answer_reader(grammar)
+            return grammar, None
         form = AnswerFormat(
             tool_call_parser=self.tool_call_parser,
             reasoning_parser=self.reasoning_parser,

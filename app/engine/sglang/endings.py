@@ -27,20 +27,23 @@ def end_of(finish: dict[str, Any]) -> tuple[EndReason, str | int | None]:
 
 def aborted(finish: dict[str, Any]) -> InternalError | InvalidRequest | Overloaded:
     """An abort by the engine as an error of ours."""
-    message = str(finish.get("message") or "The engine ended this request.")[:400]
-    if message.startswith(("Failed to compile", "Grammar preprocessing")):
-        # The rest of the message may be the whole grammar.
-        reason = message.partition(": ")[2].partition("grammar_key")[0][:200]
+    message = str(finish.get("message") or "")
+    log.warning("the engine ended a request", reason=message[:400])
+    # The message itself is for the log: it has the engine's own names, and may hold the request.
+    if "rammar" in message:
         return InvalidRequest(
-            f"The engine cannot compile this schema or grammar: {reason}", param="response_format"
+            "The answer could not be finished: the schema or grammar that it follows became too "
+            "complex on the way. Please make it simpler.",
+            param="response_format",
+            code="grammar_too_complex",
         )
     match finish.get("status_code"):
         case 400:
-            return InvalidRequest(message)
+            return InvalidRequest("The engine refused this request.")
         case 503:
-            return Overloaded(message)
+            return Overloaded("The engine has no room for this request; please try again.")
         case _:
-            return InternalError(message)
+            return InternalError("The engine ended this request.")
 
 
 def refused(error: ValueError) -> InvalidRequest:
@@ -49,4 +52,4 @@ def refused(error: ValueError) -> InvalidRequest:
     Our own bounds are checked earlier, so the log names a bound that we do not know of.
     """
     log.warning("SGLang refused a request", reason=str(error)[:400])
-    return InvalidRequest(str(error)[:400])
+    return InvalidRequest("The engine refused this request.")

@@ -31,7 +31,7 @@ _RESERVED = {
     "is_embedding": "the model's files say whether it is one",
     "tokenizer_worker_num": "set TOKENIZER_WORKERS instead",
     "enable_metrics": "set ENABLE_METRICS instead",
-    "grammar_backend": "requests' grammars are tried with xgrammar",
+    "grammar_backend": "this server has its own, on llguidance",
     "crash_dump_folder": "this server keeps no requests",
     "export_metrics_to_file": "set ENABLE_METRICS and scrape /metrics",
     "nnodes": "set NNODES instead",
@@ -100,8 +100,7 @@ def _defaults(settings: Settings, on_cpu: bool) -> dict[str, Any]:
         "log_level": settings.log_level,
         "incremental_streaming_output": True,
         "enable_metrics": settings.enable_metrics,
-        # A model held to a schema may otherwise write blanks until its tokens are used up.
-        "constrained_json_disable_any_whitespace": True,
+        "grammar_backend": "llguidance",  # engine/sglang/grammar_backend.py in its place
     }
     if on_cpu:
         options |= {

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from app.engine.required_calls import calls_schema
+from app.engine.required_calls import calls_grammar, schemas
 from app.engine.sglang.functions import as_function
 from app.engine.sglang.readers import SGLangThinking, call_parser, calls_reader
 from app.errors import UnsupportedParameter
+from app.grammars.lark import unknown_format
 from app.logs.setup import log
 from app.reading.harmony import Harmony
-from app.reading.json_calls import CallArray, JsonAnswer
+from app.reading.json_calls import CallArray
 from app.reading.pieces import (
     Chain,
     Reader,
@@ -43,7 +44,6 @@ class AnswerFormat:
         self._use = use
         self._thinking = thinking
         self._as_array = False
-        self._answers_json = grammar is not None and grammar.kind == "json_schema"
         self.grammar = grammar
         """The grammar that the engine must enforce; None: there is none."""
         if use is not None:
@@ -53,10 +53,6 @@ class AnswerFormat:
 
     def reader(self) -> Reader | None:
         """A new reader for one choice; None if its text needs no reading."""
-        reader = self._reader()
-        return JsonAnswer(reader) if self._answers_json else reader
-
-    def _reader(self) -> Reader | None:
         calls: Reader | None = None
         if self._use is not None:
             calls = CallArray() if self._as_array else calls_reader(self._format, self._tools)
@@ -79,12 +75,12 @@ class AnswerFormat:
             return
         # The whole answer is the call: a response format has nothing left to apply to.
         self.grammar = self._native(use, "required", strict=True) if self._native_format else None
-        if self.grammar is None or self.grammar.kind == "json_schema":
-            self.grammar = Grammar("json_schema", json.dumps(calls_schema(use)), "tools")
+        if self.grammar is None:
+            self.grammar = calls_grammar(use)
             self._as_array = True
 
     def _native(self, use: ToolUse, choice: str, *, strict: bool) -> Grammar | None:
-        """SGLang's grammar in the model's own format, if it has one for it."""
+        """SGLang's grammar in the model's own format, if it has one that can be enforced."""
         tools = [_tool(tool, strict=strict or tool.strict) for tool in use.callable]
         parser = call_parser(self._format, tools)
         if parser.detector.parses_required_natively() and choice == "required":
@@ -93,14 +89,15 @@ class AnswerFormat:
         if constraint is None:
             return None
         kind, value = constraint
-        if kind == "full_assistant_ebnf":
-            return Grammar("ebnf", value, "tools", covers_thinking=True)
-        if kind == "structural_tag":
-            tag = value.model_dump(by_alias=True)
-            if "structures" in tag:
-                tag = {"type": "structural_tag", "format": _modern(tag, use, choice)}
-            return Grammar(kind, json.dumps(_few_blanks(tag)), "tools")
-        return Grammar(kind, value if isinstance(value, str) else json.dumps(value), "tools")
+        if kind != "structural_tag":  # SGLang's own array of calls, and rules for xgrammar
+            return None
+        tag = value.model_dump(by_alias=True)
+        if "structures" in tag:
+            tag = {"type": "structural_tag", "format": _modern(tag, use, choice)}
+        if (unknown := unknown_format(tag["format"])) is not None:
+            log.debug("a format that cannot be enforced", format=self._format, type=unknown)
+            return None
+        return Grammar("structural_tag", json.dumps(tag), "tools", parts=schemas(use))
 
     def _calls_or_answer(self, answer: Grammar, use: ToolUse) -> Grammar:
         """Either calls, or an answer that follows the response format."""
@@ -115,11 +112,16 @@ class AnswerFormat:
         either = {
             "type": "or",
             "elements": [
-                _few_blanks({"type": "json_schema", "json_schema": json.loads(answer.text)}),
+                {"type": "json_schema", "json_schema": json.loads(answer.text)},
                 tag["format"],
             ],
         }
-        return Grammar("structural_tag", json.dumps({"type": "structural_tag", "format": either}))
+        return Grammar(
+            "structural_tag",
+            json.dumps({"type": "structural_tag", "format": either}),
+            answer.param,
+            parts=((answer.param, answer.text), *calls.parts),
+        )
 
 
 def _modern(legacy: Json, use: ToolUse, choice: str) -> Json:
@@ -151,21 +153,6 @@ def _modern(legacy: Json, use: ToolUse, choice: str) -> Json:
         "stop_after_first": not use.parallel,
         "tags": tags,
     }
-
-
-def _few_blanks(format: Any) -> Any:
-    """The format with one blank at most between two tokens of JSON.
-
-    The engine's `constrained_json_disable_any_whitespace` does not reach into structural tags, and
-    without a bound a model may write blanks until its tokens are used up.
-    """
-    if isinstance(format, list):
-        return [_few_blanks(each) for each in format]
-    if not isinstance(format, dict):
-        return format
-    if format.get("type") == "json_schema" and "json_schema" in format:
-        return {**format, "max_whitespace_cnt": 1}
-    return {key: _few_blanks(value) for key, value in format.items()}
 
 
 def _tool(tool: Tool, *, strict: bool) -> Any:

@@ -47,7 +47,5 @@ def sampling_params(
     if sampling.seed is not None and honours_seed:
         params["sampling_seed"] = sampling.seed
     if (grammar := sampling.grammar) is not None:
-        params[grammar.kind] = grammar.text
-        if grammar.covers_thinking:
-            params["ebnf_full_assistant"] = True
+        params["ebnf"] = grammar.compiled
     return params

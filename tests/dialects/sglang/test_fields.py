@@ -13,7 +13,6 @@ import pytest
 
 from app.dialects.sglang.fields import GenerateBody, GenerateSampling
 from app.dialects.sglang.unsupported import IGNORED
-from app.types import Grammar
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import Running, serve
 
@@ -88,13 +87,16 @@ async def test_grammars_are_accepted_only_if_the_operator_allows_them():
             ({"regex": "a{1,5000}"}, 400),
             ({"ebnf": 'root ::= "a"'}, 200),
             ({"ebnf": "\0"}, 400),
-            ({"structural_tag": "{}"}, 200),
+            ({"structural_tag": '{"format": {"type": "any_text"}}'}, 200),
+            ({"structural_tag": "{}"}, 400),
             ({"structural_tag": "no"}, 400),
             ({"regex": "a", "ebnf": "b"}, 400),
         ):
             response = await generate(running, sampling_params=params)
             assert response.status_code == status, (params, response.text)
-    assert engine.calls[0][1].grammar == Grammar("regex", "[a-z]+")
+    grammar = engine.calls[0][1].grammar
+    assert (grammar.kind, grammar.text) == ("regex", "[a-z]+")
+    assert grammar.param == "sampling_params.regex"
 
 
 async def test_token_ids_in_sampling_parameters_must_be_in_the_vocabulary():

@@ -1,0 +1,43 @@
+"""Not a model: what the engine's processes do with grammars, in place of SGLang's own.
+
+SGLang imports every module of this package in its scheduler (`srt/models/registry.py`), which is
+the only way in. Written against 0.5.23, `srt/constrained/base_grammar_backend.py`. There grammars
+are compiled in four threads more than there are processors, at the scheduler's priority, and kept
+for good. Drop when SGLang bounds both, and grammar_backend.py when its own does what that says.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sglang.srt.constrained import base_grammar_backend, llguidance_backend
+
+from app.engine.sglang.grammar_backend import LimitedBackend
+
+_AT_ONCE = 2
+_NICE = 10
+_KEPT = 1000
+
+
+def _lower_priority() -> None:
+    # On Linux a thread has a priority of its own, which the threads that it starts inherit.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+def _limited(*_: Any, **__: Any) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="grammar", initializer=_lower_priority)
+
+
+def _set_cache(self: Any, key: tuple[str, str], value: Any) -> None:
+    self.cache.pop(key, None)
+    self.cache[key] = value
+    while len(self.cache) > _KEPT:
+        del self.cache[next(iter(self.cache))]
+
+
+base_grammar_backend.ThreadPoolExecutor = _limited
+base_grammar_backend.BaseGrammarBackend.set_cache = _set_cache
+llguidance_backend.GuidanceBackend = LimitedBackend

@@ -1,0 +1,228 @@
+"""Pieces of llguidance's Lark, and structural tags written in it.
+
+A structural tag is xgrammar's description of an answer as nested formats; SGLang writes one for
+each way in which a model calls tools. Lark of llguidance 1.9.1: docs/syntax.md there.
+
+A special token never matches text, so where a marker is one it is written by its id.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from app.grammars.refused import Refused
+from app.grammars.schema import enforceable
+from app.types import Json
+
+JSON_OPTIONS: Json = {
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+    "lenient": False,
+    "coerce_one_of": False,
+}
+"""One blank at most: without a bound a model may write blanks until its tokens are used up."""
+
+_TEXT = r"/(?s:.*)/"
+
+
+def quoted(text: str) -> str:
+    """A literal."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def choice(texts: list[str]) -> str:
+    """Exactly one of these texts."""
+    return "start: " + " | ".join(map(quoted, texts))
+
+
+def inline_json(schema: Json) -> str:
+    return "%json " + json.dumps({**enforceable(schema), "x-guidance": JSON_OPTIONS})
+
+
+def structural_tag(format: Json, special: Mapping[str, int]) -> str:
+    """xgrammar's structural tag as Lark. `special`: text of each special token -> its id.
+
+    Raises Refused for a format that is not known here.
+    """
+    return _Writer(special).write(format)
+
+
+def unknown_format(format: Any) -> str | None:
+    """The first format in a structural tag that cannot be written here; None: all can."""
+    stack = [format]
+    while stack:
+        each = stack.pop()
+        if isinstance(each, list):
+            stack += each
+        elif isinstance(each, dict):
+            type, style = each.get("type"), each.get("style", "json")
+            if type == "json_schema":
+                if style != "json":
+                    return str(style)
+                continue  # what a schema holds is no format
+            if isinstance(type, str) and type not in _FORMATS:
+                return type
+            stack += each.values()
+    return None
+
+
+_FORMATS = {
+    "const_string", "json_schema", "regex", "any_text", "sequence", "or", "optional", "star",
+    "plus", "tag", "tags_with_separator", "triggered_tags", "structural_tag",
+}  # fmt: skip
+
+
+class _Writer:
+    def __init__(self, special: Mapping[str, int]) -> None:
+        self._special = special
+        self._rules: list[str] = []
+        names = sorted(map(re.escape, special), key=len, reverse=True)
+        self._markers = re.compile(f"({'|'.join(names)})") if names else None
+
+    def write(self, format: Json) -> str:
+        start = self._of(format)
+        return "\n".join([f"start: {start}", *self._rules])
+
+    def _rule(self, body: str, *, options: str = "") -> str:
+        name = f"r{len(self._rules)}"
+        self._rules.append(f"{name}{options}: {body}")
+        return name
+
+    def _literal(self, text: str) -> str:
+        """Text with special tokens in it."""
+        parts = self._markers.split(text) if self._markers else [text]
+        return (
+            " ".join(
+                f"<[{self._special[part]}]>" if part in self._special else quoted(part)
+                for part in parts
+                if part
+            )
+            or '""'
+        )
+
+    def _of(self, format: Any) -> str:
+        """An expression that needs no brackets of its own."""
+        if not isinstance(format, dict):
+            raise Refused("has a format that is no object")
+        match format.get("type"):
+            case "const_string":
+                return self._literal(_text(format, "value"))
+            case "json_schema" if format.get("style", "json") == "json":
+                schema = format.get("json_schema")
+                if not isinstance(schema, dict | bool):
+                    raise Refused("has a 'json_schema' that is no schema")
+                return self._rule(inline_json(schema if isinstance(schema, dict) else {}))
+            case "regex":
+                return self._rule(regex(_text(format, "pattern")))
+            case "any_text":
+                return self._rule(self._any_text(format))
+            case "sequence":
+                return " ".join(map(self._group, _list(format, "elements"))) or '""'
+            case "or":
+                return self._rule(" | ".join(map(self._of, _list(format, "elements"))))
+            case "optional":
+                return f"{self._group(format.get('content'))}?"
+            case "star":
+                return f"{self._group(format.get('content'))}*"
+            case "plus":
+                return f"{self._group(format.get('content'))}+"
+            case "tag":
+                return self._tag(format)
+            case "tags_with_separator":
+                return self._separated(format)
+            case "triggered_tags":
+                return self._triggered(format)
+            case other:
+                raise Refused(f"has a format of type '{str(other)[:60]}', which is not supported")
+
+    def _group(self, format: Any) -> str:
+        return f"({self._of(format)})"
+
+    def _any_text(self, format: Json) -> str:
+        if format.get("excludes"):
+            excluded = "|".join(re.escape(text) for text in format["excludes"])
+            return self._terminal(rf"{_TEXT} & ~/(?s:.*)({excluded})(?s:.*)/")
+        return _TEXT
+
+    def _terminal(self, body: str) -> str:
+        name = f"T{len(self._rules)}"
+        self._rules.append(f"{name}: {body}")
+        return name
+
+    def _tag(self, tag: Json, *, after: str = "") -> str:
+        """`after`: the part of its begin that is written already."""
+        begin = _text(tag, "begin")[len(after) :]
+        ends = tag.get("end")
+        ends = ends if isinstance(ends, list) else [ends]
+        if not all(isinstance(end, str) for end in ends):
+            raise Refused("has a tag whose 'end' is no text")
+        content = tag.get("content")
+        literals = [self._literal(end) for end in ends]
+        if isinstance(content, dict) and content.get("type") == "any_text":
+            plain = [end for end in ends if not self._has_marker(end)]
+            if plain == ends and all(ends):  # the text ends where its end begins
+                last = " | ".join(map(quoted, ends))
+                body = self._rule(f"{self._any_text(content)} ({last})", options="[lazy]")
+                return f"{self._literal(begin)} {body}"
+        return f"{self._literal(begin)} {self._group(content)} ({' | '.join(literals)})"
+
+    def _has_marker(self, text: str) -> bool:
+        return self._markers is not None and self._markers.search(text) is not None
+
+    def _separated(self, format: Json) -> str:
+        tag = self._rule(" | ".join(self._tag(each) for each in _list(format, "tags")))
+        separator = self._literal(_text(format, "separator"))
+        many = tag if format.get("stop_after_first") else f"{tag} ({separator} {tag})*"
+        return many if format.get("at_least_one") else f"({many})?"
+
+    def _triggered(self, format: Json) -> str:
+        """Text up to a trigger, then a tag that begins with it; text again."""
+        tags, triggers = _list(format, "tags"), _list(format, "triggers")
+        parts: list[str] = []
+        for trigger in triggers:
+            begun = [each for each in tags if _text(each, "begin").startswith(trigger)]
+            if not begun:
+                continue
+            rest = self._rule(" | ".join(self._tag(each, after=trigger) for each in begun))
+            if self._has_marker(trigger):
+                head = f"{self._rule(self._any_text(format))} {self._literal(trigger)}"
+            else:
+                head = self._rule(f"{self._any_text(format)} {quoted(trigger)}", options="[lazy]")
+            parts.append(f"{head} {rest}")
+        if not parts:
+            raise Refused("has no tag that begins with one of its triggers")
+        call = self._rule(" | ".join(parts))
+        if format.get("at_least_one"):
+            first = self._rule(" | ".join(self._tag(each) for each in tags))
+            if format.get("stop_after_first"):
+                return first
+            return f"{first} {call}* {self._rule(self._any_text(format))}"
+        if format.get("stop_after_first"):
+            return self._rule(f"{call} | {self._rule(self._any_text(format))}")
+        return f"{call}* {self._rule(self._any_text(format))}"
+
+
+def regex(pattern: str) -> str:
+    """A terminal that matches as a whole; anchors at its ends say nothing more."""
+    inner = pattern.removeprefix("^")
+    if inner.endswith("$") and not inner.endswith(r"\$"):
+        inner = inner[:-1]
+    return "/(?:" + inner.replace("/", r"\/").replace("\n", r"\n") + ")/"
+
+
+def _text(format: Json, key: str) -> str:
+    value = format.get(key)
+    if not isinstance(value, str):
+        raise Refused(f"has a format '{format.get('type')}' without a text '{key}'")
+    return value
+
+
+def _list(format: Json, key: str) -> list[Any]:
+    value = format.get(key)
+    if not isinstance(value, list):
+        raise Refused(f"has a format '{format.get('type')}' without a list '{key}'")
+    return value
