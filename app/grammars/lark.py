@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from app.grammars import xml_calls
 from app.grammars.refused import Refused
 from app.grammars.schema import enforceable
 from app.types import Json
@@ -61,7 +62,9 @@ def unknown_format(format: Any) -> str | None:
         elif isinstance(each, dict):
             type, style = each.get("type"), each.get("style", "json")
             if type == "json_schema":
-                if style != "json":
+                schema = each.get("json_schema")
+                is_object = isinstance(schema, dict) and schema.get("type") == "object"
+                if style != "json" and not (style in xml_calls.STYLES and is_object):
                     return str(style)
                 continue  # what a schema holds is no format
             if isinstance(type, str) and type not in _FORMATS:
@@ -87,12 +90,12 @@ class _Writer:
         start = self._of(format)
         return "\n".join([f"start: {start}", *self._rules])
 
-    def _rule(self, body: str, *, options: str = "") -> str:
+    def rule(self, body: str, *, options: str = "") -> str:
         name = f"r{len(self._rules)}"
         self._rules.append(f"{name}{options}: {body}")
         return name
 
-    def _literal(self, text: str) -> str:
+    def literal(self, text: str) -> str:
         """Text with special tokens in it."""
         parts = self._markers.split(text) if self._markers else [text]
         return (
@@ -104,26 +107,42 @@ class _Writer:
             or '""'
         )
 
+    def after_blank(self, text: str) -> str:
+        # As one terminal: a blank of its own would be taken from what else begins with one.
+        if self._has_marker(text):
+            return f"/[ \\n]{{0,2}}/ {self.literal(text)}"
+        return f"/[ \\n]{{0,2}}{_exactly(text)}/"
+
+    def text_until(self, end: str) -> str:
+        if self._has_marker(end):
+            return f"{self.rule(_TEXT)} {self.literal(end)}"
+        return self.rule(f"{_TEXT} {quoted(end)}", options="[lazy]")
+
+    def json(self, schema: Json) -> str:
+        return self.rule(inline_json(schema))
+
     def _of(self, format: Any) -> str:
         """An expression that needs no brackets of its own."""
         if not isinstance(format, dict):
             raise Refused("has a format that is no object")
         match format.get("type"):
             case "const_string":
-                return self._literal(_text(format, "value"))
+                return self.literal(_text(format, "value"))
             case "json_schema" if format.get("style", "json") == "json":
                 schema = format.get("json_schema")
                 if not isinstance(schema, dict | bool):
                     raise Refused("has a 'json_schema' that is no schema")
-                return self._rule(inline_json(schema if isinstance(schema, dict) else {}))
+                return self.rule(inline_json(schema if isinstance(schema, dict) else {}))
+            case "json_schema" if format.get("style") in xml_calls.STYLES:
+                return xml_calls.arguments(format["json_schema"], format["style"], self)
             case "regex":
-                return self._rule(regex(_text(format, "pattern")))
+                return self.rule(regex(_text(format, "pattern")))
             case "any_text":
-                return self._rule(self._any_text(format))
+                return self.rule(self._any_text(format))
             case "sequence":
                 return " ".join(map(self._group, _list(format, "elements"))) or '""'
             case "or":
-                return self._rule(" | ".join(map(self._of, _list(format, "elements"))))
+                return self.rule(" | ".join(map(self._of, _list(format, "elements"))))
             case "optional":
                 return f"{self._group(format.get('content'))}?"
             case "star":
@@ -144,7 +163,7 @@ class _Writer:
 
     def _any_text(self, format: Json) -> str:
         if format.get("excludes"):
-            excluded = "|".join(re.escape(text) for text in format["excludes"])
+            excluded = "|".join(map(_exactly, format["excludes"]))
             return self._terminal(rf"{_TEXT} & ~/(?s:.*)({excluded})(?s:.*)/")
         return _TEXT
 
@@ -161,21 +180,22 @@ class _Writer:
         if not all(isinstance(end, str) for end in ends):
             raise Refused("has a tag whose 'end' is no text")
         content = tag.get("content")
-        literals = [self._literal(end) for end in ends]
+        in_xml = isinstance(content, dict) and content.get("style") in xml_calls.STYLES
+        literals = [self.after_blank(end) if in_xml else self.literal(end) for end in ends]
         if isinstance(content, dict) and content.get("type") == "any_text":
             plain = [end for end in ends if not self._has_marker(end)]
             if plain == ends and all(ends):  # the text ends where its end begins
                 last = " | ".join(map(quoted, ends))
-                body = self._rule(f"{self._any_text(content)} ({last})", options="[lazy]")
-                return f"{self._literal(begin)} {body}"
-        return f"{self._literal(begin)} {self._group(content)} ({' | '.join(literals)})"
+                body = self.rule(f"{self._any_text(content)} ({last})", options="[lazy]")
+                return f"{self.literal(begin)} {body}"
+        return f"{self.literal(begin)} {self._group(content)} ({' | '.join(literals)})"
 
     def _has_marker(self, text: str) -> bool:
         return self._markers is not None and self._markers.search(text) is not None
 
     def _separated(self, format: Json) -> str:
-        tag = self._rule(" | ".join(self._tag(each) for each in _list(format, "tags")))
-        separator = self._literal(_text(format, "separator"))
+        tag = self.rule(" | ".join(self._tag(each) for each in _list(format, "tags")))
+        separator = self.literal(_text(format, "separator"))
         many = tag if format.get("stop_after_first") else f"{tag} ({separator} {tag})*"
         return many if format.get("at_least_one") else f"({many})?"
 
@@ -187,23 +207,28 @@ class _Writer:
             begun = [each for each in tags if _text(each, "begin").startswith(trigger)]
             if not begun:
                 continue
-            rest = self._rule(" | ".join(self._tag(each, after=trigger) for each in begun))
+            rest = self.rule(" | ".join(self._tag(each, after=trigger) for each in begun))
             if self._has_marker(trigger):
-                head = f"{self._rule(self._any_text(format))} {self._literal(trigger)}"
+                head = f"{self.rule(self._any_text(format))} {self.literal(trigger)}"
             else:
-                head = self._rule(f"{self._any_text(format)} {quoted(trigger)}", options="[lazy]")
+                head = self.rule(f"{self._any_text(format)} {quoted(trigger)}", options="[lazy]")
             parts.append(f"{head} {rest}")
         if not parts:
             raise Refused("has no tag that begins with one of its triggers")
-        call = self._rule(" | ".join(parts))
+        call = self.rule(" | ".join(parts))
         if format.get("at_least_one"):
-            first = self._rule(" | ".join(self._tag(each) for each in tags))
+            first = self.rule(" | ".join(self._tag(each) for each in tags))
             if format.get("stop_after_first"):
                 return first
-            return f"{first} {call}* {self._rule(self._any_text(format))}"
+            return f"{first} {call}* {self.rule(self._any_text(format))}"
         if format.get("stop_after_first"):
-            return self._rule(f"{call} | {self._rule(self._any_text(format))}")
-        return f"{call}* {self._rule(self._any_text(format))}"
+            return self.rule(f"{call} | {self.rule(self._any_text(format))}")
+        return f"{call}* {self.rule(self._any_text(format))}"
+
+
+def _exactly(text: str) -> str:
+    """A pattern, between slashes, of this text."""
+    return re.sub(r"[\\^$.|?*+()\[\]{}/]", r"\\\g<0>", text).replace("\n", r"\n")
 
 
 def regex(pattern: str) -> str:
@@ -211,7 +236,8 @@ def regex(pattern: str) -> str:
     inner = pattern.removeprefix("^")
     if inner.endswith("$") and not inner.endswith(r"\$"):
         inner = inner[:-1]
-    return "/(?:" + inner.replace("/", r"\/").replace("\n", r"\n") + ")/"
+    inner = re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", inner, flags=re.S)
+    return "/(?:" + inner.replace("\n", r"\n") + ")/"
 
 
 def _text(format: Json, key: str) -> str:

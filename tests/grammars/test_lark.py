@@ -68,7 +68,7 @@ def test_a_structural_tag_means_what_xgrammar_means_by_it(
     [
         ({}, "type 'None'"),
         ({"type": "token", "token": 1}, "type 'token'"),
-        ({"type": "json_schema", "style": "qwen_xml", "json_schema": {}}, "type 'json_schema'"),
+        ({"type": "json_schema", "style": "kimi_xml", "json_schema": {}}, "type 'json_schema'"),
         ({"type": "json_schema"}, "'json_schema'"),
         ({"type": "json_schema", "json_schema": {"not": {}}}, "'not' at #"),
         ({"type": "const_string"}, "'value'"),
@@ -164,3 +164,68 @@ def test_rules_nested_deeply_do_not_end_the_process() -> None:
     for rules in ("start: " + "(" * 60_000, "start: " + "(" * 5_000 + '"a"' + ")" * 5_000):
         with pytest.raises((Refused, RecursionError)):
             matcher("lark", rules)
+
+
+ARGUMENTS = {
+    "type": "object",
+    "properties": {
+        "a": {"type": "string"},
+        "n": {"type": "integer", "minimum": 3},
+        "u": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "e": {"type": ["string", "null"], "enum": ["x", "y z"]},
+        "l": {"type": "string", "maxLength": 3},
+        "r": {"$ref": "#/$defs/r"},
+    },
+    "required": ["a"],
+    "$defs": {"r": {"type": "array", "items": {"type": "null"}}},
+}
+
+
+def _in_xml(style: str, schema: Any) -> dict[str, Any]:
+    content = {"type": "json_schema", "style": style, "json_schema": schema}
+    return {"format": {"type": "tag", "begin": "<f>", "content": content, "end": "\n</f>"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("<parameter=a>\nhi <b>\n</parameter>\n<parameter=n>\n3\n</parameter>", True),
+        ("<parameter=a>x</parameter><parameter=u>null</parameter>", True),
+        ("<parameter=a>x</parameter><parameter=e>y z</parameter>", True),
+        ("<parameter=a>x</parameter><parameter=l>\nabc\n</parameter>", True),
+        ("<parameter=a>x</parameter><parameter=r>[null]</parameter>", True),
+        ("<parameter=n>3</parameter>", False),
+        ("<parameter=a>x</parameter><parameter=n>2</parameter>", False),
+        ("<parameter=a>x</parameter><parameter=e>q</parameter>", False),
+        ("<parameter=a>x</parameter><parameter=l>abcdefg</parameter>", False),
+        ("<parameter=a>x</parameter><parameter=z>1</parameter>", False),
+    ],
+)
+def test_arguments_in_xml_follow_their_schema(text: str, right: bool) -> None:
+    grammar = matcher("structural_tag", _in_xml("qwen_xml", ARGUMENTS))
+    assert accepts(grammar, f"<f>{text}\n</f>") is right
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"type": "object", "allOf": [{}]}, "'allOf' at #"),
+        ({"type": "object", "required": ["z"]}, "'required'"),
+        ({"type": "object", "properties": {"a": {"type": "string", "pattern": "a"}}},
+         "'pattern' at #/properties/a"),
+        ({"type": "object", "properties": {"a": {"not": {}}}}, "'not'"),
+    ],
+)  # fmt: skip
+def test_what_xml_cannot_be_held_to_is_refused_by_name(schema: Any, named: str) -> None:
+    with pytest.raises(Refused) as refused:
+        matcher("structural_tag", _in_xml("qwen_xml", schema))
+    assert named in str(refused.value)
+
+
+def test_a_tag_of_xml_may_be_a_special_token() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    special = {"<arg_key>": 256, "</arg_key>": 257, "<arg_value>": 258, "</arg_value>": 259}
+    grammar = matcher("structural_tag", _in_xml("glm_xml", schema), special)
+    for token in (*b"<f>\n", 256, *b"a", 257, *b"\n", 258, *b"any text", 259, *b"\n</f>"):
+        assert grammar.consume_token(token)
+    assert grammar.is_accepting()
