@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from app.types import Grammar, Json, ToolUse
+from app.grammars.keywords import BEST_EFFORT
+from app.types import Grammar, Json, Tool, ToolUse
 
 _MAX_ARRAY_CALLS = 8
 
@@ -17,19 +18,23 @@ def calls_grammar(use: ToolUse) -> Grammar:
 def schemas(use: ToolUse) -> tuple[tuple[str, str], ...]:
     """The schema of each tool that may be called: the request field, and its text."""
     return tuple(
-        (tool.param, json.dumps(tool.parameters))
+        (tool.param, json.dumps(constrained(tool)))
         for tool in use.callable
         if tool.parameters is not None
     )
+
+
+def constrained(tool: Tool) -> Json:
+    """The schema of its arguments; for one that is not strict, as far as it can be enforced."""
+    schema = tool.parameters or {"type": "object", "properties": {}}
+    return schema if tool.strict else {**schema, BEST_EFFORT: True}
 
 
 def calls_schema(use: ToolUse) -> Json:
     definitions: Json = {}
     calls = []
     for no, tool in enumerate(use.callable):
-        definitions[f"tool{no}"] = _rerooted(
-            tool.parameters or {"type": "object", "properties": {}}, f"#/$defs/tool{no}"
-        )
+        definitions[f"tool{no}"] = _rerooted(constrained(tool), f"#/$defs/tool{no}")
         calls.append(
             {
                 "type": "object",

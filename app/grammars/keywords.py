@@ -5,6 +5,7 @@ llguidance 1.9.1 would take some of what is refused here in silence, and end the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,30 @@ NAMED = ("properties", "patternProperties")
 LISTED = ("allOf", "anyOf", "oneOf", "prefixItems")
 BESIDE = {"$ref", "allOf", "anyOf", "oneOf"}
 """What applies further schemas to the same value."""
+
+
+BEST_EFFORT = "x-best-effort"
+"""Set in a schema: what cannot be enforced in it and below is left out instead of refused. So it is
+with the arguments of tools that are not strict."""
+_NOT_A_PATTERN = re.compile(r"\(\?[=!<]|\\[bB1-9]")
+"""Look-around (and names of groups, to be safe), word boundaries, backreferences."""
+
+
+def leave_out(node: Json) -> None:
+    """Take out of a schema what would be refused though it is well-formed."""
+    for keyword in UNSUPPORTED:
+        if keyword in node and not _asks_for_nothing(keyword, node):
+            del node[keyword]
+    if "oneOf" in node:
+        choices = node.pop("oneOf")
+        node.setdefault("anyOf", choices)
+    if isinstance(patterns := node.get("patternProperties"), dict) and len(patterns) > 1:
+        del node["patternProperties"]
+        node.pop("additionalProperties", None)
+    node.pop("minProperties", None)
+    node.pop("maxProperties", None)
+    if _NOT_A_PATTERN.search(str(node.get("pattern", ""))):
+        del node["pattern"]
 
 
 def check(node: Json, place: str) -> None:

@@ -20,12 +20,14 @@ from typing import Any
 
 from app.grammars.keywords import (
     BESIDE,
+    BEST_EFFORT,
     LARGEST,
     LARGEST_COUNT,
     LISTED,
     NAMED,
     UNSUPPORTED,
     check,
+    leave_out,
 )
 from app.grammars.references import References
 from app.grammars.refused import Refused
@@ -43,7 +45,7 @@ _SINGLE = ("items", "additionalItems", "additionalProperties")
 _ANNOTATIONS = {
     "$schema", "$id", "$anchor", "$dynamicAnchor", "$comment", "$defs", "definitions", "title",
     "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "nullable",
-    "discriminator", "example",
+    "discriminator", "example", BEST_EFFORT,
 }  # fmt: skip
 
 
@@ -64,10 +66,11 @@ def places(schema: Json) -> Iterator[tuple[str, Json]]:
 class _Visit:
     """One schema on the way through all that the root leads to."""
 
-    __slots__ = ("merged", "node", "place")
+    __slots__ = ("best_effort", "merged", "node", "place")
 
-    def __init__(self, node: Json, place: str, merged: bool) -> None:
+    def __init__(self, node: Json, place: str, merged: bool, best_effort: bool) -> None:
         self.node, self.place = node, place
+        self.best_effort = best_effort or node.get(BEST_EFFORT) is True
         self.merged = merged
         """Its values are also described by another schema, so it must stay as open as it is."""
 
@@ -90,20 +93,22 @@ class _Preparation:
             _make_plain(visit.node)
             if close and key not in merged:
                 _close(visit.node)
-        self._schema.pop("x-guidance", None)
+        self._schema.pop("x-guidance", None)  # it would switch refusals off
         self._schema.pop("$schema", None)
         return self._schema
 
     def visits(self) -> Iterator[_Visit]:
         """Each schema once, and once more if it is merged only later on. Raises Refused."""
         seen: set[tuple[int, bool]] = set()
-        waiting = deque([_Visit(self._schema, "#", False)])
+        waiting = deque([_Visit(self._schema, "#", False, False)])
         while waiting:
             visit = waiting.popleft()
             key = id(visit.node), visit.merged
             if key in seen or (id(visit.node), True) in seen:
                 continue
             seen.add(key)
+            if visit.best_effort:
+                leave_out(visit.node)
             check(visit.node, visit.place)
             yield visit
             waiting += self._below(visit)
@@ -117,24 +122,26 @@ class _Preparation:
         if "$ref" in node:
             target = _target(self._references, visit)
             if isinstance(target, dict):
-                yield _Visit(target, node["$ref"] if node["$ref"][0] == "#" else place, beside)
+                where = node["$ref"] if node["$ref"][0] == "#" else place
+                yield _Visit(target, where, beside, visit.best_effort)
         for keyword in NAMED:
             for name, child in node.get(keyword, {}).items():
-                yield from _visit(child, f"{place}/{keyword}/{_escaped(name)}", visit.merged)
+                yield from _visit(visit, child, f"{keyword}/{_escaped(name)}", visit.merged)
         for keyword in LISTED:
             merged = {"prefixItems": visit.merged, "anyOf": beside}.get(keyword, True)
             for no, child in enumerate(node.get(keyword, ())):
-                yield from _visit(child, f"{place}/{keyword}/{no}", merged)
+                yield from _visit(visit, child, f"{keyword}/{no}", merged)
         for keyword in _SINGLE:
             child = node.get(keyword)
             for no, each in enumerate(child if isinstance(child, list) else [child]):
-                inner = f"{place}/{keyword}" + (f"/{no}" if isinstance(child, list) else "")
-                yield from _visit(each, inner, visit.merged)
+                inner = f"{keyword}/{no}" if isinstance(child, list) else keyword
+                yield from _visit(visit, each, inner, visit.merged)
 
 
-def _visit(child: Any, place: str, merged: bool) -> Iterator[_Visit]:
+def _visit(parent: _Visit, child: Any, inner: str, merged: bool) -> Iterator[_Visit]:
+    place = f"{parent.place}/{inner}"
     if isinstance(child, dict):
-        yield _Visit(child, place, merged)
+        yield _Visit(child, place, merged, parent.best_effort)
     elif child is not None and not isinstance(child, bool):
         raise Refused(f"must have a schema at {place}: an object, true or false")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from app.grammars.keywords import BEST_EFFORT
 from app.grammars.refused import Refused
 from app.types import Json
 
@@ -26,9 +27,11 @@ _STYLES: dict[str, tuple[list[str], str]] = {
 """Style -> texts before a value, with blanks between them, and the text after it."""
 STYLES = frozenset(_STYLES)
 _BLANK = r"/[ \n]{0,2}/"
+_SHARED = ("$defs", "definitions", BEST_EFFORT)
+"""What the schema of each argument needs of the whole."""
 _ANNOTATIONS = {"type", "title", "description", "default", "examples", "deprecated"}
 _ROOT = {*_ANNOTATIONS, "properties", "required", "additionalProperties", "$defs", "definitions",
-         "$schema"}  # fmt: skip
+         "$schema", BEST_EFFORT}  # fmt: skip
 
 
 class Pieces(Protocol):
@@ -50,14 +53,13 @@ class Pieces(Protocol):
 
 def arguments(schema: Json, style: str, pieces: Pieces) -> str:
     """The expression for an object of this schema. Raises Refused."""
-    unknown = sorted(schema.keys() - _ROOT)
-    if unknown:
-        raise Refused(f"has '{unknown[0]}' at #, {_NOT_HERE}")
     properties, required = schema.get("properties", {}), schema.get("required", [])
-    for name in required:
-        if name not in properties:
-            raise Refused(f"has in 'required' at # '{name[:64]}', which is not in 'properties'")
-    shared: Json = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    if schema.get(BEST_EFFORT) is not True:
+        if unknown := sorted(schema.keys() - _ROOT):
+            raise Refused(f"has '{unknown[0]}' at #, {_NOT_HERE}")
+        if undeclared := sorted(set(required) - properties.keys()):
+            raise Refused(f"has '{undeclared[0][:64]}' in 'required' at # but not in 'properties'")
+    shared: Json = {key: schema[key] for key in _SHARED if key in schema}
     begin, end = _STYLES[style]
     parts = []
     for name, each in properties.items():
@@ -106,7 +108,7 @@ class _Value:
             texts = [self._pieces.literal(each) for each in choices if isinstance(each, str)]
             return f"{_BLANK} ({' | '.join(texts)}) {_BLANK} {self._last}"
         for keyword in ("pattern", "format"):
-            if keyword in schema:
+            if keyword in schema and self._shared.get(BEST_EFFORT) is not True:
                 raise Refused(f"has '{keyword}' at {self._place}, {_NOT_HERE}")
         least, most = schema.get("minLength", 0), schema.get("maxLength")
         if not least and most is None:

@@ -165,3 +165,32 @@ def test_a_schema_as_deep_as_the_bound_allows_is_no_harm(place: str) -> None:
         inner = {"a": schema} if place in ("properties", "$defs") else schema
         schema = {place: [inner] if place in ("anyOf", "allOf") else inner}
     matcher("json_schema", json.loads(json.dumps(schema)))
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"type": "array", "uniqueItems": True, "items": {"const": 1}}, "[1, 1]", "[2]"),
+        ({"type": "object", "properties": {"a": {"not": {}, "type": "null"}}}, '{"a": null}', "[]"),
+        ({"oneOf": [{"type": "integer"}, {"minimum": 2}]}, "1", "x"),
+        ({"properties": {"a": {"const": 1}}, "minProperties": 1}, "{}", '{"a": 2}'),
+        ({"patternProperties": {"a": {}, "b": {}}, "additionalProperties": False}, '{"c": 1}', "]"),
+        ({"type": "string", "pattern": "^(?=b)a$"}, '"x"', "1"),
+        ({"type": "string", "pattern": r"a\b"}, '"x"', "1"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"contains": {}, "type": "array"}}}, "[]", "1"),
+        ({"if": {}, "then": {}, "type": "null"}, "null", "1"),
+        ({"type": "string", "format": "uri", "minLength": 1}, '"http://a.b"', '"a b"'),
+    ],
+)
+def test_with_best_effort_what_cannot_be_enforced_is_left_out(
+    schema: Any, right: str, wrong: str
+) -> None:
+    grammar = matcher("json_schema", {**schema, "x-best-effort": True})
+    assert accepts(grammar, right)
+    assert not accepts(grammar, wrong)
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"type": "strin"}, {"enum": [LARGE]}])
+def test_best_effort_does_not_take_what_has_no_meaning(schema: Any) -> None:
+    with pytest.raises(Refused):
+        matcher("json_schema", {**schema, "x-best-effort": True})

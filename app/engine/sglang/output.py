@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from app.engine.required_calls import calls_grammar, schemas
+from app.engine.required_calls import calls_grammar, constrained, schemas
 from app.engine.sglang.functions import as_function
 from app.engine.sglang.readers import SGLangThinking, call_parser, calls_reader
 from app.errors import UnsupportedParameter
@@ -160,4 +160,6 @@ def _tool(tool: Tool, *, strict: bool) -> Any:
 
     function = as_function(tool)
     function["function"]["strict"] = strict
+    if not tool.strict and tool.parameters is not None:
+        function["function"]["parameters"] = constrained(tool)
     return SGLangTool(**function)
