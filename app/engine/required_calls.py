@@ -6,13 +6,39 @@ import json
 from typing import Any
 
 from app.grammars.keywords import BEST_EFFORT
+from app.grammars.lark import RULES
 from app.types import Grammar, Json, Tool, ToolUse
 
 _MAX_ARRAY_CALLS = 8
 
 
 def calls_grammar(use: ToolUse) -> Grammar:
-    return Grammar("json_schema", json.dumps(calls_schema(use)), "tools", parts=schemas(use))
+    parts = schemas(use)
+    if any(f'"{RULES}"' in text for _, text in parts):  # which no schema can say
+        return Grammar("structural_tag", json.dumps(_calls_tag(use)), "tools", parts=parts)
+    return Grammar("json_schema", json.dumps(calls_schema(use)), "tools", parts=parts)
+
+
+def _calls_tag(use: ToolUse) -> Json:
+    tags = [
+        {
+            "type": "tag",
+            "begin": f'{{"name": {json.dumps(tool.name)}, "parameters": ',
+            "content": {"type": "json_schema", "json_schema": constrained(tool)},
+            "end": "}",
+        }
+        for tool in use.callable
+    ]
+    calls = {
+        "type": "tags_with_separator",
+        "separator": ", ",
+        "at_least_one": True,
+        "stop_after_first": not use.parallel or use.named,
+        "max_items": _MAX_ARRAY_CALLS,
+        "tags": tags,
+    }
+    begin, end = ({"type": "const_string", "value": bracket} for bracket in "[]")
+    return {"format": {"type": "sequence", "elements": [begin, calls, end]}}
 
 
 def schemas(use: ToolUse) -> tuple[tuple[str, str], ...]:

@@ -18,6 +18,7 @@ import msgspec
 
 from app.errors import InvalidRequest, Overloaded
 from app.grammars.compiler import BYTES, Vocabulary
+from app.grammars.lark import RULES
 from app.grammars.process import GrammarProcess
 from app.logs.setup import log
 from app.types import Grammar
@@ -77,7 +78,7 @@ class GrammarCheck:
             return msgspec.structs.replace(grammar, compiled=await self._result(grammar))
         except InvalidRequest:
             for param, schema in grammar.parts:  # which one is it
-                await self._result(Grammar("json_schema", schema, param))
+                await self._result(_of_part(schema, param))
             raise
 
     async def close(self) -> None:
@@ -189,6 +190,13 @@ class GrammarCheck:
         while self._bytes > _REMEMBERED_BYTES or len(self._results) > _REMEMBERED:
             _, oldest = self._results.popitem(last=False)
             self._bytes -= _size(oldest)
+
+
+def _of_part(schema: str, param: str) -> Grammar:
+    if f'"{RULES}"' not in schema:
+        return Grammar("json_schema", schema, param)
+    format = f'{{"format":{{"type":"json_schema","json_schema":{schema}}}}}'
+    return Grammar("structural_tag", format, param)
 
 
 def _size(result: str | InvalidRequest) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.grammars import xml_calls
+from app.grammars.in_json import in_json, renamed
 from app.grammars.refused import Refused
 from app.grammars.schema import enforceable
 from app.types import Json
@@ -119,7 +120,21 @@ class _Writer:
         return self.rule(f"{_TEXT} {quoted(end)}", options="[lazy]")
 
     def json(self, schema: Json) -> str:
-        return self.rule(inline_json(schema))
+        rules = _rules_of_input(schema)
+        if rules is None:
+            return self.rule(inline_json(schema))
+        prefix = self._prefix()
+        self._rules.append(in_json(rules, prefix))
+        begin, end = quoted('{"input": "'), quoted('"}')
+        return self.rule(f"{begin} {prefix}start {end}")
+
+    def text_by(self, rules: str) -> str:
+        prefix = self._prefix()
+        self._rules.append(renamed(rules, prefix))
+        return f"{prefix}start"
+
+    def _prefix(self) -> str:
+        return f"c{len(self._rules)}_"
 
     def _of(self, format: Any) -> str:
         """An expression that needs no brackets of its own."""
@@ -132,7 +147,7 @@ class _Writer:
                 schema = format.get("json_schema")
                 if not isinstance(schema, dict | bool):
                     raise Refused("has a 'json_schema' that is no schema")
-                return self.rule(inline_json(schema if isinstance(schema, dict) else {}))
+                return self.json(schema if isinstance(schema, dict) else {})
             case "json_schema" if format.get("style") in xml_calls.STYLES:
                 return xml_calls.arguments(format["json_schema"], format["style"], self)
             case "regex":
@@ -196,7 +211,9 @@ class _Writer:
     def _separated(self, format: Json) -> str:
         tag = self.rule(" | ".join(self._tag(each) for each in _list(format, "tags")))
         separator = self.literal(_text(format, "separator"))
-        many = tag if format.get("stop_after_first") else f"{tag} ({separator} {tag})*"
+        most = format.get("max_items")  # ours
+        count = "*" if most is None else f"{{0,{int(most) - 1}}}"
+        many = tag if format.get("stop_after_first") else f"{tag} ({separator} {tag}){count}"
         return many if format.get("at_least_one") else f"({many})?"
 
     def _triggered(self, format: Json) -> str:
@@ -224,6 +241,19 @@ class _Writer:
         if format.get("stop_after_first"):
             return self.rule(f"{call} | {self.rule(self._any_text(format))}")
         return f"{call}* {self.rule(self._any_text(format))}"
+
+
+RULES = "x-lark"
+"""In the schema of a text: rules of the client that it follows."""
+
+
+def _rules_of_input(schema: Json) -> str | None:
+    """The rules of a tool's only argument, its free text."""
+    match schema.get("properties"):
+        case {"input": {"x-lark": str(rules)}}:
+            return rules
+        case _:
+            return None
 
 
 def _exactly(text: str) -> str:

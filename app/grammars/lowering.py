@@ -26,14 +26,15 @@ def lower(kind: str, text: str, tokenizer: LLTokenizer, special: Mapping[str, in
     `special`: text of each special token -> its id.
     """
     grammar = _lowered(kind, text, special)
-    limits = LIMITS_OF_TEXT if kind in _WRITTEN else LIMITS
+    written = kind in _WRITTEN or (kind == "structural_tag" and f'"{lark.RULES}"' in text)
+    limits = LIMITS_OF_TEXT if written else LIMITS
     try:
         compiled(tokenizer, grammar, limits=limits)
     except Refused as refused:
         if kind == "json_schema":
             raise Refused(_with_place(str(refused), json.loads(text))) from None
         raise
-    return ("w" if kind in _WRITTEN else "j") + grammar
+    return ("w" if written else "j") + grammar
 
 
 def limits_of(lowered: str) -> tuple[str, Any]:

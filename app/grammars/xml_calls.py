@@ -47,6 +47,9 @@ class Pieces(Protocol):
 
     def json(self, schema: Json) -> str: ...
 
+    def text_by(self, rules: str) -> str:
+        """Text that follows these rules of a client."""
+
     def rule(self, body: str) -> str:
         """The name of a rule for this expression."""
 
@@ -103,6 +106,8 @@ class _Value:
         return f"{_BLANK} {self._pieces.json({**schema, **self._shared})} {_BLANK} {self._last}"
 
     def _text(self, schema: Json) -> str:
+        if isinstance(rules := schema.get("x-lark"), str):
+            return f"/\\n?/ {self._pieces.text_by(rules)} {_BLANK} {self._last}"
         choices = [schema["const"]] if "const" in schema else schema.get("enum")
         if choices is not None:
             texts = [self._pieces.literal(each) for each in choices if isinstance(each, str)]

@@ -13,8 +13,8 @@ import orjson
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from app.dialects.body import Body
-from app.errors import InvalidRequest, UnsupportedParameter
-from app.grammars.bounds import check_regex, check_schema
+from app.errors import InvalidRequest
+from app.grammars.bounds import check_regex, check_schema, check_text
 from app.settings.bounds import Bounds, GrammarBounds
 from app.types import Json, Tool, ToolCall, ToolUse
 
@@ -288,18 +288,17 @@ def _shown(bounds: GrammarBounds) -> GrammarBounds:
 def _custom(custom: Custom, param: str, bounds: Bounds) -> Tool:
     schema: Json = {"type": "string"}
     grammar = custom.format.grammar if custom.format else None
+    definition = f"{param}.format.grammar.definition"
     if grammar is not None and grammar.syntax == "lark":
-        raise UnsupportedParameter(
-            "Lark grammars are not supported for custom tools; use a regex, or plain text.",
-            param=f"{param}.format.grammar.syntax",
-        )
-    if grammar is not None:
-        check_regex(grammar.definition, bounds.grammar, param=f"{param}.format.grammar.definition")
+        check_text(grammar.definition, bounds.grammar, param=definition)
+        schema["x-lark"] = grammar.definition
+    elif grammar is not None:
+        check_regex(grammar.definition, bounds.grammar, param=definition)
         schema["pattern"] = f"^({grammar.definition})$"
     return Tool(
         name=custom.name,
         description=custom.description,
-        param=f"{param}.format.grammar.definition",
+        param=definition,
         parameters={
             "type": "object",
             "properties": {"input": schema},

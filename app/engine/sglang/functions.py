@@ -12,6 +12,4 @@ def as_function(tool: Tool) -> Json:
         function["description"] = tool.description
     if tool.parameters is not None:
         function["parameters"] = tool.parameters
-    if tool.strict:
-        function["strict"] = True
     return {"type": "function", "function": function}
