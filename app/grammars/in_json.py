@@ -148,7 +148,8 @@ def _expression(pattern: str, flags: str) -> str:
             case "count":
                 parts[-1] += text if len(text) == 1 else text.rstrip("?")
             case "set":
-                many = after is not None and after.lastgroup == "count" and after[0][0] in "*+"
+                # Several at once only at the pattern's end: in it they would take what follows.
+                many = re.fullmatch(r"[*+]\)*", pattern[atom.end() :])
                 parts.append(_one_of(text, "s" in flags, "+" if many else ""))
             case "unknown":
                 raise Refused(f"has a pattern with '{text}', which is not supported in a call")
@@ -172,8 +173,9 @@ def _one_of(set: str, all_lines: bool, many: str) -> str:
         set = r"[\s\S]" if all_lines else r"[^\n]"
     python = re.sub(r"\\x\{([0-9a-fA-F]+)\}", lambda code: f"\\U{int(code[1], 16):08x}", set)
     try:
-        escaped = [how for char, how in _ESCAPED.items() if re.fullmatch(python, char)]
-        re.compile(python)
+        # As ASCII: Python counts four more control characters as blanks.
+        matches = re.compile(python, re.ASCII).fullmatch
+        escaped = [how for char, how in _ESCAPED.items() if matches(char)]
     except re.error:
         raise Refused(f"has a pattern with '{set[:20]}', which is not supported") from None
     plain = f"/[{set}&&{_PLAIN}]{many}/"

@@ -800,7 +800,7 @@ class Settings(BaseModel):
         None, "BLOCK_SIZE", ge=1, help="vLLM's; used with NUM_GPU_BLOCKS_OVERRIDE only."
     )
     guided_decoding_backend: str | None = OTHERS.setting(
-        None, "GUIDED_DECODING_BACKEND", help="vLLM's; no effect: grammars are always xgrammar's."
+        None, "GUIDED_DECODING_BACKEND", help="vLLM's; no effect: grammars are always llguidance's."
     )
     openai_response_role: str | None = OTHERS.setting(
         None,

@@ -253,10 +253,10 @@ def _blocks(values: Values, origins: Origins) -> Translation | None:
 
 def _grammars(values: Values, origins: Origins) -> Translation | None:
     backend = values["guided_decoding_backend"]
-    if backend in (None, "auto", "xgrammar"):
+    if backend in (None, "auto", "guidance"):
         return None
     return {}, (
-        f"{origins['guided_decoding_backend']}={backend}: no effect (grammars are xgrammar's)"
+        f"{origins['guided_decoding_backend']}={backend}: no effect (grammars are llguidance's)"
     )
 
 
