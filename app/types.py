@@ -134,6 +134,8 @@ class TextPrompt(msgspec.Struct, frozen=True):
 
     text: str
     param: str
+    special: bool = True
+    """False: it adds none."""
 
 
 class TokenPrompt(msgspec.Struct, frozen=True):
@@ -155,6 +157,8 @@ class ChatPrompt(msgspec.Struct, frozen=True):
     """Variables of the template, from the allow-list only."""
     continues: bool = False
     """The answer continues the last message, which is the assistant's."""
+    begins_answer: bool = True
+    """The template adds what an answer of the assistant begins with."""
 
 
 class InfillPrompt(msgspec.Struct, frozen=True):

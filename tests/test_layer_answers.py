@@ -34,7 +34,7 @@ def test_the_frames_of_a_right_answer_are_counted() -> None:
 
 
 def test_heartbeats_and_several_frames_in_a_chunk_are_accepted() -> None:
-    beat = b": keep-alive\n\n"
+    beat = b": keep-alive\n"
 
     size = check(answer([beat, *FRAMES[:2], beat, b"".join(FRAMES[2:]) + DONE]), TEXT, fully=True)
 

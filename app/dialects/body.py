@@ -45,6 +45,9 @@ class Body(BaseModel):
         return data
 
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Some editors and shells write it before JSON; RFC 8259 lets it be ignored."""
+
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
@@ -55,6 +58,7 @@ def read(body: type[AnyBody], raw: bytes, bounds: Bounds, path: str) -> AnyBody:
 
     The text must be JSON; Content-Type is ignored, because `curl -d` declares a form.
     """
+    raw = raw.removeprefix(_BYTE_ORDER_MARK)
     _check_shape(raw, bounds)
     try:
         data = _parse(raw)

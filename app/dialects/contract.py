@@ -78,7 +78,7 @@ class Stream(msgspec.Struct):
 
     frames: AsyncGenerator[bytes, None]
     fail: Callable[[ServeError], bytes]
-    heartbeat: bytes = b": keep-alive\n\n"
+    heartbeat: bytes = b": keep-alive\n"
     """Keeps a silent connection open: a comment, which clients of server-sent events skip."""
     headers: Sequence[tuple[bytes, bytes]] = EVENT_STREAM
 
@@ -113,4 +113,21 @@ async def _frames(events: Events, presenter: Presenter) -> AsyncGenerator[bytes,
     async with aclosing(events):
         async for beat in events:
             if frames := b"".join([presenter.feed(event) for event in beat]):
+                if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
+                    frames = _in_one_line(frames)
                 yield frames
+
+
+def _in_one_line(frames: bytes) -> bytes:
+    """Escape what Unicode counts as the end of a line, and server-sent events do not: clients that
+    cut lines by Unicode's rules (Python's `splitlines`) would lose the frame."""
+    for character, escaped in _LINE_ENDS:
+        frames = frames.replace(character, escaped)
+    return frames
+
+
+_LINE_ENDS = (
+    ("\u2028".encode(), b"\\u2028"),
+    ("\u2029".encode(), b"\\u2029"),
+    ("\x85".encode(), b"\\u0085"),
+)

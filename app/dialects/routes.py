@@ -9,14 +9,16 @@ from app.dialects.openai.chat import CHAT
 from app.dialects.openai.completions import COMPLETIONS
 from app.dialects.openai.embeddings import EMBEDDINGS
 from app.dialects.sglang.generate import GENERATE
-from app.dialects.sglang.tokens import COUNT, DETOKENIZE, TOKENIZE
+from app.dialects.sglang.tokens import COUNT, DETOKENIZE, TOKENIZE, V1_DETOKENIZE, V1_TOKENIZE
 
 DIALECTS: tuple[Dialect[Any], ...] = (
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,
     TOKENIZE,
+    V1_TOKENIZE,
     DETOKENIZE,
+    V1_DETOKENIZE,
     COUNT,
     GENERATE,
 )

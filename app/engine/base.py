@@ -186,8 +186,8 @@ class Engine(Launched, Protocol):
 
     info: EngineInfo
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, with the special tokens that the tokenizer adds.
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of plain text, with or without the special tokens that the tokenizer adds.
 
         Safe to call from one thread beside the event loop's.
         """

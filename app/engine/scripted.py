@@ -66,7 +66,7 @@ class ScriptedEngine:
     def all_warm(self) -> None:
         pass
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         return [ord(each) for each in text]
 
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:

@@ -129,6 +129,11 @@ def check_scores(scoring: Scoring, lengths: Sequence[int], n: int, most: int) ->
     """Bound the scores of prompts: all are in memory at once, for every choice of the request."""
     if scoring.prompt_from is None:
         return
+    if scoring.prompt_from > min(lengths):
+        raise InvalidRequest(
+            f"Invalid value for 'logprob_start_len': the prompt has {min(lengths)} tokens.",
+            param="logprob_start_len",
+        )
     scores = sum(max(0, length - scoring.prompt_from) for length in lengths) * (scoring.top + 1) * n
     if scores > most:
         raise InvalidRequest(

@@ -94,8 +94,8 @@ class Preparer:
             case TokenPrompt(ids, param):
                 limits.check_ids(ids, self._engine.info, param=param)
                 return _plain(ids, grammar)
-            case TextPrompt(text):
-                return _plain(self._engine.encode(text), grammar)
+            case TextPrompt(text, special=special):
+                return _plain(self._engine.encode(text, special=special), grammar)
             case InfillPrompt(prefix, suffix):
                 return _plain(self._engine.infill(prefix, suffix), grammar)
             case ChatPrompt():

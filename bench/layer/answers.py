@@ -12,7 +12,7 @@ END = b"\r\n0\r\n\r\n"
 """The end of a chunked body. Frames are JSON, so it cannot occur inside one."""
 
 _DONE = b"data: [DONE]\n\n"
-_COMMENT = re.compile(rb"^:.*\n\n", re.MULTILINE)
+_COMMENT = re.compile(rb"^:.*\n{1,2}", re.MULTILINE)
 _TEXT = re.compile(rb'"(?:content|text)":"((?:[^"\\]|\\.)*)"')
 
 

@@ -89,10 +89,16 @@ def test_an_embedded_text_fits_as_a_whole() -> None:
 
 
 def test_scores_of_prompts_are_counted_over_all_choices_and_alternatives() -> None:
-    limits.check_scores(Scoring(top=1, prompt_from=2), [5, 1], n=2, most=12)
+    limits.check_scores(Scoring(top=1, prompt_from=2), [5, 2], n=2, most=12)
     limits.check_scores(Scoring(top=20), [1000], n=100, most=1)
     with pytest.raises(InvalidRequest, match="12 numbers"):
-        limits.check_scores(Scoring(top=1, prompt_from=2), [5, 1], n=2, most=11)
+        limits.check_scores(Scoring(top=1, prompt_from=2), [5, 2], n=2, most=11)
+
+
+def test_the_scores_of_a_prompt_begin_within_it() -> None:
+    with pytest.raises(InvalidRequest, match="the prompt has 1 tokens") as refused:
+        limits.check_scores(Scoring(prompt_from=2), [5, 1], n=1, most=100)
+    assert refused.value.param == "logprob_start_len"
 
 
 def test_a_prompt_is_bounded_in_characters_before_it_is_tokenised() -> None:

@@ -30,9 +30,9 @@ from app.types import (
 class WhereEngine(scripted.ScriptedEngine):
     """Notes in which thread it is asked to encode."""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         self.thread = threading.current_thread()
-        return super().encode(text)
+        return super().encode(text, special=special)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ class GatedEngine(scripted.ScriptedEngine):
         self.begun, self.opened = threading.Event(), threading.Event()
         self.lengths: list[int] = []
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         self.lengths.append(len(text))
         self.begun.set()
         assert self.opened.wait(60)

@@ -18,7 +18,7 @@ PART = "messages[0].content[0]"
 PARAMETERS = "tools[0].function.parameters"
 SCHEMA = "response_format.json_schema.schema"
 LARK = {"type": "custom", "custom": {"name": "a", "format": {"type": "grammar", "grammar": {
-    "syntax": "lark", "definition": "start: /a/"}}}}  # fmt: skip
+    "syntax": "lark", "definition": "start: %json {}"}}}}  # fmt: skip
 
 
 ALLOW_B = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [
@@ -105,7 +105,8 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
     (CHAT, {"messages": HI, "tools": [tool("a", {"type": "array"})]}, 400, PARAMETERS),
     (CHAT, {"messages": HI, "tool_choice": "required", "tools": [tool("a", {"type": "object",
      "properties": {"x": {"pattern": "(a{1,99999}){1,99999}"}}})]}, 400, PARAMETERS),
-    (CHAT, {"messages": HI, "tools": [LARK]}, 400, "tools[0].custom.format.grammar.syntax"),
+    (CHAT, {"messages": HI, "tools": [LARK], "tool_choice": "required"}, 400,
+     "tools[0].custom.format.grammar.definition"),
     (CHAT, {"messages": HI, "tools": [tool("a")], "tool_choice": "maybe"}, 400, "tool_choice"),
     (CHAT, {"messages": HI, "tools": [tool("a")], "tool_choice": {"type": "function", "function":
      {"name": "b"}}}, 400, "tool_choice"),

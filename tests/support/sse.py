@@ -11,7 +11,9 @@ def frames(text: str) -> list[Any]:
     assert text.endswith("\n\n")
     events: list[Any] = []
     for block in text.split("\n\n")[:-1]:
-        if block.startswith(":"):
+        while block.startswith(":"):  # a comment is a line, not an event
+            block = block.partition("\n")[2]
+        if not block:
             continue
         assert block.startswith("data: "), block
         assert "\n" not in block, block

@@ -42,7 +42,7 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
-from app.settings.bounds import Bounds, hard_limit
+from app.settings.bounds import Bounds
 from app.types import GenerationRequest, InfillPrompt, Json, Prompt, Scoring, TextPrompt
 
 _DEFAULT_MAX_TOKENS = 16
@@ -65,7 +65,7 @@ class CompletionBody(SamplingFields):
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    best_of: Annotated[int, Field(ge=1, le=hard_limit("max_choices"))] | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
     suffix: Annotated[str, Field(max_length=2**20)] | None = None
 
     @classmethod

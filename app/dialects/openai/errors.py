@@ -66,7 +66,7 @@ def explained(error: ValidationError) -> InvalidRequest:
         )
     if kind in _BOUND:
         code, words, key = _BOUND[kind]
-        number = "integer" if isinstance(first["input"], int) else "decimal"
+        number = "integer" if isinstance(context[key], int) else "decimal"
         return InvalidRequest(
             f"Invalid value for '{param}': must be {words} {context[key]}.",
             param=param,
@@ -86,6 +86,17 @@ def explained(error: ValidationError) -> InvalidRequest:
         param = _dotted((*first["loc"], *filter(None, [context.get("field")])))
         message = f"Unsupported parameter: '{param}' is not supported by this server."
         return UnsupportedParameter(first["msg"] or message, param=param)
+    if (
+        kind.startswith("int_")
+        and isinstance(first["input"], float)
+        and abs(first["input"]) >= 2**63
+    ):  # which the parser has made a float of
+        bound = "above_max" if first["input"] > 0 else "below_min"
+        return InvalidRequest(
+            f"Invalid value for '{param}': must be an integer of 64 bits.",
+            param=param,
+            code=f"integer_{bound}_value",
+        )
     if (expected := _EXPECTED.get(kind.removesuffix("_type").removesuffix("_from_float"))) or (
         kind == "finite_number" and (expected := "a finite number")
     ):

@@ -62,6 +62,7 @@ def cards(model: ServedModel | None, lifecycle: Lifecycle) -> list[Json]:
             "root": model.names[0],
             "parent": None,
             "max_model_len": model.limit,
+            "context_length": model.limit,
         }
         for name in model.names
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticKnownError
 
 from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call
@@ -53,13 +54,18 @@ UNSUPPORTED: Unsupported = {
     "truncate_prompt_tokens": (),
     "typical_p": (1.0, 1),
     "use_beam_search": (False,),
-    "verbosity": ("low", "medium"),
+    "verbosity": ("low", "medium", "high"),
     "web_search_options": (),
 }
 """Of chat and plain completions. Each would change the answer, so it is refused, not ignored."""
 
 
 def _one_or_many(value: object) -> object:
+    """Raises what pydantic would of the list's only entry, which the client has not written."""
+    if value == "":
+        raise PydanticKnownError("string_too_short", {"min_length": 1})
+    if isinstance(value, str) and len(value) > _MAX_STOP_CHARS:
+        raise PydanticKnownError("string_too_long", {"max_length": _MAX_STOP_CHARS})
     return [value] if isinstance(value, str) else value
 
 
@@ -104,7 +110,7 @@ class SamplingFields(GrammarFields):
     model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=hard_limit("max_choices"))] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None

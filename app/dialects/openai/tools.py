@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticKnownError
 
 from app.dialects.body import Body
 from app.errors import InvalidRequest
@@ -94,6 +95,20 @@ class FunctionChoice(Body):
         return _nested(data, "function")
 
 
+def _kind_of_choice(value: Any) -> Any:
+    if value not in ("function", "custom", "allowed_tools"):
+        hint = f"; '{value}' is a text of its own" if value in ("none", "auto", "required") else ""
+        expected = f"'function', 'custom' or 'allowed_tools'{hint}"
+        raise PydanticKnownError("literal_error", {"expected": expected})
+    return value
+
+
+class ChosenFunction(FunctionChoice):
+    """As the whole of `tool_choice`: what is of no known type is taken for one."""
+
+    type: Annotated[Literal["function"], BeforeValidator(_kind_of_choice)]
+
+
 class CustomChoice(Body):
     type: Literal["custom"]
     custom: Named
@@ -122,7 +137,7 @@ class AllowedChoice(Body):
 
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("~word")]
-    | Annotated[FunctionChoice, Tag("~function")]
+    | Annotated[ChosenFunction, Tag("~function")]
     | Annotated[CustomChoice, Tag("~custom")]
     | Annotated[AllowedChoice, Tag("~allowed_tools")],
     Discriminator(lambda value: "~word" if isinstance(value, str) else _type(value)),

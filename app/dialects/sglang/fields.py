@@ -83,7 +83,7 @@ class GenerateSampling(Body):
     stop_token_ids: StopTokenIds | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
-    n: Annotated[int, Field(ge=1, le=hard_limit("max_choices"))] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
     logit_bias: Biases | None = None
     sampling_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     json_schema: str | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
+import msgspec
 import orjson
 from pydantic import Field, PlainValidator, WithJsonSchema
 
@@ -24,8 +25,6 @@ _Model = Annotated[str, Field(min_length=1, max_length=512)]
 
 class TokenizeBody(Body):
     unsupported: ClassVar[Unsupported] = {
-        "add_generation_prompt": (True,),
-        "add_special_tokens": (True,),
         "chat_template": (),
         "chat_template_kwargs": ({},),
         "continue_final_message": (False,),
@@ -36,6 +35,9 @@ class TokenizeBody(Body):
     prompt: str | list[str] | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] | None = None
     return_token_strs: bool | None = None
+    add_special_tokens: bool | None = None
+    """Of texts; a conversation has those of its template."""
+    add_generation_prompt: bool | None = None
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:
@@ -49,12 +51,17 @@ async def tokenize(body: TokenizeBody, call: Call) -> Reply:
             "Exactly one of 'prompt' and 'messages' must be given.", param="prompt"
         )
     many = isinstance(body.prompt, list)
+    special = body.add_special_tokens is not False
     if body.messages is not None:
-        prompts: list[Any] = [ChatPrompt([message.lowered for message in body.messages])]
+        begins = body.add_generation_prompt is not False
+        turns = [message.lowered for message in body.messages]
+        prompts: list[Any] = [ChatPrompt(turns, begins_answer=begins)]
     elif isinstance(body.prompt, list):
-        prompts = [TextPrompt(text, f"prompt[{no}]") for no, text in enumerate(body.prompt)]
+        prompts = [
+            TextPrompt(text, f"prompt[{no}]", special) for no, text in enumerate(body.prompt)
+        ]
     else:
-        prompts = [TextPrompt(body.prompt or "", "prompt")]
+        prompts = [TextPrompt(body.prompt or "", "prompt", special)]
     ids = await call.model.tokenize(prompts)
     counts = [len(each) for each in ids]
     answer: Json = {
@@ -111,6 +118,10 @@ def _check_count(tokens: int, call: Call, param: str) -> None:
         )
 
 
+def _also_at(dialect: Dialect[Any], path: str) -> Dialect[Any]:
+    return msgspec.structs.replace(dialect, path=path)
+
+
 TOKENIZE = Dialect(
     path="/tokenize",
     summary="Token ids of a text or a conversation",
@@ -132,3 +143,6 @@ COUNT = Dialect(
     answer=count,
     example={"input": "hello world"},
 )
+V1_TOKENIZE = _also_at(TOKENIZE, "/v1/tokenize")
+V1_DETOKENIZE = _also_at(DETOKENIZE, "/v1/detokenize")
+"""SGLang has them at both paths."""

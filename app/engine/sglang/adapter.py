@@ -67,16 +67,14 @@ class SGLangEngine:
         model, args = self._manager.model_config, self._engine.server_args
         scheduler = self._engine._scheduler_init_result.scheduler_infos[0]
         renderer = self._tokenizers.loop.renderer
+        context = self._manager.context_len
         return EngineInfo(
             model_path=args.model_path,
             version=f"sglang {__version__}",
             device=args.device,
-            context_length=self._manager.context_len,
-            max_prompt_tokens=(
-                scheduler["max_req_input_len"] - 1
-                if pools is None
-                else self._manager.context_len - 1
-            ),
+            # Of the model's own context SGLang keeps a few tokens (0.5.23: scheduler.py).
+            context_length=scheduler["max_req_input_len"] if pools is None else context,
+            max_prompt_tokens=(scheduler["max_req_input_len"] if pools is None else context) - 1,
             vocab_size=model.vocab_size,
             model_type=getattr(model.hf_config, "model_type", None),
             architectures=tuple(getattr(model.hf_config, "architectures", None) or ()),
@@ -102,8 +100,11 @@ class SGLangEngine:
         if not broken.cancelled() and not self.lost.done():
             self.lost.set_result(broken.result())
 
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizers.here().tokenizer.encode(text)
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        tokenizer = self._tokenizers.here().tokenizer
+        ids: list[int] = (
+            tokenizer.encode(text) if special else tokenizer.encode(text, add_special_tokens=False)
+        )
         return ids
 
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:

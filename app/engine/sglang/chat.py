@@ -72,7 +72,8 @@ class ChatRenderer:
             )
         request = self._request(**self._fields(chat))
         # By default SGLang turns a last message of the assistant into one of the user.
-        request._format_add_generation_prompt = None if chat.continues else True
+        begins = chat.begins_answer
+        request._format_add_generation_prompt = None if chat.continues else begins
         try:
             processed = self._serving._process_messages(request, False)
         except (
