@@ -13,7 +13,7 @@ INSTALL := $(UV) pip install --python
 LOCK := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-light test-full test-fast test-live lint format typos bench docs lock clean
+.PHONY: help try demo test test-light test-full test-fast test-live chaos lint format typos bench docs lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -49,6 +49,10 @@ test-full: $(FULL)/.installed-dev  ## the tests that need SGLang installed, but 
 
 test-live: $(FULL)/.installed-dev  ## the tests on the real engine with the demo model
 	$(FULL)/bin/python -m pytest -m live $(ARGS)
+
+MINUTES ?= 60
+chaos: $(FULL)/.installed-dev  ## faults of every kind done to servers under load; MINUTES=60
+	$(FULL)/bin/python -m tests.chaos.storm --minutes $(MINUTES)
 
 test-fast: $(FULL)/.installed-dev  ## light and full at once, in the full environment
 	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live" $(ARGS)
