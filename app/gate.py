@@ -28,6 +28,8 @@ class Ticket:
         self.names = names
         self.in_flight = False
         """It has a place: its body is complete."""
+        self.size_bytes = 0
+        """Of its complete body."""
         self._gate = gate
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -77,8 +79,8 @@ class Ticket:
 class Arrivals:
     """The requests whose bodies are arriving, bounded in number and in bytes.
 
-    Past a bound the one that has been arriving longest is ended: a client that sends its body as it
-    should is done long before.
+    Past the number the one that has been arriving longest is ended: a client that sends its body as
+    it should is done long before. Past the bytes the largest is.
     """
 
     def __init__(self, *, max_requests: int, max_bytes: int) -> None:
@@ -90,27 +92,39 @@ class Arrivals:
     def __len__(self) -> int:
         return len(self._sizes)
 
+    def size(self, ticket: Ticket) -> int:
+        """Bytes so far."""
+        return self._sizes.get(ticket, 0)
+
     def add(self, ticket: Ticket) -> None:
         self._sizes[ticket] = 0
         if len(self._sizes) > self._max_requests:
-            self._end_longest(f"{self._max_requests} bodies (MAX_ARRIVING_BODIES)")
+            self._end(
+                next(iter(self._sizes)),
+                f"More than {self._max_requests} bodies (MAX_ARRIVING_BODIES) are arriving; this "
+                "one has been arriving longest.",
+            )
 
     def grow(self, ticket: Ticket, size_bytes: int) -> None:
         if ticket in self._sizes:
             self._sizes[ticket] += size_bytes
             self.total_bytes += size_bytes
             while self.total_bytes > self._max_bytes:
-                self._end_longest(f"{self._max_bytes} bytes of bodies (MAX_ARRIVING_BYTES)")
+                self._end(
+                    max(self._sizes, key=self._sizes.__getitem__),
+                    f"More than {self._max_bytes} bytes of bodies (MAX_ARRIVING_BYTES) are "
+                    "arriving; this one is the largest.",
+                )
 
-    def remove(self, ticket: Ticket) -> None:
-        self.total_bytes -= self._sizes.pop(ticket, 0)
+    def remove(self, ticket: Ticket) -> int:
+        """Returns the bytes that it has had."""
+        size = self._sizes.pop(ticket, 0)
+        self.total_bytes -= size
+        return size
 
-    def _end_longest(self, bound: str) -> None:
-        longest = next(iter(self._sizes))
-        self.remove(longest)
-        longest.end(
-            Overloaded(f"More than {bound} are arriving; this one has been arriving longest.")
-        )
+    def _end(self, ticket: Ticket, message: str) -> None:
+        self.remove(ticket)
+        ticket.end(Overloaded(message))
 
 
 class Gate:
@@ -128,10 +142,15 @@ class Gate:
         max_share: int | None = None,
         max_arriving: int = 4096,
         max_arriving_bytes: int = 2**28,
+        max_bytes: int = 2**29,
     ) -> None:
         self._lifecycle = lifecycle
         self._limit = max_running + max_waiting
         self.arrivals = Arrivals(max_requests=max_arriving, max_bytes=max_arriving_bytes)
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        """Of the bodies of the requests in flight: of them prompts are made, nine times as large
+        as lists of token ids."""
         self._in_flight = 0
         self._tickets: set[Ticket] = set()
         self._idle = asyncio.Event()
@@ -169,8 +188,15 @@ class Gate:
         """Take a place. Raises Overloaded; a drain lets requests in that it found arriving."""
         if self.full:
             raise self._overloaded()
-        self.arrivals.remove(ticket)
+        size = self.arrivals.size(ticket)
+        if self._in_flight and self._bytes + size > self._max_bytes:
+            raise Overloaded(
+                f"The requests in this server have {self._max_bytes} bytes together "
+                "(MAX_REQUEST_BYTES); please try again."
+            )
+        ticket.size_bytes = self.arrivals.remove(ticket)
         ticket.in_flight = True
+        self._bytes += ticket.size_bytes
         self._in_flight += 1
         self.on_change()
 
@@ -179,6 +205,7 @@ class Gate:
         if not self._tickets:
             self._idle.set()
         if ticket.in_flight:
+            self._bytes -= ticket.size_bytes
             self._in_flight -= 1
             self.on_change()
         else:

@@ -93,7 +93,10 @@ class AllocatedFile(mmap_dict.MmapedDict):
         while self._used + size > capacity:
             capacity *= 2
         if capacity > self._capacity:
-            os.posix_fallocate(self._f.fileno(), 0, capacity)
+            # Not by its own descriptor, which appends: where the C library allocates by writing,
+            # because the file system cannot, it refuses those.
+            with open(self._fname, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, capacity)
             self._m = mmap.mmap(self._f.fileno(), capacity)
             self._capacity = capacity
 

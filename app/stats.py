@@ -103,9 +103,9 @@ class Gauges(msgspec.Struct, frozen=True):
     worst_lag_s: float
     """Since the last scrape."""
     longest_silence_s: float
-    """Seconds since the engine last answered a process that has requests in flight: the longest."""
+    """Seconds since the engine last answered a process to which it owes an answer: the longest."""
     shortest_silence_s: float
-    """The same, the shortest; infinite if no process has requests in flight."""
+    """The same, the shortest; infinite if it owes none an answer."""
     log_lines_dropped: int
     series_lost: int
     """Series of the metrics that no scrape shows, for want of room."""
@@ -140,7 +140,7 @@ class LocalGauges:
             lag_s=self._lag.last_s,
             worst_lag_s=self._lag.worst_s,
             longest_silence_s=silent_s,
-            shortest_silence_s=silent_s if self._gate.in_flight else math.inf,
+            shortest_silence_s=silent_s or math.inf,
             log_lines_dropped=logs.dropped(),
             series_lost=self._series_lost(),
         )

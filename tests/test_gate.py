@@ -33,10 +33,10 @@ async def test_the_gate_admits_as_many_requests_as_configured() -> None:
     await gate.wait_idle()
 
 
-def _gate(*, max_arriving: int = 9, max_arriving_bytes: int = 99) -> Gate:
+def _gate(*, max_arriving: int = 9, max_arriving_bytes: int = 999, max_bytes: int = 9999) -> Gate:
     return Gate(
         _ready(), max_running=1, max_waiting=1, max_arriving=max_arriving,
-        max_arriving_bytes=max_arriving_bytes,
+        max_arriving_bytes=max_arriving_bytes, max_bytes=max_bytes,
     )  # fmt: skip
 
 
@@ -59,23 +59,41 @@ async def test_past_the_bound_of_bodies_the_longest_arriving_is_ended() -> None:
     second.cancel()
 
 
-async def test_past_the_bound_of_bytes_the_longest_arriving_is_ended() -> None:
+async def test_past_the_bound_of_bytes_the_largest_is_ended() -> None:
     gate = _gate(max_arriving_bytes=100)
-    tasks = [asyncio.create_task(_arriving(gate, size)) for size in (30, 30, 40)]
+    small, large, other = [asyncio.create_task(_arriving(gate, size)) for size in (0, 60, 20)]
     await asyncio.sleep(0)
     async with gate.admit() as last:
         last.grow(40)
-        for ended in tasks[:2]:
-            with pytest.raises(Overloaded, match="MAX_ARRIVING_BYTES"):
-                await ended
-        assert not tasks[2].done()
-        assert gate.arrivals.total_bytes == 80
+        with pytest.raises(Overloaded, match="MAX_ARRIVING_BYTES"):
+            await large
+        assert not small.done()
+        assert not other.done()
+        assert gate.arrivals.total_bytes == 60
         last.arrive()
         last.grow(1000)  # no longer counted
-        assert gate.arrivals.total_bytes == 40
-    tasks[2].cancel()
-    await asyncio.wait(tasks)
+        assert gate.arrivals.total_bytes == 20
+    small.cancel()
+    other.cancel()
+    await asyncio.wait([small, other])
     assert (len(gate.arrivals), gate.arrivals.total_bytes, gate.in_flight) == (0, 0, 0)
+
+
+async def test_the_bodies_of_all_requests_are_bounded_together() -> None:
+    gate = _gate(max_bytes=100)
+    async with gate.admit() as first:
+        first.grow(150)
+        first.arrive()  # one always fits
+        async with gate.admit() as second:
+            second.grow(1)
+            with pytest.raises(Overloaded, match="MAX_REQUEST_BYTES"):
+                second.arrive()
+    async with gate.admit() as third, gate.admit() as fourth:
+        third.grow(60)
+        third.arrive()
+        fourth.grow(40)
+        fourth.arrive()
+        assert gate.in_flight == 2
 
 
 async def test_a_drain_waits_for_what_is_arriving_and_lets_it_in() -> None:

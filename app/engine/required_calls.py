@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from app.grammars.keywords import BEST_EFFORT
 from app.grammars.lark import RULES
+from app.grammars.references import rerooted
 from app.types import Grammar, Json, Tool, ToolUse
 
 _MAX_ARRAY_CALLS = 8
@@ -51,8 +51,9 @@ def schemas(use: ToolUse) -> tuple[tuple[str, str], ...]:
 
 
 def constrained(tool: Tool) -> Json:
-    """The schema of its arguments; for one that is not strict, as far as it can be enforced."""
-    schema = tool.parameters or {"type": "object", "properties": {}}
+    """The schema of its arguments, an object; for a tool that is not strict, as far as it can be
+    enforced."""
+    schema = {"type": "object", **(tool.parameters or {"properties": {}})}
     return schema if tool.strict else {**schema, BEST_EFFORT: True}
 
 
@@ -60,7 +61,7 @@ def calls_schema(use: ToolUse) -> Json:
     definitions: Json = {}
     calls = []
     for no, tool in enumerate(use.callable):
-        definitions[f"tool{no}"] = _rerooted(constrained(tool), f"#/$defs/tool{no}")
+        definitions[f"tool{no}"] = rerooted(constrained(tool), f"#/$defs/tool{no}")
         calls.append(
             {
                 "type": "object",
@@ -79,18 +80,4 @@ def calls_schema(use: ToolUse) -> Json:
         "maxItems": _MAX_ARRAY_CALLS if use.parallel and not use.named else 1,
         "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
         "$defs": definitions,
-    }
-
-
-def _rerooted(schema: Any, root: str) -> Any:
-    """The schema with its references as they must be once it stands at `root`."""
-    if isinstance(schema, list):
-        return [_rerooted(each, root) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: root + value[1:]
-        if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/"))
-        else _rerooted(value, root)
-        for key, value in schema.items()
     }

@@ -19,6 +19,8 @@ def check_schema(schema: dict[str, Any], bounds: GrammarBounds, *, param: str) -
         if nodes > bounds.max_schema_nodes:
             raise _beyond(f"has more than {bounds.max_schema_nodes} values", param)
         if isinstance(value, dict):
+            if "x-lark" in value:
+                raise _beyond("has 'x-lark', which is this server's own word", param)
             if isinstance(value.get("enum"), list) and len(value["enum"]) > bounds.max_schema_enum:
                 raise _beyond(f"has an enum of more than {bounds.max_schema_enum} values", param)
             if isinstance(value.get("pattern"), str):

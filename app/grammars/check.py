@@ -38,6 +38,7 @@ class _Trial(msgspec.Struct, order=True):
 
     tries: int
     no: int
+    key: bytes
     grammar: Grammar
     verdict: asyncio.Future[str]
     """The grammar as the engine compiles it, or the error of all requests that wait for it."""
@@ -117,8 +118,7 @@ class GrammarCheck:
         if len(self._trials) >= _WAITING:
             raise Overloaded("Too many new schemas wait to be compiled; please try again.")
         verdict = asyncio.get_running_loop().create_future()
-        trial = self._trials[key] = _Trial(0, next(self._numbers), grammar, verdict)
-        verdict.add_done_callback(lambda done: self._settle(key, done))
+        trial = self._trials[key] = _Trial(0, next(self._numbers), key, grammar, verdict)
         heapq.heappush(self._queue, trial)
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work())
@@ -130,6 +130,7 @@ class GrammarCheck:
             if trial.waiting or trial.verdict.done():
                 await self._try(trial)
             else:  # its clients have gone
+                self._forget(trial)
                 trial.verdict.cancel()
 
     async def _try(self, trial: _Trial) -> None:
@@ -139,20 +140,25 @@ class GrammarCheck:
         try:
             verdict = await self._process.compile(grammar, cpu_s=cpu_s)
         except Exception as error:  # Unavailable; whatever else, a request waits for its answer
-            trial.verdict.set_exception(error)
+            self._fail(trial, error)
             return
         if verdict.grammar is not None:
-            trial.verdict.set_result(verdict.grammar)
+            self._forget(trial)
+            self._remember(trial.key, verdict.grammar)
+            if not trial.verdict.done():
+                trial.verdict.set_result(verdict.grammar)
         elif verdict.too_slow and cpu_s < self._timeout_s:
             self._put_behind(trial)
         else:
-            trial.verdict.set_exception(self._error(grammar, verdict.refused, verdict.too_slow))
+            refusal = self._error(grammar, verdict.refused, verdict.too_slow)
+            self._remember(trial.key, refusal)
+            self._fail(trial, refusal)
 
     def _put_behind(self, trial: _Trial) -> None:
         trial.tries += 1
         if trial.tries > 1 and sum(each.tries > 1 for each in self._queue) >= _WAITING_SLOW:
-            trial.verdict.set_exception(
-                Overloaded("Too many slow schemas wait to be compiled; please try again.")
+            self._fail(
+                trial, Overloaded("Too many slow schemas wait to be compiled; please try again.")
             )
         else:
             heapq.heappush(self._queue, trial)
@@ -174,15 +180,15 @@ class GrammarCheck:
             code="grammar_timeout",
         )
 
-    def _settle(self, key: bytes, done: asyncio.Future[str]) -> None:
-        self._trials.pop(key, None)
-        if done.cancelled():
-            return
-        error = done.exception()
-        if error is None:
-            self._remember(key, done.result())
-        elif isinstance(error, InvalidRequest):
-            self._remember(key, error)
+    def _forget(self, trial: _Trial) -> None:
+        """Before its verdict is known: who asks from now on must not get what others are told."""
+        self._trials.pop(trial.key, None)
+
+    def _fail(self, trial: _Trial, error: Exception) -> None:
+        self._forget(trial)
+        if not trial.verdict.done():
+            trial.verdict.set_exception(error)
+            trial.verdict.exception()  # all its requests may have been cancelled
 
     def _remember(self, key: bytes, result: str | InvalidRequest) -> None:
         self._results[key] = result

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 
+from app.grammars.patterns import plain_set
 from app.grammars.refused import Refused
 
 _ESCAPED = {chr(code): json.dumps(chr(code))[1:-1] for code in (*range(32), 34, 92)}
@@ -100,10 +101,14 @@ def _name(name: str, prefix: str) -> str:
 
 def _literal(text: str) -> str:
     try:
-        meant = json.loads(re.sub(r"\\x([0-9a-fA-F]{2})", r"\\u00\1", text))
+        meant = json.loads(re.sub(r"\\x([0-9a-fA-F]{2})|(\\.)", _in_json_words, text))
     except ValueError:
         raise Refused(f"has a text that cannot be read: {text[:40]}") from None
     return _quoted(meant)
+
+
+def _in_json_words(escape: re.Match[str]) -> str:
+    return escape[2] or f"\\u00{escape[1]}"
 
 
 def _quoted(text: str) -> str:
@@ -146,7 +151,7 @@ def _expression(pattern: str, flags: str) -> str:
             case "or":
                 parts += ["|", '""'] if after is None or after.lastgroup in ("or", "end") else ["|"]
             case "count":
-                parts[-1] += text if len(text) == 1 else text.rstrip("?")
+                parts[-1] += text[0] if text[0] in "*+?" else text.removesuffix("?")
             case "set":
                 # Several at once only at the pattern's end: in it they would take what follows.
                 many = re.fullmatch(r"[*+]\)*", pattern[atom.end() :])
@@ -171,6 +176,8 @@ def _one_of(set: str, all_lines: bool, many: str) -> str:
     """One character of the set, plain or escaped. `many`: of plain ones, several at a time."""
     if set == ".":
         set = r"[\s\S]" if all_lines else r"[^\n]"
+    elif set.startswith("["):
+        set = plain_set(set)
     python = re.sub(r"\\x\{([0-9a-fA-F]+)\}", lambda code: f"\\U{int(code[1], 16):08x}", set)
     try:
         # As ASCII: Python counts four more control characters as blanks.

@@ -34,11 +34,9 @@ BESIDE = {"$ref", "allOf", "anyOf", "oneOf"}
 BEST_EFFORT = "x-best-effort"
 """Set in a schema: what cannot be enforced in it and below is left out instead of refused. So it is
 with the arguments of tools that are not strict."""
-_NOT_A_PATTERN = re.compile(r"\(\?[=!<]|\\[bB1-9]")
-"""Look-around (and names of groups, to be safe), word boundaries, backreferences."""
 
 
-def leave_out(node: Json) -> None:
+def leave_out(node: Json, *, without_patterns: bool) -> None:
     """Take out of a schema what would be refused though it is well-formed."""
     for keyword in UNSUPPORTED:
         if keyword in node and not _asks_for_nothing(keyword, node):
@@ -51,8 +49,8 @@ def leave_out(node: Json) -> None:
         node.pop("additionalProperties", None)
     node.pop("minProperties", None)
     node.pop("maxProperties", None)
-    if _NOT_A_PATTERN.search(str(node.get("pattern", ""))):
-        del node["pattern"]
+    for keyword in ("pattern", "patternProperties") if without_patterns else ():
+        node.pop(keyword, None)
 
 
 def check(node: Json, place: str) -> None:
@@ -102,22 +100,32 @@ def _check_sizes(node: Json, place: str) -> None:
     counted = "minProperties" if least else "maxProperties" if "maxProperties" in node else None
     if properties.keys() - set(required) and counted is not None:
         raise Refused(f"has '{counted}' beside optional properties at {place}")
-    for keyword in ("const", "enum"):
-        if keyword in node and not _representable(node[keyword]):
-            raise Refused(f"has a number of more than 64 bits in '{keyword}' at {place}")
+    if _unwritable(list(properties)) is not None:
+        raise Refused(f"has in 'properties' at {place} a name with a control character")
+    for keyword in ("const", "enum", "required"):
+        if keyword in node and (what := _unwritable(node[keyword])) is not None:
+            raise Refused(f"has in '{keyword}' at {place} {what}")
 
 
-def _representable(value: Any) -> bool:
+_UNWRITTEN = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
+"""Control characters without an escape of two characters: grammars have no other escapes."""
+
+
+def _unwritable(value: Any) -> str | None:
+    """What is in a value that no grammar can have it written."""
     stack = [value]
     while stack:
         each = stack.pop()
-        if isinstance(each, dict):
-            stack += each.values()
-        elif isinstance(each, list):
-            stack += each
-        elif isinstance(each, int | float) and not -LARGEST <= each <= LARGEST:
-            return False
-    return True
+        match each:
+            case dict():
+                stack += [*each, *each.values()]
+            case list():
+                stack += each
+            case str() if _UNWRITTEN.search(each):
+                return "a control character"
+            case int() | float() if abs(each) > LARGEST or int(float(each)) != int(each):
+                return "a number that is no 64-bit float"
+    return None
 
 
 def _is_count(value: Any) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from app.grammars import xml_calls
 from app.grammars.in_json import in_json, renamed
+from app.grammars.patterns import plain_pattern
 from app.grammars.refused import Refused
 from app.grammars.schema import enforceable
 from app.types import Json
@@ -25,15 +26,17 @@ JSON_OPTIONS: Json = {
     "key_separator": ": ?",
     "lenient": False,
     "coerce_one_of": False,
+    "json_allowed_escapes": 'nrbtf\\"',
 }
-"""One blank at most: without a bound a model may write blanks until its tokens are used up."""
+"""One blank at most: without a bound a model may write blanks until its tokens are used up. No
+\\uXXXX: a name that is declared could be written a second time by it."""
 
 _TEXT = r"/(?s:.*)/"
 
 
 def quoted(text: str) -> str:
     """A literal."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\x7f")
 
 
 def choice(texts: list[str]) -> str:
@@ -41,16 +44,19 @@ def choice(texts: list[str]) -> str:
     return "start: " + " | ".join(map(quoted, texts))
 
 
-def inline_json(schema: Json) -> str:
-    return "%json " + json.dumps({**enforceable(schema), "x-guidance": JSON_OPTIONS})
+def inline_json(schema: Json, *, without_patterns: bool) -> str:
+    plain = enforceable(schema, without_patterns=without_patterns)
+    return "%json " + json.dumps({**plain, "x-guidance": JSON_OPTIONS})
 
 
-def structural_tag(format: Json, special: Mapping[str, int]) -> str:
+def structural_tag(
+    format: Json, special: Mapping[str, int], *, without_patterns: bool = False
+) -> str:
     """xgrammar's structural tag as Lark. `special`: text of each special token -> its id.
 
-    Raises Refused for a format that is not known here.
+    `without_patterns`: as in `enforceable`. Raises Refused for a format that is not known here.
     """
-    return _Writer(special).write(format)
+    return _Writer(special, without_patterns).write(format)
 
 
 def unknown_format(format: Any) -> str | None:
@@ -81,8 +87,9 @@ _FORMATS = {
 
 
 class _Writer:
-    def __init__(self, special: Mapping[str, int]) -> None:
+    def __init__(self, special: Mapping[str, int], without_patterns: bool) -> None:
         self._special = special
+        self._without_patterns = without_patterns
         self._rules: list[str] = []
         names = sorted(map(re.escape, special), key=len, reverse=True)
         self._markers = re.compile(f"({'|'.join(names)})") if names else None
@@ -114,15 +121,15 @@ class _Writer:
             return f"/[ \\n]{{0,2}}/ {self.literal(text)}"
         return f"/[ \\n]{{0,2}}{_exactly(text)}/"
 
-    def text_until(self, end: str) -> str:
+    def text_until(self, end: str, pattern: str = "(?s:.*)") -> str:
         if self._has_marker(end):
-            return f"{self.rule(_TEXT)} {self.literal(end)}"
-        return self.rule(f"{_TEXT} {quoted(end)}", options="[lazy]")
+            return f"{self.rule(f'/{pattern}/')} {self.literal(end)}"
+        return self.rule(f"/{pattern}/ {quoted(end)}", options="[lazy]")
 
     def json(self, schema: Json) -> str:
         rules = _rules_of_input(schema)
         if rules is None:
-            return self.rule(inline_json(schema))
+            return self.rule(inline_json(schema, without_patterns=self._without_patterns))
         prefix = self._prefix()
         self._rules.append(in_json(rules, prefix))
         begin, end = quoted('{"input": "'), quoted('"}')
@@ -266,6 +273,7 @@ def regex(pattern: str) -> str:
     inner = pattern.removeprefix("^")
     if inner.endswith("$") and not inner.endswith(r"\$"):
         inner = inner[:-1]
+    inner = plain_pattern(inner)
     inner = re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", inner, flags=re.S)
     return "/(?:" + inner.replace("\n", r"\n") + ")/"
 

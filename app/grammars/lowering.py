@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from llguidance import LLMatcher, LLTokenizer
@@ -12,10 +13,13 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from app.grammars import lark
 from app.grammars.compiler import LIMITS, LIMITS_OF_TEXT, compiled
+from app.grammars.keywords import BEST_EFFORT
 from app.grammars.refused import Refused
 from app.grammars.schema import enforceable, places
 from app.types import Json
 
+_MOST_CHARS = 2**21
+"""Of the engine's form, which the engine keeps a thousand of."""
 _WRITTEN = ("ebnf", "lark")
 """Kinds whose rules the client writes itself."""
 
@@ -25,15 +29,30 @@ def lower(kind: str, text: str, tokenizer: LLTokenizer, special: Mapping[str, in
 
     `special`: text of each special token -> its id.
     """
-    grammar = _lowered(kind, text, special)
-    written = kind in _WRITTEN or (kind == "structural_tag" and f'"{lark.RULES}"' in text)
-    limits = LIMITS_OF_TEXT if written else LIMITS
     try:
-        compiled(tokenizer, grammar, limits=limits)
+        return _lower(kind, text, tokenizer, special, without_patterns=False)
     except Refused as refused:
+        if f'"{BEST_EFFORT}"' in text:
+            with suppress(Refused):
+                return _lower(kind, text, tokenizer, special, without_patterns=True)
         if kind == "json_schema":
             raise Refused(_with_place(str(refused), json.loads(text))) from None
         raise
+
+
+def _lower(
+    kind: str,
+    text: str,
+    tokenizer: LLTokenizer,
+    special: Mapping[str, int],
+    *,
+    without_patterns: bool,
+) -> str:
+    grammar = _lowered(kind, text, special, without_patterns)
+    if len(grammar) > _MOST_CHARS:
+        raise Refused("is too complex")
+    written = kind in _WRITTEN or (kind == "structural_tag" and f'"{lark.RULES}"' in text)
+    compiled(tokenizer, grammar, limits=LIMITS_OF_TEXT if written else LIMITS)
     return ("w" if written else "j") + grammar
 
 
@@ -42,11 +61,11 @@ def limits_of(lowered: str) -> tuple[str, Any]:
     return lowered[1:], LIMITS_OF_TEXT if lowered[0] == "w" else LIMITS
 
 
-def _lowered(kind: str, text: str, special: Mapping[str, int]) -> str:
+def _lowered(kind: str, text: str, special: Mapping[str, int], without_patterns: bool) -> str:
     match kind:
         case "json_schema":
             return LLMatcher.grammar_from_json_schema(
-                json.dumps(enforceable(json.loads(text))),
+                json.dumps(enforceable(json.loads(text), without_patterns=without_patterns)),
                 overrides=cast("Any", lark.JSON_OPTIONS),
             )
         case "regex":
@@ -54,7 +73,8 @@ def _lowered(kind: str, text: str, special: Mapping[str, int]) -> str:
         case "choice":
             return lark.choice(json.loads(text))
         case "structural_tag":
-            return lark.structural_tag(_format(json.loads(text)), special)
+            format = _format(json.loads(text))
+            return lark.structural_tag(format, special, without_patterns=without_patterns)
         case "lark":
             return _safe(text)
         case "ebnf":
@@ -100,7 +120,7 @@ def _safe(text: str) -> str:
 def _with_place(reason: str, schema: Json) -> str:
     """The reason with the first place of the keyword that it names."""
     named = re.search(r"'(\$?\w+)'", reason)
-    if named is None:
+    if named is None or " at #" in reason:
         return reason
     for place, node in places(schema):
         if named[1] in node:

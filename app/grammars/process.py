@@ -54,7 +54,7 @@ class GrammarProcess:
             async with asyncio.timeout(_HANGS_S):
                 verdict = await self._ask(process, Trial(grammar.kind, text, cpu_s))
             answered = True
-        except (OSError, TimeoutError, msgspec.DecodeError) as error:
+        except (OSError, TimeoutError, ValueError) as error:
             log.warning("the grammar process has failed", error=repr(error))
             raise Unavailable("Schemas cannot be compiled now; please try again.") from error
         finally:

@@ -6,8 +6,9 @@ anchors, which are an `$id` with a fragment there.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import quote, unquote, urldefrag, urljoin
 
 from app.types import Json
 
@@ -24,7 +25,9 @@ class References:
 
     def target(self, node: Json, ref: str) -> Any:
         """The schema that `node`'s `$ref` names. Raises KeyError if there is none."""
-        uri, fragment = urldefrag(urljoin(self._bases.get(id(node), ""), ref))
+        base = self._bases.get(id(node), "")
+        # Not urljoin's, which leaves the base out if it is a URN.
+        uri, fragment = (base, ref[1:]) if ref.startswith("#") else urldefrag(urljoin(base, ref))
         if fragment and not fragment.startswith("/"):
             if (anchored := self._anchors[uri, fragment]) is None:
                 raise KeyError(fragment)
@@ -46,11 +49,55 @@ class References:
                 stack += [(each, base) for each in value]
             elif isinstance(value, dict):
                 if isinstance(own := value.get("$id"), str) and not own.startswith("#"):
-                    base = urldefrag(urljoin(base, own)).url
+                    with suppress(ValueError):  # no address
+                        base = urldefrag(urljoin(base, own)).url
                     self._resources.setdefault(base, value)
                 for name in ("$anchor", "$dynamicAnchor"):
                     if isinstance(anchor := value.get(name), str):
                         key = base, anchor
                         self._anchors[key] = None if key in self._anchors else value
                 self._bases[id(value)] = base
-                stack += [(each, base) for each in value.values()]
+                stack += [(each, base) for key, each in value.items() if key not in _DATA]
+
+
+def rerooted(schema: Json, root: str) -> Json:
+    """The schema as it must be once it stands at the place `root` of another, such as
+    `#/$defs/tool0`: each `$ref` is a path from there, and nothing has a name of its own any more,
+    which another schema may have, too."""
+    references = References(schema)
+    places: dict[int, str] = {}
+    _note_places(schema, root, places)
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [moved(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        copy = {
+            key: each if key in _DATA else moved(each)
+            for key, each in value.items()
+            if not (key in _NAMES and isinstance(each, str))
+        }
+        if isinstance(ref := value.get("$ref"), str):
+            with suppress(KeyError, IndexError, TypeError, ValueError):  # refused later, by name
+                copy["$ref"] = places[id(references.target(value, ref))]
+        return copy
+
+    moved_schema: Json = moved(schema)
+    return moved_schema
+
+
+_DATA = ("const", "enum", "default", "examples", "example")
+"""Keywords whose values are no schemas."""
+_NAMES = ("$id", "$anchor", "$dynamicAnchor")
+
+
+def _note_places(value: Any, place: str, places: dict[int, str]) -> None:
+    if isinstance(value, dict):
+        places.setdefault(id(value), place)
+        for key, each in value.items():
+            step = quote(key.replace("~", "~0").replace("/", "~1"))
+            _note_places(each, f"{place}/{step}", places)
+    elif isinstance(value, list):
+        for no, each in enumerate(value):
+            _note_places(each, f"{place}/{no}", places)

@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import copy
 import decimal
+import itertools
+import json
 import math
+import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from app.grammars.keywords import (
     BESIDE,
@@ -29,10 +33,14 @@ from app.grammars.keywords import (
     check,
     leave_out,
 )
+from app.grammars.patterns import plain_pattern
 from app.grammars.references import References
 from app.grammars.refused import Refused
 from app.types import Json
 
+_LEAST = 1e-9
+"""Beside 0; a number with more zeros is not needed."""
+_MAX_COMPARED = 64
 _EXACT = 2**53
 """Up to it integers are floats of the same value."""
 
@@ -42,6 +50,7 @@ _FORMATS = {
     "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
 }  # fmt: skip
 _SINGLE = ("items", "additionalItems", "additionalProperties")
+_OLD_DRAFT = re.compile(r"draft-0[3-7]|2019-09")
 _ANNOTATIONS = {
     "$schema", "$id", "$anchor", "$dynamicAnchor", "$comment", "$defs", "definitions", "title",
     "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "nullable",
@@ -49,12 +58,13 @@ _ANNOTATIONS = {
 }  # fmt: skip
 
 
-def enforceable(schema: Json, *, close: bool = True) -> Json:
+def enforceable(schema: Json, *, close: bool = True, without_patterns: bool = False) -> Json:
     """A copy that llguidance enforces as it stands.
 
-    `close`: objects that declare properties have no others. Raises Refused.
+    `close`: objects that declare properties have no others. `without_patterns`: leave patterns out
+    where the schema asks for best effort. Raises Refused.
     """
-    return _Preparation(copy.deepcopy(schema)).run(close=close)
+    return _Preparation(copy.deepcopy(schema), without_patterns).run(close=close)
 
 
 def places(schema: Json) -> Iterator[tuple[str, Json]]:
@@ -76,8 +86,9 @@ class _Visit:
 
 
 class _Preparation:
-    def __init__(self, schema: Json) -> None:
+    def __init__(self, schema: Json, without_patterns: bool = False) -> None:
         self._schema = schema
+        self._without_patterns = without_patterns
         self._references = References(schema)
 
     def run(self, *, close: bool) -> Json:
@@ -94,7 +105,9 @@ class _Preparation:
             if close and key not in merged:
                 _close(visit.node)
         self._schema.pop("x-guidance", None)  # it would switch refusals off
-        self._schema.pop("$schema", None)
+        if _OLD_DRAFT.search(str(self._schema.pop("$schema", ""))):
+            for visit in nodes.values():
+                visit.node.pop("prefixItems", None)  # which came later
         return self._schema
 
     def visits(self) -> Iterator[_Visit]:
@@ -108,10 +121,21 @@ class _Preparation:
                 continue
             seen.add(key)
             if visit.best_effort:
-                leave_out(visit.node)
+                leave_out(visit.node, without_patterns=self._without_patterns)
+                if not self._is_fine(visit):
+                    visit.node.clear()
             check(visit.node, visit.place)
             yield visit
             waiting += self._below(visit)
+
+    def _is_fine(self, visit: _Visit) -> bool:
+        try:
+            check(visit.node, visit.place)
+            if "$ref" in visit.node:
+                _target(self._references, visit)
+        except Refused:
+            return False
+        return True
 
     def _below(self, visit: _Visit) -> Iterator[_Visit]:
         node, place = visit.node, visit.place
@@ -132,7 +156,9 @@ class _Preparation:
             for no, child in enumerate(node.get(keyword, ())):
                 yield from _visit(visit, child, f"{keyword}/{no}", merged)
         for keyword in _SINGLE:
-            child = node.get(keyword)
+            if keyword not in node:
+                continue
+            child = node[keyword]
             for no, each in enumerate(child if isinstance(child, list) else [child]):
                 inner = f"{keyword}/{no}" if isinstance(child, list) else keyword
                 yield from _visit(visit, each, inner, visit.merged)
@@ -142,7 +168,7 @@ def _visit(parent: _Visit, child: Any, inner: str, merged: bool) -> Iterator[_Vi
     place = f"{parent.place}/{inner}"
     if isinstance(child, dict):
         yield _Visit(child, place, merged, parent.best_effort)
-    elif child is not None and not isinstance(child, bool):
+    elif not isinstance(child, bool):
         raise Refused(f"must have a schema at {place}: an object, true or false")
 
 
@@ -228,6 +254,8 @@ def _some_kind_ends(node: Json, has_end: Callable[[Any], bool]) -> bool:
 
 
 def _make_plain(node: Json) -> None:
+    if "anyOf" not in node and _exclude_each_other(node.get("oneOf", ())):
+        node["anyOf"] = node.pop("oneOf")
     if node.get("unevaluatedProperties") is False and "additionalProperties" not in node:
         node["additionalProperties"] = False
     for keyword in (*UNSUPPORTED, "then", "else", "minContains", "maxContains"):
@@ -242,20 +270,96 @@ def _make_plain(node: Json) -> None:
     for keyword in _BOUNDS:
         if keyword in node:
             _bound(node, keyword)
+    if isinstance(node.get("pattern"), str):
+        node["pattern"] = plain_pattern(node["pattern"])
+    if "patternProperties" in node:
+        node["patternProperties"] = {
+            plain_pattern(pattern): each for pattern, each in node["patternProperties"].items()
+        }
+    if isinstance(node.get("$ref"), str):
+        node["$ref"] = quote(node["$ref"], safe="#/%:?&=~!$'()*+,;@-._")
+
+
+def _exclude_each_other(branches: Sequence[Any]) -> bool:
+    """No value follows two of these schemas. llguidance knows it of fewer."""
+    if not 0 < len(branches) <= _MAX_COMPARED:
+        return False
+    values = [_listed_values(each) for each in branches]
+    if all(each is not None for each in values):
+        listed = [text for each in values for text in set(each or ())]
+        return len(listed) == len(set(listed))
+    return all(_misses(one, other) for one, other in itertools.combinations(branches, 2))
+
+
+def _listed_values(schema: Any) -> list[str] | None:
+    """The JSON of each value of a `const` or `enum`; None: it has neither."""
+    if not isinstance(schema, dict):
+        return None
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if values is None or any(isinstance(value, float | dict | list) for value in values):
+        return None
+    return [json.dumps(value) for value in values]
+
+
+def _misses(one: Any, other: Any) -> bool:
+    """Both are closed objects, and one requires what the other does not have."""
+
+    def closed(schema: Any) -> bool:
+        return (
+            isinstance(schema, dict)
+            and schema.get("type") == "object"
+            and schema.get("additionalProperties") is False
+            and "patternProperties" not in schema
+        )
+
+    return (
+        closed(one)
+        and closed(other)
+        and bool(
+            set(one.get("required", ())) - other.get("properties", {}).keys()
+            or set(other.get("required", ())) - one.get("properties", {}).keys()
+        )
+    )
 
 
 def _bound(node: Json, keyword: str) -> None:
-    """Within 64 bits and 15 digits, which llguidance keeps; rounded to the narrower side."""
-    value, lower = node[keyword], keyword in ("minimum", "exclusiveMinimum")
+    """As a bound that includes its end, within 64 bits.
+
+    llguidance takes the end that a bound excludes where both bounds have the same whole part.
+    """
+    value, lower = node.pop(keyword), keyword in ("minimum", "exclusiveMinimum")
+    excludes, side = keyword.startswith("exclusive"), "minimum" if lower else "maximum"
     if abs(value) > LARGEST:
-        node[keyword] = -LARGEST if lower else LARGEST
-    elif isinstance(value, float) and node.get("type") in ("integer", ["integer"]):
-        up = lower != keyword.startswith("exclusive")
-        node[keyword] = math.ceil(value) if up else math.floor(value)
-    elif isinstance(value, float) or abs(value) > _EXACT:
-        narrower = decimal.ROUND_CEILING if lower else decimal.ROUND_FLOOR
-        rounded = decimal.Context(prec=15, rounding=narrower).create_decimal(repr(value))
-        node[keyword] = int(rounded) if isinstance(value, int) else float(rounded)
+        value = -LARGEST if lower else LARGEST
+    elif node.get("type") in ("integer", ["integer"]):
+        value = _next_integer(value, up=lower, excludes=excludes)
+    elif excludes or isinstance(value, float) or abs(value) > _EXACT:
+        value = _next_number(value, up=lower, excludes=excludes)
+    other = node.get(side)
+    node[side] = value if other is None else (max if lower else min)(value, other)
+
+
+def _next_integer(value: float, *, up: bool, excludes: bool) -> int:
+    """The first integer on this side that is a float, too: llguidance's bounds are floats."""
+    whole = math.ceil(value) if up else math.floor(value)
+    if excludes and whole == value:
+        whole += 1 if up else -1
+    nearest = float(whole)
+    if (nearest < whole) if up else (nearest > whole):
+        nearest = math.nextafter(nearest, math.inf if up else -math.inf)
+    return int(nearest)
+
+
+def _next_number(value: float, *, up: bool, excludes: bool) -> float:
+    """The first number on this side with 15 digits: llguidance keeps no more."""
+    if excludes and value == 0:
+        return _LEAST if up else -_LEAST
+    rounding = decimal.ROUND_CEILING if up else decimal.ROUND_FLOOR
+    context = decimal.Context(prec=15, rounding=rounding)
+    rounded = context.create_decimal(repr(value))
+    if excludes and rounded == decimal.Decimal(repr(value)):
+        rounded = context.next_plus(rounded) if up else context.next_minus(rounded)
+    return float(rounded)
 
 
 def _close(node: Json) -> None:

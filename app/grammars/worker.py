@@ -80,6 +80,8 @@ def _tried(trial: Trial, tokenizer: LLTokenizer, special: dict[str, int]) -> Ver
         return Verdict(refused=str(refused))
     except (MemoryError, RecursionError):
         return Verdict(refused="is too complex")
+    except Exception:  # what a client's text makes of code that was written for another's
+        return Verdict(refused="cannot be read")
 
 
 def _write(out: int, data: bytes) -> None:

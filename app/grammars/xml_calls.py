@@ -6,7 +6,8 @@ string may be is only as strict as text without quotes can be: one of an enum, o
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from typing import Any, Protocol
 
 from app.grammars.keywords import BEST_EFFORT
 from app.grammars.refused import Refused
@@ -42,8 +43,8 @@ class Pieces(Protocol):
     def after_blank(self, text: str) -> str:
         """The text, with two blanks at most before it."""
 
-    def text_until(self, end: str) -> str:
-        """Any text, up to the first `end` and with it."""
+    def text_until(self, end: str, pattern: str = "(?s:.*)") -> str:
+        """Text that follows a pattern, up to the first `end` and with it."""
 
     def json(self, schema: Json) -> str: ...
 
@@ -72,7 +73,7 @@ def arguments(schema: Json, style: str, pieces: Pieces) -> str:
                 pieces.after_blank(text.format(name=name, is_string=is_string)) for text in begin
             )
             + f" {expression}"
-            for is_string, expression in value.forms(each if isinstance(each, dict) else {})
+            for is_string, expression in value.forms(each)
         )
         part = pieces.rule(" | ".join(forms))
         parts.append(part if name in required else f"{part}?")
@@ -82,52 +83,93 @@ def arguments(schema: Json, style: str, pieces: Pieces) -> str:
 _NOT_HERE = "which cannot be enforced in this model's way of calling"
 
 
+_OF_TEXT = {*_ANNOTATIONS, "enum", "const", "minLength", "maxLength", "x-lark", BEST_EFFORT}
+_MAX_STEPS = 8
+"""Of `$ref` and combinators inside each other."""
+
+
 class _Value:
     """One value, up to its end tag."""
 
     def __init__(self, place: str, end: str, shared: Json, pieces: Pieces) -> None:
         self._place, self._end, self._shared, self._pieces = place, end, shared, pieces
+        self._best_effort = shared.get(BEST_EFFORT) is True
         self._last = pieces.literal(end)
 
-    def forms(self, schema: Json) -> list[tuple[str, str]]:
-        """Each with whether it is a string: true or false."""
+    def forms(self, schema: Any, steps: int = 0) -> list[tuple[str, str]]:
+        """Each with whether it is a string: true or false. Raises Refused."""
+        schema = {} if schema is True else schema
+        if not isinstance(schema, dict):
+            raise Refused(f"has at {self._place} a schema that no value follows")
+        asked = schema.keys() - _ANNOTATIONS - {BEST_EFFORT}
         types = schema.get("type")
+        if types is None and not asked:
+            return [self._any_text(), self._json(schema)]
+        if types is None and (branches := self._branches(schema, asked, steps)) is not None:
+            forms = [form for each in branches for form in self.forms(each, steps + 1)]
+            return list(dict.fromkeys(forms))
+        if types is None and asked & {"enum", "const"}:
+            types = ["string", "null", "boolean", "number", "array", "object"]
         names = types if isinstance(types, list) else [types]
-        if "string" in names:
-            others = [name for name in names if name != "string"]
-            values = [schema["const"]] if "const" in schema else schema.get("enum", [None])
-            if not others or all(isinstance(value, str) for value in values):
-                return [("true", self._text(schema))]
-            return [("true", self._text(schema)), ("false", self._json({**schema, "type": others}))]
-        text = [("true", self._pieces.text_until(self._end))] if _may_be_text(schema) else []
-        return [*text, ("false", self._json(schema))]
+        if names == [None]:
+            return self._unknown(sorted(asked)[0], schema)
+        if "string" not in names:
+            return [self._json(schema)]
+        if unknown := sorted(schema.keys() - _OF_TEXT):
+            return self._unknown(unknown[0], schema)
+        return self._of_types(schema, [str(name) for name in names if name != "string"])
 
-    def _json(self, schema: Json) -> str:
-        return f"{_BLANK} {self._pieces.json({**schema, **self._shared})} {_BLANK} {self._last}"
+    def _branches(self, schema: Json, asked: set[str], steps: int) -> list[Any] | None:
+        """The schemas of which a value follows one, where that is all that the schema says."""
+        if steps > _MAX_STEPS:
+            return None
+        if asked == {"$ref"}:
+            _, _, path = str(schema["$ref"]).partition("#/")
+            kind, _, name = path.partition("/")
+            target = self._shared.get(kind, {})
+            return [target[name]] if isinstance(target, dict) and name in target else None
+        if asked == {"allOf"} and len(schema["allOf"]) == 1:
+            return list(schema["allOf"])
+        return list(schema["anyOf"]) if asked == {"anyOf"} else None
 
-    def _text(self, schema: Json) -> str:
+    def _of_types(self, schema: Json, others: list[str]) -> list[tuple[str, str]]:
+        values = schema.get("enum", [schema["const"]] if "const" in schema else None)
+        if values is None:
+            rest = [self._json({**schema, "type": others})] if others else []
+            return [self._text(schema), *rest]
+        if "const" in schema:
+            values = [value for value in values if value == schema["const"]]
+        least, most = schema.get("minLength", 0), schema.get("maxLength", math.inf)
+        texts = [
+            value for value in values if isinstance(value, str) and least <= len(value) <= most
+        ]
+        forms = []
+        if texts:
+            choices = " | ".join(map(self._pieces.literal, texts))
+            forms.append(("true", f"{_BLANK} ({choices}) {_BLANK} {self._last}"))
+        if others and any(not isinstance(value, str) for value in values):
+            forms.append(self._json({**schema, "type": others}))
+        if not forms:
+            raise Refused(f"has at {self._place} a schema that no value follows")
+        return forms
+
+    def _unknown(self, keyword: str, schema: Json) -> list[tuple[str, str]]:
+        if not self._best_effort:
+            raise Refused(f"has '{keyword}' at {self._place}, {_NOT_HERE}")
+        return [self._any_text(), self._json({})]
+
+    def _any_text(self) -> tuple[str, str]:
+        return "true", self._pieces.text_until(self._end)
+
+    def _json(self, schema: Json) -> tuple[str, str]:
+        value = self._pieces.json({**schema, **self._shared})
+        return "false", f"{_BLANK} {value} {_BLANK} {self._last}"
+
+    def _text(self, schema: Json) -> tuple[str, str]:
         if isinstance(rules := schema.get("x-lark"), str):
-            return f"/\\n?/ {self._pieces.text_by(rules)} {_BLANK} {self._last}"
-        choices = [schema["const"]] if "const" in schema else schema.get("enum")
-        if choices is not None:
-            texts = [self._pieces.literal(each) for each in choices if isinstance(each, str)]
-            return f"{_BLANK} ({' | '.join(texts)}) {_BLANK} {self._last}"
-        for keyword in ("pattern", "format"):
-            if keyword in schema and self._shared.get(BEST_EFFORT) is not True:
-                raise Refused(f"has '{keyword}' at {self._place}, {_NOT_HERE}")
+            return "true", f"/\\n?/ {self._pieces.text_by(rules)} {_BLANK} {self._last}"
         least, most = schema.get("minLength", 0), schema.get("maxLength")
         if not least and most is None:
-            return self._pieces.text_until(self._end)
+            return self._any_text()
         count = f"{int(least)},{'' if most is None else int(most)}"
-        return f"/\\n?(?s:.){{{count}}}\\n?/ {self._last}"
-
-
-def _may_be_text(schema: Json) -> bool:
-    """It has no type of its own, and nothing else says that it is no string."""
-    if {"type", "$ref", "enum", "const"} & schema.keys():
-        return False
-    branches = schema.get("anyOf", schema.get("oneOf"))
-    if not isinstance(branches, list):
-        return True
-    types = [each.get("type", "string") for each in branches if isinstance(each, dict)]
-    return "string" in types
+        return "true", self._pieces.text_until(self._end, f"\\n?(?s:.){{{count}}}\\n?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
@@ -55,6 +56,9 @@ class ModelHost:
         self._all_warm = all_warm
         self._quiet = quiet
         self._task: asyncio.Task[None] | None = None
+        self.shortest_silence_s: Callable[[], float] = lambda: math.inf
+        """As in `Gauges`, of the whole server: where another process is answered, the engine does
+        not hang, though a request of this one may wait for its turn."""
         self.engine: Engine | None = None
         self.model: ServedModel | None = None
         self._launched: Launched | None = None
@@ -94,7 +98,9 @@ class ModelHost:
                 self._enter(Phase.READY)
             progress.cancel()
             bound_s = self._settings.engine_stall_timeout_s
-            await first_of(launched.lost, stalled(self.silent_s, bound_s))
+            silences = (self.silent_s, lambda: self.shortest_silence_s())
+            silent_s: Callable[[], float] = lambda: min(each() for each in silences)  # noqa: E731
+            await first_of(launched.lost, stalled(silent_s, bound_s))
             if not launched.lost.done():
                 reason = f"the engine hangs: it has requests, and is silent for {bound_s:g} s"
                 self._lifecycle.enter(Phase.HUNG, reason)

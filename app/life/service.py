@@ -66,6 +66,7 @@ class Service:
             max_share=settings.max_sequences_per_request,
             max_arriving=settings.max_arriving_bodies,
             max_arriving_bytes=max(settings.max_arriving_bytes, settings.max_body_bytes),
+            max_bytes=settings.max_request_bytes,
         )
         if peers is not None:
             all_warm = peers.all_warm
@@ -75,6 +76,8 @@ class Service:
         self.lag = LoopLag()
         self.gauges = LocalGauges(self.gate, self.lag, self.host.silent_s, metric_files.series_lost)
         """Of this process alone."""
+        if peers is not None:
+            self.host.shortest_silence_s = lambda: peers.gauges().shortest_silence_s
 
 
 class Work(Protocol):

@@ -33,6 +33,12 @@ class PipeHandler(logging.Handler):
         self._reader_stands = False
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._emit(record)
+        except Exception:  # as logging's own handlers: a log call must not raise in the engine
+            self.handleError(record)
+
+    def _emit(self, record: logging.LogRecord) -> None:
         self._number += 1
         line = self._form.text(record).encode(errors="backslashreplace")
         if len(line) > LINE_BYTES:
@@ -54,7 +60,10 @@ class PipeHandler(logging.Handler):
 
 def _shortened(line: bytes) -> bytes:
     """Without the middle of its long texts: a traceback's cause is at its end."""
-    fields = orjson.loads(line)
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError:  # half a surrogate pair is no text
+        return line[:LINE_BYTES]
     for name, value in fields.items():
         text = value if isinstance(value, str) else repr(value)
         if len(text) > _KEPT_OF_LONG:

@@ -444,8 +444,15 @@ class Settings(BaseModel):
         256 * 1024 * 1024,
         "MAX_ARRIVING_BYTES",
         ge=1024,
-        help="Bytes of all bodies that a serving process is receiving. Past it the one that has "
-        "been arriving longest gets 503. One body always fits.",
+        help="Bytes of all bodies that a serving process is receiving. Past it the largest gets "
+        "503. One body always fits.",
+    )
+    max_request_bytes: int = BOUNDS.setting(
+        512 * 1024 * 1024,
+        "MAX_REQUEST_BYTES",
+        ge=1024,
+        help="Bytes of the bodies of all requests in a serving process: their prompts take up to "
+        "nine times as much memory. Past it new ones get 503. One request always fits.",
     )
     body_timeout_s: float = BOUNDS.setting(
         30.0,

@@ -56,7 +56,7 @@ class SharedGauges:
         in_flight, lag_s, worst_s, silences, dropped, series_lost, _ = (
             cells[column::_COLUMNS] for column in range(_COLUMNS)
         )
-        with_work = [silence for silence, n in zip(silences, in_flight, strict=True) if n]
+        with_work = [silence for silence in silences if silence]
         return Gauges(
             in_flight=int(sum(in_flight)),
             lag_s=max(lag_s),

@@ -175,9 +175,10 @@ ARGUMENTS = {
         "e": {"type": ["string", "null"], "enum": ["x", "y z"]},
         "l": {"type": "string", "maxLength": 3},
         "r": {"$ref": "#/$defs/r"},
+        "o": {"anyOf": [{"$ref": "#/$defs/e"}, {"type": "null"}]},
     },
     "required": ["a"],
-    "$defs": {"r": {"type": "array", "items": {"type": "null"}}},
+    "$defs": {"r": {"type": "array", "items": {"type": "null"}}, "e": {"enum": ["u", "v"]}},
 }
 
 
@@ -198,6 +199,9 @@ def _in_xml(style: str, schema: Any) -> dict[str, Any]:
         ("<parameter=a>x</parameter><parameter=n>2</parameter>", False),
         ("<parameter=a>x</parameter><parameter=e>q</parameter>", False),
         ("<parameter=a>x</parameter><parameter=l>abcdefg</parameter>", False),
+        ("<parameter=a>x</parameter><parameter=l>a</parameter>", True),
+        ("<parameter=a>x</parameter><parameter=o>u</parameter>", True),
+        ("<parameter=a>x</parameter><parameter=o>w</parameter>", False),
         ("<parameter=a>x</parameter><parameter=z>1</parameter>", False),
     ],
 )
@@ -214,6 +218,11 @@ def test_arguments_in_xml_follow_their_schema(text: str, right: bool) -> None:
         ({"type": "object", "properties": {"a": {"type": "string", "pattern": "a"}}},
          "'pattern' at #/properties/a"),
         ({"type": "object", "properties": {"a": {"not": {}}}}, "'not'"),
+        ({"type": "object", "properties": {"a": {"pattern": "a"}}}, "'pattern'"),
+        ({"type": "object", "properties": {"a": {"anyOf": [{"type": "string", "pattern": "a"},
+          {"type": "null"}]}}}, "'pattern'"),
+        ({"type": "object", "properties": {"a": False}}, "no value"),
+        ({"type": "object", "properties": {"a": {"type": "string", "enum": [1]}}}, "no value"),
     ],
 )  # fmt: skip
 def test_what_xml_cannot_be_held_to_is_refused_by_name(schema: Any, named: str) -> None:

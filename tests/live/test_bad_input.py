@@ -86,7 +86,7 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
     (CHAT, {"messages": HI, "logit_bias": {"49152": 1}}, 400, "logit_bias"),
     (CHAT, {"messages": HI, "logit_bias": {"-1": 1}}, 400, "logit_bias"),
     (CHAT, {"messages": HI, "logit_bias": {"word": 1}}, 400, "logit_bias.word"),
-    (CHAT, {"messages": HI, "stop": ""}, 400, "stop[0]"),
+    (CHAT, {"messages": HI, "stop": ""}, 400, "stop"),
     (CHAT, {"messages": HI, "stop": ["a"] * 17}, 400, "stop"),
     (CHAT, {"messages": HI, "stop_token_ids": [999999999], "min_tokens": 1}, 400, "stop_token_ids"),
     (CHAT, {"messages": HI, "stop_token_ids": [-1]}, 400, "stop_token_ids[0]"),

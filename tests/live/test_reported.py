@@ -186,7 +186,10 @@ def test_the_code_goes_by_the_field(
     assert answer.json()["error"]["code"] == code
 
 
-def test_the_whole_of_the_context_that_is_shown_can_be_used(live: LiveServer) -> None:
+def test_the_whole_of_the_context_that_is_shown_can_be_used(
+    start: Callable[..., LiveServer],
+) -> None:
+    live = start("--engine-arg", "context_length=256").ready()
     (card,) = live.get("/v1/models").json()["data"]
     most = card["max_model_len"]
     assert card["context_length"] == most

@@ -21,7 +21,7 @@ from app.engine.sglang.endings import aborted, refused
 from app.engine.sglang.exchange import Exchange, Pending
 from app.engine.sglang.infill import Infill
 from app.engine.sglang.pooling import Pooling
-from app.engine.sglang.pulse import Pulse
+from app.engine.sglang.pulse import Pulse, read_loads
 from app.engine.sglang.sampling_names import sampling_params
 from app.engine.sglang.tokenizers import Tokenizers
 from app.engine.sglang.tokens import Vocabulary
@@ -30,6 +30,11 @@ from app.errors import InvalidRequest, StartError
 from app.grammars.compiler import Vocabulary as GrammarVocabulary
 from app.lifecycle import Phase
 from app.types import ChatPrompt, Grammar, Json, Sampling
+
+_PROFILE_S = 900.0
+_EXCUSED_S, _EXCUSED_ON_CPU_S = 600.0, 3600.0
+_HARDLY = 1e-9
+"""Seconds of silence of an engine that has work, and is not silent."""
 
 
 class SGLangEngine:
@@ -44,10 +49,13 @@ class SGLangEngine:
         self._manager = engine.tokenizer_manager
         self._watch = watch
         self._closed = False
-        self._in_flight = 0
-        self._asked_since = 0.0
-        """Since when the engine owes a message, by the monotonic clock: a request began while none
-        was in flight."""
+        self._embeddings = 0
+        """Batches that are waited for."""
+        self._embeddings_since = 0.0
+        """When the first of them was asked for, by the monotonic clock."""
+        self._profiles = 0
+        """Calls of the profiler that have not returned."""
+        self._profiles_until = 0.0
         self.lost = watch.lost
         self._tokenizers = Tokenizers(self._manager, engine.template_manager)
         tokenizer = self._tokenizers.loop.tokenizer
@@ -55,7 +63,10 @@ class SGLangEngine:
         self._grammar_vocabulary: GrammarVocabulary | None = None
         self._infill = Infill.of(tokenizer)
         self.info = self._read_info(pools)
-        self._profiling = False
+        self._profiled_at = 0.0
+        self._excused_s = _EXCUSED_ON_CPU_S if self.info.device == "cpu" else _EXCUSED_S
+        # Between nodes the snapshots of the replicas are read only when a request is sent.
+        self._one_node = engine.server_args.nnodes == 1
         self._pulse = Pulse(
             self._manager, watch.owner, self.silent_s, on_cpu=self.info.device == "cpu"
         )
@@ -142,7 +153,6 @@ class SGLangEngine:
         inbox = exchange.inbox()
         pending: list[Pending] = []
         cached: int | None = None
-        self._began()
         try:
             if choices == 1:
                 pending.append(exchange.ask(id, question, params, inbox))
@@ -166,7 +176,6 @@ class SGLangEngine:
         except ValueError as error:
             raise refused(error) from error
         finally:
-            self._in_flight -= 1
             for request in pending:
                 exchange.abort(request)
 
@@ -195,14 +204,16 @@ class SGLangEngine:
             rid=[f"{id}-{no:04}" for no in range(len(prompts))],
             dimensions=dimensions,
         )
-        self._began()
+        if not self._embeddings:
+            self._embeddings_since = time.monotonic()
+        self._embeddings += 1
         try:
             async with aclosing(self._manager.generate_request(request, None)) as stream:
                 results = await anext(stream)
         except ValueError as error:
             raise refused(error) from error
         finally:
-            self._in_flight -= 1
+            self._embeddings -= 1
         return [_embedding(result) for result in results]
 
     async def loads(self) -> list[Load]:
@@ -216,7 +227,7 @@ class SGLangEngine:
                 tokens_per_s=load.gen_throughput,
                 max_running=load.max_running_requests,
             )
-            for load in await self._manager.get_loads(include=["core"])
+            for load in await read_loads(self._manager.load_snapshot_reader)
         ]
 
     def options(self) -> Json:
@@ -230,7 +241,10 @@ class SGLangEngine:
     async def profile(self, options: Json | None) -> None:
         from sglang.srt.managers.io_struct import ProfileReq
 
-        self._profiling = True  # writing a trace stops the schedulers, for minutes perhaps
+        # Writing a trace stops the schedulers, for minutes perhaps; after `num_steps` by itself.
+        self._profiles += 1
+        by_itself = options is not None and options.get("num_steps")
+        self._profiles_until = time.monotonic() + _PROFILE_S if by_itself else 0.0
         try:
             if options is None:
                 await self._manager.stop_profile()
@@ -239,16 +253,25 @@ class SGLangEngine:
         except RuntimeError as error:
             raise InvalidRequest(f"The profiler refuses: {error}"[:400]) from error
         finally:
-            self._profiling = False
-            self._asked_since = time.monotonic()
+            self._profiles -= 1
+            self._profiled_at = time.monotonic()
 
     def silent_s(self) -> float:
-        if not self._in_flight or self._profiling:
+        owed = [self._exchange.asked_at] if self._exchange.owes else []
+        if self._embeddings:
+            owed.append(self._embeddings_since)
+        now = time.monotonic()
+        if self._profiles or now < self._profiles_until:
+            return _HARDLY  # in every process of the server: it holds for all
+        if not owed:
             return 0.0
-        spoken_at = max(self._exchange.heard_at, self._pulse.worked_at)
-        if (slowest_at := self._pulse.slowest_at) is not None:
-            spoken_at = min(spoken_at, slowest_at)
-        return max(0.0, time.monotonic() - max(spoken_at, self._asked_since))
+        heard_at = max(self._exchange.heard_at, self._profiled_at, min(owed))
+        # Work without a word is an excuse for some time: a detokenizer may hang while the scheduler
+        # goes on.
+        spoken_at = max(heard_at, min(self._pulse.worked_at, heard_at + self._excused_s))
+        if self._one_node and (slowest_at := self._pulse.slowest_at) is not None:
+            spoken_at = min(spoken_at, max(slowest_at, min(owed)))
+        return max(_HARDLY, now - spoken_at)
 
     async def warm_up(self) -> None:
         # Several processes may warm up at once, and the engine tells requests apart by their ids.
@@ -279,11 +302,6 @@ class SGLangEngine:
         await end_schedulers(self._manager, self._watch)
         self._exchange.close()
         await asyncio.to_thread(self._engine.shutdown)
-
-    def _began(self) -> None:
-        if not self._in_flight:
-            self._asked_since = time.monotonic()
-        self._in_flight += 1
 
 
 def _embedding(result: dict[str, Any]) -> Embedding:

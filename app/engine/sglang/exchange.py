@@ -158,10 +158,17 @@ class Exchange:
         if not self._send(message):
             raise InternalError("The engine takes no requests.")
         times.set_api_server_dispatch_finish_time()
+        if not self._pending:
+            self.asked_at = time.monotonic()
         self._pending[id] = request
         if self._request_log is not None:
             request.log = LoggedRequest(self._request_log, manager.tokenizer, id, question, params)
         return request
+
+    @property
+    def owes(self) -> bool:
+        """The engine has requests of this process that it has not finished."""
+        return bool(self._pending)
 
     def abort(self, request: Pending) -> None:
         """Have the engine drop the request; its inbox gets nothing more.

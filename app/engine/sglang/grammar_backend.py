@@ -10,6 +10,8 @@ models/grammars.py puts this into place.
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -35,16 +37,20 @@ class LimitedGrammar(GuidanceGrammar):  # type: ignore[misc]
     def __init__(self, tokenizer: LLTokenizer, matcher: LLMatcher) -> None:
         super().__init__(tokenizer, "", ll_matcher=matcher)
 
+    drafting = False
+    """Of the class: drafted tokens are being looked at, where nothing may be raised."""
+
     def accept_token(self, token: int) -> None:
         self.current_token = token
         if self.finished:
             return
-        # Before the end token is taken for the grammar's end: it is all that an error allows.
-        if self.ll_matcher.is_error():
-            raise ValueError(_TOO_COMPLEX)
-        if self.ll_matcher.is_stopped() and token in self.eos_tokens:
-            self.finished = True
-        elif not self.ll_matcher.consume_token(token):
+        if not self.ll_matcher.is_error():
+            if self.ll_matcher.is_stopped() and token in self.eos_tokens:
+                self.finished = True
+                return
+            if self.ll_matcher.consume_token(token):
+                return
+        if not LimitedGrammar.drafting:
             raise ValueError(_TOO_COMPLEX)
 
     def rollback(self, num_tokens: int) -> None:
@@ -56,6 +62,13 @@ class LimitedGrammar(GuidanceGrammar):  # type: ignore[misc]
 
     def fill_vocab_mask(self, vocab_mask: torch.Tensor, idx: int) -> None:
         fill_next_token_bitmask(self.ll_matcher, vocab_mask, idx)
+        if self.ll_matcher.is_error():
+            # llguidance allows the end, which would pass for the end of a complete answer. Any
+            # other token ends the request, when it is taken.
+            vocab_mask[idx].fill_(-1)
+            for token in self.eos_tokens:
+                word, bit = divmod(token, 32)
+                vocab_mask[idx, word] &= ~(1 << bit) if bit < 31 else 2**31 - 1
 
     @staticmethod
     def fill_vocab_mask_batched(entries: Sequence[Any], vocab_mask: torch.Tensor) -> None:
@@ -73,6 +86,25 @@ class LimitedGrammar(GuidanceGrammar):  # type: ignore[misc]
         pass
 
 
+def _look_at_drafts_gently() -> None:
+    """With speculative decoding SGLang takes drafted tokens without a `try`: there an error would
+    end the engine."""
+    module = sys.modules.get("sglang.srt.speculative.spec_utils")
+    if module is None or hasattr(module.traverse_tree, "__wrapped__"):
+        return
+    traverse = module.traverse_tree
+
+    @functools.wraps(traverse)
+    def gently(*arguments: Any, **options: Any) -> None:
+        LimitedGrammar.drafting = True
+        try:
+            traverse(*arguments, **options)
+        finally:
+            LimitedGrammar.drafting = False
+
+    module.traverse_tree = gently  # type: ignore[attr-defined]
+
+
 class LimitedBackend(BaseGrammarBackend):  # type: ignore[misc]
     """Takes the arguments with which SGLang makes its own."""
 
@@ -85,6 +117,7 @@ class LimitedBackend(BaseGrammarBackend):  # type: ignore[misc]
         eos_token_ids: Iterable[int] | int | None = None,
     ) -> None:
         super().__init__()
+        _look_at_drafts_gently()
         ends = [eos_token_ids] if isinstance(eos_token_ids, int) else eos_token_ids
         vocabulary = vocabulary_of(tokenizer, n_vocab or len(tokenizer), ends)
         self._tokenizer = None if vocabulary is None else vocabulary.load()

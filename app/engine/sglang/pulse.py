@@ -73,8 +73,7 @@ class Pulse:
     async def _look_on(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            # A scheduler that was stopped while it wrote holds the lock for ever.
-            loads = await _in_thread_or_here(self._reader)
+            loads = await read_loads(self._reader)
             self.note_snapshots(loads, time.monotonic())
             if self._silent_s() > _SILENT_S:
                 self.note_times(await asyncio.to_thread(_times, self._owner), time.monotonic())
@@ -110,7 +109,9 @@ class Pulse:
         self._times, self._times_at = times, now
 
 
-async def _in_thread_or_here(reader: Any) -> Sequence[Any]:
+async def read_loads(reader: Any) -> Sequence[Any]:
+    """The snapshot of each replica. A scheduler that was stopped while it wrote holds its lock for
+    ever, so it is taken beside the event loop."""
     if hasattr(reader, "poll"):  # a socket, which belongs to one thread
         return list(reader.read_all())
     return list(await asyncio.to_thread(reader.read_all))

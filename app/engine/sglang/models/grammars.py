@@ -33,6 +33,8 @@ def _limited(*_: Any, **__: Any) -> ThreadPoolExecutor:
 
 def _set_cache(self: Any, key: tuple[str, str], value: Any) -> None:
     self.cache.pop(key, None)
+    if isinstance(value, base_grammar_backend.InvalidGrammarObject):
+        return  # such as one that took too long: it may not the next time
     self.cache[key] = value
     while len(self.cache) > _KEPT:
         del self.cache[next(iter(self.cache))]
