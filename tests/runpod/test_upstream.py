@@ -127,7 +127,7 @@ async def test_errors_of_the_other_server_are_passed_on_with_their_status() -> N
             )
             assert job.failure["status"] == 400
             assert job.failure["param"] == "temperature"
-            assert job.failure["code"] == "integer_above_max_value"
+            assert job.failure["code"] == "decimal_above_max_value"
 
 
 async def test_a_cancelled_job_ends_on_the_other_server_too() -> None:
