@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from tests.live.conftest import LiveServer, registered
@@ -73,7 +74,7 @@ def test_a_clean_end_asks_every_scheduler_to_end(
     scheduler = server.child(victim)
     server.process.send_signal(signal.SIGTERM)
     assert server.exit_code(within_s=30) == 0
-    assert not scheduler.is_running()
+    assert not scheduler.is_running() or scheduler.status() == psutil.STATUS_ZOMBIE
     _nothing_left(family)
 
 

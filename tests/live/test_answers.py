@@ -37,7 +37,7 @@ def test_the_openai_client_gets_paris_as_a_stream(client: openai.OpenAI) -> None
 def test_models_can_be_listed_and_looked_up(client: openai.OpenAI, live: LiveServer) -> None:
     (card,) = client.models.list().data
     assert client.models.retrieve(card.id).id == card.id
-    assert card.model_dump()["max_model_len"] == 8192
+    assert card.model_dump()["max_model_len"] == 8186
     with pytest.raises(openai.NotFoundError) as error:
         client.models.retrieve("gpt-4")
     assert error.value.code == "model_not_found"
