@@ -43,7 +43,7 @@ async def test_strict_tools_and_schemas_reach_the_engine_as_grammars() -> None:
     elements = json.loads(both.text)["format"]["elements"]
     assert elements[0] == {"type": "json_schema", "json_schema": schema}
     assert {tag["content"]["type"] for tag in elements[1]["tags"]} == {"json_schema"}
-    assert [param for param, _ in both.parts][0] == "response_format.json_schema.schema"
+    assert both.parts[0][0] == "response_format.json_schema.schema"
 
 
 async def test_grammars_are_accepted_only_if_the_operator_allows_them() -> None:
