@@ -45,7 +45,8 @@ class Clients:
     """All clients of one server. `bound_s`: after it a request has hung."""
 
     def __init__(self, url: str, report: Report, chance: random.Random, *, bound_s: float) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=None, limits=httpx.Limits(None))
+        unbounded = httpx.Limits(max_connections=None)
+        self._http = httpx.AsyncClient(base_url=url, timeout=None, limits=unbounded)
         self._report, self._chance, self._bound_s = report, chance, bound_s
         self._tasks: list[asyncio.Task[None]] = []
         self.served = 0

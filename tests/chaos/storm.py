@@ -31,7 +31,6 @@ from tests.support.machine import allowed
 STALL_S = 10
 BOUND_S = 120
 """A request that takes longer has hung: of the clients none has much to generate."""
-CALM_S = 8.0
 
 
 @dataclass
@@ -101,7 +100,9 @@ FAULTS = [
 ]
 
 
-async def _round(fault: Fault, folder: Path, report: Report, chance: random.Random) -> str | None:
+async def _round(
+    fault: Fault, folder: Path, report: Report, chance: random.Random, model: str
+) -> str | None:
     """One server, its load and its fault. Returns what was wrong about its end."""
     environment = {"ENGINE_STALL_TIMEOUT": str(STALL_S), "LOG_LEVEL": "info",
                    "DRAIN_TIMEOUT": "60"}  # fmt: skip
@@ -111,7 +112,7 @@ async def _round(fault: Fault, folder: Path, report: Report, chance: random.Rand
         if os.system(f"mount -t tmpfs -o size=64m none {mounted} 2>/dev/null") != 0:
             return None  # not allowed here
         environment["TMPDIR"] = str(mounted)
-    server = LiveServer(folder, model="demo", unread=fault.unread_log, **environment)
+    server = LiveServer(folder, model=model, unread=fault.unread_log, **environment)
     try:
         return await _endured(server, fault, report, chance)
     finally:
@@ -128,14 +129,11 @@ async def _endured(
     clients = Clients(server.url, report, chance, bound_s=allowed(BOUND_S))
     clients.begin(each=3, hostile_per_s=20)
     try:
-        await asyncio.sleep(CALM_S)
-        before = clients.served
-        if not before:
+        if not await _served(clients, more=10):
             return "no request was served before the fault"
         fault.does(server)
         if fault.ends is None:
-            await asyncio.sleep(CALM_S)
-            if clients.served == before:
+            if not await _served(clients, more=10):
                 return "no request was served after the fault"
             server.process.terminate()
             wanted, within_s = 0, 90.0
@@ -151,7 +149,17 @@ async def _endured(
     return f"these were left: {left}" if left else None
 
 
-async def storm(minutes: float, seed: int, *, quiet: bool = False) -> tuple[Report, list[str]]:
+async def _served(clients: Clients, *, more: int) -> bool:
+    """Wait until the server has answered so many more."""
+    wanted, until = clients.served + more, time.monotonic() + allowed(BOUND_S)
+    while clients.served < wanted and time.monotonic() < until:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    return clients.served >= wanted
+
+
+async def storm(
+    minutes: float, seed: int, *, model: str = "demo", quiet: bool = False
+) -> tuple[Report, list[str]]:
     """Rounds until the time is over. Returns what clients have seen, and ends that were wrong."""
     report, bad = Report(), []
     until = time.monotonic() + minutes * 60
@@ -160,7 +168,7 @@ async def storm(minutes: float, seed: int, *, quiet: bool = False) -> tuple[Repo
         for no, fault in enumerate(itertools.cycle(FAULTS)):
             if no and time.monotonic() >= until:
                 break
-            wrong = await _round(fault, Path(folder) / str(no), report, chance)
+            wrong = await _round(fault, Path(folder) / str(no), report, chance, model)
             if wrong is not None:
                 bad.append(f"{fault.name}: {wrong}")
             if not quiet:
@@ -174,10 +182,11 @@ async def storm(minutes: float, seed: int, *, quiet: bool = False) -> tuple[Repo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--model", choices=["demo", "tiny"], default="demo")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     print(f"seed {options.seed}")
-    report, bad = asyncio.run(storm(options.minutes, options.seed))
+    report, bad = asyncio.run(storm(options.minutes, options.seed, model=options.model))
     print(report.table())
     for line in (*bad, *report.wrong[:20]):
         print(line)
