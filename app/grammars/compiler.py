@@ -17,24 +17,21 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from app.grammars.refused import Refused
 
-LIMITS = LLParserLimits(
-    max_items_in_row=2000,
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=100_000,
-    step_max_items=20_000,
-    max_lexer_states=20_000,
-    max_grammar_size=100_000,
-    verbose_errors=False,
-)
-LIMITS_OF_TEXT = LLParserLimits(
-    max_items_in_row=300,
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=100_000,
-    step_max_items=20_000,
-    max_lexer_states=20_000,
-    max_grammar_size=100_000,
-    verbose_errors=False,
-)
+
+def _limits(max_items_in_row: int) -> LLParserLimits:
+    return LLParserLimits(
+        max_items_in_row=max_items_in_row,
+        initial_lexer_fuel=1_000_000,
+        step_lexer_fuel=100_000,
+        step_max_items=20_000,
+        max_lexer_states=20_000,
+        max_grammar_size=100_000,
+        verbose_errors=False,  # they would hold the schema
+    )
+
+
+LIMITS = _limits(2000)
+LIMITS_OF_TEXT = _limits(300)
 """For rules that clients write: an ambiguous one costs a token 200 ms with 2000 items."""
 
 

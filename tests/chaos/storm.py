@@ -90,7 +90,7 @@ FAULTS = [
     _kill("sglang::scheduler"),
     Fault("the process that tries grammars is killed", _grammars_killed),
     _stop("sglang::detokenizer"),
-    Fault("a log that nobody reads", _nothing, unread_log=True),
+    Fault("a log whose reader has stopped", _nothing, unread_log=True),
     _signal(signal.SIGTERM),
     _kill("sglang::detokenizer"),
     _stop("sglang::scheduler"),

@@ -51,7 +51,7 @@ def test_nothing_is_left_by_a_signal_while_the_engine_is_spawned(
 
 
 def _processes_of(files: Path) -> list[psutil.Process]:
-    """By their environment: a process that has lost its parent is nobody's child."""
+    """By their environment: a process whose parent has ended is no child of the server."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

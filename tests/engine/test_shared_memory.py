@@ -17,7 +17,7 @@ from app.engine.sglang.shared_memory import check_own, create_only
 from app.errors import ConfigError, StartError
 
 NAME = f"test-serve-hathora-{os.getpid()}"
-NOBODY = 65534
+OTHER_USER = 65534
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 
 
@@ -42,7 +42,7 @@ def test_what_an_earlier_process_left_under_the_name_is_replaced(path: Path) -> 
     earlier = path.open("rb")
     create_only("new", NAME).close()
     assert pickle.loads(path.read_bytes()) == "new"
-    assert earlier.read(3) == b"old"  # whoever holds it has no part in the new one
+    assert earlier.read(3) == b"old"  # a process that holds it does not share the new one
     earlier.close()
 
 
@@ -72,7 +72,7 @@ def test_what_others_can_write_is_not_read(path: Path) -> None:
 def test_what_another_user_owns_is_not_read(path: Path) -> None:
     path.write_bytes(b"")
     path.chmod(0o600)
-    os.chown(path, NOBODY, NOBODY)
+    os.chown(path, OTHER_USER, OTHER_USER)
     with pytest.raises(StartError, match="not read"):
         check_own(NAME)
 

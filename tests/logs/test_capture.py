@@ -68,7 +68,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
 
 
 def test_a_log_reader_that_stops_does_not_stop_an_engine_process(tmp_path: Path) -> None:
-    with started(tmp_path, MUCH) as process:  # nobody reads what it writes
+    with started(tmp_path, MUCH) as process:  # its output is not read
         wait_for((tmp_path / "ended").exists)
         assert (tmp_path / "ended").read_text() == "0"
         assert process.wait(HANGS_S) == 0

@@ -11,7 +11,7 @@ import pytest
 def on_small_disk(folder: Path, megabytes: int, *command: str) -> list[str]:
     """`command` with a small file system at `folder`, which nothing else sees.
 
-    Skips the test where the kernel lets nobody mount in a namespace of its own.
+    Skips the test where the kernel does not allow mounts in a namespace of one's own.
     """
     enter = ["unshare", "--user", "--map-root-user", "--mount"]
     try:

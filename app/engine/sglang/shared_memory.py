@@ -3,8 +3,8 @@
 Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails first when it changes.
 
 sglang_loads_...            what each scheduler last did; SGLang never removes it
-multi_tokenizer_args_<pid>  from which the serving processes attach: they unpickle it, so whoever
-                            can write it runs code in them
+multi_tokenizer_args_<pid>  from which the serving processes attach: they unpickle it, so a user
+                            who can write it runs code in them
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def create_only(content: Any, name: str) -> SharedMemory:
 
 
 def check_own(name: str) -> None:
-    """Raises StartError unless the shared memory is this user's own, and nobody else's to write.
+    """Raises StartError unless the shared memory is this user's, and no other user can write it.
 
     What is this user's cannot be replaced by another: /dev/shm is sticky.
     """
