@@ -17,7 +17,7 @@ from collections import OrderedDict
 import msgspec
 
 from app.errors import InvalidRequest, Overloaded
-from app.grammars.compiler import BYTES, Vocabulary
+from app.grammars.compiler import BYTES, Unusable, Vocabulary
 from app.grammars.lark import RULES
 from app.grammars.process import GrammarProcess
 from app.logs.setup import log
@@ -93,11 +93,7 @@ class GrammarCheck:
 
     async def _result(self, grammar: Grammar) -> str:
         if self._process is None:
-            raise InvalidRequest(
-                f"'{grammar.param}' cannot be enforced: this model's tokenizer has no form that "
-                "grammars can use.",
-                param=grammar.param,
-            )
+            raise _unusable(grammar)
         key = hashlib.sha256(f"{grammar.kind}\0{grammar.text}".encode(errors="replace")).digest()
         if (known := self._results.get(key)) is not None:
             self._results.move_to_end(key)
@@ -139,6 +135,9 @@ class GrammarCheck:
         cpu_s = min(_FIRST_CPU_S * _MORE**trial.tries, self._timeout_s)
         try:
             verdict = await self._process.compile(grammar, cpu_s=cpu_s)
+        except Unusable:
+            self._fail(trial, _unusable(grammar))
+            return
         except Exception as error:  # Unavailable; whatever else, a request waits for its answer
             self._fail(trial, error)
             return
@@ -196,6 +195,14 @@ class GrammarCheck:
         while self._bytes > _REMEMBERED_BYTES or len(self._results) > _REMEMBERED:
             _, oldest = self._results.popitem(last=False)
             self._bytes -= _size(oldest)
+
+
+def _unusable(grammar: Grammar) -> InvalidRequest:
+    return InvalidRequest(
+        f"'{grammar.param}' cannot be enforced: this model's tokenizer has no form that grammars "
+        "can use.",
+        param=grammar.param,
+    )
 
 
 def _of_part(schema: str, param: str) -> Grammar:

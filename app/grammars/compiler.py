@@ -35,6 +35,10 @@ LIMITS_OF_TEXT = _limits(300)
 """For rules that clients write: an ambiguous one costs a token 200 ms with 2000 items."""
 
 
+class Unusable(Exception):
+    """llguidance cannot use this tokenizer, such as that of BERT (WordPiece)."""
+
+
 class Vocabulary(msgspec.Struct, frozen=True):
     """The tokens of a model, as llguidance takes them."""
 
@@ -46,10 +50,14 @@ class Vocabulary(msgspec.Struct, frozen=True):
     """Ids of the tokens that end an answer; empty: as the tokenizer says."""
 
     def load(self) -> LLTokenizer:
-        """Takes up to a second. Raises ValueError for a tokenizer of another kind."""
-        return LLTokenizer(
-            self.tokenizer, n_vocab=self.size, eos_token=list(self.end) if self.end else None
-        )
+        """Takes up to a second. Raises Unusable."""
+        end = list(self.end) if self.end else None
+        try:
+            return LLTokenizer(self.tokenizer, n_vocab=self.size, eos_token=end)
+        except BaseException as error:  # a panic of Rust is no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise Unusable(str(error)[:500]) from error
 
     def special(self) -> dict[str, int]:
         """Text of each special token -> its id. No text of an answer matches them."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from app.errors import Unavailable
-from app.grammars.compiler import Vocabulary
+from app.grammars.compiler import Unusable, Vocabulary
 from app.grammars.worker import Trial, Verdict
 from app.logs.setup import log
 from app.settings.load import without_secrets
@@ -32,6 +32,7 @@ class GrammarProcess:
         self._vocabulary = vocabulary
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._unusable: Unusable | None = None
 
     def start(self) -> None:
         """Begin to start the process, which takes about a second."""
@@ -41,7 +42,8 @@ class GrammarProcess:
     async def compile(self, grammar: Grammar, *, cpu_s: float) -> Verdict:
         """Try a grammar, with a limit of processor time.
 
-        Raises Unavailable if no process can be started. Not to be called again before it returns.
+        Raises Unusable, for good, if the tokenizer is, and Unavailable if no process can be
+        started. Not to be called again before it returns.
         """
         try:
             process = await self._running()
@@ -86,7 +88,12 @@ class GrammarProcess:
         return msgspec.json.decode(line, type=Verdict)
 
     async def _running(self) -> asyncio.subprocess.Process:
-        """The process, once it is up. Raises OSError or TimeoutError if it cannot be started."""
+        """The process, once it is up.
+
+        Raises Unusable, or OSError or TimeoutError if it cannot be started.
+        """
+        if self._unusable is not None:
+            raise self._unusable
         if self._starting is None or (self._starting.done() and not self._up):
             self.start()
         assert self._starting is not None
@@ -119,7 +126,8 @@ class GrammarProcess:
                 if not (line := await process.stdout.readline()):
                     raise OSError("the grammar process ended at its start")
                 if (reason := msgspec.json.decode(line, type=Verdict).refused) is not None:
-                    raise OSError(f"the tokenizer cannot be used for grammars: {reason}")
+                    self._unusable = Unusable(reason)
+                    raise self._unusable
         except BaseException:
             if process.returncode is None:
                 process.kill()
@@ -130,7 +138,8 @@ class GrammarProcess:
 
 def _log_failed_start(starting: asyncio.Task[None]) -> None:
     """No request may be waiting for it, so its error would be lost."""
-    if not starting.cancelled() and isinstance(
-        error := starting.exception(), OSError | TimeoutError
-    ):
+    error = None if starting.cancelled() else starting.exception()
+    if isinstance(error, Unusable):
+        log.warning("no grammars: the tokenizer cannot be used for them", reason=str(error))
+    elif isinstance(error, OSError | TimeoutError):
         log.warning("the grammar process could not be started", error=repr(error))

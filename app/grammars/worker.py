@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from llguidance import LLTokenizer
 
-from app.grammars.compiler import Vocabulary
+from app.grammars.compiler import Unusable, Vocabulary
 from app.grammars.lowering import lower
 from app.grammars.refused import Refused
 
@@ -51,8 +51,8 @@ def main() -> None:
     out = os.dup(1)
     try:
         tokenizer, special = vocabulary.load(), vocabulary.special()
-    except Exception as error:  # llguidance's own kinds; the server logs it
-        _write(out, msgspec.json.encode(Verdict(refused=str(error)[:500])) + b"\n")
+    except Unusable as unusable:
+        _write(out, msgspec.json.encode(Verdict(refused=str(unusable))) + b"\n")
         sys.exit(1)
     del vocabulary
     _limit_memory()

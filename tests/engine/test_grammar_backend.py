@@ -66,6 +66,21 @@ def test_an_answer_ends_where_its_grammar_does() -> None:
     assert _allowed(grammar) == {ord("b")}
 
 
+def test_a_tokenizer_that_llguidance_cannot_use_leaves_a_backend_that_refuses() -> None:
+    from tokenizers import Tokenizer, decoders
+    from tokenizers.models import WordPiece
+    from transformers import PreTrainedTokenizerFast
+
+    from app.engine.sglang.grammar_backend import LimitedBackend
+
+    wordpiece = Tokenizer(WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    wordpiece.decoder = decoders.WordPiece()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=wordpiece)
+    backend = LimitedBackend(tokenizer, n_vocab=2)
+    refused = backend.dispatch_ebnf(lower("lark", AMBIGUOUS, BYTES, {}))
+    assert refused.error_message == "no grammar can be compiled for this tokenizer"
+
+
 def test_nothing_is_raised_while_drafted_tokens_are_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from app.errors import InvalidRequest, Overloaded, Unavailable
 from app.grammars.check import GrammarCheck
@@ -83,11 +84,33 @@ async def test_without_a_vocabulary_no_grammar_is_taken() -> None:
     await check.close()
 
 
-async def test_a_tokenizer_that_cannot_be_used_is_told_and_refuses_grammars() -> None:
-    check = GrammarCheck(Vocabulary("{}"), timeout_s=1)
-    with pytest.raises(Unavailable):
-        await check.check(_schema("{}"))
+WORDPIECE = json.dumps(
+    {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": {"type": "BertNormalizer"},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "a": 1}},
+    }
+)
+"""As of BERT, which llguidance cannot use."""
+
+
+@pytest.mark.parametrize("tokenizer", ["{}", WORDPIECE])
+async def test_a_tokenizer_that_cannot_be_used_is_told_once_and_refuses_grammars(
+    tokenizer: str,
+) -> None:
+    check = GrammarCheck(Vocabulary(tokenizer), timeout_s=1)
+    with capture_logs() as lines:
+        check.warm_up()
+        for param in ("response_format", "tools"):
+            with pytest.raises(InvalidRequest, match="this model's tokenizer") as refused:
+                await check.check(_schema("{}", param))
+            assert refused.value.param == param
     await check.close()
+    (line,) = lines
+    assert line["event"] == "no grammars: the tokenizer cannot be used for them"
 
 
 async def test_the_process_that_compiles_what_clients_send_inherits_no_secret(

@@ -21,7 +21,8 @@ def test_a_log_reader_that_stops_does_not_stop_the_engine(start: Callable[..., L
     for no in range(REQUESTS):
         body = {"prompt": f"request {no}", "max_tokens": 2}
         assert server.http.post("/v1/completions", json=body, timeout=60).status_code == 200
-    assert server.unread_bytes > 60_000
+    # Full: it holds 65,536, in pages, and what is written in one piece is not split between two.
+    assert server.unread_bytes > 50_000
     server.process.terminate()
     assert server.exit_code(60) == 0
 

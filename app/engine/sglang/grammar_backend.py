@@ -22,7 +22,7 @@ from sglang.srt.constrained.base_grammar_backend import BaseGrammarBackend, Inva
 from sglang.srt.constrained.llguidance_backend import GuidanceGrammar
 
 from app.engine.sglang.tokenizers import vocabulary_of
-from app.grammars.compiler import compiled
+from app.grammars.compiler import Unusable, compiled
 from app.grammars.lowering import limits_of
 from app.grammars.refused import Refused
 
@@ -120,7 +120,10 @@ class LimitedBackend(BaseGrammarBackend):  # type: ignore[misc]
         _look_at_drafts_gently()
         ends = [eos_token_ids] if isinstance(eos_token_ids, int) else eos_token_ids
         vocabulary = vocabulary_of(tokenizer, n_vocab or len(tokenizer), ends)
-        self._tokenizer = None if vocabulary is None else vocabulary.load()
+        try:
+            self._tokenizer = None if vocabulary is None else vocabulary.load()
+        except Unusable:  # the server says so, and refuses grammars
+            self._tokenizer = None
 
     def dispatch_ebnf(self, key_string: str) -> Any:
         if self._tokenizer is None:
