@@ -1,7 +1,8 @@
 """The engine's room, in sequences: who may put how many of them into it, and when.
 
 A request has a sequence for each choice of each prompt: one completion of 64 prompts and 8 choices
-is 512. They enter the engine prompt by prompt. If there is no room, the request that has the fewest
+is 512. They enter the engine prompt by prompt, and a prompt's choices in parts if they are more
+than a request's share. If there is no room, the request that has the fewest
 in the engine is next: a client's single question never waits for the rest of another's batch.
 """
 
@@ -85,12 +86,12 @@ class Share:
         self.waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def may_have(self, count: int) -> bool:
-        return self.held == 0 or self.held + count <= self._sequences.share
+        return self.held + count <= self._sequences.share
 
     def room(self, count: int) -> Room:
-        """Room for so many sequences, while its context is entered."""
-        capacity = self._sequences.capacity
-        return Room(self._sequences, self, count if count <= capacity else capacity)
+        """Room for so many sequences, at most `Sequences.share`, while its context is entered."""
+        assert count <= self._sequences.share  # more would wait forever
+        return Room(self._sequences, self, count)
 
 
 class Room:

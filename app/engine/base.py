@@ -72,8 +72,10 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     """The new tokens."""
     scored: tuple[ScoredToken, ...] = ()
     """The new tokens with their log-probabilities, if the question wants them."""
-    prompt: tuple[ScoredToken, ...] = ()
+    prompt: Sequence[ScoredToken] = ()
     """The prompt's tokens with theirs, in one chunk only, if the question wants them."""
+    prompt_goes_on: bool = False
+    """The next chunk has more of `prompt`. Not of an engine's: generation/pieces.py cuts it."""
 
 
 class Rendered(msgspec.Struct, frozen=True):

@@ -57,6 +57,8 @@ class ScriptedEngine:
         )
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.running = 0
+        self.max_running = 0
+        """What it reports; 0: it does not say."""
         self.aborted = 0
 
     @property
@@ -158,7 +160,7 @@ class ScriptedEngine:
         return embeddings
 
     async def loads(self) -> list[Load]:
-        return [Load(0, self.running, 0, 16 * self.running, 4096, 0.0, 8)]
+        return [Load(0, self.running, 0, 16 * self.running, 4096, 0.0, self.max_running)]
 
     def options(self) -> Json:
         return {"model_path": "scripted", "tp_size": 1, "dp_size": 1, "api_key": "***"}

@@ -29,11 +29,12 @@ class Alignment:
         """The same in the whole text of the choice."""
 
     def feed(
-        self, text: str, tokens: Sequence[ScoredToken], *, last: bool
+        self, text: str, tokens: Sequence[ScoredToken], *, last: bool, whole: bool = False
     ) -> list[tuple[ScoredToken | None, str]]:
         """Each token with the text that it wrote, "" if none; None with text of no known token.
 
-        A token whose text has not arrived waits, unless this is the `last` of the choice.
+        A token whose text has not arrived waits, unless this is the `last` of the choice. `whole`:
+        the text is there before its tokens, and waits for them.
         """
         self._text = self._text[self._at :] + text
         self._at = 0
@@ -51,7 +52,7 @@ class Alignment:
             self._waiting.popleft()
             pairs.append((msgspec.structs.replace(token, offset=self._offset), own))
             self._advance(len(own))
-        if self._at < len(self._text):
+        if self._at < len(self._text) and (last or not whole):
             pairs.append((None, self._text[self._at :]))
             self._advance(len(self._text) - self._at)
         return pairs

@@ -102,6 +102,7 @@ class _Choice:
         self._index = index
         self._token_ids = request.token_ids
         self._echo = job.echo
+        self._echoes = bool(job.echo)
         make_reader = job.prompt.reader
         reader = make_reader() if make_reader else None
         self._interpreter = Interpreter(index, reader, job.use)
@@ -119,6 +120,8 @@ class _Choice:
             events.append(TokenIds(tuple(chunk.ids), self._index))
         if self._echo or chunk.prompt:
             events += self._prompt(chunk)
+        if chunk.prompt_goes_on:
+            return events
         if self._alignment is not None:
             events += self._with_scores(self._alignment, chunk)
         elif chunk.text:
@@ -135,10 +138,13 @@ class _Choice:
         echo, self._echo = self._echo, ""
         if self._alignment is None:
             return [TextDelta(echo, self._index)]
-        pairs = self._alignment.feed(echo, chunk.prompt, last=True)
+        # Without an echo no text will come for tokens that wait for it.
+        last = not (chunk.prompt_goes_on and self._echoes)
+        pairs = self._alignment.feed(echo, chunk.prompt, last=last, whole=True)
         tokens = tuple(token for token, _ in pairs if token is not None)
+        text = "".join([text for _, text in pairs])
         events: list[Event] = [Scored(tokens, self._index, of_prompt=True)] if tokens else []
-        return [*events, TextDelta(echo, self._index)] if echo else events
+        return [*events, TextDelta(text, self._index)] if text else events
 
     def _with_scores(self, alignment: Alignment, chunk: Chunk) -> list[Event]:
         """Each token's score right before the events that its text becomes."""

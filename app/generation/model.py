@@ -18,7 +18,8 @@ from app.events import Events
 from app.gate import Gate
 from app.generation import limits
 from app.generation.answer import Answer
-from app.generation.merge import merge
+from app.generation.merge import merge, parts
+from app.generation.pieces import Pieces
 from app.generation.prompt import Job, Preparer
 from app.grammars.check import GrammarCheck
 from app.sequences import Share
@@ -55,6 +56,7 @@ class ServedModel:
         self._preparer = Preparer(
             engine, max_chars=max_prompt_chars or min(self.limit * 8, 2_000_000)
         )
+        self._pieces = Pieces()
         self.grammars = GrammarCheck(engine.grammar_vocabulary(), timeout_s=grammar_timeout_s)
 
     def check_name(self, name: str) -> None:
@@ -88,20 +90,21 @@ class ServedModel:
                 jobs[no] = job.constrained(await self.grammars.check(grammar))
         share = self._gate.sequences.of_one_request()
         answer = Answer(request, jobs, stats)
-        if len(jobs) == 1:  # nearly always; each generator on the way costs every token
+        most = self._gate.sequences.share
+        if len(jobs) == 1 and request.n <= most:
+            # Nearly always; each generator on the way costs every token.
             async with (
                 share.room(request.n),
-                aclosing(self._stream(request, jobs[0], request.id)) as chunks,
+                aclosing(self._stream(request, jobs[0], request.id, request.n)) as chunks,
             ):
                 async for chunk in chunks:
                     yield answer.beat((chunk,))
         else:
-            # The engine aborts by prefix: no id of equal length is a prefix of another.
             streams = [
-                self._in_room(share, request, job, f"{request.id}-{no:04}")
-                for no, job in enumerate(jobs)
+                (first, self._in_room(share, request, jobs[first // request.n], first, choices))
+                for first, choices in parts(len(jobs), request.n, most)
             ]
-            async with aclosing(merge(streams, choices=request.n)) as batches:
+            async with aclosing(merge(streams)) as batches:
                 async for batch in batches:
                     yield answer.beat(batch)
         if not answer.complete:
@@ -148,13 +151,18 @@ class ServedModel:
         return [replace(job, sampling=replace(job.sampling, max_tokens=most)) for job in jobs]
 
     async def _in_room(
-        self, share: Share, request: GenerationRequest, job: Job, id: str
+        self, share: Share, request: GenerationRequest, job: Job, first: int, choices: int
     ) -> AsyncGenerator[Chunk, None]:
-        async with share.room(request.n), aclosing(self._stream(request, job, id)) as chunks:
+        # The engine aborts by prefix: no id of equal length is a prefix of another.
+        id = f"{request.id}-{first:05}"
+        stream = self._stream(request, job, id, choices)
+        async with share.room(choices), aclosing(stream) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    def _stream(self, request: GenerationRequest, job: Job, id: str) -> AsyncGenerator[Chunk, None]:
+    def _stream(
+        self, request: GenerationRequest, job: Job, id: str, choices: int
+    ) -> AsyncGenerator[Chunk, None]:
         question = Question(
             prompt=job.prompt.ids,
             sampling=job.sampling,
@@ -163,7 +171,11 @@ class ServedModel:
             token_ids=request.token_ids,
             whole=request.whole,
         )
-        return self._engine.generate(question, id=id, choices=request.n)
+        chunks = self._engine.generate(question, id=id, choices=choices)
+        scoring = request.scoring
+        if scoring is None or scoring.prompt_from is None:
+            return chunks
+        return self._pieces.cut(chunks, top=scoring.top)
 
     async def embed(
         self, prompts: Sequence[Prompt], *, id: str, dimensions: int | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
+
+import orjson
 
 from app.errors import InvalidRequest
 from app.settings.bounds import GrammarBounds
@@ -13,21 +14,40 @@ from app.settings.bounds import GrammarBounds
 
 def check_schema(schema: dict[str, Any], bounds: GrammarBounds, *, param: str) -> None:
     """Raises InvalidRequest that names the bound. Iterative: depth costs no stack."""
-    for nodes, (value, depth) in enumerate(_walk(schema), start=1):
-        if depth > bounds.max_schema_depth:
+    nodes, level, inside = 1, 0, [schema]
+    while inside:  # all that is at one level
+        level += 1
+        if level > bounds.max_schema_depth:
             raise _beyond(f"is nested deeper than {bounds.max_schema_depth} levels", param)
+        values: list[Any] = []
+        for each in inside:
+            if type(each) is dict:
+                _check_keywords(each, bounds, param)
+                values += each.values()
+            else:
+                values += each
+        nodes += len(values)
         if nodes > bounds.max_schema_nodes:
             raise _beyond(f"has more than {bounds.max_schema_nodes} values", param)
-        if isinstance(value, dict):
-            if "x-lark" in value:
-                raise _beyond("has 'x-lark', which is this server's own word", param)
-            if isinstance(value.get("enum"), list) and len(value["enum"]) > bounds.max_schema_enum:
-                raise _beyond(f"has an enum of more than {bounds.max_schema_enum} values", param)
-            if isinstance(value.get("pattern"), str):
-                check_regex(value["pattern"], bounds, param=param)
-    size = len(json.dumps(schema, ensure_ascii=False).encode(errors="replace"))
-    if size > bounds.max_schema_bytes:
+        inside = [value for value in values if type(value) in (dict, list)]
+    if _size(schema) > bounds.max_schema_bytes:
         raise _beyond(f"is larger than {bounds.max_schema_bytes} bytes", param)
+
+
+def _size(schema: dict[str, Any]) -> int:
+    try:
+        return len(orjson.dumps(schema))
+    except TypeError:  # half a surrogate pair, in a schema that came as a string
+        return len(json.dumps(schema))
+
+
+def _check_keywords(schema: dict[str, Any], bounds: GrammarBounds, param: str) -> None:
+    if "x-lark" in schema:
+        raise _beyond("has 'x-lark', which is this server's own word", param)
+    if isinstance(enum := schema.get("enum"), list) and len(enum) > bounds.max_schema_enum:
+        raise _beyond(f"has an enum of more than {bounds.max_schema_enum} values", param)
+    if isinstance(pattern := schema.get("pattern"), str):
+        check_regex(pattern, bounds, param=param)
 
 
 def check_regex(pattern: str, bounds: GrammarBounds, *, param: str) -> None:
@@ -51,15 +71,3 @@ def check_text(text: str, bounds: GrammarBounds, *, param: str) -> None:
 
 def _beyond(bound: str, param: str) -> InvalidRequest:
     return InvalidRequest(f"Invalid value for '{param}': it {bound}.", param=param)
-
-
-def _walk(schema: Any) -> Iterator[tuple[Any, int]]:
-    """Every value of the schema with its depth, the schema's own being 1."""
-    stack = [(schema, 1)]
-    while stack:
-        value, depth = stack.pop()
-        yield value, depth
-        if isinstance(value, dict):
-            stack += [(child, depth + 1) for child in value.values()]
-        elif isinstance(value, list):
-            stack += [(child, depth + 1) for child in value]

@@ -30,9 +30,12 @@ AllWarm: TypeAlias = Callable[[], Awaitable[None]]
 
 _PROGRESS_S = 5.0
 
-_CPU_SHARE = 8
+_SHARE = 4
+"""One request has at most the fourth part of what the engine runs."""
+_CPU_SHARE = 2
 """Sequences of one request in an engine on a CPU, where each makes a step longer for all: beside
-128 of another client a request for two tokens took 75 times as long, beside 8 five times."""
+128 of another client a request for two tokens took 75 times as long, beside 8 seven times, beside 2
+three times (demo model, two cores); by twos the 128 take a sixth longer."""
 
 
 class ModelHost:
@@ -127,8 +130,8 @@ class ModelHost:
 
     async def _warm(self, engine: Engine) -> None:
         await engine.warm_up()
-        if self._settings.max_sequences_per_request is None and engine.info.device == "cpu":
-            self._gate.sequences.share = min(_CPU_SHARE, self._gate.sequences.share)
+        if self._settings.max_sequences_per_request is None:
+            await self._bound_share(engine)
         self.model = ServedModel(
             engine,
             self._gate,
@@ -142,6 +145,15 @@ class ModelHost:
         self.model.grammars.warm_up()
         if self._settings.warmup_on_start:
             await self._answer_warmup(self.model)
+
+    async def _bound_share(self, engine: Engine) -> None:
+        """What one request may have in the engine, by what the engine runs at a time."""
+        running = sum(load.max_running for load in await engine.loads())
+        sequences = self._gate.sequences
+        if running:
+            sequences.share = min(sequences.share, max(1, running // _SHARE))
+        if engine.info.device == "cpu":
+            sequences.share = min(sequences.share, _CPU_SHARE)
 
     async def _answer_warmup(self, model: ServedModel) -> None:
         """Generate once from the operator's prompt. If that is refused, log it and serve anyway."""

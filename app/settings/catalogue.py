@@ -431,7 +431,8 @@ class Settings(BaseModel):
         "MAX_SEQUENCES_PER_REQUEST",
         ge=1,
         help="Sequences of one request, prompts times `n`, in the engine at a time; the others "
-        "wait. Default: a quarter of MAX_CONCURRENCY; at most 8 on a CPU.",
+        "wait. Default: a quarter of MAX_CONCURRENCY and of what the engine runs at a time; at "
+        "most 2 on a CPU.",
     )
     max_arriving_bodies: int = BOUNDS.setting(
         4096,

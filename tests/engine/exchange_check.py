@@ -138,7 +138,7 @@ async def each_row_reaches_its_own_request_only() -> None:
     (chunk,) = await scored.take()
     assert (chunk.text, list(chunk.ids)) == ("yy", [7])
     assert chunk.scored == ((-0.5,), (7,), ([-0.5],), ([7],))
-    assert chunk.prompt == ((None, -1.0), (4, 5), (None, [-1.0]), (None, [5]))
+    assert chunk.prompt[:] == ((None, -1.0), (4, 5), (None, [-1.0]), (None, [5]))
     logprobs = {name: [*column[:2], []] for name, column in logprobs.items()}
     engine.output(["b", "a"], ["z", "xy"], finished_reasons=[None, STOP], reasoning_tokens=[0, 1])
     (chunk,) = await plain.take()

@@ -46,6 +46,44 @@ async def test_the_warm_up_prompt_is_answered_before_ready() -> None:
     assert sampling.max_tokens == 7
 
 
+@pytest.mark.parametrize(
+    ("environment", "runs", "share"),
+    [({}, 0, 128), ({}, 1000, 128), ({}, 40, 10), ({}, 3, 1), ({"MAX_CONCURRENCY": "16"}, 40, 4),
+     ({"MAX_SEQUENCES_PER_REQUEST": "30"}, 40, 30)],
+)  # fmt: skip
+async def test_one_request_has_at_most_a_quarter_of_what_the_engine_runs_at_a_time(
+    environment: dict[str, str], runs: int, share: int
+) -> None:
+    engine = ScriptedEngine("x")
+    engine.max_running = runs
+    async with serve(engine, **environment) as running:
+        assert running.gate.sequences.share == share
+
+
+async def test_a_request_of_more_choices_than_its_share_has_them_all_and_no_more_at_a_time() -> (
+    None
+):
+    engine = ScriptedEngine(script=lambda choice: [f"{choice}"])
+    running_now, most = 0, 0
+    generate = engine.generate
+
+    async def watched(question: Any, *, id: str, choices: int) -> Any:
+        nonlocal running_now, most
+        running_now += choices
+        most = max(most, running_now)
+        async for chunk in generate(question, id=id, choices=choices):
+            yield chunk
+        running_now -= choices
+
+    engine.generate = watched  # type: ignore[method-assign]
+    body = {"prompt": ["a", "bc"], "n": 8, "max_tokens": 4}
+    async with serve(engine, MAX_SEQUENCES_PER_REQUEST="3") as running:
+        answer = (await running.client.post("/v1/completions", json=body)).json()
+    assert [choice["index"] for choice in answer["choices"]] == list(range(16))
+    assert answer["usage"] == answer["usage"] | {"prompt_tokens": 3, "completion_tokens": 16}
+    assert most == 3
+
+
 async def test_a_refused_warm_up_does_not_prevent_serving() -> None:
     engine = ScriptedEngine(InvalidRequest("no"))
     async with serve(engine, WARMUP_ON_START="1") as running:

@@ -32,7 +32,9 @@ async def test_model_info_of_an_embedding_model():
 
 
 async def test_server_info_has_the_options_and_the_state_but_no_secrets():
-    async with serve(ScriptedEngine("x"), SERVED_MODEL_NAME="llama") as running:
+    engine = ScriptedEngine("x")
+    engine.max_running = 8
+    async with serve(engine, SERVED_MODEL_NAME="llama") as running:
         response = await running.client.get("/server_info")
         old = await running.client.get("/get_server_info")
     info = response.json()

@@ -217,12 +217,14 @@ def lower(
     forced = formatted or choice not in (None, "none", "auto")
     lowered = tuple(_tool(tool, no, bounds, forced) for no, tool in enumerate(tools))
     names = [tool.name for tool in lowered]
+    seen = set[str]()
     for no, name in enumerate(names):
-        if name in names[:no]:
+        if name in seen:
             raise InvalidRequest(
                 f"Invalid value for 'tools': the name '{name}' is used twice.",
                 param=f"tools[{no}]",
             )
+        seen.add(name)
     allowed, required, named = _allowed(choice, names)
     if choice == "none":
         return None
@@ -240,12 +242,13 @@ def _allowed(
     choice: str | FunctionChoice | CustomChoice | AllowedChoice | None, names: list[str]
 ) -> tuple[tuple[str, ...], bool, bool]:
     """Returns (names of tools that may be called, one must be called, the client named it)."""
+    known = frozenset(names)
     match choice:
         case FunctionChoice() | CustomChoice():
-            return (_known(choice, names, "tool_choice"),), True, True
+            return (_known(choice, known, "tool_choice"),), True, True
         case AllowedChoice(allowed_tools=allowed):
             names_allowed = tuple(
-                _known(each, names, f"tool_choice.allowed_tools.tools[{no}]")
+                _known(each, known, f"tool_choice.allowed_tools.tools[{no}]")
                 for no, each in enumerate(allowed.tools)
             )
             return names_allowed, allowed.mode == "required", False
@@ -253,7 +256,7 @@ def _allowed(
             return tuple(names), choice == "required", False
 
 
-def _known(choice: FunctionChoice | CustomChoice, names: list[str], param: str) -> str:
+def _known(choice: FunctionChoice | CustomChoice, names: frozenset[str], param: str) -> str:
     name = choice.function.name if isinstance(choice, FunctionChoice) else choice.custom.name
     if name not in names:
         raise InvalidRequest(

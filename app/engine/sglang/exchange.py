@@ -30,7 +30,7 @@ from app.engine.pace import Pace
 from app.engine.sglang.columns import SCORE_COLUMNS, Columns
 from app.engine.sglang.endings import aborted, end_of
 from app.engine.sglang.observed import LoggedRequest, Series
-from app.engine.sglang.tokens import Vocabulary
+from app.engine.sglang.tokens import ScoredColumns, Vocabulary
 from app.errors import InternalError, InvalidRequest, Overloaded
 from app.logs.setup import log
 
@@ -305,9 +305,9 @@ class Exchange:
         if question.token_ids:
             ids = self._columns.cell(batch, "output_ids", row)
         if question.scoring is not None:
-            scored = self._scores(batch, "output", row)
+            scored = self._vocabulary.scored(*self._cells(batch, "output", row))
             if not request.prompt_scored and question.scoring.prompt_from is not None:
-                prompt = self._scores(batch, "input", row)
+                prompt = ScoredColumns(self._vocabulary, self._cells(batch, "input", row))
                 request.prompt_scored = bool(prompt)
         return Chunk(
             request.choice,
@@ -320,9 +320,8 @@ class Exchange:
             prompt=prompt,
         )
 
-    def _scores(self, batch: Any, side: str, row: int) -> Any:
-        cells = [self._columns.cell(batch, name, row) or () for name in SCORE_COLUMNS[side]]
-        return self._vocabulary.scored(*cells)
+    def _cells(self, batch: Any, side: str, row: int) -> list[Sequence[Any]]:
+        return [self._columns.cell(batch, name, row) or () for name in SCORE_COLUMNS[side]]
 
     def _aborted(self, message: Any) -> None:
         """The engine ended a request before it ran."""

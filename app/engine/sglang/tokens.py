@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Any
+from typing import Any, overload
 
 from app.events import ScoredToken, Token
 
@@ -69,6 +69,26 @@ class Vocabulary:
         if (byte := _BYTE.match(piece)) is not None:
             return bytes([int(byte[1], 16)])
         return str(piece).replace("\u2581", " ").encode()
+
+
+class ScoredColumns(Sequence[ScoredToken]):
+    """SGLang's four columns, made into tokens when they are read: a prompt has many."""
+
+    def __init__(self, vocabulary: Vocabulary, columns: Sequence[Sequence[Any]]) -> None:
+        self._vocabulary = vocabulary
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    @overload
+    def __getitem__(self, place: int) -> ScoredToken: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[ScoredToken, ...]: ...
+    def __getitem__(self, place: int | slice) -> ScoredToken | tuple[ScoredToken, ...]:
+        if isinstance(place, slice):
+            return self._vocabulary.scored(*(column[place] for column in self._columns))
+        return self[range(len(self))[place] :][0]
 
 
 def _finite(logprob: float | None) -> float:
