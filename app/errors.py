@@ -7,6 +7,7 @@
     ├── AuthenticationFailed           401
     ├── ModelNotFound                  404
     ├── RouteNotFound                  404
+    ├── ItemNotFound                   404  a response, an item, a conversation
     ├── MethodNotAllowed               405
     ├── HeadTimeout                    408
     ├── BodyTimeout                    408
@@ -79,6 +80,12 @@ class RouteNotFound(ServeError):
     status = 404
     type = "invalid_request_error"
     code = "unknown_url"
+
+
+class ItemNotFound(ServeError):
+    status = 404
+    type = "invalid_request_error"
+    code = None
 
 
 class MethodNotAllowed(ServeError):

@@ -120,6 +120,8 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
     reason: FinishReason
     index: int
     matched: str | int | None = None
+    cut_call: bool = False
+    """The last call was cut off: its arguments are not complete."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

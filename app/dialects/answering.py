@@ -7,6 +7,7 @@ from typing import Any
 
 from app.dialects.body import read
 from app.dialects.contract import Call, Dialect, Reply
+from app.dialects.sealing import Seal
 from app.errors import NotReady
 from app.generation.model import ServedModel
 from app.logs.setup import log
@@ -20,6 +21,7 @@ class Answering:
 
     def __init__(self, settings: Settings, bounds: Bounds) -> None:
         self._bounds = bounds
+        self._seal = Seal.of(settings)
         self._logs_bodies = settings.log_level == "debug"
         self._logged_bytes = settings.max_log_len
         """None: all."""
@@ -43,5 +45,12 @@ class Answering:
         body = read(dialect.body, raw, self._bounds, dialect.path)
         if self._logs_bodies:
             log.debug("request body", body=raw[: self._logged_bytes].decode(errors="replace"))
-        call = Call(id=id, model=model, bounds=self._bounds, stats=stats, log_fields=log_fields)
+        call = Call(
+            id=id,
+            model=model,
+            bounds=self._bounds,
+            seal=self._seal,
+            stats=stats,
+            log_fields=log_fields,
+        )
         return dialect.answer(body, call)

@@ -15,6 +15,7 @@ import msgspec
 
 from app.dialects.body import AnyBody
 from app.dialects.json_array import encoded_parts
+from app.dialects.sealing import Seal
 from app.errors import ServeError
 from app.events import Event, Events, Result, Scored, fold
 from app.generation.model import ServedModel
@@ -30,6 +31,7 @@ class Call(msgspec.Struct, kw_only=True):
     """32 hexadecimal digits: the request's id in the engine."""
     model: ServedModel
     bounds: Bounds
+    seal: Seal
     stats: RequestStats
     log_fields: dict[str, Any]
     """Fields of the request's end line in the log: `model`, `max_tokens`, `stream`, ..."""
@@ -78,8 +80,9 @@ class Stream(msgspec.Struct):
 
     frames: AsyncGenerator[bytes, None]
     fail: Callable[[ServeError], bytes]
-    heartbeat: bytes = b": keep-alive\n"
-    """Keeps a silent connection open: a comment, which clients of server-sent events skip."""
+    heartbeat: Callable[[], bytes] = lambda: b": keep-alive\n"
+    """Makes what keeps a silent connection open. A comment is skipped by clients of server-sent
+    events, some of whom do not count it as a sign of life."""
     headers: Sequence[tuple[bytes, bytes]] = EVENT_STREAM
 
 
@@ -114,11 +117,11 @@ async def _frames(events: Events, presenter: Presenter) -> AsyncGenerator[bytes,
         async for beat in events:
             if frames := b"".join([presenter.feed(event) for event in beat]):
                 if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
-                    frames = _in_one_line(frames)
+                    frames = in_one_line(frames)
                 yield frames
 
 
-def _in_one_line(frames: bytes) -> bytes:
+def in_one_line(frames: bytes) -> bytes:
     """Escape what Unicode counts as the end of a line, and server-sent events do not: clients that
     cut lines by Unicode's rules (Python's `splitlines`) would lose the frame."""
     for character, escaped in _LINE_ENDS:

@@ -49,12 +49,14 @@ class Interpreter:
 
     def end(self, reason: EndReason, matched: str | int | None) -> list[Event]:
         events: list[Event] = []
+        cut = False
         if self._reader is not None:
             events = self._events(self._reader.finish())
+            cut = self._open is not None and reason != "stop" and not self._whole_call
             events += self._close_call(whole=reason == "stop")
             if not self._arguments and (text := self._fallback()):
                 events.append(TextDelta(text, self._index))
-        return [*events, Finished(self._reason(reason), self._index, matched)]
+        return [*events, Finished(self._reason(reason), self._index, matched, cut)]
 
     def _events(self, pieces: Sequence[Piece]) -> list[Event]:
         events: list[Event] = []
@@ -127,6 +129,12 @@ class Interpreter:
         if call.name in self._freeform and (text := _input_of("".join(arguments))):
             return [ToolCallDelta(ordinal, text, self._index, freeform=True)]
         return []
+
+    @property
+    def _whole_call(self) -> bool:
+        """The last call's arguments are an object that has ended."""
+        text = "".join(self._arguments[-1])
+        return text.lstrip().startswith("{") and _is_json(text)
 
     def _reason(self, reason: EndReason) -> FinishReason:
         if reason != "stop" or not any(_is_json("".join(each)) for each in self._arguments):

@@ -7,7 +7,7 @@ the same names. `bounds=` of a declaration names the fields of a request that th
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -43,6 +43,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     allow_grammars: bool
     template_kwargs: tuple[str, ...]
     reasoning_alias: bool
+    responses_reasoning: Literal["auto", "text", "summary", "hidden"]
     grammar: GrammarBounds
 
     @classmethod

@@ -126,6 +126,12 @@ class Settings(BaseModel):
         "REASONING_ALIAS",
         help="Answers carry the thinking as `reasoning`, beside `reasoning_content`.",
     )
+    responses_reasoning: Literal["auto", "text", "summary", "hidden"] = MODEL.setting(
+        "auto",
+        "RESPONSES_REASONING",
+        help="How `/v1/responses` shows the thinking: as text, as a summary (all of it, in the "
+        "place of one), or only encrypted; `auto`: as a summary if the client asks for one.",
+    )
     trust_remote_code: bool = MODEL.engine_option(
         "TRUST_REMOTE_CODE",
         default=False,
@@ -345,6 +351,13 @@ class Settings(BaseModel):
         "ADMIN_API_KEY",
         help="One or several keys that also open the operator's routes (/flush_cache, "
         "/abort_request, /start_profile, /stop_profile). None: there are no such routes.",
+    )
+    reasoning_keys: Secrets = SERVER.setting(
+        (),
+        "REASONING_KEYS",
+        help="One or several secrets, separated by commas, that seal the thinking which clients "
+        "keep (`encrypted_content`): the first seals, all open. The same for all servers behind a "
+        "router. Default: API_KEY; without it one that ends with the process.",
     )
     cors_origins: Names = SERVER.setting(
         (),

@@ -142,7 +142,7 @@ class _Writer:
 
     async def heartbeat(self) -> None:
         if self._stream is not None and not self.ended and self.sending_since is None:
-            await self.frame(self._stream.heartbeat)
+            await self.frame(self._stream.heartbeat())
 
     async def end(self) -> None:
         self.ended = True

@@ -17,6 +17,7 @@ import pytest
 
 from app.dialects.contract import Call, Stream, Whole
 from app.dialects.openai.chat import CHAT
+from app.dialects.sealing import Seal
 from app.engine.sglang import importing
 from app.gate import Gate
 from app.generation.model import ServedModel
@@ -55,7 +56,14 @@ async def _answer(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
     }  # fmt: skip
     if stream:
         body["stream_options"] = {"include_usage": True}
-    call = Call(id="0" * 32, model=model, bounds=_bounds(), stats=RequestStats(), log_fields={})
+    call = Call(
+        id="0" * 32,
+        model=model,
+        bounds=_bounds(),
+        seal=Seal(()),
+        stats=RequestStats(),
+        log_fields={},
+    )
     try:
         reply = await CHAT.answer(CHAT.body.model_validate(body), call)
         if isinstance(reply, Whole):

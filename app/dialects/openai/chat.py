@@ -25,6 +25,7 @@ from app.dialects.openai.sampling import (
     choice_count,
 )
 from app.dialects.openai.tools import AnyTool, ToolChoice
+from app.dialects.template_kwargs import template_kwargs
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.events import (
     Choice,
@@ -44,8 +45,6 @@ from app.events import (
 )
 from app.settings.bounds import Bounds, hard_limit
 from app.types import ChatPrompt, GenerationRequest, Json, Scoring, ToolCall
-
-_MAX_WORD = 64
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -142,7 +141,9 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
                     formatted=grammar is not None,
                 ),
                 effort=_effort(body),
-                template_kwargs=_template_kwargs(body, bounds),
+                template_kwargs=template_kwargs(
+                    body.chat_template_kwargs, bounds, thinks=_switch(body)
+                ),
                 continues=bool(body.continue_final_message),
             ),
         ),
@@ -190,31 +191,13 @@ def _effort(body: ChatBody) -> str | None:
     return body.reasoning.effort
 
 
-def _template_kwargs(body: ChatBody, bounds: Bounds) -> dict[str, bool | str]:
-    kwargs: dict[str, bool | str] = {}
-    switch = body.enable_thinking
+def _switch(body: ChatBody) -> bool | None:
+    """Whether the model shall think, if the request says so."""
     if body.thinking is not None:
-        switch = body.thinking.type == "enabled"
-    elif body.reasoning is not None and body.reasoning.enabled is not None:
-        switch = body.reasoning.enabled
-    if switch is not None:
-        kwargs |= {"enable_thinking": switch, "thinking": switch}  # templates use either name
-    for name, value in (body.chat_template_kwargs or {}).items():
-        if name not in bounds.template_kwargs:
-            allowed = ", ".join(sorted(bounds.template_kwargs))
-            raise UnsupportedParameter(
-                f"chat_template_kwargs takes {allowed} here (ALLOWED_TEMPLATE_KWARGS).",
-                param="chat_template_kwargs",
-            )
-        if not isinstance(value, bool) and not (isinstance(value, str) and len(value) <= _MAX_WORD):
-            raise InvalidRequest(
-                f"Invalid type for 'chat_template_kwargs.{name}': expected a boolean or a word of "
-                f"at most {_MAX_WORD} characters.",
-                param=f"chat_template_kwargs.{name}",
-                code="invalid_type",
-            )
-        kwargs[name] = value
-    return kwargs
+        return body.thinking.type == "enabled"
+    if body.reasoning is not None and body.reasoning.enabled is not None:
+        return body.reasoning.enabled
+    return body.enable_thinking
 
 
 def _scoring(body: ChatBody, bounds: Bounds) -> Scoring | None:

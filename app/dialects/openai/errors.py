@@ -58,7 +58,8 @@ def explained(error: ValidationError) -> InvalidRequest:
     first = error.errors(include_url=False, include_input=True)[0]
     kind, context = first["type"], first.get("ctx", {})
     param = _dotted(first["loc"])
-    if kind == "missing":
+    absent = first["input"] is None and len(first["loc"]) == 1  # null means absent
+    if kind == "missing" or absent:
         return InvalidRequest(
             f"Missing required parameter: '{param}'.",
             param=param,

@@ -134,10 +134,10 @@ def _response_format(format: ResponseFormat, bounds: Bounds) -> Grammar:
             check_schema(tag, bounds.grammar, param=param)
             return Grammar("structural_tag", json.dumps(tag), param)
         case _:
-            return Grammar("json_schema", _OBJECT)
+            return Grammar("json_schema", ANY_OBJECT)
 
 
-_OBJECT = '{"type":"object"}'
+ANY_OBJECT = '{"type":"object"}'
 
 
 def schema_grammar(schema: dict[str, Any], bounds: GrammarBounds, param: str) -> Grammar:

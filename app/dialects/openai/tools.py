@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
-import orjson
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticKnownError
 
+from app.dialects import tool_use
 from app.dialects.body import Body
 from app.errors import InvalidRequest
-from app.grammars.bounds import check_regex, check_schema, check_text
-from app.settings.bounds import Bounds, GrammarBounds
-from app.types import Json, Tool, ToolCall, ToolUse
+from app.settings.bounds import Bounds
+from app.types import Tool, ToolCall, ToolUse
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Description = Annotated[str, Field(max_length=65_536)]
@@ -176,21 +174,10 @@ PastCall = Annotated[
 
 
 def past_call(call: FunctionToolCall | CustomToolCall) -> ToolCall:
-    """Lower a call of an earlier turn. Templates need arguments that are the text of an object."""
+    """Lower a call of an earlier turn."""
     if isinstance(call, CustomToolCall):
-        arguments = orjson.dumps({"input": call.custom.input}).decode()
-        return ToolCall(call.id or "", call.custom.name, arguments)
-    return ToolCall(call.id or "", call.function.name, _object(call.function.arguments))
-
-
-def _object(arguments: str) -> str:
-    """Wrap arguments that are cut off or free-form: the conversation must stay usable."""
-    try:
-        if isinstance(orjson.loads(arguments or "{}"), dict):
-            return arguments or "{}"
-    except orjson.JSONDecodeError:
-        pass
-    return orjson.dumps({"input": arguments}).decode()
+        return ToolCall(call.id or "", call.custom.name, tool_use.as_input(call.custom.input))
+    return ToolCall(call.id or "", call.function.name, tool_use.as_object(call.function.arguments))
 
 
 # -- lowering to `ToolUse` -----------------------------------------------------------------------
@@ -228,14 +215,7 @@ def lower(
     allowed, required, named = _allowed(choice, names)
     if choice == "none":
         return None
-    return ToolUse(
-        tools=lowered,
-        allowed=allowed,
-        required=required,
-        named=named,
-        parallel=parallel is not False,
-        chars=sum(map(_chars, lowered)),
-    )
+    return tool_use.use(lowered, allowed=allowed, required=required, named=named, parallel=parallel)
 
 
 def _allowed(
@@ -265,64 +245,25 @@ def _known(choice: FunctionChoice | CustomChoice, names: frozenset[str], param: 
     return name
 
 
-def _chars(tool: Tool) -> int:
-    return len(tool.name) + len(tool.description or "") + len(orjson.dumps(tool.parameters))
-
-
-def _tool(tool: FunctionTool | CustomTool, no: int, bounds: Bounds, forced: bool) -> Tool:
+def _tool(tool: FunctionTool | CustomTool, no: int, bounds: Bounds, compiled: bool) -> Tool:
     if isinstance(tool, CustomTool):
-        return _custom(tool.custom, f"tools[{no}].custom", bounds)
+        custom = tool.custom
+        grammar = custom.format.grammar if custom.format else None
+        return tool_use.freeform(
+            custom.name,
+            description=custom.description,
+            syntax=grammar.syntax if grammar else None,
+            definition=grammar.definition if grammar else "",
+            param=f"tools[{no}].custom.format.grammar.definition",
+            bounds=bounds,
+        )
     function = tool.function
-    if function.parameters is not None:
-        param = f"tools[{no}].function.parameters"
-        # Only schemas that become grammars are bounded tightly: those of real tools are large.
-        compiled = forced or bool(function.strict)
-        limits = bounds.grammar if compiled else _shown(bounds.grammar)
-        check_schema(function.parameters, limits, param=param)
-        if function.parameters.get("type", "object") != "object":
-            raise InvalidRequest(
-                f"Invalid value for '{param}': its type must be 'object'.", param=param
-            )
-    return Tool(
-        name=function.name,
+    return tool_use.function(
+        function.name,
         description=function.description,
-        param=f"tools[{no}].function.parameters",
         parameters=function.parameters,
-        strict=bool(function.strict),
-    )
-
-
-def _shown(bounds: GrammarBounds) -> GrammarBounds:
-    size = bounds.max_schema_bytes
-    return msgspec.structs.replace(
-        bounds,
-        max_schema_nodes=size,
-        max_schema_enum=size,
-        max_regex_chars=size,
-        max_regex_repeat=10**6,
-    )
-
-
-def _custom(custom: Custom, param: str, bounds: Bounds) -> Tool:
-    schema: Json = {"type": "string"}
-    grammar = custom.format.grammar if custom.format else None
-    definition = f"{param}.format.grammar.definition"
-    if grammar is not None and grammar.syntax == "lark":
-        check_text(grammar.definition, bounds.grammar, param=definition)
-        schema["x-lark"] = grammar.definition
-    elif grammar is not None:
-        check_regex(grammar.definition, bounds.grammar, param=definition)
-        schema["pattern"] = f"^({grammar.definition})$"
-    return Tool(
-        name=custom.name,
-        description=custom.description,
-        param=definition,
-        parameters={
-            "type": "object",
-            "properties": {"input": schema},
-            "required": ["input"],
-            "additionalProperties": False,
-        },
-        strict=grammar is not None,
-        freeform=True,
+        strict=function.strict,
+        param=f"tools[{no}].function.parameters",
+        bounds=bounds,
+        compiled=compiled,
     )

@@ -1,0 +1,233 @@
+"""OpenAI's Responses API: one request, streamed or whole, and the count of its tokens.
+
+Source: https://platform.openai.com/docs/api-reference/responses, read 2026-11, and what Codex, the
+SDKs and other clients were seen to send and to need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
+
+import msgspec
+import orjson
+
+from app.dialects.contract import Call, Dialect, Reply, Stream, Whole, in_one_line
+from app.dialects.openai import models
+from app.dialects.openai.grammars import ANY_OBJECT, schema_grammar
+from app.dialects.openai.responses import conversation
+from app.dialects.openai.responses.body import InputTokensBody, PromptFields, ResponsesBody
+from app.dialects.openai.responses.items import Item, MessageItem, ReferenceItem, ToolsItem
+from app.dialects.openai.responses.presenter import Channel, ResponsePresenter
+from app.dialects.openai.responses.response import ResponseObject, constant
+from app.dialects.openai.responses.toolbox import Toolbox
+from app.dialects.openai.sampling import alternative_count
+from app.dialects.template_kwargs import template_kwargs
+from app.errors import InvalidRequest, ItemNotFound, UnsupportedParameter
+from app.events import Events
+from app.settings.bounds import Bounds
+from app.types import ChatPrompt, GenerationRequest, Grammar, Json, Sampling, Scoring
+
+_LOGPROBS = "message.output_text.logprobs"
+
+
+def answer(body: ResponsesBody, call: Call) -> Awaitable[Reply]:
+    model = models.generator_name(body.model, call)
+    _check_unkept(body)
+    tools = Toolbox()
+    grammar = _grammar(body, call.bounds)
+    prompt = _prompt(body, tools, call, formatted=grammar is not None)
+    scoring = _scoring(body, call.bounds)
+    request = GenerationRequest(
+        id=call.id,
+        prompts=(prompt,),
+        sampling=_sampling(body, grammar, call.bounds),
+        scoring=scoring,
+        whole=not body.stream,
+    )
+    call.log_fields |= {
+        "model": body.model,
+        "items": 1 if isinstance(body.input, str) else len(body.input or ()),
+        "max_tokens": request.sampling.max_tokens,
+        "stream": bool(body.stream),
+    }
+    if tools.echo:
+        call.log_fields["tools"] = len(tools.echo)
+    defaults = call.model.info.default_sampling
+    presenter = ResponsePresenter(
+        ResponseObject(
+            f"resp_{call.id}", constant(body, model=model, tools=tools.echo, defaults=defaults)
+        ),
+        tools=tools,
+        channel=_channel(body, call.bounds),
+        # Nothing is kept here, so that a client that wants the thinking back has to keep it.
+        seal=call.seal.close,
+        scores=scoring is not None,
+        stream=bool(body.stream),
+    )
+    return _present(call.generate(request), presenter, stream=bool(body.stream))
+
+
+async def count(body: InputTokensBody, call: Call) -> Reply:
+    """How many tokens the model would read: as `usage.input_tokens` of the same request."""
+    models.generator_name(body.model, call)
+    grammar = _grammar(body, call.bounds)
+    prompt = _prompt(body, Toolbox(), call, formatted=grammar is not None)
+    (ids,) = await call.model.tokenize([prompt])
+    return Whole(orjson.dumps({"object": "response.input_tokens", "input_tokens": len(ids)}))
+
+
+# -- the request -------------------------------------------------------------------------------
+
+
+def _check_unkept(body: ResponsesBody) -> None:
+    if body.background:
+        raise UnsupportedParameter(
+            "'background' needs a server that keeps responses; this one does not.",
+            param="background",
+        )
+
+
+def _prompt(body: PromptFields, tools: Toolbox, call: Call, *, formatted: bool) -> ChatPrompt:
+    """The conversation, with the tools that are put into `tools`. Raises ServeError."""
+    for field in ("previous_response_id", "conversation"):
+        if getattr(body, field) is not None:
+            raise UnsupportedParameter(
+                f"'{field}' needs a server that keeps responses; this one does not. Please send "
+                "the whole conversation as 'input'.",
+                param=field,
+            )
+    items = _items(body)
+    tools.add(body.tools or (), "tools")
+    for no, item in enumerate(items):
+        if isinstance(item, ToolsItem):
+            tools.add(item.tools or (), f"input[{no}].tools")
+    reasoning = body.reasoning
+    messages = conversation.messages(
+        items,
+        instructions=body.instructions,
+        tools=tools,
+        unseal=call.seal.open,
+        current_turn=bool(reasoning and reasoning.context == "current_turn"),
+    )
+    if not messages:
+        raise InvalidRequest("Invalid value for 'input': it has no message.", param="input")
+    return ChatPrompt(
+        messages,
+        param="input",
+        tool_use=tools.use(
+            body.tool_choice, body.parallel_tool_calls, call.bounds, formatted=formatted
+        ),
+        effort=reasoning.effort if reasoning else None,
+        template_kwargs=template_kwargs(
+            body.chat_template_kwargs,
+            call.bounds,
+            thinks=body.enable_thinking
+            if reasoning is None or reasoning.enabled is None
+            else reasoning.enabled,
+        ),
+    )
+
+
+def _items(body: PromptFields) -> Sequence[Item]:
+    if body.input is None:
+        raise InvalidRequest(
+            "Missing required parameter: 'input'.", param="input", code="missing_required_parameter"
+        )
+    if isinstance(body.input, str):
+        return (MessageItem(role="user", content=body.input),)
+    if not body.input:
+        raise InvalidRequest(
+            "Invalid value for 'input': must have at least 1 entries.",
+            param="input",
+            code="array_below_min_length",
+        )
+    items: list[Item] = []
+    for item in body.input:
+        if isinstance(item, ReferenceItem):
+            raise ItemNotFound(
+                f"Item with id '{item.id[:100]}' not found. Items are not kept by this server: "
+                "please send the items themselves, as with 'store' set to false.",
+                param="input",
+            )
+        items.append(item)  # type: ignore[arg-type]  # an unknown one does not validate
+    return items
+
+
+def _grammar(body: PromptFields, bounds: Bounds) -> Grammar | None:
+    format = body.text.format if body.text else None
+    if format is None or format.type == "text":
+        return None
+    if format.type == "json_object":
+        return Grammar("json_schema", ANY_OBJECT, "text.format")
+    for name, value in (("name", format.name), ("schema", format.json_schema)):
+        if value is None:
+            raise InvalidRequest(
+                f"Missing required parameter: 'text.format.{name}'.",
+                param=f"text.format.{name}",
+                code="missing_required_parameter",
+            )
+    assert format.json_schema is not None
+    return schema_grammar(format.json_schema, bounds.grammar, "text.format.schema")
+
+
+def _sampling(body: ResponsesBody, grammar: Grammar | None, bounds: Bounds) -> Sampling:
+    sampling = body.sampling(bounds, max_tokens=body.max_output_tokens)
+    if grammar is None:
+        return sampling
+    if sampling.grammar is not None:
+        param = sampling.grammar.param.partition(".")[0]
+        raise InvalidRequest(f"'text.format' and '{param}' exclude each other.", param=param)
+    return msgspec.structs.replace(sampling, grammar=grammar)
+
+
+def _scoring(body: ResponsesBody, bounds: Bounds) -> Scoring | None:
+    top = alternative_count(body.top_logprobs, bounds, param="top_logprobs")
+    return Scoring(top=top) if _LOGPROBS in body.included else None
+
+
+def _channel(body: ResponsesBody, bounds: Bounds) -> Channel:
+    if bounds.responses_reasoning != "auto":
+        return bounds.responses_reasoning
+    reasoning = body.reasoning
+    return "summary" if reasoning and (reasoning.summary or reasoning.generate_summary) else "text"
+
+
+# -- the answer --------------------------------------------------------------------------------
+
+
+async def _present(events: Events, presenter: ResponsePresenter, *, stream: bool) -> Reply:
+    if stream:
+        return Stream(_frames(events, presenter), presenter.fail, presenter.heartbeat)
+    async with aclosing(events):
+        async for beat in events:
+            for event in beat:
+                presenter.feed(event)
+    assert presenter.final is not None
+    return Whole(presenter.final)
+
+
+async def _frames(events: Events, presenter: ResponsePresenter) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        async for beat in events:
+            if frames := b"".join([presenter.feed(event) for event in beat]):
+                if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
+                    frames = in_one_line(frames)
+                yield frames
+
+
+_EXAMPLE: Json = {"model": "default", "input": "What is the capital of France?"}
+RESPONSES = Dialect(
+    path="/v1/responses",
+    summary="Answer a conversation, as agents ask",
+    body=ResponsesBody,
+    answer=answer,
+    example=_EXAMPLE | {"max_output_tokens": 16, "temperature": 0},
+)
+INPUT_TOKENS = Dialect(
+    path="/v1/responses/input_tokens",
+    summary="How many tokens a request of /v1/responses has",
+    body=InputTokensBody,
+    answer=count,
+    example=_EXAMPLE,
+)

@@ -1,0 +1,195 @@
+"""The items of a Responses request as the messages of a conversation.
+
+What the assistant said, thought and called between two turns of others is one message: a call of
+its own for each of several parallel ones breaks templates. A tool's result follows the message that
+called it, wherever the client has put it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from app.dialects import tool_use
+from app.dialects.openai.responses.items import (
+    ClientCallItem,
+    ClientResultItem,
+    CustomCallItem,
+    FunctionCallItem,
+    IgnoredItem,
+    Item,
+    MessageItem,
+    Part,
+    ReasoningItem,
+    ReferenceItem,
+    ResultItem,
+    ResultPart,
+    ToolsItem,
+)
+from app.dialects.openai.responses.toolbox import Toolbox
+from app.errors import InvalidRequest
+from app.types import Message, Text, ToolCall
+
+Unseal = Callable[[str], str | None]
+"""Opens sealed thinking; None if it cannot be."""
+
+
+def messages(
+    items: Sequence[Item],
+    *,
+    instructions: str | None,
+    tools: Toolbox,
+    unseal: Unseal,
+    current_turn: bool = False,
+) -> list[Message]:
+    """Raises InvalidRequest for a call without its result, or the other way round.
+
+    `instructions` and all that the system says before anyone else are one message. `current_turn`:
+    thinking that precedes the last message of the user is left out.
+    """
+    turns = _Turns(tools, unseal)
+    last_user = max(
+        (no for no, item in enumerate(items) if _is_of_user(item)),
+        default=-1,
+    )
+    opening = [instructions] if instructions else []
+    for no, item in enumerate(items):
+        if isinstance(item, MessageItem) and item.role in ("system", "developer"):
+            if turns.begun:
+                turns.say(item)
+            else:
+                opening.append(_text(item.content))
+        elif not (isinstance(item, ReasoningItem) and current_turn and no < last_user):
+            turns.take(item)
+    made = turns.end()
+    if system := "\n\n".join(text for text in opening if text):
+        made.insert(0, Message(role="system", parts=(Text(system),)))
+    return made
+
+
+class _Turns:
+    """The messages after the opening, while the items are read."""
+
+    def __init__(self, tools: Toolbox, unseal: Unseal) -> None:
+        self._tools = tools
+        self._unseal = unseal
+        self._messages: list[Message] = []
+        self._thoughts: list[str] = []
+        self._said: list[str] = []
+        self._calls: list[ToolCall] = []
+        self._callers: dict[str, int] = {}
+        """Of each call: the place of its message."""
+        self._results: dict[int, list[Message]] = {}
+        """By the place of the message that called."""
+        self._open: dict[str, None] = {}
+        """Calls without a result so far."""
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._messages or self._thoughts or self._said or self._calls)
+
+    def take(self, item: Item) -> None:
+        match item:
+            case MessageItem():
+                self.say(item)
+            case ReasoningItem():
+                if thought := self._thought(item):
+                    self._thoughts.append(thought)
+            case FunctionCallItem():
+                arguments = tool_use.as_object(item.arguments)
+                self._call(item.call_id, self._tools.shown(item.namespace, item.name), arguments)
+            case CustomCallItem():
+                arguments = tool_use.as_input(item.input)
+                self._call(item.call_id, self._tools.shown(item.namespace, item.name), arguments)
+            case ClientCallItem():
+                action = orjson.dumps(item.action or item.operation or {}).decode()
+                self._call(item.call_id, item.type.removesuffix("_call"), action)
+            case ResultItem():
+                self._result(item.call_id, _text(item.output))
+            case ClientResultItem():
+                self._result(item.call_id, _told(item.output))
+            case ToolsItem() | IgnoredItem():
+                pass
+            case ReferenceItem():
+                raise AssertionError("references are resolved before")
+
+    def say(self, item: MessageItem) -> None:
+        text = _text(item.content)
+        if item.role == "assistant":
+            if text:
+                self._said.append(text)
+            return
+        self._flush()
+        self._messages.append(Message(role=item.role, parts=(Text(text),)))
+
+    def end(self) -> list[Message]:
+        self._flush(last=True)
+        if self._open:
+            raise InvalidRequest(
+                f"No tool output found for function call {next(iter(self._open))[:100]}.",
+                param="input",
+            )
+        made: list[Message] = []
+        for place, message in enumerate(self._messages):
+            made += (message, *self._results.get(place, ()))
+        return made
+
+    def _call(self, id: str, name: str, arguments: str) -> None:
+        self._calls.append(ToolCall(id, name, arguments))
+        self._open[id] = None
+        self._callers.pop(id, None)
+
+    def _result(self, id: str | None, text: str) -> None:
+        self._flush()
+        if id is None and self._open:
+            id = next(iter(self._open))
+        if id is None or (place := self._callers.get(id)) is None:
+            raise InvalidRequest(
+                f"No tool call found for function call output with call_id {str(id)[:100]}.",
+                param="input",
+            )
+        self._open.pop(id, None)
+        result = Message(role="tool", parts=(Text(text),), tool_call_id=id)
+        self._results.setdefault(place, []).append(result)
+
+    def _flush(self, *, last: bool = False) -> None:
+        """End the assistant's message. Thinking that led to nothing is left out: the turn was cut
+        off."""
+        if self._said or self._calls or (last and self._thoughts):
+            for call in self._calls:
+                self._callers[call.id] = len(self._messages)
+            self._messages.append(
+                Message(
+                    role="assistant",
+                    parts=(Text("\n".join(self._said)),) if self._said else (),
+                    calls=tuple(self._calls),
+                    reasoning="\n".join(self._thoughts) or None,
+                )
+            )
+        self._thoughts, self._said, self._calls = [], [], []
+
+    def _thought(self, item: ReasoningItem) -> str | None:
+        if item.content:
+            return _text(item.content)
+        if item.encrypted_content and (opened := self._unseal(item.encrypted_content)) is not None:
+            return opened
+        return _text(item.summary or "")
+
+
+def _is_of_user(item: Item) -> bool:
+    return isinstance(item, MessageItem) and item.role == "user"
+
+
+def _text(content: str | Sequence[Part | ResultPart]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join([part.text for part in content])
+
+
+def _told(output: Any) -> str:
+    """What a tool of OpenAI's own kind answered, as text."""
+    if isinstance(output, str):
+        return output
+    return "" if output is None else orjson.dumps(output).decode()

@@ -1,0 +1,140 @@
+"""The response object: what it repeats of its request, and what the model has answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from app.dialects.openai.responses.body import ResponsesBody
+from app.errors import ServeError
+from app.events import Usage
+from app.types import Json
+
+Bytes = bytes | bytearray
+
+
+class ResponseObject:
+    """Renders the object, with the part that does not change rendered once: an agent's tools and
+    instructions are tens of kilobytes, and are in each of several events."""
+
+    def __init__(self, id: str, constant: Json) -> None:
+        self.id = id
+        self._head = orjson.dumps({"id": id, "object": "response", "created_at": int(time.time())})[
+            :-1
+        ]
+        self._constant = orjson.dumps(constant)[1:-1]
+
+    def render(
+        self,
+        status: str,
+        output: Sequence[Bytes],
+        *,
+        usage: Usage | None = None,
+        error: ServeError | None = None,
+        incomplete: str | None = None,
+    ) -> bytes:
+        """`output`: the items, as JSON. `incomplete`: why, if `status` is that."""
+        ended = {
+            "status": status,
+            "completed_at": int(time.time()) if status == "completed" else None,
+            "error": None if error is None else error_json(error),
+            "incomplete_details": None if incomplete is None else {"reason": incomplete},
+            "usage": None if usage is None else usage_json(usage),
+        }
+        return b'%b,%b,"output":[%b],%b}' % (
+            self._head,
+            orjson.dumps(ended)[1:-1],
+            b",".join(output),
+            self._constant,
+        )
+
+
+def constant(body: ResponsesBody, *, model: str, tools: Sequence[Json], defaults: Json) -> Json:
+    """What a response repeats of its request. `defaults`: the model's own sampling."""
+    reasoning = body.reasoning
+    asked: dict[str, Any] = {
+        "effort": reasoning.effort if reasoning else None,
+        "summary": (reasoning.summary or reasoning.generate_summary) if reasoning else None,
+    }
+    if reasoning and reasoning.context is not None:
+        asked["context"] = reasoning.context
+    return {
+        "model": model,
+        "background": False,
+        "conversation": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "max_tool_calls": body.max_tool_calls,
+        "metadata": body.metadata or {},
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": None,
+        "prompt_cache_key": body.prompt_cache_key,
+        "reasoning": asked,
+        "safety_identifier": body.safety_identifier,
+        "service_tier": "default",
+        "store": False,
+        "temperature": _number(body.temperature, defaults.get("temperature"), 1.0),
+        "top_p": _number(body.top_p, defaults.get("top_p"), 1.0),
+        "presence_penalty": body.presence_penalty or 0.0,
+        "frequency_penalty": body.frequency_penalty or 0.0,
+        "top_logprobs": body.top_logprobs or 0,
+        "text": _text(body),
+        "tool_choice": _choice(body),
+        "tools": tools,
+        "truncation": "disabled",
+        "user": body.user,
+    }
+
+
+def usage_json(usage: Usage) -> Json:
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+_NOT_AGAIN = ("request_aborted", "context_length_exceeded")
+
+
+def error_json(error: ServeError) -> Json:
+    """An error after the answer has begun. Codex, the SDKs and the AI SDK ask again by its code:
+    all but a few, which they take for the request's own fault."""
+    again = error.status >= 500 and error.code not in _NOT_AGAIN
+    code = "server_error" if again else "invalid_prompt"
+    return {"code": code, "message": error.message, "type": error.type, "param": error.param}
+
+
+def _number(asked: float | None, default: Any, otherwise: float) -> float:
+    if asked is not None:
+        return asked
+    return float(default) if isinstance(default, int | float) else otherwise
+
+
+def _text(body: ResponsesBody) -> Json:
+    options = body.text
+    format: Json = {"type": "text"}
+    if options is not None and options.format is not None:
+        chosen = options.format
+        format = {"type": chosen.type}
+        if chosen.type == "json_schema":
+            format |= {
+                "name": chosen.name,
+                "description": chosen.description,
+                "schema": chosen.json_schema,
+                "strict": bool(chosen.strict),
+            }
+    verbosity = options.verbosity if options else None
+    return {"format": format} | ({"verbosity": verbosity} if verbosity else {})
+
+
+def _choice(body: ResponsesBody) -> Json | str:
+    choice = body.tool_choice
+    if choice is None or isinstance(choice, str):
+        return choice or "auto"
+    return choice.model_dump(exclude_none=True)

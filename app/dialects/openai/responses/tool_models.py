@@ -1,0 +1,187 @@
+"""Tools and `tool_choice` of a Responses request: flat, where chat nests them.
+
+Source: OpenAI's OpenAPI document of 2026-08; namespaces and what else Codex 0.169 sends.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.dialects.body import Body
+from app.types import Json
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+Description = Annotated[str, Field(max_length=65_536)]
+
+_NOT_NEEDED = (
+    "web_search", "image_generation", "tool_search", "programmatic_tool_calling",
+)  # fmt: skip
+"""Tools of OpenAI's own that clients declare without needing them (Codex: web_search). The model is
+not shown them. Also by names with a date, such as `web_search_preview_2025_03_11`."""
+_NEEDED = (
+    "file_search", "code_interpreter", "mcp", "computer", "local_shell", "shell", "apply_patch",
+)  # fmt: skip
+"""Those that the answer depends on."""
+
+
+class FunctionTool(Body):
+    type: Literal["function"]
+    name: Name
+    description: Description | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @property
+    def echo(self) -> Json:
+        return {
+            "type": "function",
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters,
+            "strict": bool(self.strict),
+        }
+
+
+class CustomFormat(Body):
+    type: Literal["text", "grammar"]
+    syntax: Literal["regex", "lark"] | None = None
+    definition: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> CustomFormat:
+        if self.type == "grammar" and (self.syntax is None or self.definition is None):
+            raise PydanticCustomError("missing", "", {"field": "definition"})
+        return self
+
+
+class CustomTool(Body):
+    type: Literal["custom"]
+    name: Name
+    description: Description | None = None
+    format: CustomFormat | None = None
+
+    @property
+    def echo(self) -> Json:
+        return self.model_dump(exclude_none=True)
+
+
+class Namespace(Body):
+    """Tools under one name, such as those of one MCP server."""
+
+    type: Literal["namespace"]
+    name: Name
+    description: Description | None = None
+    tools: Annotated[
+        list[
+            Annotated[
+                Annotated[FunctionTool, Tag("~function")] | Annotated[CustomTool, Tag("~custom")],
+                Discriminator(lambda value: "~custom" if _kind(value) == "custom" else "~function"),
+            ]
+        ],
+        Field(max_length=1024, fail_fast=True),
+    ]
+
+    @property
+    def echo(self) -> Json:
+        head = self.model_dump(include={"type", "name", "description"}, exclude_none=True)
+        return head | {"tools": [tool.echo for tool in self.tools]}
+
+
+class HostedTool(Body):
+    """One of OpenAI's own, which the model is not shown."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_needed(cls, data: Any) -> Any:
+        kind = _kind(data)
+        if isinstance(kind, str) and not kind.startswith(_NOT_NEEDED):
+            if kind.startswith(_NEEDED):
+                raise PydanticCustomError(
+                    "unsupported_parameter",
+                    "This server has no tools of its own: only 'function', 'custom' and "
+                    "'namespace' tools can be called.",
+                )
+            raise PydanticCustomError(
+                "literal_error", "", {"expected": "'function', 'custom' or 'namespace'"}
+            )
+        return data
+
+    @property
+    def echo(self) -> Json:
+        return self.model_dump()
+
+
+def _kind(value: Any) -> Any:
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+
+
+def _tag(value: Any) -> str:
+    kind = _kind(value)
+    return f"~{kind}" if kind in ("function", "custom", "namespace") else "~hosted"
+
+
+AnyTool = Annotated[
+    Annotated[FunctionTool, Tag("~function")]
+    | Annotated[CustomTool, Tag("~custom")]
+    | Annotated[Namespace, Tag("~namespace")]
+    | Annotated[HostedTool, Tag("~hosted")],
+    Discriminator(_tag),
+]
+
+
+# -- `tool_choice` -------------------------------------------------------------------------------
+
+
+class Chosen(Body):
+    unsupported: ClassVar = {}
+
+    type: Literal["function", "custom"]
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    namespace: Annotated[str, Field(max_length=256)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_hosted_tool(cls, data: Any) -> Any:
+        kind = _kind(data)
+        if isinstance(kind, str) and kind.startswith((*_NOT_NEEDED, *_NEEDED)):
+            raise PydanticCustomError(
+                "unsupported_parameter", "This server has no tools of its own that can be chosen."
+            )
+        return data
+
+
+class Allowed(Body):
+    """Of what may be called; `type` tells tools of OpenAI's own, which are not shown, apart."""
+
+    type: str
+    name: Annotated[str, Field(max_length=256)] | None = None
+    namespace: Annotated[str, Field(max_length=256)] | None = None
+
+
+class AllowedTools(Body):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[Allowed], Field(min_length=1, max_length=1024, fail_fast=True)]
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("~word")]
+    | Annotated[Chosen, Tag("~chosen")]
+    | Annotated[AllowedTools, Tag("~allowed_tools")],
+    Discriminator(
+        lambda value: (
+            "~word"
+            if isinstance(value, str)
+            else "~allowed_tools"
+            if _kind(value) == "allowed_tools"
+            else "~chosen"
+        )
+    ),
+]

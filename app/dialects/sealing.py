@@ -1,0 +1,67 @@
+"""Thinking that a client keeps for us: sealed, so that no one else makes or reads it.
+
+Clients treat what an answer carries as `encrypted_content` as one opaque text, and send it back for
+as long as the conversation lasts, to any server behind a router. Servers that share the keys open
+each other's; the first key seals, all open, so that keys can be replaced.
+
+    r1.<base64url of: id of the key (4) | nonce (12) | AES-256-GCM of the compressed text>
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import zlib
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from app.settings.catalogue import Settings
+
+_PREFIX = "r1."
+_MOST_CHARS = 4 * 2**20
+_MOST_OPENED = 8 * 2**20
+"""Bytes of the text: what was compressed may be a thousand times as long."""
+
+
+class Seal:
+    def __init__(self, secrets: Sequence[str]) -> None:
+        """`secrets`: of any length; none: one is made up, which this process alone knows."""
+        keys = [_key(secret.encode()) for secret in secrets] or [os.urandom(32)]
+        self._ciphers = {hashlib.sha256(key).digest()[:4]: AESGCM(key) for key in reversed(keys)}
+        self._id = hashlib.sha256(keys[0]).digest()[:4]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Seal:
+        """By REASONING_KEYS; without them by the API's keys, which replicas share, too."""
+        secrets = settings.reasoning_keys or settings.api_key
+        return cls([secret.get_secret_value() for secret in secrets])
+
+    def close(self, text: str, owner: bytes = b"") -> str:
+        """`owner`: who may have it opened again."""
+        nonce = os.urandom(12)
+        packed = zlib.compress(text.encode(errors="replace"), level=1)
+        sealed = self._ciphers[self._id].encrypt(nonce, packed, owner)
+        return _PREFIX + base64.urlsafe_b64encode(self._id + nonce + sealed).decode()
+
+    def open(self, sealed: str, owner: bytes = b"") -> str | None:
+        """None if it was not sealed here, for this owner, or was changed."""
+        if not sealed.startswith(_PREFIX) or len(sealed) > _MOST_CHARS:
+            return None
+        try:
+            raw = base64.urlsafe_b64decode(sealed.removeprefix(_PREFIX))
+            cipher = self._ciphers[raw[:4]]
+            unpacking = zlib.decompressobj()
+            text = unpacking.decompress(cipher.decrypt(raw[4:16], raw[16:], owner), _MOST_OPENED)
+            return text.decode() if unpacking.eof else None
+        except (binascii.Error, ValueError, KeyError, InvalidTag, zlib.error):
+            return None
+
+
+def _key(secret: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"thinking").derive(secret)

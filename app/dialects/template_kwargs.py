@@ -1,0 +1,36 @@
+"""Variables of the chat template that a request may set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.errors import InvalidRequest, UnsupportedParameter
+from app.settings.bounds import Bounds
+
+_MAX_WORD = 64
+
+
+def template_kwargs(
+    given: dict[str, Any] | None, bounds: Bounds, *, thinks: bool | None
+) -> dict[str, bool | str]:
+    """`given`: the request's `chat_template_kwargs`. `thinks`: its switch for thinking, if it has
+    one. Raises InvalidRequest for a variable that the operator has not allowed."""
+    kwargs: dict[str, bool | str] = {}
+    if thinks is not None:
+        kwargs |= {"enable_thinking": thinks, "thinking": thinks}  # templates use either name
+    for name, value in (given or {}).items():
+        if name not in bounds.template_kwargs:
+            allowed = ", ".join(sorted(bounds.template_kwargs))
+            raise UnsupportedParameter(
+                f"chat_template_kwargs takes {allowed} here (ALLOWED_TEMPLATE_KWARGS).",
+                param="chat_template_kwargs",
+            )
+        if not isinstance(value, bool) and not (isinstance(value, str) and len(value) <= _MAX_WORD):
+            raise InvalidRequest(
+                f"Invalid type for 'chat_template_kwargs.{name}': expected a boolean or a word of "
+                f"at most {_MAX_WORD} characters.",
+                param=f"chat_template_kwargs.{name}",
+                code="invalid_type",
+            )
+        kwargs[name] = value
+    return kwargs
