@@ -31,7 +31,9 @@ _FEW, _MANY = 20, 220
 _CASES = {
     "chat, streamed": ("/v1/chat/completions", True),
     "completions, streamed": ("/v1/completions", True),
+    "responses, streamed": ("/v1/responses", True),
     "chat, whole": ("/v1/chat/completions", False),
+    "responses, whole": ("/v1/responses", False),
 }
 
 
@@ -155,9 +157,12 @@ async def _connection() -> AsyncIterator[tuple[Any, DiscardingTransport]]:
 
 
 def _request(path: str, tokens: int, stream: bool) -> bytes:
-    body: dict[str, Any] = {"model": "default", "max_tokens": tokens, "stream": stream}
+    limit = "max_output_tokens" if "responses" in path else "max_tokens"
+    body: dict[str, Any] = {"model": "default", limit: tokens, "stream": stream}
     prompt = f"{1000:>32}"
-    if "chat" in path:
+    if "responses" in path:
+        body["input"] = prompt
+    elif "chat" in path:
         body["messages"] = [{"role": "user", "content": prompt}]
     else:
         body["prompt"] = prompt

@@ -12,9 +12,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from app.engine.base import Rendered
 from app.engine.sglang.functions import as_function
 from app.engine.sglang.output import AnswerFormat
+from app.engine.system_turns import SystemTurns
 from app.errors import InvalidRequest
 from app.reading.pieces import Reader
 from app.types import ChatPrompt, Grammar, Json, Message, Tool, ToolUse
@@ -59,6 +62,7 @@ class ChatRenderer:
         """SGLang's name of the format in which the model calls tools; None: the model has none."""
         self.reasoning_parser = manager.config_value("reasoning_parser")
         """The same for the format in which the model thinks."""
+        self._system_turns = SystemTurns.tried(self._text) if self._has_template else SystemTurns()
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         """Raises InvalidRequest if there is no template, or it refuses this conversation."""
@@ -70,6 +74,8 @@ class ChatRenderer:
                 "CHAT_TEMPLATE.",
                 param=chat.param,
             )
+        fitted = self._system_turns.fitted(chat.messages)
+        chat = msgspec.structs.replace(chat, messages=fitted)
         request = self._request(**self._fields(chat))
         # By default SGLang turns a last message of the assistant into one of the user.
         begins = chat.begins_answer
@@ -109,6 +115,15 @@ class ChatRenderer:
             gates_grammar=thinks and bool(processed.require_reasoning),
             keep_special_tokens=request.skip_special_tokens is False,
         )
+
+    def _text(self, messages: list[Message]) -> str | None:
+        """A conversation as the model reads it; None if the template refuses it."""
+        try:
+            request = self._request(**self._fields(ChatPrompt(messages)))
+            processed = self._serving._process_messages(request, False)
+        except Exception:  # whatever a template raises
+            return None
+        return processed.prompt or str(self._tokenizer.decode(processed.prompt_ids))
 
     def _answer(
         self, use: ToolUse | None, grammar: Grammar | None, *, thinking: bool
