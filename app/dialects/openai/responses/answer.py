@@ -18,7 +18,8 @@ from app.dialects.openai.grammars import ANY_OBJECT, schema_grammar
 from app.dialects.openai.responses import conversation
 from app.dialects.openai.responses.body import InputTokensBody, PromptFields, ResponsesBody
 from app.dialects.openai.responses.items import Item, MessageItem, ReferenceItem, ToolsItem
-from app.dialects.openai.responses.presenter import Channel, ResponsePresenter
+from app.dialects.openai.responses.output_items import Channel
+from app.dialects.openai.responses.presenter import ResponsePresenter
 from app.dialects.openai.responses.response import ResponseObject, constant
 from app.dialects.openai.responses.toolbox import Toolbox
 from app.dialects.openai.sampling import alternative_count

@@ -15,7 +15,8 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from app.dialects.openai.responses.body import ResponsesBody
-from app.dialects.openai.responses.presenter import Channel, ResponsePresenter
+from app.dialects.openai.responses.output_items import Channel
+from app.dialects.openai.responses.presenter import ResponsePresenter
 from app.dialects.openai.responses.response import ResponseObject, constant
 from app.dialects.openai.responses.toolbox import Toolbox
 from app.dialects.sealing import Seal
