@@ -61,7 +61,22 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
+    """`size`: of the prompt, with its unit, and the `most` that fits, if the prompt alone is at
+    fault: the other dialects have words of their own."""
+
     code = "context_length_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        size: tuple[int, str] | None = None,
+        most: int = 0,
+    ):
+        super().__init__(message, param=param)
+        self.size = size
+        self.most = most
 
 
 class AuthenticationFailed(ServeError):

@@ -190,5 +190,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Send `TokenIds` events."""
     progress: bool = False
     """Send `Progress` events."""
+    clamps: bool = False
+    """`max_tokens` is a ceiling: what does not fit into the context is cut off, not refused."""
     whole: bool = False
     """The answer is not streamed to the client, so it may arrive in few pieces."""

@@ -48,6 +48,13 @@ _BY_PREFIX = (("/v1/messages", ANTHROPIC), ("/v1/complete", ANTHROPIC))
 OpenAI's envelope, which contains theirs."""
 
 
+def answer_headers(path: str, request_id: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Headers that the path's vendor has on every answer that is no error."""
+    if form_of(path) is OPENAI:
+        return ()
+    return ((b"request-id", anthropic.header_id(request_id).encode()),)
+
+
 def form_of(path: str) -> ErrorForm:
     for prefix, form in _BY_PREFIX:
         if path == prefix or path.startswith(prefix + "/"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.dialects.anthropic.answer import COUNT_TOKENS, MESSAGES
 from app.dialects.contract import Dialect
 from app.dialects.openai.chat import CHAT
 from app.dialects.openai.completions import COMPLETIONS
@@ -17,6 +18,8 @@ DIALECTS: tuple[Dialect[Any], ...] = (
     COMPLETIONS,
     RESPONSES,
     INPUT_TOKENS,
+    MESSAGES,
+    COUNT_TOKENS,
     EMBEDDINGS,
     TOKENIZE,
     V1_TOKENIZE,

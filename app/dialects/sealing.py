@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 import zlib
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Seal:
         keys = [_key(secret.encode()) for secret in secrets] or [os.urandom(32)]
         self._ciphers = {hashlib.sha256(key).digest()[:4]: AESGCM(key) for key in reversed(keys)}
         self._id = hashlib.sha256(keys[0]).digest()[:4]
+        self._signing = hashlib.sha256(b"sign" + keys[0]).digest()
 
     @classmethod
     def of(cls, settings: Settings) -> Seal:
@@ -48,6 +50,12 @@ class Seal:
         packed = zlib.compress(text.encode(errors="replace"), level=1)
         sealed = self._ciphers[self._id].encrypt(nonce, packed, owner)
         return _PREFIX + base64.urlsafe_b64encode(self._id + nonce + sealed).decode()
+
+    def sign(self, text: str) -> str:
+        """An opaque text, the same for the same `text`. Clients drop thinking without one; it is
+        never checked, since what a client changes of its own conversation is its own affair."""
+        digest = hmac.digest(self._signing, text.encode(errors="replace"), "sha256")
+        return base64.b64encode(b"\x01" + digest[:20]).decode()
 
     def open(self, sealed: str, owner: bytes = b"") -> str | None:
         """None if it was not sealed here, for this owner, or was changed."""

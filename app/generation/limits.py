@@ -57,13 +57,22 @@ def check_chars(chars: int, longest: int, info: EngineInfo, *, param: str) -> No
             f"{param} has {chars} characters, of which at most {longest} are taken "
             f"(MAX_PROMPT_CHARS). Please reduce the length of the {param}.",
             param=param,
+            size=(chars, "characters"),
+            most=longest,
         )
 
 
 def fit(
-    sampling: Sampling, prompt: Sequence[int], info: EngineInfo, limit: int, *, param: str
+    sampling: Sampling,
+    prompt: Sequence[int],
+    info: EngineInfo,
+    limit: int,
+    *,
+    param: str,
+    clamps: bool = False,
 ) -> Sampling:
     """The sampling with `max_tokens` for this prompt; `limit` bounds prompt and answer together.
+    `clamps`: as of `GenerationRequest`.
 
     Raises InvalidRequest for an empty prompt, ContextLengthExceeded for one that does not fit. The
     message begins as OpenAI's does: clients look for it.
@@ -77,9 +86,13 @@ def fit(
             f"{head}your {param} resulted in {len(prompt)} tokens, of which at most {longest} fit. "
             f"Please reduce the length of the {param}.",
             param=param,
+            size=(len(prompt), "tokens"),
+            most=longest,
         )
     wanted = sampling.max_tokens
     if wanted is not None and len(prompt) + wanted > limit:
+        if clamps:
+            return msgspec.structs.replace(sampling, max_tokens=limit - len(prompt))
         raise ContextLengthExceeded(
             f"{head}you requested {len(prompt) + wanted} tokens ({len(prompt)} in the {param}, "
             f"{wanted} in the completion). Please reduce one of them.",

@@ -114,7 +114,12 @@ class ServedModel:
         """One prompt with the bounds that follow from its length."""
         prompt = request.prompts[no]
         sampling = limits.fit(
-            request.sampling, rendered.ids, self.info, self.limit, param=prompt.param
+            request.sampling,
+            rendered.ids,
+            self.info,
+            self.limit,
+            param=prompt.param,
+            clamps=request.clamps,
         )
         if rendered.stop:
             sampling = msgspec.structs.replace(sampling, stop=(*rendered.stop, *sampling.stop))

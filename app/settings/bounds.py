@@ -43,6 +43,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     allow_grammars: bool
     template_kwargs: tuple[str, ...]
     reasoning_alias: bool
+    messages_thinking: Literal["off", "template"]
     responses_reasoning: Literal["auto", "text", "summary", "hidden"]
     grammar: GrammarBounds
 

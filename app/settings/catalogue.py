@@ -132,6 +132,12 @@ class Settings(BaseModel):
         help="How `/v1/responses` shows the thinking: as text, as a summary (all of it, in the "
         "place of one), or only encrypted; `auto`: as a summary if the client asks for one.",
     )
+    messages_thinking: Literal["off", "template"] = MODEL.setting(
+        "off",
+        "MESSAGES_THINKING",
+        help="Whether a request of `/v1/messages` that does not say so has the model think: "
+        "`template` leaves it to the chat template.",
+    )
     trust_remote_code: bool = MODEL.engine_option(
         "TRUST_REMOTE_CODE",
         default=False,

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
+from app.dialects.error_forms import answer_headers
 from app.errors import AuthenticationFailed, InternalError
 from app.logs import setup as logs
 from app.logs.setup import log
@@ -81,6 +82,8 @@ class RequestScope:
                     (b"x-hathora-region", self._region),
                     (b"x-process-time", b"%.1f" % ((time.perf_counter() - arrived) * 1e3)),
                 ]
+                if message["status"] < 400:
+                    message["headers"] += answer_headers(path, request_id)
             await send(message)
 
         write_line(

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from msgspec import to_builtins
 from starlette.responses import Response
 
+from app.dialects.anthropic import models as anthropic
 from app.dialects.openai import models
 from app.errors import RouteNotFound
 from app.lifecycle import Phase
@@ -121,10 +122,21 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/models", summary="The model's names")
 async def list_models(request: Request) -> Response:
     serving = serving_of(request)
-    return json_response(models.listed(serving.host.model, serving.lifecycle))
+    if "anthropic-version" in request.headers:
+        query = request.query_params
+        content = anthropic.listed(
+            serving.host.model,
+            serving.lifecycle,
+            limit=query.get("limit"),
+            after=query.get("after_id"),
+        )
+    else:
+        content = models.listed(serving.host.model, serving.lifecycle)
+    return json_response(content)
 
 
 @router.get("/v1/models/{model:path}", summary="One model")
 async def one_model(request: Request, model: str) -> Response:
     serving = serving_of(request)
-    return json_response(models.card(model, serving.host.model, serving.lifecycle))
+    vendor = anthropic if "anthropic-version" in request.headers else models
+    return json_response(vendor.card(model, serving.host.model, serving.lifecycle))

@@ -12,6 +12,7 @@ from app.dialects.openai import errors as openai
 from app.errors import (
     AuthenticationFailed,
     BodyTooLarge,
+    ContextLengthExceeded,
     InternalError,
     InvalidRequest,
     ModelNotFound,
@@ -40,9 +41,25 @@ def error_json(error: ServeError, request_id: str) -> Json:
     kind = next((name for each, name in _TYPES if isinstance(error, each)), "invalid_request_error")
     return {
         "type": "error",
-        "error": {"type": kind, "message": error.message},
-        "request_id": _id(request_id),
+        "error": {"type": kind, "message": _message(error)},
+        "request_id": header_id(request_id),
     }
+
+
+def _message(error: ServeError) -> str:
+    """Claude Code acts by the words: it compacts a conversation that is too long, and takes out
+    what a path names."""
+    if isinstance(error, ContextLengthExceeded) and error.size is not None:
+        size, unit = error.size
+        return f"prompt is too long: {size} {unit} > {error.most} maximum"
+    if isinstance(error, AuthenticationFailed):
+        return "invalid x-api-key"
+    if isinstance(error, ModelNotFound) and not error.message.startswith("model:"):
+        return f"model: {error.message}"
+    if error.param is None or not isinstance(error, InvalidRequest):
+        return error.message
+    path = _path(error.param)
+    return error.message if error.message.startswith((path, "`")) else f"{path}: {error.message}"
 
 
 def status(error: ServeError) -> int:
@@ -52,7 +69,7 @@ def status(error: ServeError) -> int:
 def headers(error: ServeError, request_id: str) -> dict[str, str]:
     # Claude Code retries a 401 as it retries an overload unless this header forbids it.
     retry = {"x-should-retry": "false"} if isinstance(error, AuthenticationFailed) else {}
-    return {"request-id": _id(request_id)} | retry
+    return {"request-id": header_id(request_id)} | retry
 
 
 def explained(error: ValidationError) -> InvalidRequest:
@@ -60,9 +77,14 @@ def explained(error: ValidationError) -> InvalidRequest:
     first = openai.explained(error)
     if first.param is None:
         return first
-    path = first.param.replace("[", ".").replace("]", "")
-    return type(first)(f"{path}: {first.message}", param=first.param, code=first.code)
+    missing = first.code == "missing_required_parameter"
+    message = "Field required" if missing else first.message
+    return type(first)(f"{_path(first.param)}: {message}", param=first.param, code=first.code)
 
 
-def _id(request_id: str) -> str:
+def _path(param: str) -> str:
+    return param.replace("[", ".").replace("]", "")
+
+
+def header_id(request_id: str) -> str:
     return f"req_{request_id}"

@@ -1,0 +1,252 @@
+"""Content blocks of a Messages request: what clients send, and send back of answers.
+
+Source: Anthropic's OpenAPI document, read 2026-11, and what Claude Code 2.1 and the SDKs were seen
+to send. An error names a block by its path, with its type: Claude Code takes a picture or document
+out of its history by that, and goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.dialects.body import Body
+
+_BLOCKS = Field(max_length=4096, fail_fast=True)
+Id = Annotated[str, Field(max_length=256)]
+
+
+def refused(reason: str) -> PydanticCustomError:
+    return PydanticCustomError("unsupported_parameter", reason)
+
+
+class TextBlock(Body):
+    type: Literal["text"]
+    text: str
+
+
+class ThinkingBlock(Body):
+    """`signature` is of no use here: one that was changed, or is another's, harms nothing."""
+
+    type: Literal["thinking"]
+    thinking: str = ""
+
+
+class UseBlock(Body):
+    type: Literal["tool_use", "server_tool_use", "mcp_tool_use"]
+    id: Id
+    name: Annotated[str, Field(max_length=256)]
+    input: Any = None
+
+
+class ImageBlock(Body):
+    type: Literal["image"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, data: Any) -> Any:
+        raise refused("this model takes text only")
+
+
+class DocumentSource(Body):
+    type: Literal["text", "content"]
+    data: str | None = None
+    content: str | Annotated[list[TextBlock], _BLOCKS] | None = None
+
+
+class DocumentBlock(Body):
+    """Text alone is taken."""
+
+    type: Literal["document"]
+    source: DocumentSource
+    title: str | None = None
+    context: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_only(cls, data: Any) -> Any:
+        source = data.get("source") if isinstance(data, dict) else None
+        if isinstance(source, dict) and source.get("type") in ("base64", "url", "file"):
+            raise refused("this model takes documents of plain text only")
+        return data
+
+    @property
+    def text(self) -> str:
+        source = self.source
+        if isinstance(source.content, list):
+            content = "\n".join(block.text for block in source.content)
+        else:
+            content = source.content or source.data or ""
+        return "\n".join(filter(None, (self.title, self.context, content)))
+
+
+class SearchBlock(Body):
+    type: Literal["search_result"]
+    source: str = ""
+    title: str = ""
+    content: Annotated[list[TextBlock], _BLOCKS] | None = None
+
+    @property
+    def text(self) -> str:
+        texts = (block.text for block in self.content or ())
+        return "\n".join(filter(None, (self.title, self.source, *texts)))
+
+
+class ReferenceBlock(Body):
+    """A tool that a search has found."""
+
+    type: Literal["tool_reference"]
+    tool_name: Annotated[str, Field(max_length=256)]
+
+    @property
+    def text(self) -> str:
+        return f"Tool loaded: {self.tool_name}"
+
+
+class UploadBlock(Body):
+    type: Literal["container_upload"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, data: Any) -> Any:
+        raise refused("this server keeps no files")
+
+
+class CompactionBlock(Body):
+    type: Literal["compaction"]
+    content: str | None = None
+
+
+class OtherBlock(Body):
+    """A block that is not needed, such as `redacted_thinking`."""
+
+    type: str
+
+
+class ServerResultBlock(Body):
+    """What a tool of another server answered: its readable text."""
+
+    type: str
+    tool_use_id: Id
+    content: Any = None
+
+    @property
+    def text(self) -> str:
+        return "\n".join(_readable(self.content))
+
+
+_RESULTS = {
+    "text": TextBlock, "image": ImageBlock, "document": DocumentBlock,
+    "search_result": SearchBlock, "tool_reference": ReferenceBlock,
+}  # fmt: skip
+_IGNORED = (
+    "redacted_thinking", "fallback", "mcp_tool_listing", "tool_addition", "tool_removal",
+)  # fmt: skip
+
+
+def kind_of(value: Any) -> Any:
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+
+
+class UnknownBlock(Body):
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, data: Any) -> Any:
+        kind = ascii(str(kind_of(data)))[1:-1][:64]
+        raise PydanticCustomError(
+            "unknown_block",
+            "Input tag '{kind}' found using 'type' does not match any of the expected tags",
+            {"kind": kind},
+        )
+
+
+def _result_tag(value: Any) -> str:
+    kind = kind_of(value)
+    return kind if isinstance(kind, str) and kind in _RESULTS else "~unknown"
+
+
+ResultPart = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ImageBlock, Tag("image")]
+    | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[SearchBlock, Tag("search_result")]
+    | Annotated[ReferenceBlock, Tag("tool_reference")]
+    | Annotated[UnknownBlock, Tag("~unknown")],
+    Discriminator(_result_tag),
+]
+
+
+def text_or(blocks: Any) -> Any:
+    """A text, or a list of such blocks."""
+    return Annotated[
+        Annotated[str, Tag("~text")] | Annotated[list[blocks], _BLOCKS, Tag("~blocks")],
+        Discriminator(lambda value: "~blocks" if isinstance(value, list) else "~text"),
+    ]
+
+
+class ResultBlock(Body):
+    type: Literal["tool_result"]
+    tool_use_id: Id
+    content: text_or(ResultPart) | None = None  # type: ignore[valid-type]
+    is_error: bool | None = None
+
+    @property
+    def text(self) -> str:
+        """No template has a place for `is_error`."""
+        content: Any = self.content or ""
+        text = content if isinstance(content, str) else "\n".join(part.text for part in content)
+        if not self.is_error or text.startswith(("Error", "<tool_use_error>")):
+            return text
+        return f"Error: {text}" if text else "Error"
+
+
+def _tag(value: Any) -> str:
+    kind = kind_of(value)
+    if not isinstance(kind, str):
+        return "~unknown"
+    if kind in ("server_tool_use", "mcp_tool_use"):
+        return "tool_use"
+    if kind in ("text", "thinking", "tool_use", "tool_result", "image", "document",
+                "search_result", "tool_reference", "container_upload", "compaction"):  # fmt: skip
+        return kind
+    if kind in _IGNORED:
+        return "~other"
+    return "~server_result" if kind.endswith("_tool_result") else "~unknown"
+
+
+Block: TypeAlias = (
+    TextBlock | ThinkingBlock | UseBlock | ResultBlock | DocumentBlock | SearchBlock
+    | ReferenceBlock | CompactionBlock | OtherBlock | ServerResultBlock
+)  # fmt: skip
+AnyBlock = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ThinkingBlock, Tag("thinking")]
+    | Annotated[UseBlock, Tag("tool_use")]
+    | Annotated[ResultBlock, Tag("tool_result")]
+    | Annotated[ImageBlock, Tag("image")]
+    | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[SearchBlock, Tag("search_result")]
+    | Annotated[ReferenceBlock, Tag("tool_reference")]
+    | Annotated[UploadBlock, Tag("container_upload")]
+    | Annotated[CompactionBlock, Tag("compaction")]
+    | Annotated[OtherBlock, Tag("~other")]
+    | Annotated[ServerResultBlock, Tag("~server_result")]
+    | Annotated[UnknownBlock, Tag("~unknown")],
+    Discriminator(_tag),
+]
+
+
+def _readable(value: Any, depth: int = 0) -> list[str]:
+    """The texts in a result, without what is encrypted."""
+    if isinstance(value, str):
+        return [value]
+    if depth > 8:
+        return []
+    if isinstance(value, list):
+        return [text for each in value for text in _readable(each, depth + 1)]
+    if isinstance(value, dict):
+        keys = ("title", "url", "text", "stdout", "stderr", "error_code", "content", "source")
+        return [text for key in keys for text in _readable(value.get(key), depth + 1)]
+    return []
