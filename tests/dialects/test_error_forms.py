@@ -70,7 +70,7 @@ async def test_a_missing_route_and_a_missing_key_are_answered_in_the_vendors_wor
     async with serve(ScriptedEngine("x"), API_KEY="secret") as running:
         refused = await running.client.post("/v1/messages", json={})
         running.client.headers["x-api-key"] = "secret"
-        missing = await running.client.post("/v1/messages", json={})
+        missing = await running.client.post("/v1/messages/nothing", json={})
         openai = await running.client.post("/v1/nothing", json={})
     assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
     assert refused.headers["x-should-retry"] == "false"

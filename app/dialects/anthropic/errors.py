@@ -52,8 +52,6 @@ def _message(error: ServeError) -> str:
     if isinstance(error, ContextLengthExceeded) and error.size is not None:
         size, unit = error.size
         return f"prompt is too long: {size} {unit} > {error.most} maximum"
-    if isinstance(error, AuthenticationFailed):
-        return "invalid x-api-key"
     if isinstance(error, ModelNotFound) and not error.message.startswith("model:"):
         return f"model: {error.message}"
     if error.param is None or not isinstance(error, InvalidRequest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from app.dialects.anthropic import conversation
@@ -126,7 +127,7 @@ def test_the_prompt_of_a_request_begins_with_that_of_the_one_before() -> None:
     ]
     ends = [2, 5, 8]
     made = [messages(*turns[:end], system="s") for end in ends]
-    for before, after in zip(made, made[1:], strict=False):
+    for before, after in pairwise(made):
         assert after[: len(before)] == before
 
 
