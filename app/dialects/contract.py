@@ -116,14 +116,14 @@ async def _frames(events: Events, presenter: Presenter) -> AsyncGenerator[bytes,
     async with aclosing(events):
         async for beat in events:
             if frames := b"".join([presenter.feed(event) for event in beat]):
-                if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
-                    frames = in_one_line(frames)
-                yield frames
+                yield in_one_line(frames)
 
 
 def in_one_line(frames: bytes) -> bytes:
     """Escape what Unicode counts as the end of a line, and server-sent events do not: clients that
     cut lines by Unicode's rules (Python's `splitlines`) would lose the frame."""
+    if b"\xe2\x80" not in frames and b"\xc2\x85" not in frames:
+        return frames
     for character, escaped in _LINE_ENDS:
         frames = frames.replace(character, escaped)
     return frames

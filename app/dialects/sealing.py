@@ -1,8 +1,9 @@
-"""Thinking that a client keeps for us: sealed, so that no one else makes or reads it.
+"""Thinking that a client keeps for the server, sealed with a key.
 
 Clients treat what an answer carries as `encrypted_content` as one opaque text, and send it back for
 as long as the conversation lasts, to any server behind a router. Servers that share the keys open
-each other's; the first key seals, all open, so that keys can be replaced.
+each other's; the first key seals, all open, so that keys can be replaced. Without REASONING_KEYS
+the key is made of API_KEY, which clients have: it keeps the thinking from others, not from them.
 
     r1.<base64url of: id of the key (4) | nonce (12) | AES-256-GCM of the compressed text>
 """
@@ -27,7 +28,7 @@ from app.settings.catalogue import Settings
 _PREFIX = "r1."
 _MOST_CHARS = 4 * 2**20
 _MOST_OPENED = 8 * 2**20
-"""Bytes of the text: what was compressed may be a thousand times as long."""
+"""Bytes of all texts of one request: what was compressed may be a thousand times as long."""
 
 
 class Seal:
@@ -57,18 +58,35 @@ class Seal:
         digest = hmac.digest(self._signing, text.encode(errors="replace"), "sha256")
         return base64.b64encode(b"\x01" + digest[:20]).decode()
 
-    def open(self, sealed: str, owner: bytes = b"") -> str | None:
-        """None if it was not sealed here, for this owner, or was changed."""
+    def open(self, sealed: str, owner: bytes = b"", *, most: int = _MOST_OPENED) -> str | None:
+        """None if it was not sealed here, for this owner, was changed, or has over `most` bytes."""
         if not sealed.startswith(_PREFIX) or len(sealed) > _MOST_CHARS:
             return None
         try:
             raw = base64.urlsafe_b64decode(sealed.removeprefix(_PREFIX))
             cipher = self._ciphers[raw[:4]]
             unpacking = zlib.decompressobj()
-            text = unpacking.decompress(cipher.decrypt(raw[4:16], raw[16:], owner), _MOST_OPENED)
+            text = unpacking.decompress(cipher.decrypt(raw[4:16], raw[16:], owner), most)
             return text.decode() if unpacking.eof else None
         except (binascii.Error, ValueError, KeyError, InvalidTag, zlib.error):
             return None
+
+
+class Opening:
+    """Opens what one request has brought, within a bound for all of it."""
+
+    def __init__(self, seal: Seal, owner: bytes = b"") -> None:
+        self._seal, self._owner = seal, owner
+        self._left = _MOST_OPENED
+        self.failed = 0
+
+    def open(self, sealed: str) -> str | None:
+        text = self._seal.open(sealed, self._owner, most=self._left) if self._left else None
+        if text is None:
+            self.failed += 1
+        else:
+            self._left = max(0, self._left - len(text.encode()))
+        return text
 
 
 def _key(secret: bytes) -> bytes:

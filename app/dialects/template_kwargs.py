@@ -11,14 +11,14 @@ _MAX_WORD = 64
 
 
 def template_kwargs(
-    given: dict[str, Any] | None, bounds: Bounds, *, thinks: bool | None
+    variables: dict[str, Any] | None, bounds: Bounds, *, thinks: bool | None
 ) -> dict[str, bool | str]:
-    """`given`: the request's `chat_template_kwargs`. `thinks`: its switch for thinking, if it has
-    one. Raises InvalidRequest for a variable that the operator has not allowed."""
+    """`variables`: the request's `chat_template_kwargs`. `thinks`: its switch for thinking, if it
+    has one. Raises InvalidRequest for a variable that the operator has not allowed."""
     kwargs: dict[str, bool | str] = {}
     if thinks is not None:
         kwargs |= {"enable_thinking": thinks, "thinking": thinks}  # templates use either name
-    for name, value in (given or {}).items():
+    for name, value in (variables or {}).items():
         if name not in bounds.template_kwargs:
             allowed = ", ".join(sorted(bounds.template_kwargs))
             raise UnsupportedParameter(

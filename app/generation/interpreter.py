@@ -52,8 +52,8 @@ class Interpreter:
         cut = False
         if self._reader is not None:
             events = self._events(self._reader.finish())
-            cut = self._open is not None and reason != "stop" and not self._whole_call
-            events += self._close_call(whole=reason == "stop")
+            cut = self._open is not None and self._is_cut(reason, matched)
+            events += self._close_call(whole=not cut and reason == "stop")
             if not self._arguments and (text := self._fallback()):
                 events.append(TextDelta(text, self._index))
         return [*events, Finished(self._reason(reason), self._index, matched, cut)]
@@ -65,7 +65,7 @@ class Interpreter:
                 case Said(text):
                     events += self._say(text)
                 case Thought(text):
-                    events.append(ReasoningDelta(text, self._index))
+                    events += [*self._close_call(), ReasoningDelta(text, self._index)]
                 case CallBegun():
                     events += self._begin_call(piece)
                 case CallArguments(json):
@@ -87,7 +87,7 @@ class Interpreter:
             if text.isspace():
                 return []
             text, self._blank, self._has_text = "".join(self._blank), None, True
-        return [TextDelta(text, self._index)]
+        return [*self._close_call(), TextDelta(text, self._index)]
 
     def _begin_call(self, call: CallBegun) -> list[Event]:
         events = self._close_call()
@@ -130,11 +130,13 @@ class Interpreter:
             return [ToolCallDelta(ordinal, text, self._index, freeform=True)]
         return []
 
-    @property
-    def _whole_call(self) -> bool:
-        """The last call's arguments are an object that has ended."""
-        text = "".join(self._arguments[-1])
-        return text.lstrip().startswith("{") and _is_json(text)
+    def _is_cut(self, reason: EndReason, matched: str | int | None) -> bool:
+        """The last call's arguments are not an object that has ended. A stop string may have been
+        the client's, which knows nothing of calls, or the format's, after all of them."""
+        text = "".join(self._arguments[-1]).strip()
+        if reason == "stop" and (not isinstance(matched, str) or not text):
+            return False
+        return not (text.startswith("{") and _is_json(text))
 
     def _reason(self, reason: EndReason) -> FinishReason:
         if reason != "stop" or not any(_is_json("".join(each)) for each in self._arguments):

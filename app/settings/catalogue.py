@@ -399,7 +399,7 @@ class Settings(BaseModel):
         15.0,
         "HEARTBEAT_INTERVAL",
         gt=0,
-        help="Seconds of silence after which a stream is sent an SSE comment.",
+        help="Seconds of silence after which a stream is sent a comment, or its dialect's ping.",
     )
 
     # -- bounds -----------------------------------------------------------------------------------
@@ -611,7 +611,7 @@ class Settings(BaseModel):
         64,
         "MAX_JSON_DEPTH",
         ge=8,
-        le=1000,
+        le=250,
         help="Objects and arrays inside each other in a request's JSON.",
     )
     max_json_nodes: int = BOUNDS.setting(

@@ -117,6 +117,8 @@ class _Writer:
         self._heading = asyncio.Lock()
         self._started = False
         self.ended = False
+        self._beating: asyncio.Task[Any] | None = None
+        """Sends a heartbeat: it goes out before what comes after it."""
         self.last_write = time.monotonic()
         self.sending_since: float | None = None
         """When the write began that waits for the client to read; None if no write waits."""
@@ -130,7 +132,10 @@ class _Writer:
         self._stream = stream
         self.last_write = time.monotonic()
 
-    async def frame(self, data: bytes) -> None:
+    async def frame(self, data: bytes, *, beats: bool = False) -> None:
+        """`beats`: it is a heartbeat."""
+        if self._beating is not None and not beats:
+            await asyncio.wait({self._beating})
         if self.sending_since is None:
             self.sending_since = time.monotonic()
         if not self._started:
@@ -141,11 +146,18 @@ class _Writer:
         self.sending_since = None
 
     async def heartbeat(self) -> None:
-        if self._stream is not None and not self.ended and self.sending_since is None:
-            await self.frame(self._stream.heartbeat())
+        if self._stream is None or self.ended or self.sending_since is not None:
+            return
+        self._beating = asyncio.current_task()
+        try:
+            await self.frame(self._stream.heartbeat(), beats=True)
+        finally:
+            self._beating = None
 
     async def end(self) -> None:
         self.ended = True
+        if self._beating is not None:
+            await asyncio.wait({self._beating})
         self.sending_since = time.monotonic()
         await self._send_body({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -213,9 +225,7 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._connection.on_lost = None
         assert self._timer is not None
-        self._timer.cancel()
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+        self._timer.cancel()  # a heartbeat that waits for the client goes out before what follows
 
     def _lost(self) -> None:
         if not self._writer.ended:

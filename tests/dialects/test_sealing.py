@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.dialects import sealing
-from app.dialects.sealing import Seal
+from app.dialects.sealing import Opening, Seal
 
 
 @given(st.text(), st.binary(max_size=8))
@@ -54,3 +54,12 @@ def test_a_text_that_grows_beyond_all_bounds_is_not_opened() -> None:
     bomb = seal.close("x" * (sealing._MOST_OPENED + 1))
     assert len(bomb) < 100_000
     assert seal.open(bomb) is None
+
+
+def test_all_that_one_request_brings_is_bounded_together() -> None:
+    seal = Seal(["secret"])
+    third = seal.close("x" * (sealing._MOST_OPENED // 3))
+    opening = Opening(seal)
+    opened = [opening.open(third) for _ in range(5)]
+    assert [each is not None for each in opened] == [True, True, True, False, False]
+    assert opening.failed == 2

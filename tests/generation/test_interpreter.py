@@ -78,7 +78,7 @@ def test_a_call_without_arguments_has_an_empty_object_unless_it_was_cut_off() ->
     assert [e.arguments for e in events(PING) if isinstance(e, ToolCallDelta)] == ["{}"]
     cut = events(PING, reason="length")
     assert not [event for event in cut if isinstance(event, ToolCallDelta)]
-    assert cut[-1] == Finished("length", 0)
+    assert cut[-1] == Finished("length", 0, cut_call=True)
 
 
 @pytest.mark.parametrize("name", ["other", "unknown"])

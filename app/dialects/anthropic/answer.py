@@ -235,9 +235,7 @@ async def _frames(events: Events, presenter: MessagePresenter) -> AsyncGenerator
     async with aclosing(events):
         async for beat in events:
             if frames := b"".join([presenter.feed(event) for event in beat]):
-                if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
-                    frames = in_one_line(frames)
-                yield frames
+                yield in_one_line(frames)
 
 
 _EXAMPLE: Json = {

@@ -57,7 +57,7 @@ def explained(error: ValidationError) -> InvalidRequest:
     """Name the first wrong field by its path, with its bound and OpenAI's code."""
     first = error.errors(include_url=False, include_input=True)[0]
     kind, context = first["type"], first.get("ctx", {})
-    param = _dotted(first["loc"])
+    param = _dotted((*first["loc"], *filter(None, [context.get("field")])))
     absent = first["input"] is None and len(first["loc"]) == 1  # null means absent
     if kind == "missing" or absent:
         return InvalidRequest(
@@ -84,7 +84,6 @@ def explained(error: ValidationError) -> InvalidRequest:
             f"Invalid value for '{param}': must be {context['expected']}.", param=param
         )
     if kind == "unsupported_parameter":
-        param = _dotted((*first["loc"], *filter(None, [context.get("field")])))
         message = f"Unsupported parameter: '{param}' is not supported by this server."
         return UnsupportedParameter(first["msg"] or message, param=param)
     if (

@@ -106,7 +106,7 @@ class AnswerFormat:
             raise UnsupportedParameter(
                 "A response format together with tools is not supported for this model's way of "
                 "calling tools.",
-                param="response_format",
+                param=answer.param,
             )
         tag = json.loads(calls.text)
         either = {

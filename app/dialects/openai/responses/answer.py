@@ -17,12 +17,19 @@ from app.dialects.openai import models
 from app.dialects.openai.grammars import ANY_OBJECT, schema_grammar
 from app.dialects.openai.responses import conversation
 from app.dialects.openai.responses.body import InputTokensBody, PromptFields, ResponsesBody
-from app.dialects.openai.responses.items import Item, MessageItem, ReferenceItem, ToolsItem
+from app.dialects.openai.responses.items import (
+    CompactionItem,
+    Item,
+    MessageItem,
+    ReferenceItem,
+    ToolsItem,
+)
 from app.dialects.openai.responses.output_items import Channel
 from app.dialects.openai.responses.presenter import ResponsePresenter
 from app.dialects.openai.responses.response import ResponseObject, constant
 from app.dialects.openai.responses.toolbox import Toolbox
 from app.dialects.openai.sampling import alternative_count
+from app.dialects.sealing import Opening
 from app.dialects.template_kwargs import template_kwargs
 from app.errors import InvalidRequest, ItemNotFound, UnsupportedParameter
 from app.events import Events
@@ -35,14 +42,14 @@ _LOGPROBS = "message.output_text.logprobs"
 def answer(body: ResponsesBody, call: Call) -> Awaitable[Reply]:
     model = models.generator_name(body.model, call)
     _check_unkept(body)
-    tools = Toolbox()
-    grammar = _grammar(body, call.bounds)
-    prompt = _prompt(body, tools, call, formatted=grammar is not None)
+    tools = Toolbox(call.bounds)
+    sampling = _sampling(body, call.bounds)
+    prompt = _prompt(body, tools, call, formatted=sampling.grammar is not None)
     scoring = _scoring(body, call.bounds)
     request = GenerationRequest(
         id=call.id,
         prompts=(prompt,),
-        sampling=_sampling(body, grammar, call.bounds),
+        sampling=sampling,
         scoring=scoring,
         whole=not body.stream,
     )
@@ -59,7 +66,7 @@ def answer(body: ResponsesBody, call: Call) -> Awaitable[Reply]:
         ResponseObject(
             f"resp_{call.id}", constant(body, model=model, tools=tools.echo, defaults=defaults)
         ),
-        tools=tools,
+        owners=tools.owners,
         channel=_channel(body, call.bounds),
         # Nothing is kept here, so that a client that wants the thinking back has to keep it.
         seal=call.seal.close,
@@ -73,7 +80,8 @@ async def count(body: InputTokensBody, call: Call) -> Reply:
     """How many tokens the model would read: as `usage.input_tokens` of the same request."""
     models.generator_name(body.model, call)
     grammar = _grammar(body, call.bounds)
-    prompt = _prompt(body, Toolbox(), call, formatted=grammar is not None)
+    tools = Toolbox(call.bounds)
+    prompt = _prompt(body, tools, call, formatted=grammar is not None)
     (ids,) = await call.model.tokenize([prompt])
     return Whole(orjson.dumps({"object": "response.input_tokens", "input_tokens": len(ids)}))
 
@@ -102,23 +110,24 @@ def _prompt(body: PromptFields, tools: Toolbox, call: Call, *, formatted: bool) 
     tools.add(body.tools or (), "tools")
     for no, item in enumerate(items):
         if isinstance(item, ToolsItem):
-            tools.add(item.tools or (), f"input[{no}].tools")
+            tools.add_more(item.tools or (), f"input[{no}].tools")
     reasoning = body.reasoning
+    opening = Opening(call.seal)
     messages = conversation.messages(
         items,
         instructions=body.instructions,
         tools=tools,
-        unseal=call.seal.open,
+        unseal=opening.open,
         current_turn=bool(reasoning and reasoning.context == "current_turn"),
     )
     if not messages:
         raise InvalidRequest("Invalid value for 'input': it has no message.", param="input")
+    if opening.failed:
+        call.log_fields["unreadable_thoughts"] = opening.failed
     return ChatPrompt(
         messages,
         param="input",
-        tool_use=tools.use(
-            body.tool_choice, body.parallel_tool_calls, call.bounds, formatted=formatted
-        ),
+        tool_use=tools.use(body.tool_choice, body.parallel_tool_calls, formatted=formatted),
         effort=reasoning.effort if reasoning else None,
         template_kwargs=template_kwargs(
             body.chat_template_kwargs,
@@ -144,7 +153,14 @@ def _items(body: PromptFields) -> Sequence[Item]:
             code="array_below_min_length",
         )
     items: list[Item] = []
-    for item in body.input:
+    for no, item in enumerate(body.input):
+        if isinstance(item, CompactionItem):
+            raise InvalidRequest(
+                f"Invalid value for 'input[{no}].encrypted_content': it was not made by this "
+                "server, which cannot read it.",
+                param=f"input[{no}].encrypted_content",
+                code="invalid_encrypted_content",
+            )
         if isinstance(item, ReferenceItem):
             raise ItemNotFound(
                 f"Item with id '{item.id[:100]}' not found. Items are not kept by this server: "
@@ -172,7 +188,8 @@ def _grammar(body: PromptFields, bounds: Bounds) -> Grammar | None:
     return schema_grammar(format.json_schema, bounds.grammar, "text.format.schema")
 
 
-def _sampling(body: ResponsesBody, grammar: Grammar | None, bounds: Bounds) -> Sampling:
+def _sampling(body: ResponsesBody, bounds: Bounds) -> Sampling:
+    grammar = _grammar(body, bounds)
     sampling = body.sampling(bounds, max_tokens=body.max_output_tokens)
     if grammar is None:
         return sampling
@@ -212,9 +229,7 @@ async def _frames(events: Events, presenter: ResponsePresenter) -> AsyncGenerato
     async with aclosing(events):
         async for beat in events:
             if frames := b"".join([presenter.feed(event) for event in beat]):
-                if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
-                    frames = in_one_line(frames)
-                yield frames
+                yield in_one_line(frames)
 
 
 _EXAMPLE: Json = {"model": "default", "input": "What is the capital of France?"}

@@ -58,6 +58,10 @@ class ReasoningOptions(Body):
     """OpenRouter's switch."""
 
 
+class CacheOptions(Body):
+    unsupported: ClassVar[Unsupported] = {"prewarm": (False,)}
+
+
 class Management(Body):
     type: Literal["compaction"]
     compact_threshold: Annotated[int, Field(ge=1)] | None = None
@@ -143,6 +147,7 @@ class ResponsesBody(PromptFields, SamplingFields):
     context_management: Annotated[list[Management], Field(max_length=16)] | None = None
     metadata: Metadata | None = None
     prompt_cache_key: Key | None = None
+    prompt_cache_options: CacheOptions | None = None
     prompt_cache_retention: Word | None = None
     safety_identifier: Key | None = None
     service_tier: (

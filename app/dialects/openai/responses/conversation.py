@@ -16,6 +16,7 @@ from app.dialects import tool_use
 from app.dialects.openai.responses.items import (
     ClientCallItem,
     ClientResultItem,
+    CompactionItem,
     CustomCallItem,
     FunctionCallItem,
     IgnoredItem,
@@ -26,6 +27,7 @@ from app.dialects.openai.responses.items import (
     ReferenceItem,
     ResultItem,
     ResultPart,
+    ServedCallItem,
     ToolsItem,
 )
 from app.dialects.openai.responses.toolbox import Toolbox
@@ -49,7 +51,7 @@ def messages(
     `instructions` and all that the system says before anyone else are one message. `current_turn`:
     thinking that precedes the last message of the user is left out.
     """
-    turns = _Turns(tools, unseal)
+    turns = _Turns(tools, unseal, answered={each for item in items for each in _answered(item)})
     last_user = max(
         (no for no, item in enumerate(items) if _is_of_user(item)),
         default=-1,
@@ -60,7 +62,7 @@ def messages(
             if turns.begun:
                 turns.say(item)
             else:
-                opening.append(_text(item.content))
+                opening.append(_text(item.content or ""))
         elif not (isinstance(item, ReasoningItem) and current_turn and no < last_user):
             turns.take(item)
     made = turns.end()
@@ -72,15 +74,19 @@ def messages(
 class _Turns:
     """The messages after the opening, while the items are read."""
 
-    def __init__(self, tools: Toolbox, unseal: Unseal) -> None:
+    def __init__(self, tools: Toolbox, unseal: Unseal, *, answered: set[str]) -> None:
+        """`answered`: ids of calls that have a result."""
         self._tools = tools
         self._unseal = unseal
+        self._answered = answered
         self._messages: list[Message] = []
         self._thoughts: list[str] = []
-        self._said: list[str] = []
+        self._texts: list[str] = []
         self._calls: list[ToolCall] = []
         self._callers: dict[str, int] = {}
         """Of each call: the place of its message."""
+        self._call_ids: dict[str, str] = {}
+        """Id of an item -> of its call: results of some tools name the item."""
         self._results: dict[int, list[Message]] = {}
         """By the place of the message that called."""
         self._open: dict[str, None] = {}
@@ -88,7 +94,7 @@ class _Turns:
 
     @property
     def begun(self) -> bool:
-        return bool(self._messages or self._thoughts or self._said or self._calls)
+        return bool(self._messages or self._thoughts or self._texts or self._calls)
 
     def take(self, item: Item) -> None:
         match item:
@@ -97,31 +103,35 @@ class _Turns:
             case ReasoningItem():
                 if thought := self._thought(item):
                     self._thoughts.append(thought)
-            case FunctionCallItem():
-                arguments = tool_use.as_object(item.arguments)
-                self._call(item.call_id, self._tools.shown(item.namespace, item.name), arguments)
-            case CustomCallItem():
-                arguments = tool_use.as_input(item.input)
-                self._call(item.call_id, self._tools.shown(item.namespace, item.name), arguments)
+            case FunctionCallItem() | CustomCallItem():
+                # Cut off by the limit: it was never run.
+                if item.status != "incomplete" or item.call_id in self._answered:
+                    self._known_call(item)
             case ClientCallItem():
                 action = orjson.dumps(item.action or item.operation or {}).decode()
+                self._call_ids[item.id or ""] = item.call_id
                 self._call(item.call_id, item.type.removesuffix("_call"), action)
             case ResultItem():
                 self._result(item.call_id, _text(item.output))
             case ClientResultItem():
-                self._result(item.call_id, _told(item.output))
+                id = item.call_id or self._call_ids.get(item.id or "") or item.id
+                self._result(id, _as_text(item.output))
+            case ServedCallItem():
+                self._call(item.id, item.name, tool_use.as_object(item.arguments))
+                self._result(item.id, item.output or _as_text(item.error))
             case ToolsItem() | IgnoredItem():
                 pass
-            case ReferenceItem():
-                raise AssertionError("references are resolved before")
+            case ReferenceItem() | CompactionItem():
+                raise AssertionError("these are resolved or refused before")
 
     def say(self, item: MessageItem) -> None:
-        text = _text(item.content)
+        text = _text(item.content or "")
         if item.role == "assistant":
             if text:
-                self._said.append(text)
+                self._texts.append(text)
             return
         self._flush()
+        self._thoughts = []  # of a turn that was cut off
         self._messages.append(Message(role=item.role, parts=(Text(text),)))
 
     def end(self) -> list[Message]:
@@ -135,6 +145,13 @@ class _Turns:
         for place, message in enumerate(self._messages):
             made += (message, *self._results.get(place, ()))
         return made
+
+    def _known_call(self, item: FunctionCallItem | CustomCallItem) -> None:
+        if isinstance(item, FunctionCallItem):
+            arguments = tool_use.as_object(item.arguments)
+        else:
+            arguments = tool_use.as_input(item.input)
+        self._call(item.call_id, self._tools.shown(item.namespace, item.name), arguments)
 
     def _call(self, id: str, name: str, arguments: str) -> None:
         self._calls.append(ToolCall(id, name, arguments))
@@ -155,20 +172,19 @@ class _Turns:
         self._results.setdefault(place, []).append(result)
 
     def _flush(self, *, last: bool = False) -> None:
-        """End the assistant's message. Thinking that led to nothing is left out: the turn was cut
-        off."""
-        if self._said or self._calls or (last and self._thoughts):
+        """End the assistant's message, if it has said or called something."""
+        if self._texts or self._calls or (last and self._thoughts):
             for call in self._calls:
                 self._callers[call.id] = len(self._messages)
             self._messages.append(
                 Message(
                     role="assistant",
-                    parts=(Text("\n".join(self._said)),) if self._said else (),
+                    parts=(Text("\n".join(self._texts)),) if self._texts else (),
                     calls=tuple(self._calls),
                     reasoning="\n".join(self._thoughts) or None,
                 )
             )
-        self._thoughts, self._said, self._calls = [], [], []
+            self._thoughts, self._texts, self._calls = [], [], []
 
     def _thought(self, item: ReasoningItem) -> str | None:
         if item.content:
@@ -176,6 +192,10 @@ class _Turns:
         if item.encrypted_content and (opened := self._unseal(item.encrypted_content)) is not None:
             return opened
         return _text(item.summary or "")
+
+
+def _answered(item: Item) -> tuple[str, ...]:
+    return (item.call_id,) if isinstance(item, ResultItem) else ()
 
 
 def _is_of_user(item: Item) -> bool:
@@ -188,7 +208,7 @@ def _text(content: str | Sequence[Part | ResultPart]) -> str:
     return "\n".join([part.text for part in content])
 
 
-def _told(output: Any) -> str:
+def _as_text(output: Any) -> str:
     """What a tool of OpenAI's own kind answered, as text."""
     if isinstance(output, str):
         return output

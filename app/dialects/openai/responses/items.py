@@ -39,8 +39,7 @@ class Part(Body):
         if isinstance(kind, str) and kind not in _TEXTS:
             raise PydanticCustomError(
                 "unsupported_parameter",
-                "This model takes text only: content parts of another type than 'input_text' are "
-                "not supported.",
+                "This model takes text only: content parts of other kinds are not supported.",
             )
         return data
 
@@ -70,10 +69,10 @@ def _content(part: type[Body]) -> Any:
 
 
 class MessageItem(Body):
-    type: Literal["message"] = "message"
+    type: Literal["message"] | None = None
     id: Id | None = None
     role: Literal["user", "system", "developer", "assistant"]
-    content: _content(Part) = ()  # type: ignore[valid-type]
+    content: _content(Part) | None = None  # type: ignore[valid-type]
     phase: Annotated[str, Field(max_length=64)] | None = None
 
 
@@ -92,6 +91,7 @@ class FunctionCallItem(Body):
     name: Name
     namespace: Name | None = None
     arguments: str
+    status: str | None = None
 
 
 class CustomCallItem(Body):
@@ -101,6 +101,7 @@ class CustomCallItem(Body):
     name: Name
     namespace: Name | None = None
     input: str
+    status: str | None = None
 
 
 class ResultItem(Body):
@@ -129,10 +130,27 @@ class ClientResultItem(Body):
     output: Any = None
 
 
+class ServedCallItem(Body):
+    """A call that another server has answered itself, with its result."""
+
+    type: Literal["mcp_call"]
+    id: CallId
+    name: Name
+    arguments: str = "{}"
+    output: str | None = None
+    error: Any = None
+
+
+class CompactionItem(Body):
+    """A conversation in short, which only the server that made it can read."""
+
+    type: Literal["compaction", "compaction_summary"]
+
+
 class ReferenceItem(Body):
     """An item that this server answered before, by its id."""
 
-    type: Literal["item_reference"] = "item_reference"
+    type: Literal["item_reference"] | None = None
     id: Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -150,19 +168,28 @@ class IgnoredItem(Body):
     type: Literal[
         "web_search_call", "file_search_call", "image_generation_call", "code_interpreter_call",
         "computer_call", "computer_call_output", "mcp_list_tools", "mcp_approval_request",
-        "mcp_approval_response", "mcp_call", "tool_search_call", "program", "program_output",
+        "mcp_approval_response", "tool_search_call", "program", "program_output",
         "configuration_update",
     ]  # fmt: skip
 
 
 _KINDS: tuple[type[Body], ...] = (
     MessageItem, ReasoningItem, FunctionCallItem, CustomCallItem, ResultItem, ClientCallItem,
-    ClientResultItem, ReferenceItem, ToolsItem, IgnoredItem,
+    ClientResultItem, ServedCallItem, CompactionItem, ReferenceItem, ToolsItem, IgnoredItem,
 )  # fmt: skip
+
+
+def _words(annotation: Any) -> list[str]:
+    """Of a Literal, which may be optional."""
+    if isinstance(annotation, str):
+        return [annotation]
+    return [word for each in get_args(annotation) for word in _words(each)]
+
+
 _BY_TYPE = {
     kind: f"~{model.__name__}"
     for model in _KINDS
-    for kind in get_args(model.model_fields["type"].annotation)
+    for kind in _words(model.model_fields["type"].annotation)
 }
 
 
@@ -186,7 +213,7 @@ class UnknownItem(Body):
 
 Item: TypeAlias = (
     MessageItem | ReasoningItem | FunctionCallItem | CustomCallItem | ResultItem | ClientCallItem
-    | ClientResultItem | ReferenceItem | ToolsItem | IgnoredItem
+    | ClientResultItem | ServedCallItem | CompactionItem | ReferenceItem | ToolsItem | IgnoredItem
 )  # fmt: skip
 AnyItem = Annotated[
     Annotated[MessageItem, Tag("~MessageItem")]
@@ -196,6 +223,8 @@ AnyItem = Annotated[
     | Annotated[ResultItem, Tag("~ResultItem")]
     | Annotated[ClientCallItem, Tag("~ClientCallItem")]
     | Annotated[ClientResultItem, Tag("~ClientResultItem")]
+    | Annotated[ServedCallItem, Tag("~ServedCallItem")]
+    | Annotated[CompactionItem, Tag("~CompactionItem")]
     | Annotated[ReferenceItem, Tag("~ReferenceItem")]
     | Annotated[ToolsItem, Tag("~ToolsItem")]
     | Annotated[IgnoredItem, Tag("~IgnoredItem")]

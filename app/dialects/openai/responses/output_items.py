@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from app.dialects.json_array import JsonArray
 from app.types import Json
 
 Channel: TypeAlias = Literal["text", "summary", "hidden"]
 """How the thinking is shown: as itself, in the place of its summary, or not at all."""
-Event: TypeAlias = tuple[str, Json]
+ItemEvent: TypeAlias = tuple[str, Json]
 """Type without `response.`, and the fields beside the item's place."""
+
+
+_REPEATED_BYTES = 2**20
 
 
 def _start(kind: str) -> bytes:
@@ -44,11 +47,11 @@ class OutputItem:
     def text(self) -> str:
         return "".join(self.pieces)
 
-    def opening(self) -> Iterable[Event]:
+    def opening(self) -> Iterable[ItemEvent]:
         """What follows `output_item.added`."""
         return ()
 
-    def closing(self) -> Iterable[Event]:
+    def closing(self) -> Iterable[ItemEvent]:
         """What precedes `output_item.done`."""
         raise NotImplementedError
 
@@ -56,7 +59,7 @@ class OutputItem:
         raise NotImplementedError
 
 
-class MessageItem(OutputItem):
+class MessageOutput(OutputItem):
     delta_start = _start("output_text")
     delta_end = b',"logprobs":[]}\n\n'
     part_index = "content_index"
@@ -65,12 +68,14 @@ class MessageItem(OutputItem):
         super().__init__(id, place)
         self.scores = JsonArray()
 
-    def opening(self) -> Iterable[Event]:
+    def opening(self) -> Iterable[ItemEvent]:
         yield "content_part.added", {"part": self._part()}
 
-    def closing(self) -> Iterable[Event]:
-        yield "output_text.done", {"text": self.text, "logprobs": self.scores}
-        yield "content_part.done", {"part": self._part()}
+    def closing(self) -> Iterable[ItemEvent]:
+        # They are in the item and in the response again: megabytes of them are not repeated.
+        scores: Any = self.scores if len(self.scores) <= _REPEATED_BYTES else []
+        yield "output_text.done", {"text": self.text, "logprobs": scores}
+        yield "content_part.done", {"part": self._part() | {"logprobs": scores}}
 
     def json(self, status: str) -> Json:
         return {
@@ -90,7 +95,7 @@ class MessageItem(OutputItem):
         }
 
 
-class ThinkingItem(OutputItem):
+class ThinkingOutput(OutputItem):
     """Shown as itself."""
 
     delta_start = _start("reasoning_text")
@@ -101,10 +106,10 @@ class ThinkingItem(OutputItem):
         super().__init__(id, place)
         self._seal = seal
 
-    def opening(self) -> Iterable[Event]:
+    def opening(self) -> Iterable[ItemEvent]:
         yield "content_part.added", {"part": self._part()}
 
-    def closing(self) -> Iterable[Event]:
+    def closing(self) -> Iterable[ItemEvent]:
         yield "reasoning_text.done", {"text": self.text}
         yield "content_part.done", {"part": self._part()}
 
@@ -121,16 +126,16 @@ class ThinkingItem(OutputItem):
         return {"type": "reasoning_text", "text": self.text}
 
 
-class SummaryItem(ThinkingItem):
+class SummaryOutput(ThinkingOutput):
     """Shown where its summary would be: several clients show nothing else."""
 
     delta_start = _start("reasoning_summary_text")
     part_index = "summary_index"
 
-    def opening(self) -> Iterable[Event]:
+    def opening(self) -> Iterable[ItemEvent]:
         yield "reasoning_summary_part.added", {"part": self._part()}
 
-    def closing(self) -> Iterable[Event]:
+    def closing(self) -> Iterable[ItemEvent]:
         yield "reasoning_summary_text.done", {"text": self.text}
         yield "reasoning_summary_part.done", {"part": self._part()}
 
@@ -141,30 +146,30 @@ class SummaryItem(ThinkingItem):
         return {"type": "summary_text", "text": self.text}
 
 
-class HiddenItem(ThinkingItem):
+class HiddenOutput(ThinkingOutput):
     """Not shown."""
 
     delta_start = b""
     part_index = None
 
-    def opening(self) -> Iterable[Event]:
+    def opening(self) -> Iterable[ItemEvent]:
         return ()
 
-    def closing(self) -> Iterable[Event]:
+    def closing(self) -> Iterable[ItemEvent]:
         return ()
 
     def _shown(self) -> Json:
         return {"summary": []}
 
 
-THINKING: dict[Channel, type[ThinkingItem]] = {
-    "text": ThinkingItem,
-    "summary": SummaryItem,
-    "hidden": HiddenItem,
+THINKING: dict[Channel, type[ThinkingOutput]] = {
+    "text": ThinkingOutput,
+    "summary": SummaryOutput,
+    "hidden": HiddenOutput,
 }
 
 
-class CallItem(OutputItem):
+class CallOutput(OutputItem):
     """A call of a function."""
 
     delta_start = _start("function_call_arguments")
@@ -178,7 +183,7 @@ class CallItem(OutputItem):
         namespace, self._name = owner
         self._namespace = {} if namespace is None else {"namespace": namespace}
 
-    def closing(self) -> Iterable[Event]:
+    def closing(self) -> Iterable[ItemEvent]:
         yield "function_call_arguments.done", {"name": self._name, "arguments": self.text}
 
     def json(self, status: str) -> Json:
@@ -193,12 +198,12 @@ class CallItem(OutputItem):
         }
 
 
-class CustomCallItem(CallItem):
+class CustomCallOutput(CallOutput):
     """A call of a tool that takes one text."""
 
     delta_start = _start("custom_tool_call_input")
     kind = "custom_tool_call"
     key = "input"
 
-    def closing(self) -> Iterable[Event]:
+    def closing(self) -> Iterable[ItemEvent]:
         yield "custom_tool_call_input.done", {"input": self.text}

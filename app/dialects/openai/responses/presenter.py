@@ -9,24 +9,25 @@ A whole answer goes the same way, without frames: both have the same items with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import assert_never
 
 import orjson
 
+from app.dialects.contract import in_one_line
 from app.dialects.json_array import encoded
 from app.dialects.openai.frames import logprob_json
 from app.dialects.openai.responses.output_items import (
     THINKING,
-    CallItem,
+    CallOutput,
     Channel,
-    CustomCallItem,
-    MessageItem,
+    CustomCallOutput,
+    MessageOutput,
     OutputItem,
-    ThinkingItem,
+    ThinkingOutput,
 )
 from app.dialects.openai.responses.response import Bytes, ResponseObject
-from app.dialects.openai.responses.toolbox import Toolbox
 from app.errors import ServeError
 from app.events import (
     Event,
@@ -44,6 +45,8 @@ from app.events import (
 )
 from app.types import Json
 
+_BEATS_S = 60.0
+
 
 class ResponsePresenter:
     """Renders one response."""
@@ -52,15 +55,16 @@ class ResponsePresenter:
         self,
         response: ResponseObject,
         *,
-        tools: Toolbox,
+        owners: Mapping[str, tuple[str | None, str]],
         channel: Channel,
         seal: Callable[[str], str] | None,
         scores: bool,
         stream: bool,
     ) -> None:
-        """`seal`: as in `ThinkingItem`. `scores`: texts carry their log-probabilities."""
+        """`owners`: of `Toolbox`. `seal`: as in `ThinkingOutput`. `scores`: texts carry their
+        log-probabilities."""
         self._response = response
-        self._tools = tools
+        self._owners = owners
         self._channel = channel
         self._seal = seal
         self._wants_scores = scores
@@ -74,6 +78,8 @@ class ResponsePresenter:
         self._scored: list[ScoredToken] = []
         """Tokens whose text comes with the next delta."""
         self._finished: Finished | None = None
+        self._beat_at = time.monotonic()
+        """When a heartbeat was an event."""
         self.final: bytes | None = None
         """The response, once it has ended."""
 
@@ -84,7 +90,7 @@ class ResponsePresenter:
         match event:
             case TextDelta(text):
                 before, item = b"", self._open
-                if type(item) is not MessageItem:
+                if type(item) is not MessageOutput:
                     before, item = self._message()
                 item.pieces.append(text)
                 if self._scored:
@@ -105,7 +111,7 @@ class ResponsePresenter:
             case ToolCallStarted():
                 return self._call(event)
             case ToolCallDelta(_, arguments):
-                assert self._open is not None
+                assert isinstance(self._open, CallOutput)
                 self._scored.clear()
                 return self._delta(self._open, arguments)
             case Scored(tokens, of_prompt=of_prompt):
@@ -124,14 +130,19 @@ class ResponsePresenter:
                 assert_never(event)
 
     def heartbeat(self) -> bytes:
-        """What keeps clients waiting: Codex counts events, and no comments. A client's picture of
-        the response is replaced by it, so that it has all of the output."""
+        """What keeps clients waiting: a comment, and each minute an event, since Codex counts no
+        comments. A client's picture of the response is replaced by it: it has all of the output."""
+        now = time.monotonic()
         if not self._begun:
+            self._beat_at = now
             return self._begin()
+        if now - self._beat_at < _BEATS_S:
+            return b": keep-alive\n\n"
+        self._beat_at = now
         output = list(self._closed)
         if self._open is not None:
             output.append(encoded(self._open.json("in_progress")))
-        return self._about("in_progress", output)
+        return self._lifecycle("in_progress", output)
 
     def fail(self, error: ServeError) -> bytes:
         """The end of a stream that failed, with the items that were complete."""
@@ -145,17 +156,17 @@ class ResponsePresenter:
         if self._begun:
             return b""
         self._begun = True
-        return self._about("created", ()) + self._about("in_progress", ())
+        return self._lifecycle("created", ()) + self._lifecycle("in_progress", ())
 
-    def _message(self) -> tuple[bytes, MessageItem]:
+    def _message(self) -> tuple[bytes, MessageOutput]:
         frames = self._close()
-        item = MessageItem(self._id("msg"), len(self._closed))
+        item = MessageOutput(self._id("msg"), len(self._closed))
         return frames + self._opened(item), item
 
     def _think(self, text: str) -> bytes:
         frames, item = b"", self._open
         self._scored.clear()
-        if not isinstance(item, ThinkingItem):
+        if not isinstance(item, ThinkingOutput):
             frames = self._close()
             kind = THINKING[self._channel]
             item = kind(self._id("rs"), len(self._closed), self._seal)
@@ -165,8 +176,8 @@ class ResponsePresenter:
     def _call(self, call: ToolCallStarted) -> bytes:
         self._scored.clear()
         frames = self._close()
-        prefix, kind = ("ctc", CustomCallItem) if call.freeform else ("fc", CallItem)
-        owner = self._tools.owner(call.name)
+        prefix, kind = ("ctc", CustomCallOutput) if call.freeform else ("fc", CallOutput)
+        owner = self._owners.get(call.name, (None, call.name))
         return frames + self._opened(kind(self._id(prefix), len(self._closed), call.id, owner))
 
     def _opened(self, item: OutputItem) -> bytes:
@@ -179,9 +190,10 @@ class ResponsePresenter:
         item, self._open = self._open, None
         if item is None:
             return b""
-        if isinstance(item, MessageItem):
-            self._keep_scores(item)
-        frames = self._of(item, item.closing())
+        frames = b""
+        if isinstance(item, MessageOutput) and self._scored:
+            frames = self._scored_delta(item, "")  # tokens that have no text
+        frames += self._of(item, item.closing())
         json = encoded(item.json(status))
         place = {"output_index": len(self._closed), "item": orjson.Fragment(json)}
         self._closed.append(json)
@@ -192,7 +204,7 @@ class ResponsePresenter:
         frames = b""
         if self._open is None and not self._closed:
             frames, _ = self._message()  # clients expect some item
-        if isinstance(self._open, CallItem):
+        if isinstance(self._open, CallOutput):
             # Codex runs every call that is done, whatever its status: one that was cut off is not.
             return frames if finished.cut_call else frames + self._close()
         return frames + self._close("incomplete" if finished.reason == "length" else "completed")
@@ -202,7 +214,7 @@ class ResponsePresenter:
         output = list(self._closed)
         if self._open is not None:
             output.append(encoded(self._open.json("incomplete")))
-        cut = self._finished.reason == "length"
+        cut = self._finished.reason == "length" or self._finished.cut_call
         status = "incomplete" if cut else "completed"
         self.final = self._response.render(
             status, output, usage=usage, incomplete="max_output_tokens" if cut else None
@@ -215,13 +227,13 @@ class ResponsePresenter:
 
     # -- log-probabilities -----------------------------------------------------------------------
 
-    def _keep_scores(self, item: MessageItem) -> list[orjson.Fragment]:
+    def _keep_scores(self, item: MessageOutput) -> list[orjson.Fragment]:
         scores = [logprob_json(token) for token in self._scored]
         self._scored.clear()
         item.scores.extend(scores)
         return scores
 
-    def _scored_delta(self, item: MessageItem, text: str) -> bytes:
+    def _scored_delta(self, item: MessageOutput, text: str) -> bytes:
         delta = {"delta": text, "logprobs": self._keep_scores(item)}
         return self._of(item, [("output_text.delta", delta)])
 
@@ -230,11 +242,12 @@ class ResponsePresenter:
     def _frame(self, kind: str, fields: Json) -> bytes:
         if not self._stream:
             return b""
-        event = encoded({"type": f"response.{kind}", "sequence_number": self._no, **fields})
+        fields = {"type": f"response.{kind}", "sequence_number": self._no, **fields}
+        event = in_one_line(encoded(fields))
         self._no += 1
         return b"event: response.%b\ndata: %b\n\n" % (kind.encode(), event)
 
-    def _about(self, kind: str, output: Sequence[Bytes]) -> bytes:
+    def _lifecycle(self, kind: str, output: Sequence[Bytes]) -> bytes:
         if not self._stream:
             return b""
         response = self._response.render("in_progress", output)

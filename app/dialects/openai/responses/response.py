@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from app.dialects.openai.responses.body import ResponsesBody
-from app.errors import ServeError
+from app.errors import ContextLengthExceeded, RequestAborted, ServeError
 from app.events import Usage
 from app.types import Json
 
@@ -59,8 +59,9 @@ def constant(body: ResponsesBody, *, model: str, tools: Sequence[Json], defaults
         "effort": reasoning.effort if reasoning else None,
         "summary": (reasoning.summary or reasoning.generate_summary) if reasoning else None,
     }
-    if reasoning and reasoning.context is not None:
-        asked["context"] = reasoning.context
+    for name in ("context", "mode"):
+        if (value := getattr(reasoning, name, None)) is not None:
+            asked[name] = value
     return {
         "model": model,
         "background": False,
@@ -72,6 +73,7 @@ def constant(body: ResponsesBody, *, model: str, tools: Sequence[Json], defaults
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": None,
         "prompt_cache_key": body.prompt_cache_key,
+        "prompt_cache_retention": body.prompt_cache_retention,
         "reasoning": asked,
         "safety_identifier": body.safety_identifier,
         "service_tier": "default",
@@ -99,14 +101,15 @@ def usage_json(usage: Usage) -> Json:
     }
 
 
-_NOT_AGAIN = ("request_aborted", "context_length_exceeded")
-
-
 def error_json(error: ServeError) -> Json:
     """An error after the answer has begun. Codex, the SDKs and the AI SDK ask again by its code:
     all but a few, which they take for the request's own fault."""
-    again = error.status >= 500 and error.code not in _NOT_AGAIN
-    code = "server_error" if again else "invalid_prompt"
+    if isinstance(error, ContextLengthExceeded):
+        code = error.code
+    elif error.status < 500 or isinstance(error, RequestAborted):
+        code = "invalid_prompt"
+    else:
+        code = "server_error"
     return {"code": code, "message": error.message, "type": error.type, "param": error.param}
 
 

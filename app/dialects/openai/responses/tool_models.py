@@ -53,7 +53,8 @@ class CustomFormat(Body):
     @model_validator(mode="after")
     def _complete(self) -> CustomFormat:
         if self.type == "grammar" and (self.syntax is None or self.definition is None):
-            raise PydanticCustomError("missing", "", {"field": "definition"})
+            field = "syntax" if self.syntax is None else "definition"
+            raise PydanticCustomError("missing", "", {"field": field})
         return self
 
 
@@ -107,10 +108,10 @@ class HostedTool(Body):
                     "unsupported_parameter",
                     "This server has no tools of its own: only 'function', 'custom' and "
                     "'namespace' tools can be called.",
+                    {"field": "type"},
                 )
-            raise PydanticCustomError(
-                "literal_error", "", {"expected": "'function', 'custom' or 'namespace'"}
-            )
+            expected = "'function', 'custom' or 'namespace'"
+            raise PydanticCustomError("literal_error", "", {"expected": expected, "field": "type"})
         return data
 
     @property

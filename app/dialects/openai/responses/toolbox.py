@@ -7,7 +7,7 @@ apart again: Codex knows a tool by both. The names are looked up, never split: e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from app.dialects import tool_use
@@ -22,6 +22,7 @@ from app.dialects.openai.responses.tool_models import (
     Namespace,
 )
 from app.errors import InvalidRequest, too_many
+from app.grammars.bounds import check_schema
 from app.settings.bounds import Bounds
 from app.types import Json, Tool, ToolUse
 
@@ -31,47 +32,64 @@ _LONGEST = 128
 class Toolbox:
     """All tools of one request."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
         self._definitions: list[tuple[FunctionTool | CustomTool, str, str]] = []
         """Each with the name that the model sees, and its request field."""
         self._shown: dict[tuple[str | None, str], str] = {}
         """(namespace, name) -> the name that the model sees."""
-        self._owners: dict[str, tuple[str | None, str]] = {}
+        self.owners: dict[str, tuple[str | None, str]] = {}
+        """The name that the model sees -> (namespace, name) of a call in an answer."""
         self.echo: list[Json] = []
+        """The request's tools, as a response repeats them."""
 
     def add(self, tools: Sequence[AnyTool], param: str) -> None:
         """`param`: the request field that lists them. Raises InvalidRequest for a doubled name."""
+        for tool, namespace, place in self._members(tools, param):
+            if (namespace, tool.name) in self._shown:
+                raise InvalidRequest(
+                    f"Invalid value for '{place}': the name '{tool.name}' is used twice.",
+                    param=place,
+                )
+            self._add(tool, namespace, place)
+        for no, listed in enumerate(tools):
+            if isinstance(listed, HostedTool):
+                check_schema(listed.echo, self._bounds.grammar, param=f"{param}[{no}]")
+            self.echo.append(listed.echo)
+
+    def add_more(self, tools: Sequence[AnyTool], param: str) -> None:
+        """Tools that an item of the conversation lists, which may have been listed before."""
+        for tool, namespace, place in self._members(tools, param):
+            if (namespace, tool.name) not in self._shown:
+                self._add(tool, namespace, place)
+
+    def _members(
+        self, tools: Sequence[AnyTool], param: str
+    ) -> Iterator[tuple[FunctionTool | CustomTool, str | None, str]]:
+        """Each tool that the model may see, its namespace and its request field."""
         for no, tool in enumerate(tools):
-            place = f"{param}[{no}]"
-            self.echo.append(tool.echo)
             match tool:
                 case Namespace(name=namespace, tools=members):
                     for member_no, member in enumerate(members):
-                        self._add(member, namespace, f"{place}.tools[{member_no}]")
+                        yield member, namespace, f"{param}[{no}].tools[{member_no}]"
                 case HostedTool():
                     pass
                 case _:
-                    self._add(tool, None, place)
+                    yield tool, None, f"{param}[{no}]"
 
     def _add(self, tool: FunctionTool | CustomTool, namespace: str | None, param: str) -> None:
-        owner = (namespace, tool.name)
-        if owner in self._shown:
-            raise InvalidRequest(
-                f"Invalid value for '{param}': the name '{tool.name}' is used twice.", param=param
-            )
+        if len(self._definitions) >= self._bounds.max_tools:
+            raise too_many("tools", self._bounds.max_tools)
         shown = self._free(tool.name if namespace is None else f"{namespace}__{tool.name}")
-        self._shown[owner] = shown
-        self._owners[shown] = owner
+        self._shown[namespace, tool.name] = shown
+        self.owners[shown] = (namespace, tool.name)
         self._definitions.append((tool, shown, param))
 
     def _free(self, name: str) -> str:
-        if len(name) > _LONGEST:
-            digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-            name = f"{name[: _LONGEST - 13]}_{digest}"
-        free, no = name, 1
-        while free in self._owners:
+        free, no = _short(name), 1
+        while free in self.owners:
             no += 1
-            free = f"{name}_{no}"
+            free = _short(f"{name}_{no}")
         return free
 
     def shown(self, namespace: str | None, name: str) -> str:
@@ -80,15 +98,10 @@ class Toolbox:
             return shown
         return name if namespace is None else f"{namespace}__{name}"
 
-    def owner(self, shown: str) -> tuple[str | None, str]:
-        """(namespace, name) of a call in an answer."""
-        return self._owners.get(shown, (None, shown))
-
     def use(
         self,
         choice: str | Chosen | AllowedTools | None,
         parallel: bool | None,
-        bounds: Bounds,
         *,
         formatted: bool,
     ) -> ToolUse | None:
@@ -96,12 +109,10 @@ class Toolbox:
 
         `formatted`: a grammar constrains the answer, and so the calls.
         """
-        if len(self._definitions) > bounds.max_tools:
-            raise too_many("tools", bounds.max_tools)
         compiled = formatted or choice not in (None, "none", "auto")
-        tools = [_tool(*each, bounds=bounds, compiled=compiled) for each in self._definitions]
+        tools = [_tool(*each, bounds=self._bounds, compiled=compiled) for each in self._definitions]
         allowed, required, named = self._allowed(choice, [tool.name for tool in tools])
-        if choice == "none" or not (tools or required):
+        if choice == "none" or not (allowed or required):
             return None
         if not allowed:
             raise InvalidRequest(
@@ -138,6 +149,13 @@ class Toolbox:
         raise InvalidRequest(
             f"Invalid value for '{param}': there is no tool of that name in 'tools'.", param=param
         )
+
+
+def _short(name: str) -> str:
+    if len(name) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name[: _LONGEST - 13]}_{digest}"
 
 
 def _tool(

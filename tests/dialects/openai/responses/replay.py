@@ -7,6 +7,12 @@ from typing import Any
 import orjson
 
 Json = dict[str, Any]
+_KINDS = {
+    "message": "output_text",
+    "reasoning": "reasoning_",
+    "function_call": "function_call_arguments",
+    "custom_tool_call": "custom_tool_call_input",
+}
 ENDS = ("response.completed", "response.incomplete", "response.failed")
 _DELTAS = {
     "response.output_text.delta": "text",
@@ -38,6 +44,7 @@ class Replay:
         self._open: Json | None = None
         self._parts: list[Json] = []
         self._collected = ""
+        self._ended: list[str] = []
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert events[0]["type"] == "response.created"
         self._id = events[0]["response"]["id"]
@@ -87,8 +94,9 @@ class Replay:
             for same in ("id", "type", "call_id", "name", "namespace", "role"):
                 assert done.get(same) == item.get(same)
             assert done["status"] in ("completed", "incomplete")
+            self._check_done(done)
             self.output.append(done)
-            self._open, self._collected = None, ""
+            self._open, self._collected, self._ended = None, "", []
             return
         assert event["item_id"] == item["id"]
         index = event.get("summary_index", event.get("content_index"))
@@ -101,8 +109,20 @@ class Replay:
                 assert len(self._parts) == 1, "a delta of a part that was not added"
                 assert index == 0
             self._collected += event["delta"]
+            assert kind.split(".")[1].startswith(_KINDS[item["type"]])
         elif kind.endswith("part.done"):
             assert event["part"]["text"] == self._collected
+            self._ended.append("part")
         else:
+            self._ended.append("text")
             value = next(event[key] for key in ("text", "arguments", "input") if key in event)
             assert value == self._collected, "the deltas are all of it"
+
+    def _check_done(self, done: Json) -> None:
+        parts = done.get("content") or done.get("summary") or []
+        text = "".join(part["text"] for part in parts)
+        whole = done.get("arguments", done.get("input", text))
+        assert whole == self._collected, "what is done is what came"
+        hidden = done["type"] == "reasoning" and not parts
+        ends = {"message": ["text", "part"], "reasoning": ["text", "part"]}
+        assert self._ended == ([] if hidden else ends.get(done["type"], ["text"]))

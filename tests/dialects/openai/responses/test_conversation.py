@@ -10,12 +10,16 @@ from app.dialects.openai.responses import conversation
 from app.dialects.openai.responses.body import PromptFields
 from app.dialects.openai.responses.toolbox import Toolbox
 from app.errors import InvalidRequest
+from app.settings.bounds import Bounds
 from app.types import Message, Text, ToolCall
+from tests.support.serving import settings
+
+BOUNDS = Bounds.of(settings())
 
 
 def messages(*items: dict[str, Any], **options: Any) -> list[Message]:
     body = PromptFields.model_validate({"input": list(items)})
-    options = {"instructions": None, "tools": Toolbox(), "unseal": lambda _: None} | options
+    options = {"instructions": None, "tools": Toolbox(BOUNDS), "unseal": lambda _: None} | options
     return conversation.messages(body.input, **options)  # type: ignore[arg-type]
 
 
@@ -162,3 +166,38 @@ def test_what_hosted_tools_left_in_a_history_is_passed_over() -> None:
         {"type": "mcp_list_tools"},
     ]
     assert messages(user("x"), *left, user("y")) == [of("user", "x"), of("user", "y")]
+
+
+def test_a_result_may_name_the_item_of_its_call() -> None:
+    made = messages(
+        user("x"), call("b"),
+        {"type": "local_shell_call", "id": "lsh_1", "call_id": "a", "action": {}},
+        {"type": "local_shell_call_output", "id": "lsh_1", "output": "shell"},
+        result("b", "B"),
+    )  # fmt: skip
+    told = {message.tool_call_id: message.parts[0].text for message in made[2:]}
+    assert told == {"a": "shell", "b": "B"}
+
+
+def test_a_call_that_another_server_has_answered_keeps_its_result() -> None:
+    item = {"type": "mcp_call", "id": "mcp_1", "name": "f", "arguments": "{}", "output": "42"}
+    assert messages(user("x"), item)[-1] == of("tool", "42", tool_call_id="mcp_1")
+
+
+def test_a_call_that_was_cut_off_is_left_out_when_it_comes_back() -> None:
+    cut = call("1", arguments='{"a') | {"status": "incomplete"}
+    assert messages(user("x"), cut, user("y")) == [of("user", "x"), of("user", "y")]
+    assert len(messages(user("x"), cut, result("1"))) == 3
+
+
+def test_thinking_between_two_results_is_kept() -> None:
+    said = {"role": "assistant", "content": "so"}
+    made = messages(
+        user("x"), call("1"), call("2"), result("1"), thinking("mid"), result("2"), said
+    )
+    assert made[-1] == of("assistant", "so", reasoning="mid")
+
+
+def test_an_absent_type_and_content_are_taken() -> None:
+    assert messages({"type": None, "role": "user", "content": "x"}) == [of("user", "x")]
+    assert messages(user("x"), {"role": "assistant", "content": None}) == [of("user", "x")]

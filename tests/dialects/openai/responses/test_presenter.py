@@ -14,11 +14,11 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from app.dialects.openai.responses import presenter as presenter_module
 from app.dialects.openai.responses.body import ResponsesBody
 from app.dialects.openai.responses.output_items import Channel
 from app.dialects.openai.responses.presenter import ResponsePresenter
 from app.dialects.openai.responses.response import ResponseObject, constant
-from app.dialects.openai.responses.toolbox import Toolbox
 from app.dialects.sealing import Seal
 from app.errors import EngineDied, InternalError, RequestAborted
 from app.events import (
@@ -44,10 +44,9 @@ SEAL = Seal(["a secret"])
 def presenter(
     *, stream: bool, channel: Channel = "text", seal: bool = False, scores: bool = False
 ) -> ResponsePresenter:
-    tools = Toolbox()
     return ResponsePresenter(
         ResponseObject("resp_" + "0" * 32, constant(BODY, model="m", tools=[], defaults={})),
-        tools=tools,
+        owners={},
         channel=channel,
         seal=(lambda text: f"sealed {len(text)}") if seal else None,
         scores=scores,
@@ -187,7 +186,8 @@ def test_scores_of_texts_come_with_their_deltas_and_are_all_there_at_the_end() -
     stream = streamed(events, scores=True)
     deltas = [event for event in stream if event["type"] == "response.output_text.delta"]
     tokens = [[each["token"] for each in event["logprobs"]] for event in deltas]
-    assert tokens == [["a", "b"], ["c"]]
+    assert tokens == [["a", "b"], ["c"], ["</s>"]]
+    assert [event["delta"] for event in deltas] == ["ab", "c", ""]
     message = stream[-1]["response"]["output"][1]
     scores = message["content"][0]["logprobs"]
     assert [each["token"] for each in scores] == ["a", "b", "c", "</s>"]
@@ -221,7 +221,13 @@ def test_a_failure_before_the_first_token_is_created_and_failed(
     assert events[-1]["response"]["error"]["code"] == code
 
 
-def test_heartbeats_are_events_that_have_all_of_the_output_so_far() -> None:
+def test_heartbeats_are_comments_and_each_minute_an_event_with_all_of_the_output_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = presenter(stream=True)
+    one.heartbeat()
+    assert one.heartbeat() == b": keep-alive\n\n"
+    monkeypatch.setattr(presenter_module, "_BEATS_S", 0.0)
     one = presenter(stream=True)
     frames = one.heartbeat() + one.heartbeat()
     for event in [*THINKING, TextDelta("a", 0)]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
+from app.dialects.openai.responses import presenter
 from app.errors import EngineDied, InvalidRequest
 from tests.dialects.openai.responses.replay import Replay, events_of
 from tests.support.scripted import ScriptedEngine
@@ -65,6 +66,7 @@ async def test_a_whole_answer_has_every_key_and_repeats_its_request() -> None:
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "prompt_cache_key": "k",
+        "prompt_cache_retention": None,
         "reasoning": {"effort": "low", "summary": "auto"},
         "safety_identifier": None,
         "service_tier": "default",
@@ -100,7 +102,10 @@ async def test_the_openai_client_gets_the_same_streamed_and_whole() -> None:
     assert "[DONE]" not in raw.text
 
 
-async def test_a_stream_that_waits_begins_with_created_and_goes_on_with_in_progress() -> None:
+async def test_a_stream_that_waits_begins_with_created_and_goes_on_with_in_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(presenter, "_BEATS_S", 0.0)
     engine = ScriptedEngine("x", asyncio.Event())
     async with serve(engine, HEARTBEAT_INTERVAL="0.05") as running:
         body = {"model": "default", "input": "hi", "stream": True}
@@ -110,10 +115,12 @@ async def test_a_stream_that_waits_begins_with_created_and_goes_on_with_in_progr
                 text += piece
                 if text.count("response.in_progress") >= 6:
                     break
-    kinds = [event["type"] for event in events_of(text[: text.rindex("\n\n") + 2])]
+    events = events_of(text[: text.rindex("\n\n") + 2])
+    kinds = [event["type"] for event in events]
     assert kinds[0] == "response.created"
     assert kinds.count("response.created") == 1
     assert kinds[-1] == "response.in_progress"
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
 async def test_a_failure_in_a_stream_is_the_last_event() -> None:
@@ -161,8 +168,16 @@ async def test_a_failure_after_a_heartbeat_and_before_the_first_token_is_created
         ({"messages": []}, "messages", "unsupported_parameter"),
         ({"n": 2}, "n", "unsupported_parameter"),
         ({"response_format": {"type": "text"}}, "response_format", "unsupported_parameter"),
-        ({"tools": [{"type": "file_search"}]}, "tools[0]", "unsupported_parameter"),
-        ({"tools": [{"type": "magic"}]}, "tools[0]", "invalid_value"),
+        ({"tools": [{"type": "file_search"}]}, "tools[0].type", "unsupported_parameter"),
+        ({"tools": [{"type": "magic"}]}, "tools[0].type", "invalid_value"),
+        ({"tools": [{"type": "custom", "name": "x", "format": {"type": "grammar"}}]},
+         "tools[0].format.syntax", "missing_required_parameter"),
+        ({"input": [{"type": "compaction", "encrypted_content": "x"}]},
+         "input[0].encrypted_content", "invalid_encrypted_content"),
+        ({"prompt_cache_options": {"prewarm": True}}, "prompt_cache_options.prewarm",
+         "unsupported_parameter"),
+        ({"text": {"format": {"type": "json_object"}}, "json_schema": {}}, "json_schema",
+         "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice", "unsupported_parameter"),
         ({"include": ["everything"]}, "include[0]", "invalid_value"),

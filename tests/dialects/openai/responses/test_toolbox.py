@@ -27,9 +27,9 @@ def namespace(name: str, *tools: dict[str, Any]) -> dict[str, Any]:
 def box(tools: list[dict[str, Any]], choice: Any = None) -> tuple[Toolbox, ToolUse | None]:
     fields = {"model": "m", "input": "x", "tools": tools, "tool_choice": choice}
     body = ResponsesBody.model_validate(fields)
-    tools_box = Toolbox()
+    tools_box = Toolbox(BOUNDS)
     tools_box.add(body.tools or (), "tools")
-    use = tools_box.use(body.tool_choice, body.parallel_tool_calls, BOUNDS, formatted=False)
+    use = tools_box.use(body.tool_choice, body.parallel_tool_calls, formatted=False)
     return tools_box, use
 
 
@@ -37,8 +37,8 @@ def test_a_namespaces_tools_are_shown_under_both_names_and_answered_apart() -> N
     tools, use = box([function("look"), namespace("mcp__wx", function("get_weather"))])
     assert use is not None
     assert use.allowed == ("look", "mcp__wx__get_weather")
-    assert tools.owner("mcp__wx__get_weather") == ("mcp__wx", "get_weather")
-    assert tools.owner("look") == (None, "look")
+    assert tools.owners["mcp__wx__get_weather"] == ("mcp__wx", "get_weather")
+    assert tools.owners["look"] == (None, "look")
     assert tools.shown("mcp__wx", "get_weather") == "mcp__wx__get_weather"
 
 
@@ -48,7 +48,7 @@ def test_names_that_would_be_the_same_are_kept_apart() -> None:
     )
     assert use is not None
     assert len(set(use.allowed)) == 3
-    assert {tools.owner(name) for name in use.allowed} == {
+    assert {tools.owners[name] for name in use.allowed} == {
         (None, "a__b"), ("a", "b"), ("a_", "_b"),
     }  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_a_name_that_would_be_too_long_is_shortened_and_still_found() -> None:
     tools, use = box([namespace("n" * 100, function("f" * 100), function("f" * 99))])
     assert use is not None
     assert all(len(name) <= 128 for name in use.allowed)
-    assert [tools.owner(name)[1] for name in use.allowed] == ["f" * 100, "f" * 99]
+    assert [tools.owners[name][1] for name in use.allowed] == ["f" * 100, "f" * 99]
 
 
 def test_the_same_name_twice_is_refused() -> None:
@@ -112,3 +112,35 @@ def test_a_choice_of_an_unknown_tool_is_refused() -> None:
         with pytest.raises(InvalidRequest, match="no tool of that name") as refused:
             box([function("a")], choice)
         assert refused.value.param == "tool_choice"
+
+
+def test_tools_that_items_list_again_are_taken_once_and_not_repeated() -> None:
+    tools = Toolbox(BOUNDS)
+    body = ResponsesBody.model_validate(
+        {"model": "m", "input": "x", "tools": [function("a"), function("b")]}
+    )
+    assert body.tools is not None
+    tools.add(body.tools[:1], "tools")
+    tools.add_more(body.tools, "input[0].tools")
+    tools.add_more(body.tools, "input[1].tools")
+    use = tools.use(None, None, formatted=False)
+    assert use is not None
+    assert use.allowed == ("a", "b")
+    assert [tool["name"] for tool in tools.echo] == ["a"]
+
+
+def test_there_are_as_many_tools_as_the_operator_allows_wherever_they_stand() -> None:
+    many = [function(f"f{no}") for no in range(BOUNDS.max_tools)]
+    with pytest.raises(InvalidRequest, match="at most") as refused:
+        box([namespace("n", *many), function("one_more")])
+    assert refused.value.param == "tools"
+
+
+def test_a_tool_that_is_only_repeated_is_bounded_in_size() -> None:
+    with pytest.raises(InvalidRequest, match="larger than"):
+        box([{"type": "web_search", "x": "y" * BOUNDS.grammar.max_schema_bytes}])
+
+
+def test_nothing_may_be_called_where_only_openais_own_tools_are_allowed() -> None:
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "web_search"}]}
+    assert box([function("a"), {"type": "web_search"}], choice)[1] is None
