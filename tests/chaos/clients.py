@@ -91,6 +91,7 @@ class Clients:
             outcome = "hung"
         except httpx.TransportError:  # the server is gone, or was killed
             outcome = "no connection"
+            await asyncio.sleep(0.5)
         except Exception as error:
             self._report.wrong.append(f"{kind}: {error!r}"[:500])
             outcome = "wrong"

@@ -28,7 +28,8 @@ from tests.chaos.clients import Clients, Report
 from tests.live.conftest import LiveServer
 from tests.support.machine import allowed
 
-STALL_S = 10
+STALL_S = 30
+"""One step of the demo model may take ten: the prompts of all clients are read at once."""
 BOUND_S = 120
 """A request that takes longer has hung: of the clients none has much to generate."""
 
@@ -114,11 +115,20 @@ async def _round(
         environment["TMPDIR"] = str(mounted)
     server = LiveServer(folder, model=model, unread=fault.unread_log, **environment)
     try:
-        return await _endured(server, fault, report, chance)
+        wrong = await _endured(server, fault, report, chance)
+        return None if wrong is None else f"{wrong}; {_last_words(server)}"
     finally:
         await asyncio.to_thread(server.stop)
         if fault.small_disk:
             os.system(f"umount {mounted}")
+
+
+def _last_words(server: LiveServer) -> str:
+    """The server's last lines that are not about requests."""
+    path = server.folder / "serve_hathora.log"
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    told = [line for line in lines if '"level":"info"' not in line or '"phase"' in line]
+    return f"code {server.process.poll()}; " + "\n".join(line[:600] for line in told[-6:])
 
 
 async def _endured(
@@ -129,11 +139,11 @@ async def _endured(
     clients = Clients(server.url, report, chance, bound_s=allowed(BOUND_S))
     clients.begin(each=3, hostile_per_s=20)
     try:
-        if not await _served(clients, more=10):
+        if not await _served(server, clients, more=10):
             return "no request was served before the fault"
         fault.does(server)
         if fault.ends is None:
-            if not await _served(clients, more=10):
+            if not await _served(server, clients, more=10):
                 return "no request was served after the fault"
             server.process.terminate()
             wanted, within_s = 0, 90.0
@@ -149,10 +159,12 @@ async def _endured(
     return f"these were left: {left}" if left else None
 
 
-async def _served(clients: Clients, *, more: int) -> bool:
-    """Wait until the server has answered so many more."""
+async def _served(server: LiveServer, clients: Clients, *, more: int) -> bool:
+    """Wait until the server has answered so many more, or has ended."""
     wanted, until = clients.served + more, time.monotonic() + allowed(BOUND_S)
-    while clients.served < wanted and time.monotonic() < until:  # noqa: ASYNC110
+    while clients.served < wanted and time.monotonic() < until:
+        if server.process.poll() is not None:
+            break
         await asyncio.sleep(0.1)
     return clients.served >= wanted
 
