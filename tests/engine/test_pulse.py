@@ -25,7 +25,12 @@ IDLE = "import time; time.sleep(600)"
 def _pulse(reader: Any = None, silent_s: float = 0.0, *, on_cpu: bool = True) -> Pulse:
     reader = reader or SimpleNamespace(read_all=list)
     manager = SimpleNamespace(load_snapshot_reader=reader)
-    return Pulse(manager, os.getpid(), lambda: silent_s, on_cpu=on_cpu)
+    return Pulse(
+        manager, os.getpid(), lambda: silent_s, lambda: HEARD.at, longest=4096, on_cpu=on_cpu
+    )
+
+
+HEARD = SimpleNamespace(at=0.0)
 
 
 @pytest.fixture
@@ -57,6 +62,30 @@ async def test_each_chunk_of_a_long_prompt_is_a_sign_of_work(pulse: Pulse) -> No
     pulse.note_snapshots([_load(at=1.0, prefilled=2048)], 10.0)
     pulse.note_snapshots([_load(at=2.0, prefilled=4096)], 40.0)
     assert pulse.worked_at == 40.0
+
+
+async def test_more_than_the_longest_prompt_is_not_read_without_a_word(pulse: Pulse) -> None:
+    """Such as by a scheduler that goes on while its detokenizer hangs."""
+    for no in range(1, 9):
+        pulse.note_snapshots([_load(at=no, prefilled=1024 * no)], 10.0 * no)
+    assert pulse.worked_at == 50.0
+    HEARD.at = 85.0
+    pulse.note_snapshots([_load(at=9, prefilled=1024 * 9)], 90.0)
+    assert pulse.worked_at == 90.0
+    HEARD.at = 0.0
+
+
+async def test_while_a_process_is_stopped_nothing_is_a_sign(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pulses, "_LOOK_S", 0.01)
+    pulse = _pulse(silent_s=100.0)
+    with scheduler(IDLE, "sglang::detokenizer") as stopped:
+        stopped.send_signal(signal.SIGSTOP)
+        await eventually(lambda: pulse.stopped)
+        stopped.send_signal(signal.SIGCONT)
+        await eventually(lambda: not pulse.stopped)
+    pulse.close()
 
 
 async def test_a_step_that_should_have_sent_something_is_none(pulse: Pulse) -> None:

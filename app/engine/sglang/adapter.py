@@ -67,8 +67,14 @@ class SGLangEngine:
         self._excused_s = _EXCUSED_ON_CPU_S if self.info.device == "cpu" else _EXCUSED_S
         # Between nodes the snapshots of the replicas are read only when a request is sent.
         self._one_node = engine.server_args.nnodes == 1
+        args = engine.server_args
         self._pulse = Pulse(
-            self._manager, watch.owner, self.silent_s, on_cpu=self.info.device == "cpu"
+            self._manager,
+            watch.owner,
+            self.silent_s,
+            lambda: self._exchange.heard_at,
+            longest=self.info.context_length + 2 * (args.max_prefill_tokens or 0),
+            on_cpu=self.info.device == "cpu",
         )
         self._take_over()
 
@@ -268,7 +274,8 @@ class SGLangEngine:
         heard_at = max(self._exchange.heard_at, self._profiled_at, min(owed))
         # Work without a word is an excuse for some time: a detokenizer may hang while the scheduler
         # goes on.
-        spoken_at = max(heard_at, min(self._pulse.worked_at, heard_at + self._excused_s))
+        worked_at = 0.0 if self._pulse.stopped else self._pulse.worked_at
+        spoken_at = max(heard_at, min(worked_at, heard_at + self._excused_s))
         if self._one_node and (slowest_at := self._pulse.slowest_at) is not None:
             spoken_at = min(spoken_at, max(slowest_at, min(owed)))
         return max(_HARDLY, now - spoken_at)

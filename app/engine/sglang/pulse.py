@@ -3,12 +3,14 @@
 Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails first when it changes.
 
 a long prompt    each chunk of a prefill is counted in the snapshot that its scheduler shows in
-                 shared memory; but on a slow processor a single chunk takes minutes
+                 shared memory, up to as many tokens as can be read before some prompt is complete;
+                 but on a slow processor a single chunk takes minutes
 processor time   so where the model runs on processors, what the schedulers use of it is a sign,
                  while no snapshot says that a step has ended, which should have sent something;
                  with a GPU it is none: a scheduler that waits for the GPU turns in a circle
 a compiler       of kernels, below a scheduler, and its processor time
 one of several   a replica whose snapshot stands still hangs, though the others speak
+a stop           while a process of the engine is stopped (SIGSTOP), nothing is a sign
 """
 
 from __future__ import annotations
@@ -44,22 +46,36 @@ class Pulse:
     """When the engine last showed that it works, by the monotonic clock."""
 
     def __init__(
-        self, manager: Any, owner: int, silent_s: Callable[[], float], *, on_cpu: bool
+        self,
+        manager: Any,
+        owner: int,
+        silent_s: Callable[[], float],
+        heard_at: Callable[[], float],
+        *,
+        longest: int,
+        on_cpu: bool,
     ) -> None:
         """`manager`: SGLang's TokenizerManager. `owner`: pid of the process that has started the
-        engine. `silent_s`: as in `Engine`. `on_cpu`: the model runs on processors."""
+        engine. `silent_s`: as in `Engine`. `heard_at`: when the engine last sent something.
+        `longest`: tokens of the longest prompt, and of what may be read beside it. `on_cpu`: the
+        model runs on processors."""
         self._reader = manager.load_snapshot_reader
         self._owner = owner
-        self._silent_s = silent_s
+        self._silent_s, self._heard_at = silent_s, heard_at
+        self._longest = longest
         self._on_cpu = on_cpu
         self._snapshots: dict[int, float] = {}
         self._moved_at: dict[int, float] = {}
         self._prefilled: dict[int, int] = {}
+        self._since: dict[int, tuple[float, int]] = {}
+        """Of each replica: when the engine last sent something, and what was read by then."""
         self._times: dict[int, Times] = {}
         self._times_at = 0.0
         self._shown_at: dict[int, float] = {}
         self.worked_at = 0.0
         """When any replica last worked on something that sends no message."""
+        self.stopped = False
+        """A process of the engine is stopped."""
         self._looking = asyncio.create_task(self._look_on(), name="pulse")
 
     @property
@@ -75,8 +91,11 @@ class Pulse:
             await asyncio.sleep(_LOOK_S)
             loads = await read_loads(self._reader)
             self.note_snapshots(loads, time.monotonic())
-            if self._silent_s() > _SILENT_S:
-                self.note_times(await asyncio.to_thread(_times, self._owner), time.monotonic())
+            if self._silent_s() <= _SILENT_S:
+                self.stopped = False
+                continue
+            self.stopped = await asyncio.to_thread(_stopped, self._owner)
+            self.note_times(await asyncio.to_thread(_times, self._owner), time.monotonic())
 
     def note_snapshots(self, loads: Sequence[Any], now: float) -> None:
         """`loads`: of each replica, as its scheduler last showed it."""
@@ -85,8 +104,12 @@ class Pulse:
             if self._snapshots.get(replica) != load.timestamp:
                 self._snapshots[replica] = load.timestamp
                 self._moved_at[replica] = self._shown_at[replica] = now
-            if self._prefilled.get(replica) != load.total_prefill_uncached_tokens:
-                self._prefilled[replica] = load.total_prefill_uncached_tokens
+            read = load.total_prefill_uncached_tokens
+            before, heard_at = self._prefilled.get(replica), self._heard_at()
+            self._prefilled[replica] = read
+            if self._since.get(replica, (None, 0))[0] != heard_at:
+                self._since[replica] = heard_at, read if before is None else before
+            if before != read and read - self._since[replica][1] <= self._longest:
                 self.worked_at = now
 
     def note_times(self, times: dict[int, Times], now: float) -> None:
@@ -115,6 +138,16 @@ async def read_loads(reader: Any) -> Sequence[Any]:
     if hasattr(reader, "poll"):  # a socket, which belongs to one thread
         return list(reader.read_all())
     return list(await asyncio.to_thread(reader.read_all))
+
+
+def _stopped(owner: int) -> bool:
+    with suppress(psutil.Error):
+        for process in psutil.Process(owner).children(recursive=True):
+            with suppress(psutil.Error):
+                title = (process.cmdline() or [""])[0]
+                if title.startswith("sglang::") and process.status() == psutil.STATUS_STOPPED:
+                    return True
+    return False
 
 
 def _times(owner: int) -> dict[int, Times]:
