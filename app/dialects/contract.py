@@ -71,6 +71,12 @@ EVENT_STREAM = (
 """Headers of server-sent events; the last one stops nginx from buffering them."""
 
 
+def keep_alive() -> bytes:
+    """A comment, which clients of server-sent events skip. Without a blank line: some take that for
+    an event without data."""
+    return b": keep-alive\n"
+
+
 class Stream(msgspec.Struct):
     """An answer in pieces, each written at once.
 
@@ -80,9 +86,8 @@ class Stream(msgspec.Struct):
 
     frames: AsyncGenerator[bytes, None]
     fail: Callable[[ServeError], bytes]
-    heartbeat: Callable[[], bytes] = lambda: b": keep-alive\n"
-    """Makes what keeps a silent connection open. A comment is skipped by clients of server-sent
-    events, some of whom do not count it as a sign of life."""
+    heartbeat: Callable[[], bytes] = keep_alive
+    """Makes what keeps a silent connection open."""
     headers: Sequence[tuple[bytes, bytes]] = EVENT_STREAM
 
 
@@ -116,14 +121,14 @@ async def _frames(events: Events, presenter: Presenter) -> AsyncGenerator[bytes,
     async with aclosing(events):
         async for beat in events:
             if frames := b"".join([presenter.feed(event) for event in beat]):
-                yield in_one_line(frames)
+                if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
+                    frames = in_one_line(frames)
+                yield frames
 
 
 def in_one_line(frames: bytes) -> bytes:
     """Escape what Unicode counts as the end of a line, and server-sent events do not: clients that
     cut lines by Unicode's rules (Python's `splitlines`) would lose the frame."""
-    if b"\xe2\x80" not in frames and b"\xc2\x85" not in frames:
-        return frames
     for character, escaped in _LINE_ENDS:
         frames = frames.replace(character, escaped)
     return frames

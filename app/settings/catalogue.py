@@ -563,7 +563,7 @@ class Settings(BaseModel):
         help="Largest `top_logprobs` of a request.",
     )
     max_tools: int = BOUNDS.setting(
-        128, "MAX_TOOLS", ge=1, bounds=("tools",), help="Tools in one request."
+        512, "MAX_TOOLS", ge=1, bounds=("tools",), help="Tools in one request."
     )
     max_schema_bytes: int = BOUNDS.setting(
         64 * 1024,

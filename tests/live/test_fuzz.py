@@ -20,7 +20,7 @@ from tests.live.conftest import LiveServer
 pytestmark = pytest.mark.live
 CASES = int(os.environ.get("FUZZ_CASES", "5000"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
-SHORT = {"max_tokens": 2, "max_completion_tokens": 2, "max_new_tokens": 2}
+SHORT = {"max_tokens": 2, "max_completion_tokens": 2, "max_new_tokens": 2, "max_output_tokens": 2}
 """Upper bounds for these fields, so that valid requests do not take long."""
 
 STRANGE: list[Any] = [
@@ -51,6 +51,8 @@ class Generator:
         # Without it, the answer could go on to the end of the context.
         if "prompt" in example or "messages" in example:
             body["max_tokens"] = body.get("max_tokens") or 2
+        if "input" in example:
+            body["max_output_tokens"] = body.get("max_output_tokens") or 2
         if "text" in example and not isinstance(body.get("sampling_params"), list):
             body["sampling_params"] = body.get("sampling_params") or {"max_new_tokens": 2}
         return _shortened(body)

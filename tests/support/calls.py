@@ -32,6 +32,7 @@ _CASES = {
     "chat, streamed": ("/v1/chat/completions", True),
     "completions, streamed": ("/v1/completions", True),
     "responses, streamed": ("/v1/responses", True),
+    "messages, streamed": ("/v1/messages", True),
     "chat, whole": ("/v1/chat/completions", False),
     "responses, whole": ("/v1/responses", False),
 }
@@ -162,7 +163,7 @@ def _request(path: str, tokens: int, stream: bool) -> bytes:
     prompt = f"{1000:>32}"
     if "responses" in path:
         body["input"] = prompt
-    elif "chat" in path:
+    elif "chat" in path or "messages" in path:
         body["messages"] = [{"role": "user", "content": prompt}]
     else:
         body["prompt"] = prompt

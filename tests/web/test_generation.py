@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
+from app.dialects.contract import Stream
 from app.errors import InvalidRequest, Overloaded
+from app.web.generation import _Writer
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
@@ -101,3 +104,37 @@ async def test_a_failure_after_a_heartbeat_is_a_frame() -> None:
     error, done = sse.frames(answer.text)
     assert error["error"]["message"] == "too late"
     assert done == "[DONE]"
+
+
+async def test_a_heartbeat_that_waits_for_the_client_goes_out_before_what_comes_after_it() -> None:
+    sent: list[bytes] = []
+    reads = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await reads.wait()
+            sent.append(message["body"])
+
+    made = 0
+
+    def numbered() -> bytes:
+        nonlocal made
+        made += 1
+        return b"%d " % made
+
+    writer = _Writer(send, send)
+    writer.begin_stream(Stream(_no_frames(), lambda _: b"", numbered))
+    beat = asyncio.create_task(writer.heartbeat())
+    await asyncio.sleep(0)
+    frames = asyncio.create_task(writer.frame(numbered()))
+    await asyncio.sleep(0)
+    await writer.heartbeat()  # while one waits, there is no other
+    reads.set()
+    await asyncio.gather(beat, frames)
+    await writer.end()
+    assert sent == [b"1 ", b"2 ", b""]
+
+
+async def _no_frames() -> AsyncGenerator[bytes, None]:
+    return
+    yield b""

@@ -229,7 +229,9 @@ async def _frames(events: Events, presenter: ResponsePresenter) -> AsyncGenerato
     async with aclosing(events):
         async for beat in events:
             if frames := b"".join([presenter.feed(event) for event in beat]):
-                yield in_one_line(frames)
+                if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
+                    frames = in_one_line(frames)
+                yield frames
 
 
 _EXAMPLE: Json = {"model": "default", "input": "What is the capital of France?"}

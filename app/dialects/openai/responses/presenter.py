@@ -15,7 +15,7 @@ from typing import assert_never
 
 import orjson
 
-from app.dialects.contract import in_one_line
+from app.dialects.contract import in_one_line, keep_alive
 from app.dialects.json_array import encoded
 from app.dialects.openai.frames import logprob_json
 from app.dialects.openai.responses.output_items import (
@@ -137,7 +137,7 @@ class ResponsePresenter:
             self._beat_at = now
             return self._begin()
         if now - self._beat_at < _BEATS_S:
-            return b": keep-alive\n\n"
+            return keep_alive()
         self._beat_at = now
         output = list(self._closed)
         if self._open is not None:

@@ -26,9 +26,7 @@ _DELTAS = {
 def events_of(frames: str) -> list[Json]:
     events = []
     for block in frames.split("\n\n")[:-1]:
-        if block.startswith(":"):
-            continue
-        kind, data = block.split("\n")
+        kind, data = (line for line in block.split("\n") if not line.startswith(":"))
         event = orjson.loads(data.removeprefix("data: "))
         assert kind == f"event: {event['type']}"
         events.append(event)

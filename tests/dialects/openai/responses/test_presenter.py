@@ -226,7 +226,7 @@ def test_heartbeats_are_comments_and_each_minute_an_event_with_all_of_the_output
 ) -> None:
     one = presenter(stream=True)
     one.heartbeat()
-    assert one.heartbeat() == b": keep-alive\n\n"
+    assert one.heartbeat() == b": keep-alive\n"
     monkeypatch.setattr(presenter_module, "_BEATS_S", 0.0)
     one = presenter(stream=True)
     frames = one.heartbeat() + one.heartbeat()
