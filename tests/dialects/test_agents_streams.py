@@ -110,13 +110,14 @@ def _plain(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("sample", with_known(TOOL_SAMPLES))
 async def test_calls_of_every_format(sample: Sample) -> None:
+    wanted = list(sample.calls)
     for cut in _cuts(sample.text)[::2]:
         response = await _response(*cut, parser=sample.parser, tools=FLAT)
         calls = [each for each in response["output"] if each["type"] == "function_call"]
-        assert [(each["name"], json.loads(each["arguments"])) for each in calls] == list(sample.calls)
+        assert [(each["name"], json.loads(each["arguments"])) for each in calls] == wanted
         message = await _message(*cut, parser=sample.parser, tools=ANTHROPICS)
         blocks = [each for each in message["content"] if each["type"] == "tool_use"]
-        assert [(each["name"], each["input"]) for each in blocks] == list(sample.calls)
+        assert [(each["name"], each["input"]) for each in blocks] == wanted
         assert message["stop_reason"] == ("tool_use" if sample.calls else "end_turn")
 
 
