@@ -43,6 +43,7 @@ ANTHROPIC = ErrorForm(
     status=anthropic.status,
     headers=anthropic.headers,
 )
+_SHARED = ("/v1/models", "/v1/files", "/v1/skills")
 _BY_PREFIX = (("/v1/messages", ANTHROPIC), ("/v1/complete", ANTHROPIC))
 """`/v1/messages` and the paths below it. Every other path, SGLang's and vLLM's included, has
 OpenAI's envelope, which contains theirs."""
@@ -55,8 +56,9 @@ def answer_headers(path: str, request_id: str) -> tuple[tuple[bytes, bytes], ...
     return ((b"request-id", anthropic.header_id(request_id).encode()),)
 
 
-def form_of(path: str) -> ErrorForm:
+def form_of(path: str, *, anthropics: bool = False) -> ErrorForm:
+    """`anthropics`: the client is, which matters where several vendors have the same path."""
     for prefix, form in _BY_PREFIX:
         if path == prefix or path.startswith(prefix + "/"):
             return form
-    return OPENAI
+    return ANTHROPIC if anthropics and path.startswith(_SHARED) else OPENAI

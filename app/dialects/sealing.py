@@ -1,4 +1,4 @@
-"""Thinking that a client keeps for the server, sealed with a key.
+"""Thinking that a client keeps for the server, sealed or signed with a key.
 
 Clients treat what an answer carries as `encrypted_content` as one opaque text, and send it back for
 as long as the conversation lasts, to any server behind a router. Servers that share the keys open

@@ -16,7 +16,6 @@ import msgspec
 from app.types import Message, Text
 
 _SYSTEM = ("system", "developer")
-_MARKS = ("first mark", "second mark", "late mark")
 
 
 class SystemTurns(msgspec.Struct, frozen=True):
@@ -32,18 +31,20 @@ class SystemTurns(msgspec.Struct, frozen=True):
     @classmethod
     def tried(cls, render: Callable[[list[Message]], str | None]) -> SystemTurns:
         """`render`: a conversation as text; None if the template refuses it."""
-        first, second, late = (_said("system", mark) for mark in _MARKS)
-        ask, answer = _said("user", "question"), _said("assistant", "answer")
+        first, second, late = (_said("system", f"system mark {no}") for no in (1, 2, 3))
+        ask, more = _said("user", "user mark 1"), _said("user", "user mark 2")
+        answer = _said("assistant", "assistant mark")
 
         def keeps(*messages: Message) -> bool:
+            """All of them, in their order: some templates move each to the front."""
             text = render(list(messages)) or ""
-            wanted = [each.parts[0].text for each in messages if each.role == "system"]
-            return all(mark in text for mark in wanted)
+            places = [text.find(message.parts[0].text) for message in messages]
+            return -1 not in places and places == sorted(places)
 
         return cls(
             one=keeps(first, ask),
             several=keeps(first, second, ask),
-            late=keeps(ask, answer, late, ask),
+            late=keeps(first, ask, answer, late, more),
         )
 
     def fitted(self, messages: Sequence[Message]) -> list[Message]:
@@ -64,38 +65,58 @@ class SystemTurns(msgspec.Struct, frozen=True):
 
 
 def _into_users(messages: Sequence[Message]) -> list[Message]:
-    """System messages as parts of the user's: of the next, else of the one before."""
-    made: list[Message] = []
+    """System messages as parts of others: of the tool's result before, which the model reads as its
+    own turn's, else of the user's message after, else of the one before."""
+    groups: list[list[Message]] = []
     waiting: list[Message] = []
     for message in messages:
-        if message.role in _SYSTEM:
+        if message.role in _SYSTEM and groups and groups[-1][0].role == "tool":
+            groups[-1].append(message)
+        elif message.role in _SYSTEM:
             waiting.append(message)
-        elif message.role == "user" and waiting:
-            made.append(_joined(*waiting, message, role="user"))
+        elif message.role == "tool":
+            groups.append([message])  # what waits stands between a call and its results
+        elif message.role == "user":
+            _put_after_results(waiting, groups)
+            groups.append([*waiting, message])
             waiting = []
         else:
-            _put(waiting, made)
+            _put(waiting, groups)
             waiting = []
-            made.append(message)
-    _put(waiting, made)
-    return made
+            groups.append([message])
+    _put(waiting, groups)
+    return [_as_one(group) for group in groups]
 
 
-def _put(waiting: list[Message], made: list[Message]) -> None:
+def _put_after_results(waiting: list[Message], groups: list[list[Message]]) -> None:
+    if groups and groups[-1][0].role == "tool":
+        groups[-1] += waiting
+        waiting.clear()
+
+
+def _put(waiting: list[Message], groups: list[list[Message]]) -> None:
     """Where no message of the user follows."""
-    if waiting and made and made[-1].role == "user":
-        made[-1] = _joined(made[-1], *waiting, role="user")
+    if waiting and groups and groups[-1][0].role in ("user", *_SYSTEM, "tool"):
+        groups[-1] += waiting
     elif waiting:
-        made.append(_joined(*waiting, role="user"))
+        groups.append(list(waiting))
 
 
-def _joined(*messages: Message, role: str | None = None) -> Message:
+def _as_one(group: list[Message]) -> Message:
+    if len(group) == 1 and group[0].role not in _SYSTEM:
+        return group[0]
+    other = next((each for each in group if each.role not in _SYSTEM), None)
+    whole = _joined(*group)
+    if other is None:
+        return msgspec.structs.replace(whole, role="user")
+    return msgspec.structs.replace(other, parts=whole.parts)
+
+
+def _joined(*messages: Message) -> Message:
     text = "\n\n".join(
         "\n".join(part.text for part in message.parts) for message in messages if message.parts
     )
-    return msgspec.structs.replace(
-        messages[0], role=role or messages[0].role, name=None, parts=(Text(text),)
-    )
+    return msgspec.structs.replace(messages[0], name=None, parts=(Text(text),))
 
 
 def _said(role: str, text: str) -> Message:

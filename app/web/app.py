@@ -25,7 +25,14 @@ from app.web.middleware import Authentication, RequestScope, Shortcut
 from app.web.responses import error_response
 from app.web.state import Serving
 
-_EXPOSED_HEADERS = ["x-request-id", "x-process-time", "x-hathora-region", "retry-after"]
+_EXPOSED_HEADERS = [
+    "x-request-id",
+    "request-id",
+    "x-process-time",
+    "x-hathora-region",
+    "retry-after",
+    "x-should-retry",
+]
 
 
 def create_app(serving: Serving) -> ASGIApp:

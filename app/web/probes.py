@@ -16,7 +16,7 @@ from app.lifecycle import Phase
 from app.metrics import Metrics
 from app.types import Json
 from app.version import version
-from app.web.responses import json_response
+from app.web.responses import is_anthropics, json_response
 from app.web.state import Serving, serving_of
 
 router = APIRouter()
@@ -122,13 +122,14 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/models", summary="The model's names")
 async def list_models(request: Request) -> Response:
     serving = serving_of(request)
-    if "anthropic-version" in request.headers:
+    if is_anthropics(request.scope):
         query = request.query_params
         content = anthropic.listed(
             serving.host.model,
             serving.lifecycle,
             limit=query.get("limit"),
             after=query.get("after_id"),
+            before=query.get("before_id"),
         )
     else:
         content = models.listed(serving.host.model, serving.lifecycle)
@@ -138,5 +139,5 @@ async def list_models(request: Request) -> Response:
 @router.get("/v1/models/{model:path}", summary="One model")
 async def one_model(request: Request, model: str) -> Response:
     serving = serving_of(request)
-    vendor = anthropic if "anthropic-version" in request.headers else models
+    vendor = anthropic if is_anthropics(request.scope) else models
     return json_response(vendor.card(model, serving.host.model, serving.lifecycle))

@@ -26,7 +26,8 @@ def error_response(error: ServeError, scope: Scope) -> Response:
 
 def rendered(error: ServeError, scope: Scope) -> tuple[int, bytes, dict[str, str]]:
     """Status, body and headers (without the content's own) of an error answer."""
-    form, request_id = form_of(scope["path"]), scope["state"]["request_id"]
+    form = form_of(scope["path"], anthropics=is_anthropics(scope))
+    request_id = scope["state"]["request_id"]
     headers = form.headers(error, request_id)
     if isinstance(error, RequestAborted):
         headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's SDKs obey it
@@ -35,3 +36,8 @@ def rendered(error: ServeError, scope: Scope) -> tuple[int, bytes, dict[str, str
     if isinstance(error, Draining | BodyTimeout):
         headers["connection"] = "close"
     return form.status(error), orjson.dumps(form.body(error, request_id)), headers
+
+
+def is_anthropics(scope: Scope) -> bool:
+    """The client is one of Anthropic's: only theirs say this."""
+    return any(name == b"anthropic-version" for name, _ in scope.get("headers", ()))

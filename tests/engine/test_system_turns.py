@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.system_turns import SystemTurns
-from app.types import Message, Text
+from app.types import Message, Text, ToolCall
 
 _ROLE = "<{{ m.role }}>{{ m.content }}"
 TEMPLATES = {
@@ -30,13 +30,22 @@ TEMPLATES = {
         + _ROLE
         + "{% endfor %}"
     ),
+    "keeps the last one": (
+        "{% set ns = namespace(system='') %}{% for m in messages %}{% if m.role == 'system' %}"
+        "{% set ns.system = m.content %}{% endif %}{% endfor %}<system>{{ ns.system }}"
+        "{% for m in messages %}{% if m.role != 'system' %}" + _ROLE + "{% endif %}{% endfor %}"
+    ),
+    "moves all to the front": (
+        "{% for m in messages %}{% if m.role == 'system' %}" + _ROLE + "{% endif %}{% endfor %}"
+        "{% for m in messages %}{% if m.role != 'system' %}" + _ROLE + "{% endif %}{% endfor %}"
+    ),
     "knows none": (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise('no system') }}{% endif %}"
         + _ROLE
         + "{% endfor %}"
     ),
 }
-"""Shapes that were seen: Llama, Qwen3.5, gpt-oss, -, Gemma 2."""
+"""Shapes that were seen: Llama, Qwen3.5, gpt-oss, -, DeepSeek, DeepSeek V3, Gemma 2."""
 
 
 def renderer(template: str) -> Callable[[list[Message]], str | None]:
@@ -80,6 +89,8 @@ def test_all_that_was_said_is_read_in_its_order(kind: str, roles: list[str]) -> 
         ("refuses a second one", SystemTurns(one=True, several=False, late=False)),
         ("drops a second one", SystemTurns(one=True, several=False, late=False)),
         ("keeps those at the front", SystemTurns(one=True, several=True, late=False)),
+        ("keeps the last one", SystemTurns(one=True, several=False, late=False)),
+        ("moves all to the front", SystemTurns(one=True, several=True, late=False)),
         ("knows none", SystemTurns(one=False, several=False, late=False)),
     ],
 )
@@ -94,3 +105,17 @@ def test_what_a_template_keeps_is_left_as_it_is() -> None:
         Message(role="developer", parts=(Text("d"),)),
     ]
     assert SystemTurns().fitted(messages) == messages
+
+
+@pytest.mark.parametrize("kind", ["refuses a second one", "knows none"])
+def test_a_message_beside_a_tools_result_becomes_a_part_of_it(kind: str) -> None:
+    call = Message(role="assistant", calls=(ToolCall("1", "f", "{}"),))
+    tool = Message(role="tool", parts=(Text("result"),), tool_call_id="1")
+    late = Message(role="developer", parts=(Text("late"),))
+    ask = Message(role="user", parts=(Text("ask"),))
+    turns = SystemTurns.tried(renderer(TEMPLATES[kind]))
+    for order in ([ask, call, late, tool], [ask, call, tool, late]):
+        *before, last = turns.fitted(order)
+        assert before == [ask, call]
+        assert (last.role, last.tool_call_id) == ("tool", "1")
+        assert last.parts[0].text == "result\n\nlate"

@@ -6,14 +6,20 @@ SDKs were seen to send and to need.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 
 import orjson
 
 from app.dialects import tool_use
 from app.dialects.anthropic import conversation
-from app.dialects.anthropic.body import CountBody, CustomTool, MessagesBody, PromptFields
+from app.dialects.anthropic.blocks import (
+    ResultBlock,
+    ServerResultBlock,
+    ThinkingBlock,
+    UseBlock,
+)
+from app.dialects.anthropic.body import CountBody, CustomTool, MessagesBody, PromptFields, Turn
 from app.dialects.anthropic.presenter import MessagePresenter
 from app.dialects.contract import Call, Dialect, Reply, Stream, Whole, in_one_line
 from app.dialects.openai import models
@@ -24,6 +30,9 @@ from app.errors import InvalidRequest
 from app.events import Events
 from app.settings.bounds import Bounds
 from app.types import ChatPrompt, GenerationRequest, Grammar, Json, Message, Sampling, Text, ToolUse
+
+_LEAST_BUDGET = 1024
+_ASSISTANTS = (ThinkingBlock, UseBlock, ServerResultBlock)
 
 
 def answer(body: MessagesBody, call: Call) -> Awaitable[Reply]:
@@ -73,8 +82,11 @@ def _check_budget(body: MessagesBody) -> None:
     if thinking is None or thinking.type != "enabled":
         return
     if thinking.budget_tokens is None:
+        raise InvalidRequest("Field required", param="thinking.enabled.budget_tokens")
+    if thinking.budget_tokens < _LEAST_BUDGET:
         raise InvalidRequest(
-            "thinking.enabled.budget_tokens: Field required", param="thinking.budget_tokens"
+            f"Input should be greater than or equal to {_LEAST_BUDGET}",
+            param="thinking.enabled.budget_tokens",
         )
     if thinking.budget_tokens >= body.max_tokens:
         raise InvalidRequest(
@@ -85,12 +97,13 @@ def _check_budget(body: MessagesBody) -> None:
 def _prompt(body: PromptFields, call: Call, grammar: Grammar | None) -> ChatPrompt:
     if not body.messages:
         raise InvalidRequest("messages: at least one message is required", param="messages")
+    _check_places(body.messages)
     messages = conversation.messages(body.system, body.messages)
+    continues = bool(messages) and messages[-1].role == "assistant"
+    if continues:
+        messages, continues = _begun(messages, len(body.messages) - 1)
     if not messages:
         raise InvalidRequest("messages: all of them are empty", param="messages")
-    continues = messages[-1].role == "assistant"
-    if continues:
-        messages = _begun(messages)
     config = body.output_config
     return ChatPrompt(
         messages,
@@ -103,23 +116,34 @@ def _prompt(body: PromptFields, call: Call, grammar: Grammar | None) -> ChatProm
     )
 
 
-def _begun(messages: list[Message]) -> list[Message]:
-    """A last message of the assistant is the beginning of the answer. An empty one is none."""
+def _check_places(turns: Sequence[Turn]) -> None:
+    """Raises InvalidRequest for a block that cannot be said by who says it."""
+    for no, turn in enumerate(turns):
+        if isinstance(turn.content, str):
+            continue
+        wrong = _ASSISTANTS if turn.role != "assistant" else (ResultBlock,)
+        for place, block in enumerate(turn.content):
+            if isinstance(block, wrong):
+                raise InvalidRequest(
+                    f"it cannot be in a message of role '{turn.role}'",
+                    param=f"messages[{no}].content[{place}].{block.type[:64]}",
+                )
+
+
+def _begun(messages: list[Message], no: int) -> tuple[list[Message], bool]:
+    """The conversation whose last message, the assistant's, begins the answer; False: it has no
+    text, and begins nothing. `no`: of that message in the request."""
     last = messages[-1]
-    no = len(messages) - 1
     if last.calls:
         raise InvalidRequest(
-            f"messages.{no}: `tool_use` ids were found without `tool_result` blocks immediately "
-            f"after: {last.calls[-1].id[:64]}",
-            param="messages",
+            f"`tool_use` ids were found without `tool_result` blocks immediately after: "
+            f"{last.calls[-1].id[:64]}",
+            param=f"messages[{no}]",
         )
     text = "".join(part.text for part in last.parts).rstrip()
     if not text:
-        raise InvalidRequest(
-            f"messages.{no}: the last message of the assistant has no text to go on from",
-            param="messages",
-        )
-    return [*messages[:-1], Message(role="assistant", parts=(Text(text),))]
+        return messages[:-1], False
+    return [*messages[:-1], Message(role="assistant", parts=(Text(text),))], True
 
 
 def _thinks(body: PromptFields, bounds: Bounds, continues: bool) -> bool | None:
@@ -136,11 +160,6 @@ def _tool_use(body: PromptFields, bounds: Bounds, *, formatted: bool) -> ToolUse
     choice = body.tool_choice
     kind = choice.type if choice else "auto"
     required = kind in ("any", "tool")
-    searches = any(
-        not isinstance(tool, CustomTool) and tool.type.startswith("tool_search")
-        for tool in body.tools or ()
-    )
-    found = conversation.referenced(body.messages) if searches else set[str]()
     tools = [
         tool_use.function(
             tool.name,
@@ -152,8 +171,7 @@ def _tool_use(body: PromptFields, bounds: Bounds, *, formatted: bool) -> ToolUse
             compiled=formatted or required,
         )
         for no, tool in enumerate(body.tools or ())
-        if isinstance(tool, CustomTool)
-        and not (searches and tool.defer_loading and tool.name not in found)
+        if isinstance(tool, CustomTool)  # also one that loads late: no search runs here
     ]
     names = [tool.name for tool in tools]
     if len(set(names)) < len(names):
@@ -213,7 +231,7 @@ def _sampling(body: MessagesBody, grammar: Grammar | None, call: Call) -> Sampli
         stop=stops,
         grammar=grammar,
     )
-    check_counts(sampling, call.bounds)
+    check_counts(sampling, call.bounds, stops="stop_sequences")
     return sampling
 
 

@@ -22,6 +22,10 @@ def refused(reason: str) -> PydanticCustomError:
     return PydanticCustomError("unsupported_parameter", reason)
 
 
+def kind_of(value: Any) -> Any:
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+
+
 class TextBlock(Body):
     type: Literal["text"]
     text: str
@@ -50,10 +54,24 @@ class ImageBlock(Body):
         raise refused("this model takes text only")
 
 
+def text_or(blocks: Any) -> Any:
+    """A text, or a list of such blocks."""
+    return Annotated[
+        Annotated[str, Tag("~text")] | Annotated[list[blocks], _BLOCKS, Tag("~blocks")],
+        Discriminator(lambda value: "~blocks" if isinstance(value, list) else "~text"),
+    ]
+
+
+_Shown = Annotated[
+    Annotated[TextBlock, Tag("text")] | Annotated[ImageBlock, Tag("image")],
+    Discriminator(lambda value: "image" if kind_of(value) == "image" else "text"),
+]
+
+
 class DocumentSource(Body):
     type: Literal["text", "content"]
     data: str | None = None
-    content: str | Annotated[list[TextBlock], _BLOCKS] | None = None
+    content: text_or(_Shown) | None = None  # type: ignore[valid-type]
 
 
 class DocumentBlock(Body):
@@ -146,10 +164,6 @@ _IGNORED = (
 )  # fmt: skip
 
 
-def kind_of(value: Any) -> Any:
-    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-
-
 class UnknownBlock(Body):
     @model_validator(mode="before")
     @classmethod
@@ -176,14 +190,6 @@ ResultPart = Annotated[
     | Annotated[UnknownBlock, Tag("~unknown")],
     Discriminator(_result_tag),
 ]
-
-
-def text_or(blocks: Any) -> Any:
-    """A text, or a list of such blocks."""
-    return Annotated[
-        Annotated[str, Tag("~text")] | Annotated[list[blocks], _BLOCKS, Tag("~blocks")],
-        Discriminator(lambda value: "~blocks" if isinstance(value, list) else "~text"),
-    ]
 
 
 class ResultBlock(Body):
@@ -247,6 +253,9 @@ def _readable(value: Any, depth: int = 0) -> list[str]:
     if isinstance(value, list):
         return [text for each in value for text in _readable(each, depth + 1)]
     if isinstance(value, dict):
-        keys = ("title", "url", "text", "stdout", "stderr", "error_code", "content", "source")
+        keys = ["title", "url", "text", "stdout", "stderr", "error_code", "tool_name", "content",
+                "source", "tool_references"]  # fmt: skip
+        if value.get("type") == "text":
+            keys.append("data")
         return [text for key in keys for text in _readable(value.get(key), depth + 1)]
     return []

@@ -30,11 +30,10 @@ class CustomTool(Body):
     description: Annotated[str, Field(max_length=65_536)] | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
-    defer_loading: bool | None = None
 
 
 class ServerTool(Body):
-    """One that Anthropic's servers run: the model is not shown it."""
+    """One that Anthropic's servers would run, by its type: the model is not shown it."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -63,7 +62,7 @@ class ToolChoice(Body):
 
 class Thinking(Body):
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
-    budget_tokens: Annotated[int, Field(ge=1024, lt=2**31)] | None = None
+    budget_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     display: Literal["summarized", "omitted", "updates"] | None = None
 
 

@@ -30,7 +30,7 @@ from app.dialects.anthropic.blocks import (
     UseBlock,
 )
 from app.dialects.anthropic.body import Turn
-from app.types import Message, Text, ToolCall
+from app.types import Message, Role, Text, ToolCall
 
 _BILLING = "x-anthropic-billing-header"
 """Begins a block that Claude Code puts in front. It differs between sessions and means nothing to a
@@ -43,8 +43,8 @@ def messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Turn]) ->
     first = next((no for no, turn in enumerate(turns) if turn.role != "system"), len(turns))
     opening += [_text(_blocks(turn)) for turn in turns[:first]]
     conversation = _Conversation()
-    for role, group in groupby(turns[first:], key=lambda turn: turn.role):
-        blocks = [block for turn in group for block in _blocks(turn)]
+    for role, group in groupby(_since_compaction(turns[first:]), key=lambda turn: turn[0]):
+        blocks = [block for _, turn in group for block in turn]
         match role:
             case "user":
                 conversation.user(blocks)
@@ -58,99 +58,106 @@ def messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Turn]) ->
     return made
 
 
+def _since_compaction(turns: Sequence[Turn]) -> list[tuple[str, Sequence[Block]]]:
+    """Role and blocks of each turn. All before a compaction is what it tells; one without a content
+    has failed, and tells nothing."""
+    kept: list[tuple[str, Sequence[Block]]] = []
+    for turn in turns:
+        blocks = _blocks(turn)
+        for no, block in enumerate(blocks):
+            if isinstance(block, CompactionBlock) and block.content:
+                kept = [("user", (TextBlock(type="text", text=block.content),))]
+                blocks = blocks[no + 1 :]
+        kept.append((turn.role, blocks))
+    return kept
+
+
 class _Conversation:
-    """The messages so far."""
+    """The messages so far, each with its texts, which are joined at the end."""
 
     def __init__(self) -> None:
-        self._messages: list[Message] = []
+        self._messages: list[tuple[Message, list[str]]] = []
+        self._order: dict[str, int] = {}
+        """Place of each call among those of the last message that called."""
+        self._results: list[ResultBlock] = []
+        """Of those calls, so far."""
         self._waiting: list[str] = []
-        """System messages that become part of what comes next."""
+        """System messages, as a part of what comes next: of the results, else of the user's."""
 
     def user(self, blocks: Sequence[Block]) -> None:
-        results = [block for block in blocks if isinstance(block, ResultBlock)]
-        for result in self._sorted(results):
-            self._messages.append(
-                Message(role="tool", parts=(Text(result.text),), tool_call_id=result.tool_use_id)
-            )
-        if results and self._waiting:
-            self._append(self._waiting)
-            self._waiting = []
-        texts = [*self._waiting, *_texts(blocks)]
-        self._waiting = []
-        if texts or not results:
-            self._messages.append(Message(role="user", parts=(Text("\n".join(texts)),)))
+        self._results += [block for block in blocks if isinstance(block, ResultBlock)]
+        texts = _texts(blocks)
+        if texts:
+            self._end_results()
+            self._add("user", [*self._taken(), *texts])
+        elif not self._results:
+            self._add("user", self._taken())
 
     def assistant(self, blocks: Sequence[Block]) -> None:
-        """Results of a server's tools stand among the assistant's blocks: each ends a message."""
+        """Results of a server's tools stand among the assistant's blocks: each ends a message. What
+        the client has to answer is called in the last one."""
+        self._end_results()
+        if self._waiting:
+            self._add("user", self._taken())
+        served = {block.tool_use_id for block in blocks if isinstance(block, ServerResultBlock)}
+        calls = [each for each in blocks if isinstance(each, UseBlock) and each.id not in served]
         part: list[Block] = []
         for block in blocks:
-            if isinstance(block, CompactionBlock):
-                # All before it is what it tells.
-                self._messages, part = [], []
-                summary = Message(role="user", parts=(Text(block.content or ""),))
-                self._messages.append(summary)
-            elif isinstance(block, ServerResultBlock):
+            if isinstance(block, ServerResultBlock):
                 self._say(part)
                 part = []
-                self._messages.append(
-                    Message(role="tool", parts=(Text(block.text),), tool_call_id=block.tool_use_id)
-                )
-            else:
+                self._add("tool", [block.text], tool_call_id=block.tool_use_id)
+            elif not (isinstance(block, UseBlock) and block.id not in served):
                 part.append(block)
-        self._say(part)
+        self._say([*part, *calls])
 
     def system(self, text: str) -> None:
         if not text:
             return
-        if "<system-reminder>" not in text:
+        if not text.lstrip().startswith("<system-reminder>"):
             text = _REMINDER.format(text)
-        if self._messages and self._messages[-1].role in ("user", "tool"):
-            self._append([text])
+        last = self._messages[-1] if self._messages else None
+        if not self._results and last is not None and last[0].role in ("user", "tool"):
+            last[1].append(text)
         else:
             self._waiting.append(text)
 
     def end(self) -> list[Message]:
+        self._end_results()
         if self._waiting:
-            self._messages.append(Message(role="user", parts=(Text("\n".join(self._waiting)),)))
-        return self._messages
+            self._add("user", self._taken())
+        return [
+            msgspec.structs.replace(message, parts=(Text("\n".join(texts)),)) if texts else message
+            for message, texts in self._messages
+        ]
+
+    def _end_results(self) -> None:
+        """Results in the order of the calls: Claude Code sends them as the tools have ended, and
+        templates without ids take them by their order."""
+        results, self._results = self._results, []
+        most = len(self._order)
+        for result in sorted(results, key=lambda each: self._order.get(each.tool_use_id, most)):
+            self._add("tool", [result.text], tool_call_id=result.tool_use_id)
+        if results:
+            self._messages[-1][1].extend(self._taken())
 
     def _say(self, blocks: Sequence[Block]) -> None:
         text = "".join(_texts(blocks))
         thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
         calls = [_call(block) for block in blocks if isinstance(block, UseBlock)]
         reasoning = "\n".join(filter(None, thoughts)) or None
+        if calls:
+            self._order = {call.id: no for no, call in enumerate(calls)}
         if text or calls or reasoning:
-            self._messages.append(
-                Message(
-                    role="assistant",
-                    parts=(Text(text),) if text else (),
-                    calls=tuple(calls),
-                    reasoning=reasoning,
-                )
-            )
+            texts = [text] if text else []
+            self._add("assistant", texts, calls=tuple(calls), reasoning=reasoning)
 
-    def _append(self, texts: Sequence[str]) -> None:
-        last = self._messages[-1]
-        text = "\n".join([*(part.text for part in last.parts), *texts])
-        self._messages[-1] = msgspec.structs.replace(last, parts=(Text(text),))
+    def _add(self, role: Role, texts: Sequence[str], **fields: Any) -> None:
+        self._messages.append((Message(role=role, **fields), list(texts)))
 
-    def _sorted(self, results: list[ResultBlock]) -> list[ResultBlock]:
-        """In the order of the calls: Claude Code sends them as the tools have ended, and templates
-        without ids take them by their order."""
-        last = self._messages[-1] if self._messages else None
-        order = {call.id: no for no, call in enumerate(last.calls)} if last else {}
-        return sorted(results, key=lambda result: order.get(result.tool_use_id, len(order)))
-
-
-def referenced(turns: Sequence[Turn]) -> set[str]:
-    """Names of the tools that a search has found."""
-    parts: list[Any] = []
-    for turn in turns:
-        for block in _blocks(turn):
-            parts.append(block)
-            if isinstance(block, ResultBlock) and isinstance(block.content, list):
-                parts += block.content
-    return {part.tool_name for part in parts if isinstance(part, ReferenceBlock)}
+    def _taken(self) -> list[str]:
+        waiting, self._waiting = self._waiting, []
+        return waiting
 
 
 def _system(system: str | Sequence[TextBlock] | None) -> list[str]:

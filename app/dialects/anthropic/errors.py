@@ -6,6 +6,8 @@ the `request-id` header alone, and wait as `retry-after` says.
 
 from __future__ import annotations
 
+import re
+
 from pydantic import ValidationError
 
 from app.dialects.openai import errors as openai
@@ -33,6 +35,7 @@ _TYPES: tuple[tuple[type[ServeError], str], ...] = (
     (RequestAborted, "api_error"),
     (Unavailable, "overloaded_error"),
 )
+_NAMES_FIELD = re.compile(r"^Invalid (value|type) for '[^']{1,300}': ")
 _OVERLOADED = 529
 """Anthropic's own status. Other errors keep their 503, which load balancers understand."""
 
@@ -56,8 +59,7 @@ def _message(error: ServeError) -> str:
         return f"model: {error.message}"
     if error.param is None or not isinstance(error, InvalidRequest):
         return error.message
-    path = _path(error.param)
-    return error.message if error.message.startswith((path, "`")) else f"{path}: {error.message}"
+    return _at(error.param, error.message)
 
 
 def status(error: ServeError) -> int:
@@ -77,7 +79,14 @@ def explained(error: ValidationError) -> InvalidRequest:
         return first
     missing = first.code == "missing_required_parameter"
     message = "Field required" if missing else first.message
-    return type(first)(f"{_path(first.param)}: {message}", param=first.param, code=first.code)
+    return type(first)(_at(first.param, message), param=first.param, code=first.code)
+
+
+def _at(param: str, message: str) -> str:
+    """The message with the field's path in front, once."""
+    path = _path(param)
+    message = _NAMES_FIELD.sub("", message)
+    return message if message.startswith((f"{path}: ", f"`{path}`")) else f"{path}: {message}"
 
 
 def _path(param: str) -> str:

@@ -14,25 +14,42 @@ _MOST = 1000
 
 
 def listed(
-    model: ServedModel | None, lifecycle: Lifecycle, *, limit: str | None, after: str | None
+    model: ServedModel | None,
+    lifecycle: Lifecycle,
+    *,
+    limit: str | None,
+    after: str | None,
+    before: str | None,
 ) -> Json:
-    """The body of `/v1/models`. Raises InvalidRequest, Unavailable."""
+    """The body of `/v1/models`; the rest is its query. Raises InvalidRequest, Unavailable."""
     entries = [_entry(card) for card in models.cards(model, lifecycle)]
     ids = [entry["id"] for entry in entries]
-    if after is not None and after in ids:
-        entries = entries[ids.index(after) + 1 :]
-    most = 20
-    if limit is not None:
-        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:6]) <= _MOST:
-            raise InvalidRequest(f"limit: Input should be between 1 and {_MOST}", param="limit")
-        most = int(limit)
-    shown = entries[:most]
+    first, end = 0, len(entries)
+    for name, id in (("after_id", after), ("before_id", before)):
+        if id is None:
+            continue
+        if id not in ids:
+            raise InvalidRequest("there is no such model", param=name)
+        if name == "after_id":
+            first = ids.index(id) + 1
+        else:
+            end = ids.index(id)
+    most = _count(limit)
+    shown = entries[max(first, end - most) : end] if before else entries[first:end][:most]
     return {
         "data": shown,
-        "has_more": len(entries) > len(shown),
+        "has_more": max(0, end - first) > len(shown),
         "first_id": shown[0]["id"] if shown else None,
         "last_id": shown[-1]["id"] if shown else None,
     }
+
+
+def _count(limit: str | None) -> int:
+    if limit is None:
+        return 20
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= _MOST):
+        raise InvalidRequest(f"Input should be between 1 and {_MOST}", param="limit")
+    return int(limit)
 
 
 def card(name: str, model: ServedModel | None, lifecycle: Lifecycle) -> Json:

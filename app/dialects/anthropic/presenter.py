@@ -10,7 +10,7 @@ A whole answer goes the same way, without frames: both have the same blocks in t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, assert_never
+from typing import Literal, TypeAlias, assert_never
 
 import orjson
 
@@ -188,8 +188,9 @@ class MessagePresenter:
                 event = {"type": "content_block_delta", "index": block.index, "delta": delta}
                 frames = self._frame("content_block_delta", event)
             case "tool_use":
-                whole = block.start | {"input": _object(block.text)}
-                self._calls += not cut
+                arguments = _object(block.text)
+                whole = block.start | {"input": arguments or {}}
+                self._calls += arguments is not None and not cut
         self._closed.append(whole)
         stop = {"type": "content_block_stop", "index": block.index}
         return frames + self._frame("content_block_stop", stop)
@@ -211,6 +212,8 @@ class MessagePresenter:
     def _reason(self, usage: Usage) -> tuple[str, str | None]:
         finished = self._finished
         assert finished is not None
+        if not self._max_tokens:
+            return "max_tokens", None
         if finished.reason == "length":
             full = usage.completion_tokens < self._max_tokens
             return ("model_context_window_exceeded" if full else "max_tokens"), None
@@ -256,10 +259,10 @@ def _output_json(tokens: int, thinking: int) -> Json:
     }
 
 
-def _object(arguments: str) -> Any:
-    """A call's arguments; {} if they were cut off."""
+def _object(arguments: str) -> Json | None:
+    """A call's arguments; None if they are no whole object, and the call none to be run."""
     try:
         value = orjson.loads(arguments or "{}")
     except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {"input": value}
+        return None
+    return value if isinstance(value, dict) else None

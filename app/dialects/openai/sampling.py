@@ -174,11 +174,13 @@ class SamplingFields(GrammarFields):
         return sampling
 
 
-def check_counts(sampling: Sampling, bounds: Bounds, *, within: str = "") -> None:
+def check_counts(
+    sampling: Sampling, bounds: Bounds, *, within: str = "", stops: str = "stop"
+) -> None:
     """Raises InvalidRequest that names the list or text that is too long. `within`: prefix of the
-    fields' names."""
+    fields' names. `stops`: the field of the stop strings."""
     for field, entries, most in (
-        ("stop", sampling.stop, bounds.max_stops),
+        (stops, sampling.stop, bounds.max_stops),
         ("stop_token_ids", sampling.stop_token_ids, bounds.max_stop_token_ids),
         ("logit_bias", sampling.logit_bias or (), bounds.max_logit_biases),
     ):
@@ -187,9 +189,9 @@ def check_counts(sampling: Sampling, bounds: Bounds, *, within: str = "") -> Non
     for no, text in enumerate(sampling.stop):
         if len(text) > bounds.max_stop_chars:
             raise InvalidRequest(
-                f"Invalid value for '{within}stop[{no}]': must have at most "
+                f"Invalid value for '{within}{stops}[{no}]': must have at most "
                 f"{bounds.max_stop_chars} characters.",
-                param=f"{within}stop[{no}]",
+                param=f"{within}{stops}[{no}]",
                 code="string_above_max_length",
             )
 

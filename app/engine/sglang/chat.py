@@ -20,7 +20,7 @@ from app.engine.sglang.output import AnswerFormat
 from app.engine.system_turns import SystemTurns
 from app.errors import InvalidRequest
 from app.reading.pieces import Reader
-from app.types import ChatPrompt, Grammar, Json, Message, Tool, ToolUse
+from app.types import ChatPrompt, Grammar, Json, Message, Text, Tool, ToolUse
 
 _TOOLS_INTRODUCED = (
     "You can call functions to help with the user's request. These are available, each described "
@@ -74,7 +74,10 @@ class ChatRenderer:
                 "CHAT_TEMPLATE.",
                 param=chat.param,
             )
-        fitted = self._system_turns.fitted(chat.messages)
+        turns = chat.messages
+        if chat.tool_use and chat.tool_use.tools and not self.knows_tools:
+            turns = _introduced(turns, chat.tool_use.tools)
+        fitted = self._system_turns.fitted(turns)
         chat = msgspec.structs.replace(chat, messages=fitted)
         request = self._request(**self._fields(chat))
         # By default SGLang turns a last message of the assistant into one of the user.
@@ -143,9 +146,7 @@ class ChatRenderer:
     def _fields(self, chat: ChatPrompt) -> Json:
         tools = chat.tool_use.tools if chat.tool_use else ()
         messages = [self._written(message) for message in chat.messages]
-        if tools and not self.knows_tools:
-            messages = _with_tools(messages, tools)
-        elif not self.knows_tools:
+        if not self.knows_tools:
             messages = [_with_calls_as_text(message) for message in messages]
         if chat.continues:
             messages[-1]["content"] = "".join(part.text for part in chat.messages[-1].parts)
@@ -206,18 +207,18 @@ class _WithTokenizer:
 # -- templates that know no tools ----------------------------------------------------------------
 
 
-def _with_tools(messages: list[Json], tools: tuple[Tool, ...]) -> list[Json]:
-    """The tools in the system message, calls and results as text.
+def _introduced(messages: list[Message], tools: tuple[Tool, ...]) -> list[Message]:
+    """The tools in the system message; calls and results become text.
 
     By the convention of Hermes, which most models have seen in training.
     """
     listed = "\n".join(json.dumps(as_function(tool), ensure_ascii=False) for tool in tools)
     introduction = _TOOLS_INTRODUCED.format(tools=listed)
-    messages = [_with_calls_as_text(message) for message in messages]
-    if messages[0]["role"] == "system":
-        system = _text(messages[0]["content"])
-        return [{**messages[0], "content": f"{system}\n\n{introduction}"}, *messages[1:]]
-    return [{"role": "system", "content": introduction}, *messages]
+    if messages[0].role != "system":
+        return [Message(role="system", parts=(Text(introduction),)), *messages]
+    system = "\n".join(part.text for part in messages[0].parts)
+    parts = (Text(f"{system}\n\n{introduction}"),)
+    return [msgspec.structs.replace(messages[0], parts=parts), *messages[1:]]
 
 
 def _with_calls_as_text(message: Json) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -108,6 +109,8 @@ def test_a_system_message_in_the_middle_stays_in_its_place_as_a_part_of_another(
     answered = [turn("user", "x"), turn("assistant", "y")]
     assert messages(*answered, late, turn("user", "z"))[-1] == of("user", f"{said}\nz")
     assert messages(*answered, late)[-1] == of("user", said)
+    after = messages(*answered, late, turn("assistant", "z"))
+    assert after[2:] == [of("user", said), of("assistant", "z")]
     tagged = turn("system", "<system-reminder>S</system-reminder>")
     assert messages(turn("user", "x"), tagged) == [
         of("user", "x\n<system-reminder>S</system-reminder>")
@@ -124,8 +127,12 @@ def test_the_prompt_of_a_request_begins_with_that_of_the_one_before() -> None:
         turn("assistant", "done"),
         turn("user", "more"),
         turn("system", "late"),
+        turn("assistant", "and"),
+        turn("system", "after the assistant"),
+        turn("assistant", "so"),
+        turn("user", "on"),
     ]
-    ends = [2, 5, 8]
+    ends = [2, 5, 8, 10, 12]
     made = [messages(*turns[:end], system="s") for end in ends]
     for before, after in pairwise(made):
         assert after[: len(before)] == before
@@ -167,3 +174,45 @@ def test_what_a_compaction_tells_replaces_what_was_before() -> None:
         turn("user", "old"), turn("assistant", summary, text("go on")), turn("user", "x")
     )
     assert made == [of("user", "so far"), of("assistant", "go on"), of("user", "x")]
+
+
+def test_a_compaction_that_failed_tells_nothing_and_one_of_the_user_counts() -> None:
+    failed = {"type": "compaction", "content": None}
+    made = messages(turn("user", "old"), turn("assistant", failed, text("go")), turn("user", "x"))
+    assert made == [of("user", "old"), of("assistant", "go"), of("user", "x")]
+    summary = {"type": "compaction", "content": "so far"}
+    made = messages(turn("user", "old"), turn("user", text("older"), summary, text("x")))
+    assert made == [of("user", "so far\nx")]
+
+
+def test_results_that_come_in_several_turns_are_sorted_all_together() -> None:
+    said = "<system-reminder>\nS\n</system-reminder>"
+    made = messages(
+        turn("user", "x"), turn("assistant", use("a"), use("b")),
+        turn("user", result("b", "B")), turn("system", "S"), turn("user", result("a", "A")),
+    )  # fmt: skip
+    assert made[2:] == [
+        of("tool", "A", tool_call_id="a"),
+        of("tool", f"B\n{said}", tool_call_id="b"),
+    ]
+
+
+def test_what_the_client_has_to_answer_is_called_last() -> None:
+    served = {"type": "server_tool_use", "id": "s", "name": "search", "input": {}}
+    found = {"type": "web_fetch_tool_result", "tool_use_id": "s", "content": {
+        "url": "u", "content": {"source": {"type": "text", "data": "THE PAGE"}}}}  # fmt: skip
+    made = messages(
+        turn("user", "x"),
+        turn("assistant", use("a"), served, found, text("T")),
+        turn("user", result("a")),
+    )
+    assert [message.role for message in made] == ["user", "assistant", "tool", "assistant", "tool"]
+    assert made[2].parts[0].text == "u\nTHE PAGE"
+    assert made[3] == of("assistant", "T", calls=(ToolCall("a", "f", "{}"),))
+
+
+def test_a_long_text_is_joined_once_however_many_are_put_beside_it() -> None:
+    pairs = [turn("assistant", ""), turn("system", "<system-reminder>")] * 1000
+    began = time.process_time()
+    messages(turn("user", "🌦" * 500_000), *pairs)
+    assert time.process_time() - began < 2

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from app.dialects.anthropic.answer import _tool_use
+from app.dialects.anthropic.body import CountBody
 from app.errors import EngineDied, Overloaded
+from app.settings.bounds import Bounds
 from tests.dialects.anthropic.replay import events_of, replayed
 from tests.support.scripted import ScriptedEngine
-from tests.support.serving import Running, serve
+from tests.support.serving import Running, serve, settings
 
 PATH = "/v1/messages"
 TOOL = {"name": "f", "input_schema": {"type": "object"}}
@@ -154,16 +157,26 @@ PDF = {"type": "document", "source": {"type": "base64", "media_type": "applicati
             {"type": "tool_result", "tool_use_id": "x", "content": [PICTURE]}]}]},
          "messages.0.content.0.tool_result.content.0.image: this model takes text only"),
         ({"messages": [{"role": "user", "content": [{"type": "magic"}]}]},
-         "messages.0.content.0: Invalid value for 'messages[0].content[0]': Input tag 'magic' "
-         "found using 'type' does not match any of the expected tags"),
+         "messages.0.content.0: Input tag 'magic' found using 'type' does not match any of the "
+         "expected tags"),
         ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [
             {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}]}]},
          "messages.1: `tool_use` ids were found without `tool_result` blocks immediately after: "
          "toolu_1"),
         ({"stop_sequences": [""]}, "stop_sequences: each stop sequence must be non-empty"),
         ({"thinking": {"type": "enabled", "budget_tokens": 100}},
-         "thinking.budget_tokens: Invalid value for 'thinking.budget_tokens': must be at least "
-         "1024."),
+         "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024"),
+        ({"thinking": {"type": "enabled"}}, "thinking.enabled.budget_tokens: Field required"),
+        ({"stop_sequences": ["x" * 300]},
+         "stop_sequences.0: must have at most 256 characters."),
+        ({"system": "s", "messages": [{"role": "user", "content": [
+            {"type": "tool_use", "id": "x", "name": "f", "input": {}}]}]},
+         "messages.0.content.0.tool_use: it cannot be in a message of role 'user'"),
+        ({"tools": [{"name": "x" * 129, "input_schema": {}}]},
+         "tools.0.custom.name: String should match pattern '^[a-zA-Z0-9_-]{1,128}$'"),
+        ({"messages": [{"role": "user", "content": [{"type": "document", "source": {
+            "type": "content", "content": [PICTURE]}}]}]},
+         "messages.0.content.0.document.source.content.0.image: this model takes text only"),
         ({"thinking": {"type": "enabled", "budget_tokens": 2000}},
          "`max_tokens` must be greater than `thinking.budget_tokens`."),
         ({"tools": [TOOL, TOOL]}, "tools: Tool names must be unique."),
@@ -203,28 +216,28 @@ async def test_tools_that_servers_run_are_not_shown() -> None:
     assert chat.tool_use is None
 
 
-async def test_a_tool_that_loads_late_is_shown_once_a_search_has_found_it() -> None:
-    from app.dialects.anthropic.answer import _tool_use
-    from app.dialects.anthropic.body import CountBody
-    from app.settings.bounds import Bounds
-    from tests.support.serving import settings
-
-    late = TOOL | {"name": "late", "defer_loading": True}
+async def test_a_tool_that_loads_late_is_shown_at_once_since_no_search_runs_here() -> None:
     search = {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}
-    reference = {"type": "tool_result", "tool_use_id": "s",
-                 "content": [{"type": "tool_reference", "tool_name": "late"}]}  # fmt: skip
+    body = CountBody.model_validate(
+        {
+            "model": "m",
+            "messages": [{"role": "user", "content": "x"}],
+            "tools": [TOOL, TOOL | {"name": "late", "defer_loading": True}, search],
+        }
+    )
+    use = _tool_use(body, Bounds.of(settings()), formatted=False)
+    assert use is not None
+    assert use.allowed == ("f", "late")
 
-    def shown(tools: Any, *blocks: Any) -> list[str]:
-        content = [{"type": "text", "text": "x"}, *blocks]
-        body = CountBody.model_validate(
-            {"model": "m", "messages": [{"role": "user", "content": content}], "tools": tools}
-        )
-        use = _tool_use(body, Bounds.of(settings()), formatted=False)
-        return [tool.name for tool in use.tools] if use else []
 
-    assert shown([TOOL, late]) == ["f", "late"]  # nothing could find it
-    assert shown([TOOL, late, search]) == ["f"]
-    assert shown([TOOL, late, search], reference) == ["f", "late"]
+@pytest.mark.parametrize("content", ["  ", [{"type": "thinking", "thinking": "hm"}]])
+async def test_a_last_message_of_the_assistant_without_text_begins_nothing(content: Any) -> None:
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": content}]
+    async with serve(ScriptedEngine("y")) as running:
+        (await ask(running, messages=turns)).raise_for_status()
+        (chat,) = running.engine.chats
+    assert not chat.continues
+    assert [message.role for message in chat.messages] == ["user"]
 
 
 async def test_the_count_of_tokens_is_that_of_the_same_request() -> None:
@@ -257,10 +270,17 @@ async def test_models_are_listed_in_the_form_of_who_asks() -> None:
         rest = await running.client.get("/v1/models?after_id=a", headers=version)
         one = await running.client.get("/v1/models/b", headers=version)
         wrong = await running.client.get("/v1/models?limit=x", headers=version)
+        long = await running.client.get("/v1/models?limit=1" + "0" * 5000, headers=version)
+        missing = await running.client.get("/v1/models/nope", headers=version)
+        last = await running.client.get("/v1/models?before_id=b", headers=version)
         openai = await running.client.get("/v1/models")
     assert [entry["id"] for entry in first.json()["data"]] == ["a"]
     assert first.json()["has_more"] is True
     assert [entry["id"] for entry in rest.json()["data"]] == ["b"]
     assert one.json()["type"] == "model"
-    assert wrong.status_code == 400
+    for error, status in ((wrong, 400), (long, 400), (missing, 404)):
+        assert error.status_code == status
+        assert error.json()["type"] == "error"
+        assert error.headers["request-id"] == error.json()["request_id"]
+    assert [entry["id"] for entry in last.json()["data"]] == ["a"]
     assert openai.json()["object"] == "list"

@@ -106,6 +106,11 @@ def test_the_input_is_counted_at_the_start_and_again_at_the_end() -> None:
     assert (start["output_tokens"], end["output_tokens"]) == (0, 7)
 
 
+def test_a_request_for_no_token_ends_by_its_limit_whatever_came() -> None:
+    events = [Started(5), TextDelta("x", 0), Finished("stop", 0, "E"), USAGE]
+    assert whole(events, max_tokens=0, stops=["E"])["stop_reason"] == "max_tokens"
+
+
 @pytest.mark.parametrize(
     ("events", "reason", "stop"),
     [
@@ -119,6 +124,8 @@ def test_the_input_is_counted_at_the_start_and_again_at_the_end() -> None:
         ([*CALL, Finished("length", 0)], "max_tokens", None),
         ([*CALL[:2], Finished("length", 0, None, True)], "max_tokens", None),
         ([Finished("stop", 0)], "end_turn", None),
+        ([*CALL[:2], Finished("stop", 0)], "end_turn", None),  # it was never complete
+        ([CALL[0], ToolCallDelta(0, "[1]", 0), Finished("stop", 0)], "end_turn", None),
     ],
 )
 def test_the_reason_of_the_end(events: list[Event], reason: str, stop: str | None) -> None:
