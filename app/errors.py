@@ -100,7 +100,7 @@ class RouteNotFound(ServeError):
 class ItemNotFound(ServeError):
     status = 404
     type = "invalid_request_error"
-    code = None
+    code = "not_found"
 
 
 class MethodNotAllowed(ServeError):

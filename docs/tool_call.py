@@ -17,6 +17,7 @@ import msgspec
 from app.dialects.body import read
 from app.dialects.contract import Call
 from app.dialects.openai.chat import ChatBody, ChatPresenter, lower
+from app.dialects.sealing import Seal
 from app.engine.base import Question
 from app.engine.stand_in import Options, StandIn
 from app.events import fold
@@ -93,7 +94,8 @@ async def main() -> None:
     body = read(ChatBody, RAW, bounds, "/v1/chat/completions")
     show("1 the body", body.model_dump(exclude_none=True))
 
-    call = Call(id=ID, model=model, bounds=bounds, stats=RequestStats(), log_fields={})
+    seal = Seal(())
+    call = Call(id=ID, model=model, bounds=bounds, seal=seal, stats=RequestStats(), log_fields={})
     request = lower(body, call)
     (prompt,) = request.prompts
     assert isinstance(prompt, ChatPrompt)

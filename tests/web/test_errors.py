@@ -79,4 +79,8 @@ async def test_every_endpoint_refuses_an_empty_body_in_the_same_form(path: str) 
     async with serve(ScriptedEngine(embedding_size=4)) as running:
         answer = await running.client.post(path, json={})
     assert answer.status_code == 400
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    error = answer.json()["error"]
+    if path.startswith("/v1/messages"):
+        assert error == {"type": "invalid_request_error", "message": "model: Field required"}
+    else:
+        assert set(error) == {"message", "type", "param", "code"}
