@@ -15,7 +15,7 @@ def test_an_engine_that_was_idle_is_not_taken_for_stalled(monkeypatch: pytest.Mo
     monkeypatch.setattr(adapter.time, "monotonic", lambda: now)
     engine = object.__new__(adapter.SGLangEngine)
     exchange = SimpleNamespace(heard_at=now - 3600, owes=False, asked_at=0.0)
-    pulse = SimpleNamespace(worked_at=0.0, slowest_at=None)
+    pulse = SimpleNamespace(stopped=False, worked_at=0.0, slowest_at=None)
     engine._exchange, engine._pulse = exchange, pulse  # type: ignore[assignment]
     engine._profiles, engine._profiles_until, engine._profiled_at = 0, 0.0, 0.0
     engine._embeddings, engine._embeddings_since = 0, 0.0

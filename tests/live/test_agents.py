@@ -79,12 +79,14 @@ def test_a_response_follows_its_format(openai: OpenAI) -> None:
 
 
 def test_a_message_is_the_same_streamed_and_whole(anthropic: Anthropic) -> None:
-    asked: dict[str, Any] = {"model": "default", "max_tokens": 24, "temperature": 0,
+    asked: dict[str, Any] = {"model": "default", "max_tokens": 24, "extra_body": {"temperature": 0},
                              "messages": [{"role": "user", "content": ASK}]}  # fmt: skip
     whole = anthropic.messages.create(**asked)
     with anthropic.messages.stream(**asked) as stream:
         streamed = stream.get_final_message()
-    assert whole.content == streamed.content != []
+    (block,), (same,) = whole.content, streamed.content
+    assert block.type == same.type == "text"
+    assert block.text == same.text != ""
     assert whole.stop_reason == streamed.stop_reason
     assert whole.usage.output_tokens == streamed.usage.output_tokens
     counted = anthropic.messages.count_tokens(model="default", messages=asked["messages"])
@@ -118,8 +120,8 @@ def test_more_tokens_than_fit_are_a_ceiling_and_too_long_a_prompt_is_told(
 ) -> None:
     turns: Any = [{"role": "user", "content": ASK}]
     stop = anthropic.messages.create(
-        model="default", max_tokens=64_000, messages=turns, temperature=0, stop_sequences=["Paris"],
-        stream=False, timeout=100,
+        model="default", max_tokens=64_000, messages=turns, stop_sequences=["Paris"],
+        stream=False, timeout=100, extra_body={"temperature": 0},
     )  # fmt: skip
     assert (stop.stop_reason, stop.stop_sequence) == ("stop_sequence", "Paris")
     body = {"model": "default", "max_tokens": 4,
