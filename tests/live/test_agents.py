@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -23,13 +24,15 @@ ASK = "What is the capital of France?"
 
 
 @pytest.fixture
-def openai(live: LiveServer) -> OpenAI:
-    return OpenAI(base_url=f"{live.url}/v1", api_key="x", timeout=120, max_retries=0)
+def openai(live: LiveServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{live.url}/v1", api_key="x", timeout=120, max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture
-def anthropic(live: LiveServer) -> Anthropic:
-    return Anthropic(base_url=live.url, api_key="x", timeout=120, max_retries=0)
+def anthropic(live: LiveServer) -> Iterator[Anthropic]:
+    with Anthropic(base_url=live.url, api_key="x", timeout=120, max_retries=0) as client:
+        yield client
 
 
 def test_a_response_is_the_same_streamed_and_whole(openai: OpenAI) -> None:

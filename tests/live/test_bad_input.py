@@ -100,7 +100,7 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
     (CHAT, {"messages": HI, "tools": [{"type": "function"}]}, 400, "tools[0].function"),
     (CHAT, {"messages": HI, "tools": [tool("a b")]}, 400, "tools[0].function.name"),
     (CHAT, {"messages": HI, "tools": [tool("a"), tool("a")]}, 400, "tools[1]"),
-    (CHAT, {"messages": HI, "tools": [tool(f"t{n}") for n in range(129)]}, 400, "tools"),
+    (CHAT, {"messages": HI, "tools": [tool(f"t{n}") for n in range(513)]}, 400, "tools"),
     (CHAT, {"messages": HI, "tools": [tool("a", DEEP)]}, 400, PARAMETERS),
     (CHAT, {"messages": HI, "tools": [tool("a", {"type": "array"})]}, 400, PARAMETERS),
     (CHAT, {"messages": HI, "tool_choice": "required", "tools": [tool("a", {"type": "object",
