@@ -117,7 +117,38 @@ async def present(events: Events, presenter: Presenter, *, stream: bool) -> Repl
     return Whole(first, more)
 
 
-async def _frames(events: Events, presenter: Presenter) -> AsyncGenerator[bytes, None]:
+class OrderedPresenter(Protocol):
+    """Renders events as items in an order, which a `Result` does not keep: a whole answer is fed to
+    it, too, without frames, so that both forms have the same items."""
+
+    final: bytes | None
+    """The whole answer, once it is complete."""
+
+    def feed(self, event: Event) -> bytes:
+        """As of `Presenter`; b"" if the answer is not streamed."""
+
+    def fail(self, error: ServeError) -> bytes:
+        """As of `Presenter`."""
+
+    def heartbeat(self) -> bytes:
+        """As of `Stream`."""
+
+
+async def present_in_order(events: Events, presenter: OrderedPresenter, *, stream: bool) -> Reply:
+    """As `present`."""
+    if stream:
+        return Stream(_frames(events, presenter), presenter.fail, presenter.heartbeat)
+    async with aclosing(events):
+        async for beat in events:
+            for event in beat:
+                presenter.feed(event)
+    assert presenter.final is not None
+    return Whole(presenter.final)
+
+
+async def _frames(
+    events: Events, presenter: Presenter | OrderedPresenter
+) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         async for beat in events:
             if frames := b"".join([presenter.feed(event) for event in beat]):

@@ -6,8 +6,7 @@ SDKs were seen to send and to need.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Sequence
 
 import orjson
 
@@ -21,13 +20,12 @@ from app.dialects.anthropic.blocks import (
 )
 from app.dialects.anthropic.body import CountBody, CustomTool, MessagesBody, PromptFields, Turn
 from app.dialects.anthropic.presenter import MessagePresenter
-from app.dialects.contract import Call, Dialect, Reply, Stream, Whole, in_one_line
+from app.dialects.contract import Call, Dialect, Reply, Whole, present_in_order
 from app.dialects.openai import models
 from app.dialects.openai.grammars import schema_grammar
 from app.dialects.openai.sampling import check_counts
 from app.dialects.template_kwargs import template_kwargs
 from app.errors import InvalidRequest
-from app.events import Events
 from app.settings.bounds import Bounds
 from app.types import ChatPrompt, GenerationRequest, Grammar, Json, Message, Sampling, Text, ToolUse
 
@@ -64,7 +62,7 @@ def answer(body: MessagesBody, call: Call) -> Awaitable[Reply]:
         hides_thinking=thinking is not None and thinking.display == "omitted",
         stream=bool(body.stream),
     )
-    return _present(call.generate(request), presenter, stream=bool(body.stream))
+    return present_in_order(call.generate(request), presenter, stream=bool(body.stream))
 
 
 async def count(body: CountBody, call: Call) -> Reply:
@@ -148,7 +146,7 @@ def _begun(messages: list[Message], no: int) -> tuple[list[Message], bool]:
 
 def _thinks(body: PromptFields, bounds: Bounds, continues: bool) -> bool | None:
     """None: as the template would. Sample code reads the first block as the text, so that thinking
-    which nobody has asked for is off."""
+    that the request does not ask for is off."""
     if continues:
         return False
     if body.thinking is None:
@@ -233,29 +231,6 @@ def _sampling(body: MessagesBody, grammar: Grammar | None, call: Call) -> Sampli
     )
     check_counts(sampling, call.bounds, stops="stop_sequences")
     return sampling
-
-
-# -- the answer --------------------------------------------------------------------------------
-
-
-async def _present(events: Events, presenter: MessagePresenter, *, stream: bool) -> Reply:
-    if stream:
-        return Stream(_frames(events, presenter), presenter.fail, presenter.heartbeat)
-    async with aclosing(events):
-        async for beat in events:
-            for event in beat:
-                presenter.feed(event)
-    assert presenter.final is not None
-    return Whole(presenter.final)
-
-
-async def _frames(events: Events, presenter: MessagePresenter) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
-        async for beat in events:
-            if frames := b"".join([presenter.feed(event) for event in beat]):
-                if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
-                    frames = in_one_line(frames)
-                yield frames
 
 
 _EXAMPLE: Json = {

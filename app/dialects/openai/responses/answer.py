@@ -6,13 +6,12 @@ SDKs and other clients were seen to send and to need.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Sequence
 
 import msgspec
 import orjson
 
-from app.dialects.contract import Call, Dialect, Reply, Stream, Whole, in_one_line
+from app.dialects.contract import Call, Dialect, Reply, Whole, present_in_order
 from app.dialects.openai import models
 from app.dialects.openai.grammars import ANY_OBJECT, schema_grammar
 from app.dialects.openai.responses import conversation
@@ -32,7 +31,6 @@ from app.dialects.openai.sampling import alternative_count
 from app.dialects.sealing import Opening
 from app.dialects.template_kwargs import template_kwargs
 from app.errors import InvalidRequest, ItemNotFound, UnsupportedParameter
-from app.events import Events
 from app.settings.bounds import Bounds
 from app.types import ChatPrompt, GenerationRequest, Grammar, Json, Sampling, Scoring
 
@@ -73,7 +71,7 @@ def answer(body: ResponsesBody, call: Call) -> Awaitable[Reply]:
         scores=scoring is not None,
         stream=bool(body.stream),
     )
-    return _present(call.generate(request), presenter, stream=bool(body.stream))
+    return present_in_order(call.generate(request), presenter, stream=bool(body.stream))
 
 
 async def count(body: InputTokensBody, call: Call) -> Reply:
@@ -209,29 +207,6 @@ def _channel(body: ResponsesBody, bounds: Bounds) -> Channel:
         return bounds.responses_reasoning
     reasoning = body.reasoning
     return "summary" if reasoning and (reasoning.summary or reasoning.generate_summary) else "text"
-
-
-# -- the answer --------------------------------------------------------------------------------
-
-
-async def _present(events: Events, presenter: ResponsePresenter, *, stream: bool) -> Reply:
-    if stream:
-        return Stream(_frames(events, presenter), presenter.fail, presenter.heartbeat)
-    async with aclosing(events):
-        async for beat in events:
-            for event in beat:
-                presenter.feed(event)
-    assert presenter.final is not None
-    return Whole(presenter.final)
-
-
-async def _frames(events: Events, presenter: ResponsePresenter) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
-        async for beat in events:
-            if frames := b"".join([presenter.feed(event) for event in beat]):
-                if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
-                    frames = in_one_line(frames)
-                yield frames
 
 
 _EXAMPLE: Json = {"model": "default", "input": "What is the capital of France?"}
