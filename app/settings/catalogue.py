@@ -147,7 +147,9 @@ class Settings(BaseModel):
         "LOAD_FORMAT", help="Format of the weights (`auto`, `safetensors`, `pt`, `dummy`, ...)."
     )
     dtype: str | None = MODEL.engine_option(
-        "DTYPE", help="Data type of weights and activations (`auto`, `bfloat16`, `half`, ...)."
+        "DTYPE",
+        help="Data type of weights and activations (`auto`, `bfloat16`, `half`, ...). `auto` is "
+        "the model's own; on a CPU without bfloat16, float32.",
     )
     quantization: str | None = MODEL.engine_option(
         "QUANTIZATION", help="Quantization method of the weights (`fp8`, `awq`, `gptq`, ...)."
