@@ -155,11 +155,25 @@ class RequestAborted(ServeError):
     code = "request_aborted"
 
 
+class RequestCancelled(ServeError):
+    """Its own client has ended it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "request_cancelled"
+
+
 class Unavailable(ServeError):
     status = 503
     type = "service_unavailable_error"
     code = "service_unavailable"
     retry_after_s = 5
+
+
+class StoreUnavailable(Unavailable):
+    """What has been stored cannot be read or written now."""
+
+    code = "store_unavailable"
 
 
 class NotReady(Unavailable):

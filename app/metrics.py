@@ -46,12 +46,24 @@ INTER_TOKEN = Histogram(
     "Mean time between the tokens of one request.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+STORED = Counter("serve_store_responses_total", "Responses that were stored.")
+STORE_FAILURES = Counter(
+    "serve_store_failures_total", "Calls of the store of responses that failed.", ["call"]
+)
+STORE_EVICTED = Counter(
+    "serve_store_evicted_total", "Responses and conversations that the store removed.", ["reason"]
+)
 
 # Create these series at once: alerts need them before their first event.
 for _phase in ("waiting", "streaming"):
     DISCONNECTS.labels(_phase)
 for _refusal in (NotReady, Overloaded, Draining, EngineDied):
     REFUSED.labels(_refusal.code)
+
+for _call in ("open", "put", "get", "chain", "evict"):
+    STORE_FAILURES.labels(_call)
+for _reason in ("age", "bounds"):
+    STORE_EVICTED.labels(_reason)
 
 
 def record(stats: RequestStats) -> None:

@@ -13,6 +13,8 @@ from hypothesis import settings as hypothesis_settings
 # prometheus_client decides at its import whether metrics live in memory or, if this is set, in the
 # files of this folder. app/metrics.py reads them from files, as it must with SGLang's processes.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="test-metrics-")
+# Servers that tests start keep responses there, and not in the user's own folder.
+os.environ["STATE_DIR"] = tempfile.mkdtemp(prefix="test-state-")
 _exit_codes: list[int] = []
 
 # Its own clocks measure the machine, not the program.

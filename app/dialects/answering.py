@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
+from app.dialects.background import Backgrounds
 from app.dialects.body import read
-from app.dialects.contract import Call, Dialect, Reply
+from app.dialects.contract import Ask, Call, Dialect, Reply, Resource
 from app.dialects.sealing import Seal
 from app.errors import NotReady
+from app.gate import Gate
 from app.generation.model import ServedModel
 from app.logs.setup import log
 from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
 from app.stats import RequestStats
+from app.store.store import Store
 
 
 class Answering:
     """Reads bodies and begins their answers, within the settings of one server."""
 
-    def __init__(self, settings: Settings, bounds: Bounds) -> None:
+    def __init__(self, settings: Settings, bounds: Bounds, gate: Gate, store: Store | None) -> None:
         self._bounds = bounds
+        self._store = store
+        self._background = Backgrounds(gate, store, most=settings.max_background)
         self._seal = Seal.of(settings)
         self._logs_bodies = settings.log_level == "debug"
         self._logged_bytes = settings.max_log_len
@@ -32,11 +37,12 @@ class Answering:
         raw: bytes,
         *,
         id: str,
+        owner: str,
         model: ServedModel | None,
         stats: RequestStats,
         log_fields: dict[str, Any],
     ) -> Awaitable[Reply]:
-        """`raw`: the body. `id`: as `Call.id`. Fills in `stats` and `log_fields`.
+        """`raw`: the body. `id`, `owner`: as of `Call`. Fills in `stats` and `log_fields`.
 
         Raises ServeError when called or when awaited.
         """
@@ -50,7 +56,34 @@ class Answering:
             model=model,
             bounds=self._bounds,
             seal=self._seal,
+            owner=owner,
+            store=self._store,
+            background=self._background,
             stats=stats,
             log_fields=log_fields,
         )
         return dialect.answer(body, call)
+
+    async def look_up(
+        self,
+        resource: Resource,
+        *,
+        ids: Mapping[str, str],
+        query: Mapping[str, str],
+        raw: bytes,
+        owner: str,
+    ) -> Reply:
+        """`ids`, `query`: as of `Ask`. `raw`: the body, b"" if there is none. Raises ServeError."""
+        body = None
+        if resource.body is not None:
+            body = read(resource.body, raw or b"{}", self._bounds, resource.path)
+        return await resource.answer(
+            Ask(
+                ids=ids,
+                query=query,
+                body=body,
+                owner=owner,
+                store=self._store,
+                background=self._background,
+            )
+        )

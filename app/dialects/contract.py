@@ -7,13 +7,13 @@ The carrier (web/, runpod/) knows neither tokens nor fields.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Generic, Protocol, TypeAlias
+from typing import Any, Generic, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from app.dialects.body import AnyBody
+from app.dialects.body import AnyBody, Body
 from app.dialects.json_array import encoded_parts
 from app.dialects.sealing import Seal
 from app.errors import ServeError
@@ -21,6 +21,7 @@ from app.events import Event, Events, Result, Scored, fold
 from app.generation.model import ServedModel
 from app.settings.bounds import Bounds
 from app.stats import RequestStats
+from app.store.store import Store
 from app.types import GenerationRequest, Json
 
 
@@ -32,12 +33,48 @@ class Call(msgspec.Struct, kw_only=True):
     model: ServedModel
     bounds: Bounds
     seal: Seal
+    owner: str
+    """Whose request it is: what is kept for one owner is hidden from the others. \"\": there are no
+    keys, and all clients are one."""
+    store: Store | None
+    background: Background
     stats: RequestStats
     log_fields: dict[str, Any]
     """Fields of the request's end line in the log: `model`, `max_tokens`, `stream`, ..."""
 
     def generate(self, request: GenerationRequest) -> Events:
         return self.model.generate(request, self.stats)
+
+
+class Background(Protocol):
+    """Runs what answers without a connection (dialects/background.py)."""
+
+    async def start(
+        self, call: Call, id: str, events: Events, presenter: KeptPresenter, *, stream: bool
+    ) -> Running:
+        """Begin. Raises ServeError, and then nothing has begun."""
+
+    def find(self, owner: str, id: str) -> Running | None:
+        """One that runs here, or has ended here lately."""
+
+
+class Running(Protocol):
+    """What is answered in the background."""
+
+    ended: bool
+    first: bytes
+    """The answer when it began, as JSON."""
+    streams: bool
+    """Its frames are there to be followed."""
+
+    def now(self) -> bytes:
+        """The answer as far as it is, as JSON."""
+
+    def follow(self, after: int) -> AsyncGenerator[bytes, None]:
+        """Its frames after this sequence number, until its end. -1: all of them."""
+
+    async def end(self) -> None:
+        """Returns once it has ended."""
 
 
 class Presenter(Protocol):
@@ -107,6 +144,33 @@ class Dialect(msgspec.Struct, Generic[AnyBody], frozen=True):
     """A valid body, for the description of the API."""
 
 
+class Ask(msgspec.Struct, kw_only=True):
+    """A request to a `Resource`."""
+
+    ids: Mapping[str, str]
+    """What stands in the path in the place of the names in braces."""
+    query: Mapping[str, str]
+    body: Any = None
+    """As the resource's `body`; None if it has none."""
+    owner: str
+    """As of `Call`."""
+    store: Store | None
+    background: Background
+
+
+class Resource(msgspec.Struct, frozen=True, kw_only=True):
+    """A route to something that is kept. It generates nothing, and takes no place."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    """With names in braces."""
+    summary: str
+    answer: Callable[[Ask], Awaitable[Reply]]
+    body: type[Body] | None = None
+    query: Mapping[str, Json] = {}
+    """Parameters that it takes: name -> JSON Schema."""
+
+
 async def present(events: Events, presenter: Presenter, *, stream: bool) -> Reply:
     """Render events as the client asked for them. Awaits a whole answer to its end."""
     if stream:
@@ -133,21 +197,41 @@ class OrderedPresenter(Protocol):
     def heartbeat(self) -> bytes:
         """As of `Stream`."""
 
+    async def close(self) -> bytes:
+        """The last frames, once all events have been fed; may wait until the answer is kept."""
+
+
+class KeptPresenter(OrderedPresenter, Protocol):
+    """Of an answer that is kept from its beginning to whatever end it has."""
+
+    def now(self) -> bytes:
+        """The answer as far as it is, as JSON."""
+
+    async def keep_begun(self) -> None:
+        """Keep that the answer has begun. Raises StoreUnavailable."""
+
+    async def break_off(self, error: ServeError) -> bytes:
+        """Keep that it failed, or was cancelled; the last frames."""
+
 
 async def present_in_order(events: Events, presenter: OrderedPresenter, *, stream: bool) -> Reply:
     """As `present`."""
     if stream:
-        return Stream(_frames(events, presenter), presenter.fail, presenter.heartbeat)
+        frames = _frames(events, presenter, presenter.close)
+        return Stream(frames, presenter.fail, presenter.heartbeat)
     async with aclosing(events):
         async for beat in events:
             for event in beat:
                 presenter.feed(event)
+    await presenter.close()
     assert presenter.final is not None
     return Whole(presenter.final)
 
 
 async def _frames(
-    events: Events, presenter: Presenter | OrderedPresenter
+    events: Events,
+    presenter: Presenter | OrderedPresenter,
+    close: Callable[[], Awaitable[bytes]] | None = None,
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(events):
         async for beat in events:
@@ -155,6 +239,8 @@ async def _frames(
                 if b"\xe2\x80" in frames or b"\xc2\x85" in frames:
                     frames = in_one_line(frames)
                 yield frames
+    if close is not None and (frames := await close()):
+        yield frames
 
 
 def in_one_line(frames: bytes) -> bytes:

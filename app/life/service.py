@@ -31,6 +31,7 @@ from app.lifecycle import Lifecycle, Phase
 from app.logs.setup import log
 from app.settings.catalogue import Settings
 from app.stats import LocalGauges, LoopLag
+from app.store.store import store_of
 
 _FAILED_ANSWERS_S = 3.0
 """Time for clients to receive the error that ended their request, after the drain timed out."""
@@ -73,6 +74,8 @@ class Service:
         self.host = ModelHost(
             settings, self.lifecycle, self.gate, launch, all_warm, quiet=peers is not None
         )
+        self.store = store_of(settings) if admits and settings.upstream_url is None else None
+        """What has been answered; None: nothing is kept."""
         self.lag = LoopLag()
         self.gauges = LocalGauges(self.gate, self.lag, self.host.silent_s, metric_files.series_lost)
         """Of this process alone."""
@@ -112,6 +115,8 @@ async def live(work: Work, service: Service) -> int:
     """Serve until the end; returns the exit code, unless the process has to exit at once."""
     lifecycle, control = service.lifecycle, service.control
     await control.open(lifecycle, service.gate)
+    if service.store is not None:
+        service.store.start()
     running = await work.start()
     await first_of(running, control.requested.wait(), lifecycle.over.wait())
     if not running.done():
@@ -130,6 +135,8 @@ async def live(work: Work, service: Service) -> int:
         log.info("stopped before the model was loaded")
         exit_now(0, service.cleanup)
     await work.close()
+    if service.store is not None:
+        await service.store.close()
     lifecycle.enter(Phase.STOPPED)
     log.info("stopped", uptime_s=round(lifecycle.uptime_s, 1))
     return 0

@@ -25,7 +25,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The request that a job's input stands for."""
 
     route: str
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     body: bytes
     form: OutputForm
     growth: Growth

@@ -21,6 +21,7 @@ import msgspec
 import orjson
 
 from app.dialects.body import Unsupported
+from app.dialects.routes import methods_of
 from app.errors import BodyTooLarge, InvalidRequest, UnsupportedParameter
 from app.runpod.backend import JobRequest, OutputForm
 from app.runpod.batches import Growth
@@ -35,6 +36,7 @@ _UNDER_V1 = (
     "/embeddings",
     "/models",
     "/responses",
+    "/conversations",
     "/messages",
     "/tokens",
 )
@@ -70,7 +72,7 @@ place for log-probabilities."""
 _VLLM_MAX_TOKENS = 100
 """worker-vllm's default (its documentation says 16)."""
 
-Method: TypeAlias = Literal["GET", "POST"]
+Method: TypeAlias = Literal["GET", "POST", "DELETE"]
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,13 +152,17 @@ def _method(job_input: Json, path: str, *, bare: bool) -> Method:
     method = job_input.get("method")
     if method is None:
         reads = path in (MODELS, HEALTH) or path.startswith(MODELS + "/")
+        kept = methods_of(path)
+        reads |= bool(kept) and "POST" not in kept
         return "GET" if reads or bare else "POST"
     match method.upper() if isinstance(method, str) else None:
         case "GET":
             return "GET"
         case "POST":
             return "POST"
-    raise InvalidRequest("Invalid value for 'method': must be GET or POST.", param="method")
+        case "DELETE":
+            return "DELETE"
+    raise InvalidRequest("Invalid value for 'method': must be GET, POST or DELETE.", param="method")
 
 
 def _prompted(job_input: Json, rules: Rules) -> JobRequest:

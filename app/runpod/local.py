@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 
 from app.dialects.answering import Answering
-from app.dialects.contract import Dialect, Reply, Whole
+from app.dialects.contract import Dialect, Reply, Resource, Whole
 from app.dialects.openai import models
-from app.dialects.routes import DIALECTS
+from app.dialects.routes import DIALECTS, methods_of, resource_at, route_of
 from app.dialects.vllm import batch_output
 from app.errors import MethodNotAllowed, RouteNotFound
 from app.gate import Gate
@@ -19,6 +19,7 @@ from app.runpod.backend import JobRequest, JobStats, OutputForm
 from app.runpod.jobs import HEALTH, MODELS
 from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
+from app.store.store import Store
 from app.types import Json
 
 _DIALECTS: dict[tuple[str, OutputForm], Dialect[Any]] = {
@@ -29,15 +30,22 @@ _DIALECTS: dict[tuple[str, OutputForm], Dialect[Any]] = {
 
 class LocalBackend:
     def __init__(
-        self, settings: Settings, lifecycle: Lifecycle, gate: Gate, host: ModelHost
+        self,
+        settings: Settings,
+        lifecycle: Lifecycle,
+        gate: Gate,
+        host: ModelHost,
+        store: Store | None,
     ) -> None:
         self._settings = settings
         self._lifecycle, self._gate, self._host = lifecycle, gate, host
-        self._answering = Answering(settings, Bounds.of(settings))
+        self._answering = Answering(settings, Bounds.of(settings), gate, store)
 
     def route_label(self, route: str) -> str:
         if route.startswith(MODELS + "/"):
             return MODELS + "/{model}"
+        if methods_of(route):
+            return route_of(route)
         known = (route, OutputForm.OPENAI) in _DIALECTS or route in (MODELS, HEALTH)
         return route if known else "unmatched"
 
@@ -50,17 +58,33 @@ class LocalBackend:
                 dialect,
                 request.body,
                 id=stats.id,
+                owner="",  # the platform has authenticated the caller, and does not say whom
                 model=self._host.model,
                 stats=stats.request,
                 log_fields=stats.log_fields,
             )
             del request  # megabytes that are not needed while the engine answers
             return await answer
+        if (resource := resource_at(method, route)) is not None:
+            return await self._look_up_kept(*resource, request.body)
+        if methods_of(route):
+            raise MethodNotAllowed(f"{route[:100]} does not answer {method}.")
         if (content := self._look_up(route)) is None:
             raise RouteNotFound(f"There is no {method} {route[:100]} here.")
         if method != "GET":
             raise MethodNotAllowed(f"{route[:100]} does not answer {method}.")
         return Whole(orjson.dumps(content))
+
+    async def _look_up_kept(self, resource: Resource, ids: dict[str, str], raw: bytes) -> Reply:
+        """The parameters of a query are the fields of the job's body."""
+        query = {} if resource.body is not None else orjson.loads(raw or b"{}")
+        return await self._answering.look_up(
+            resource,
+            ids=ids,
+            query={name: _parameter(value) for name, value in query.items()},
+            raw=raw,
+            owner="",
+        )
 
     def _look_up(self, route: str) -> Json | None:
         if route == MODELS:
@@ -79,3 +103,7 @@ class LocalBackend:
             "uptime_s": round(self._lifecycle.uptime_s, 1),
             "in_flight": self._gate.in_flight,
         }
+
+
+def _parameter(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -93,6 +93,7 @@ class Worker:
 
     async def drained(self) -> None:
         await asyncio.wait({self._running})
+        await self._service.gate.wait_idle()  # responses in the background
 
     def fail_rest(self, error: Callable[[], ServeError]) -> int:
         return self._service.gate.end_all(error)
@@ -126,7 +127,7 @@ class Worker:
 
         service, settings = self._service, self._settings
         backend = self._upstream or LocalBackend(
-            settings, service.lifecycle, service.gate, service.host
+            settings, service.lifecycle, service.gate, service.host, service.store
         )
         return JobLoop(
             job_answerer(settings, service.gate, backend),

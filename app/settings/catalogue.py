@@ -27,6 +27,7 @@ MODEL = Section("Model")
 ENGINE = Section("Engine")
 SERVER = Section("Server")
 BOUNDS = Section("Bounds")
+STORE = Section("Stored responses")
 LOGS = Section("Logs and metrics")
 WARM_UP = Section("Warm-up")
 HATHORA = Section("Hathora and Google Cloud")
@@ -630,6 +631,50 @@ class Settings(BaseModel):
         le=64,
         help="Steps of the engine whose tokens may share one frame while the event loop lags, so "
         "that overload makes streams coarser before it makes them slower; 1: never.",
+    )
+
+    # -- stored responses -------------------------------------------------------------------------
+    store_url: str | None = STORE.setting(
+        None,
+        "STORE_URL",
+        help="Where responses and conversations are kept: `sqlite:///PATH`; "
+        "`postgresql://USER:PASSWORD@HOST/NAME`, which several servers can share; `memory`; `off`. "
+        "Default: an SQLite file in STATE_DIR.",
+    )
+    state_dir: str = STORE.setting(
+        "~/.local/state/serve-hathora",
+        "STATE_DIR",
+        help="Where the server keeps what outlives it. If it cannot be written: TMPDIR, where it "
+        "ends with the server.",
+    )
+    store_max_responses: int = STORE.setting(
+        100_000,
+        "STORE_MAX_RESPONSES",
+        ge=1,
+        help="Responses and conversations that are kept. Past it the oldest go, of whoever has "
+        "most.",
+    )
+    store_max_bytes: int = STORE.setting(
+        2**30, "STORE_MAX_BYTES", ge=2**20, help="Bytes of all of them; past it likewise."
+    )
+    store_max_response_bytes: int = STORE.setting(
+        16 * 2**20,
+        "STORE_MAX_RESPONSE_BYTES",
+        ge=1024,
+        help="Bytes of one response and its input; a larger one is answered and not kept.",
+    )
+    store_ttl_s: float = STORE.setting(
+        7 * 86_400.0,
+        "STORE_TTL",
+        gt=0,
+        help="Seconds after its last use that a response or a conversation is kept.",
+    )
+    max_background: int = STORE.setting(
+        64,
+        "MAX_BACKGROUND",
+        ge=0,
+        help="Responses that a serving process generates in the background at a time; past it "
+        "503. They count against MAX_CONCURRENCY, too.",
     )
 
     # -- logs and metrics -------------------------------------------------------------------------

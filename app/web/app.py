@@ -15,11 +15,11 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.dialects.contract import Dialect
-from app.dialects.routes import DIALECTS
+from app.dialects.routes import DIALECTS, RESOURCES
 from app.errors import InternalError, InvalidRequest, MethodNotAllowed, RouteNotFound, ServeError
 from app.settings.bounds import Bounds
 from app.types import Json
-from app.web import admin, probes, sglang_routes
+from app.web import admin, probes, resources, sglang_routes
 from app.web.generation import Generation
 from app.web.middleware import Authentication, RequestScope, Shortcut
 from app.web.responses import error_response
@@ -80,6 +80,7 @@ def _api(serving: Serving) -> FastAPI:
     app.state.serving = serving
     for dialect in DIALECTS:
         _describe(app, dialect)
+    resources.add_to(app)
     app.include_router(probes.router)
     app.include_router(sglang_routes.router)
     if serving.settings.admin_api_key:
@@ -160,11 +161,13 @@ def _openapi(app: FastAPI, serving: Serving) -> Json:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas["Error"] = _ERROR
-        for dialect in DIALECTS:
-            schema = dialect.body.model_json_schema(ref_template="#/components/schemas/{model}")
+        bodies = [dialect.body for dialect in DIALECTS]
+        bodies += [resource.body for resource in RESOURCES if resource.body is not None]
+        for body in bodies:
+            schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
             _add_bounds(schema, serving.bounds)
             schemas |= schema.pop("$defs", {})
-            schemas[dialect.body.__name__] = schema
+            schemas[body.__name__] = schema
         app.openapi_schema = document
     return app.openapi_schema
 

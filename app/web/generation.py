@@ -86,6 +86,7 @@ class Generation:
                 self._dialect,
                 raw,
                 id=state["engine_id"],
+                owner=state["owner"],
                 model=self._serving.host.model,
                 stats=state["stats"],
                 log_fields=state["log_fields"],

@@ -39,9 +39,9 @@ class RequestScope:
     """Gives a request its id, its headers, its two log lines and its metrics.
 
     `scope["state"]` carries: `engine_id`, the id inside the engine; `request_id`, the client's or
-    the same; `stats`; `log_fields`, which a dialect adds to the end line; `send`, the server's own;
-    and, once they are known, `route`, `status`, `ended_by`, `error`. The server has added
-    `connection`.
+    the same; `owner`, as of a dialect's `Call`; `stats`; `log_fields`, which a dialect adds to the
+    end line; `send`, the server's own; and, once they are known, `route`, `status`, `ended_by`,
+    `error`. The server has added `connection`.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -64,6 +64,7 @@ class RequestScope:
         state |= {
             "engine_id": engine_id,
             "request_id": request_id,
+            "owner": "",
             "stats": RequestStats(),
             "log_fields": {},
             "status": 0,
@@ -142,7 +143,8 @@ class Keys:
         # Digests all have one length, so the time of a comparison does not reveal a key's length.
         self._digests = [_digest(key.get_secret_value().encode()) for key in keys]
 
-    def accept(self, scope: Scope) -> bool:
+    def accept(self, scope: Scope) -> str | None:
+        """Who has the key, as text that does not tell it; None: nobody."""
         keys = []
         for name, value in scope["headers"]:
             if name == b"authorization" and value[:7].lower() == b"bearer ":
@@ -151,9 +153,12 @@ class Keys:
                 keys.append(value.strip())
         # All comparisons are made, so that their time does not reveal which key matched.
         matches = [
-            hmac.compare_digest(_digest(key), digest) for key in keys for digest in self._digests
+            digest
+            for key in keys
+            for digest in self._digests
+            if hmac.compare_digest(_digest(key), digest)
         ]
-        return any(matches)
+        return hashlib.sha256(b"owner" + matches[0]).hexdigest()[:32] if matches else None
 
 
 def unauthenticated(scope: Scope) -> Response:
@@ -173,7 +178,11 @@ class Authentication:
         self._keys = Keys((*settings.api_key, *settings.admin_api_key))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self.OPEN or self._keys.accept(scope):
+        if scope["type"] != "http" or scope["path"] in self.OPEN:
+            await self._app(scope, receive, send)
+            return
+        if (owner := self._keys.accept(scope)) is not None:
+            scope["state"]["owner"] = owner
             await self._app(scope, receive, send)
             return
         await unauthenticated(scope)(scope, receive, send)

@@ -24,6 +24,7 @@ from app.metrics import Metrics
 from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
 from app.stats import Gauges, LocalGauges
+from app.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Serving:
     lifecycle: Lifecycle
     gate: Gate
     host: ModelHost
+    store: Store | None
     local_gauges: LocalGauges
     """Those of this process alone."""
     metrics: Metrics | None
@@ -50,6 +52,7 @@ class Serving:
             lifecycle=service.lifecycle,
             gate=service.gate,
             host=service.host,
+            store=service.store,
             local_gauges=service.gauges,
             metrics=metrics,
             network=service.control.network,
@@ -89,7 +92,7 @@ class Serving:
 
     @cached_property
     def answering(self) -> Answering:
-        return Answering(self.settings, self.bounds)
+        return Answering(self.settings, self.bounds, self.gate, self.store)
 
 
 def serving_of(request: Request) -> Serving:

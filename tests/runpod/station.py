@@ -20,6 +20,7 @@ from app.runpod.answer_job import job_answerer
 from app.runpod.backend import Backend
 from app.runpod.local import LocalBackend
 from app.settings.catalogue import Settings
+from app.store.store import store_of
 from tests.support.runpod_platform import Job, Platform
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import settings
@@ -82,7 +83,7 @@ async def working(
     host = _host(configured, lifecycle, gate, engine)
     if backend is None:
         await _start(host, lifecycle)
-        backend = LocalBackend(configured, lifecycle, gate, host)
+        backend = LocalBackend(configured, lifecycle, gate, host, store_of(configured))
     else:
         lifecycle.enter(Phase.READY)
     async with Platform(long_poll_s=long_poll_s) as platform:

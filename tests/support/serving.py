@@ -56,7 +56,8 @@ class Running:
 
 def settings(**environment: str) -> Settings:
     """Settings from names as in the environment, and from nothing else."""
-    return load({}, {"LOG_FILE": "", "PORT": "0", "HOST": "127.0.0.1", **environment}).settings
+    plain = {"LOG_FILE": "", "PORT": "0", "HOST": "127.0.0.1", "STORE_URL": "memory"}
+    return load({}, plain | environment).settings
 
 
 def assembled(configured: Settings, launch: Launch) -> Serving:
@@ -103,6 +104,8 @@ async def serve(
     finally:
         server.should_exit = True
         await task
+        if serving.store is not None:
+            await serving.store.close()
 
 
 async def eventually(

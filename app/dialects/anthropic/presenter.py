@@ -126,6 +126,9 @@ class MessagePresenter:
     def heartbeat(self) -> bytes:
         return PING
 
+    async def close(self) -> bytes:
+        return b""  # the last event was the end
+
     def fail(self, error: ServeError) -> bytes:
         """The end of a stream that failed. Open blocks stay open."""
         return self._frame("error", error_json(error, logs.request_id.get() or ""))

@@ -1,21 +1,26 @@
 """OpenAI's Responses API: one request, streamed or whole, and the count of its tokens.
 
+    body ─ history ─ items ─ messages ─ model ─ events ─ presenter ─ kept ─ terminal event
+
 Source: https://platform.openai.com/docs/api-reference/responses, read 2026-11, and what Codex, the
 SDKs and other clients were seen to send and to need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
+from functools import partial
 
 import msgspec
 import orjson
 
-from app.dialects.contract import Call, Dialect, Reply, Whole, present_in_order
+from app.dialects.contract import Call, Dialect, Reply, Stream, Whole, present_in_order
 from app.dialects.openai import models
 from app.dialects.openai.grammars import ANY_OBJECT, schema_grammar
-from app.dialects.openai.responses import conversation
+from app.dialects.openai.responses import conversation, kept_items
 from app.dialects.openai.responses.body import InputTokensBody, PromptFields, ResponsesBody
+from app.dialects.openai.responses.history import History, load, needs_store
 from app.dialects.openai.responses.items import (
     CompactionItem,
     Item,
@@ -23,6 +28,7 @@ from app.dialects.openai.responses.items import (
     ReferenceItem,
     ToolsItem,
 )
+from app.dialects.openai.responses.keeping import ResponseKeeper
 from app.dialects.openai.responses.output_items import Channel
 from app.dialects.openai.responses.presenter import ResponsePresenter
 from app.dialects.openai.responses.response import ResponseObject, constant
@@ -30,19 +36,79 @@ from app.dialects.openai.responses.toolbox import Toolbox
 from app.dialects.openai.sampling import alternative_count
 from app.dialects.sealing import Opening
 from app.dialects.template_kwargs import template_kwargs
-from app.errors import InvalidRequest, ItemNotFound, UnsupportedParameter
+from app.errors import InvalidRequest
+from app.events import Events
 from app.settings.bounds import Bounds
+from app.store.store import Store
 from app.types import ChatPrompt, GenerationRequest, Grammar, Json, Sampling, Scoring
 
 _LOGPROBS = "message.output_text.logprobs"
+_ENCRYPTED = "reasoning.encrypted_content"
 
 
 def answer(body: ResponsesBody, call: Call) -> Awaitable[Reply]:
     model = models.generator_name(body.model, call)
-    _check_unkept(body)
+    if needs_store(body):
+        return _answer_with_history(body, call, model)
+    return _begin(body, call, model, History())
+
+
+async def count(body: InputTokensBody, call: Call) -> Reply:
+    """How many tokens the model would read: as `usage.input_tokens` of the same request."""
+    models.generator_name(body.model, call)
+    history = await load(body, call, hold=False) if needs_store(body) else History()
+    grammar = _grammar(body, call.bounds)
+    tools = Toolbox(call.bounds)
+    items = [*history.earlier, *_items(body, history)]
+    prompt = _prompt(body, items, tools, call, formatted=grammar is not None)
+    (ids,) = await call.model.tokenize([prompt])
+    return Whole(orjson.dumps({"object": "response.input_tokens", "input_tokens": len(ids)}))
+
+
+async def _answer_with_history(body: ResponsesBody, call: Call, model: str) -> Reply:
+    if body.background and body.store is False:
+        raise InvalidRequest(
+            "'background' needs a response that is kept: 'store' must not be false.",
+            param="background",
+        )
+    history = await load(body, call)
+    if call.store is None or history.conversation is None:
+        begun = _begin(body, call, model, history)
+        del body, history  # megabytes that are not needed while the engine answers
+        return await begun
+    held = history.conversation, f"resp_{call.id}"
+    try:
+        reply = await _begin(body, call, model, history)
+    except BaseException:
+        await call.store.release(*held)
+        raise
+    if body.background:
+        return reply  # it holds the conversation until it is kept
+    if isinstance(reply, Stream):
+        reply.frames = _releasing(reply.frames, call.store, held)
+    else:
+        await call.store.release(*held)
+    return reply
+
+
+async def _releasing(
+    frames: AsyncGenerator[bytes, None], store: Store, held: tuple[str, str]
+) -> AsyncGenerator[bytes, None]:
+    try:
+        async with aclosing(frames):
+            async for frame in frames:
+                yield frame
+    finally:
+        await store.release(*held)
+
+
+def _begin(body: ResponsesBody, call: Call, model: str, history: History) -> Awaitable[Reply]:
     tools = Toolbox(call.bounds)
     sampling = _sampling(body, call.bounds)
-    prompt = _prompt(body, tools, call, formatted=sampling.grammar is not None)
+    own = _items(body, history)
+    prompt = _prompt(
+        body, [*history.earlier, *own], tools, call, formatted=sampling.grammar is not None
+    )
     scoring = _scoring(body, call.bounds)
     request = GenerationRequest(
         id=call.id,
@@ -53,64 +119,83 @@ def answer(body: ResponsesBody, call: Call) -> Awaitable[Reply]:
     )
     call.log_fields |= {
         "model": body.model,
-        "items": 1 if isinstance(body.input, str) else len(body.input or ()),
+        "items": len(history.earlier) + len(own),
         "max_tokens": request.sampling.max_tokens,
         "stream": bool(body.stream),
     }
     if tools.echo:
         call.log_fields["tools"] = len(tools.echo)
-    defaults = call.model.info.default_sampling
-    presenter = ResponsePresenter(
-        ResponseObject(
-            f"resp_{call.id}", constant(body, model=model, tools=tools.echo, defaults=defaults)
+    id = f"resp_{call.id}"
+    keeper = _keeper(body, call, history, own)
+    stored = call.store is not None and body.store is not False
+    response = ResponseObject(
+        id,
+        constant(
+            body,
+            model=model,
+            tools=tools.echo,
+            defaults=call.model.info.default_sampling,
+            stored=stored,
+            conversation=history.conversation,
         ),
+    )
+    # What is not kept here a client has to keep, if it wants the thinking back.
+    seals = not stored or _ENCRYPTED in body.included
+    presenter = ResponsePresenter(
+        response,
         owners=tools.owners,
         channel=_channel(body, call.bounds),
-        # Nothing is kept here, so that a client that wants the thinking back has to keep it.
-        seal=call.seal.close,
+        seal=partial(call.seal.close, owner=call.owner.encode()) if seals else None,
+        keeper=keeper,
         scores=scoring is not None,
         stream=bool(body.stream),
     )
-    return present_in_order(call.generate(request), presenter, stream=bool(body.stream))
+    events = call.generate(request)
+    if body.background:
+        return _in_background(call, id, events, presenter, stream=bool(body.stream))
+    return present_in_order(events, presenter, stream=bool(body.stream))
 
 
-async def count(body: InputTokensBody, call: Call) -> Reply:
-    """How many tokens the model would read: as `usage.input_tokens` of the same request."""
-    models.generator_name(body.model, call)
-    grammar = _grammar(body, call.bounds)
-    tools = Toolbox(call.bounds)
-    prompt = _prompt(body, tools, call, formatted=grammar is not None)
-    (ids,) = await call.model.tokenize([prompt])
-    return Whole(orjson.dumps({"object": "response.input_tokens", "input_tokens": len(ids)}))
+def _keeper(
+    body: ResponsesBody, call: Call, history: History, own: Sequence[Item]
+) -> ResponseKeeper | None:
+    stored = body.store is not False
+    if call.store is None or not (stored or history.conversation):
+        return None
+    return ResponseKeeper(
+        call.store,
+        call.owner,
+        f"resp_{call.id}",
+        items=kept_items.written(own, call.id),
+        parent=body.previous_response_id,
+        conversation=history.conversation,
+        stored=stored,
+    )
+
+
+async def _in_background(
+    call: Call, id: str, events: Events, presenter: ResponsePresenter, *, stream: bool
+) -> Reply:
+    call.log_fields["background"] = True
+    run = await call.background.start(call, id, events, presenter, stream=stream)
+    if not stream:
+        return Whole(run.first)
+    return Stream(run.follow(-1), presenter.fail)
 
 
 # -- the request -------------------------------------------------------------------------------
 
 
-def _check_unkept(body: ResponsesBody) -> None:
-    if body.background:
-        raise UnsupportedParameter(
-            "'background' needs a server that keeps responses; this one does not.",
-            param="background",
-        )
-
-
-def _prompt(body: PromptFields, tools: Toolbox, call: Call, *, formatted: bool) -> ChatPrompt:
+def _prompt(
+    body: PromptFields, items: Sequence[Item], tools: Toolbox, call: Call, *, formatted: bool
+) -> ChatPrompt:
     """The conversation, with the tools that are put into `tools`. Raises ServeError."""
-    for field in ("previous_response_id", "conversation"):
-        if getattr(body, field) is not None:
-            raise UnsupportedParameter(
-                f"'{field}' needs a server that keeps responses; this one does not. Please send "
-                "the whole conversation as 'input'.",
-                param=field,
-            )
-    items = _items(body)
     tools.add(body.tools or (), "tools")
     for no, item in enumerate(items):
         if isinstance(item, ToolsItem):
             tools.add_more(item.tools or (), f"input[{no}].tools")
     reasoning = body.reasoning
-    opening = Opening(call.seal)
+    opening = Opening(call.seal, call.owner.encode())
     messages = conversation.messages(
         items,
         instructions=body.instructions,
@@ -137,13 +222,18 @@ def _prompt(body: PromptFields, tools: Toolbox, call: Call, *, formatted: bool) 
     )
 
 
-def _items(body: PromptFields) -> Sequence[Item]:
+def _items(body: PromptFields, history: History) -> Sequence[Item]:
+    """Those of the request, with what they refer to in its place."""
+    if body.input is None and history.earlier:
+        return ()
     if body.input is None:
         raise InvalidRequest(
             "Missing required parameter: 'input'.", param="input", code="missing_required_parameter"
         )
     if isinstance(body.input, str):
         return (MessageItem(role="user", content=body.input),)
+    if not body.input and history.earlier:
+        return ()
     if not body.input:
         raise InvalidRequest(
             "Invalid value for 'input': must have at least 1 entries.",
@@ -160,11 +250,8 @@ def _items(body: PromptFields) -> Sequence[Item]:
                 code="invalid_encrypted_content",
             )
         if isinstance(item, ReferenceItem):
-            raise ItemNotFound(
-                f"Item with id '{item.id[:100]}' not found. Items are not kept by this server: "
-                "please send the items themselves, as with 'store' set to false.",
-                param="input",
-            )
+            items.append(history.referred[item.id])
+            continue
         items.append(item)  # type: ignore[arg-type]  # an unknown one does not validate
     return items
 

@@ -2,7 +2,7 @@
 
     Started ─> created, in_progress
     ReasoningDelta, TextDelta, ToolCall... ─> added, deltas, done of one item after the other
-    Usage ─> completed or incomplete
+    Usage ─> (kept in the store) completed or incomplete
 
 A whole answer goes the same way, without frames: both have the same items with the same ids.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import assert_never
+from typing import NamedTuple, Protocol, assert_never
 
 import orjson
 
@@ -27,8 +27,8 @@ from app.dialects.openai.responses.output_items import (
     OutputItem,
     ThinkingOutput,
 )
-from app.dialects.openai.responses.response import Bytes, ResponseObject
-from app.errors import ServeError
+from app.dialects.openai.responses.response import Bytes, Rendered, ResponseObject
+from app.errors import RequestCancelled, ServeError, StoreUnavailable
 from app.events import (
     Event,
     Finished,
@@ -48,6 +48,22 @@ from app.types import Json
 _BEATS_S = 60.0
 
 
+class Keeper(Protocol):
+    """Keeps one response."""
+
+    async def keep(self, status: str, response: Rendered) -> None:
+        """Raises StoreUnavailable."""
+
+
+class _End(NamedTuple):
+    """How the model has ended the response."""
+
+    status: str
+    output: list[Bytes]
+    usage: Usage
+    incomplete: str | None
+
+
 class ResponsePresenter:
     """Renders one response."""
 
@@ -58,15 +74,17 @@ class ResponsePresenter:
         owners: Mapping[str, tuple[str | None, str]],
         channel: Channel,
         seal: Callable[[str], str] | None,
+        keeper: Keeper | None,
         scores: bool,
         stream: bool,
     ) -> None:
-        """`owners`: of `Toolbox`. `seal`: as in `ThinkingOutput`. `scores`: texts carry their
-        log-probabilities."""
+        """`owners`: of `Toolbox`. `seal`: as in `ThinkingOutput`. `keeper`: None: it is not kept.
+        `scores`: texts carry their log-probabilities."""
         self._response = response
         self._owners = owners
         self._channel = channel
         self._seal = seal
+        self._keeper = keeper
         self._wants_scores = scores
         self._stream = stream
         self._no = 0
@@ -78,6 +96,7 @@ class ResponsePresenter:
         self._scored: list[ScoredToken] = []
         """Tokens whose text comes with the next delta."""
         self._finished: Finished | None = None
+        self._end: _End | None = None
         self._beat_at = time.monotonic()
         """When a heartbeat was an event."""
         self.final: bytes | None = None
@@ -123,7 +142,8 @@ class ResponsePresenter:
             case Finished():
                 return self._finish(event)
             case Usage():
-                return self._end(event)
+                self._note_end(event)
+                return b""
             case Progress() | TokenIds():
                 return b""
             case _:
@@ -139,16 +159,96 @@ class ResponsePresenter:
         if now - self._beat_at < _BEATS_S:
             return keep_alive()
         self._beat_at = now
+        return self._lifecycle("in_progress", self._so_far())
+
+    async def close(self) -> bytes:
+        """The last frame. Clients refer to a response, and its items, as soon as they have it."""
+        assert self._end is not None
+        status, output, usage, incomplete = self._end
+        ended = self._response.render(status, output, usage=usage, incomplete=incomplete)
+        if self._keeper is not None:
+            try:
+                await self._keeper.keep(status, ended)
+            except StoreUnavailable:
+                self._response.is_not_kept()
+                ended = self._response.render(status, output, usage=usage, incomplete=incomplete)
+        return self._last(status, ended)
+
+    def fail(self, error: ServeError) -> bytes:
+        """The end of a stream that failed, with the items that were complete. It is not kept."""
+        if self._keeper is not None:
+            self._response.is_not_kept()
+        before = self._begin()
+        return before + self._last(
+            "failed", self._response.render("failed", self._closed, error=error)
+        )
+
+    # -- in the background -----------------------------------------------------------------------
+
+    def now(self) -> bytes:
+        if self.final is not None:
+            return self.final
+        return self._response.render(self._status, self._so_far()).json
+
+    async def keep_begun(self) -> None:
+        assert self._keeper is not None
+        await self._keeper.keep("queued", self._response.render("queued", ()))
+
+    async def break_off(self, error: ServeError) -> bytes:
+        """Keep it as failed, or as cancelled, which no event of OpenAI's says."""
+        before = self._begin()
+        if isinstance(error, RequestCancelled):
+            status, event = "cancelled", "incomplete"
+            ended = self._response.render(status, [*self._closed, *self._cut_off()])
+        else:
+            status = event = "failed"
+            ended = self._response.render(status, self._closed, error=error)
+        assert self._keeper is not None
+        try:
+            await self._keeper.keep(status, ended)
+        except StoreUnavailable:
+            self._response.is_not_kept()
+        return before + self._last(event, ended)
+
+    # -- after its end ---------------------------------------------------------------------------
+
+    def replay(
+        self,
+        items: Sequence[tuple[OutputItem, str, str]],
+        event: str,
+        response: Rendered,
+        after: int,
+    ) -> bytes:
+        """The frames after this number. `items`: each with its text and its status."""
+        frames = [self._begin()]
+        for item, text, status in items:
+            frames.append(self._opened(item))
+            if text:
+                frames.append(self._delta(item, text))
+            if status == "completed" or not isinstance(item, CallOutput):
+                frames.append(self._close(status))
+            else:  # it was cut off
+                self._open = None
+        last = self._last(event, response)
+        wanted = b"".join(frames).split(b"\n\n")[after + 1 : -1]
+        return b"".join([frame + b"\n\n" for frame in wanted]) + last
+
+    @property
+    def _status(self) -> str:
+        return "in_progress" if self._begun else "queued"
+
+    def _so_far(self) -> list[Bytes]:
         output = list(self._closed)
         if self._open is not None:
             output.append(encoded(self._open.json("in_progress")))
-        return self._lifecycle("in_progress", output)
+        return output
 
-    def fail(self, error: ServeError) -> bytes:
-        """The end of a stream that failed, with the items that were complete."""
-        before = self._begin()
-        self.final = self._response.render("failed", self._closed, error=error)
-        return before + self._frame("failed", {"response": orjson.Fragment(self.final)})
+    def _cut_off(self) -> list[Bytes]:
+        return [] if self._open is None else [encoded(self._open.json("incomplete"))]
+
+    def _last(self, event: str, response: Rendered) -> bytes:
+        self.final = response.json
+        return self._frame(event, {"response": orjson.Fragment(self.final)})
 
     # -- items -----------------------------------------------------------------------------------
 
@@ -209,17 +309,14 @@ class ResponsePresenter:
             return frames if finished.cut_call else frames + self._close()
         return frames + self._close("incomplete" if finished.reason == "length" else "completed")
 
-    def _end(self, usage: Usage) -> bytes:
+    def _note_end(self, usage: Usage) -> None:
         assert self._finished is not None
-        output = list(self._closed)
-        if self._open is not None:
-            output.append(encoded(self._open.json("incomplete")))
+        output = [*self._closed, *self._cut_off()]
         cut = self._finished.reason == "length" or self._finished.cut_call
-        status = "incomplete" if cut else "completed"
-        self.final = self._response.render(
-            status, output, usage=usage, incomplete="max_output_tokens" if cut else None
-        )
-        return self._frame(status, {"response": orjson.Fragment(self.final)})
+        if cut:
+            self._end = _End("incomplete", output, usage, "max_output_tokens")
+        else:
+            self._end = _End("completed", output, usage, None)
 
     def _id(self, prefix: str) -> str:
         """The response's id and the item's place: an item is found by its id alone."""
@@ -250,7 +347,7 @@ class ResponsePresenter:
     def _lifecycle(self, kind: str, output: Sequence[Bytes]) -> bytes:
         if not self._stream:
             return b""
-        response = self._response.render("in_progress", output)
+        response = self._response.render("in_progress", output).json
         return self._frame(kind, {"response": orjson.Fragment(response)})
 
     def _of(self, item: OutputItem, events: Iterable[tuple[str, Json]]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -14,6 +14,18 @@ from app.events import Usage
 from app.types import Json
 
 Bytes = bytes | bytearray
+
+
+class Rendered(NamedTuple):
+    """A response's JSON, in three parts."""
+
+    head: bytes
+    output: bytes
+    tail: bytes
+
+    @property
+    def json(self) -> bytes:
+        return b"".join(self)
 
 
 class ResponseObject:
@@ -27,6 +39,11 @@ class ResponseObject:
         ]
         self._constant = orjson.dumps(constant)[1:-1]
 
+    def is_not_kept(self) -> None:
+        """Say so."""
+        constant = orjson.loads(b"{%b}" % self._constant)
+        self._constant = orjson.dumps(constant | {"store": False})[1:-1]
+
     def render(
         self,
         status: str,
@@ -35,7 +52,7 @@ class ResponseObject:
         usage: Usage | None = None,
         error: ServeError | None = None,
         incomplete: str | None = None,
-    ) -> bytes:
+    ) -> Rendered:
         """`output`: the items, as JSON. `incomplete`: why, if `status` is that."""
         ended = {
             "status": status,
@@ -44,15 +61,22 @@ class ResponseObject:
             "incomplete_details": None if incomplete is None else {"reason": incomplete},
             "usage": None if usage is None else usage_json(usage),
         }
-        return b'%b,%b,"output":[%b],%b}' % (
-            self._head,
-            orjson.dumps(ended)[1:-1],
+        return Rendered(
+            b'%b,%b,"output":[' % (self._head, orjson.dumps(ended)[1:-1]),
             b",".join(output),
-            self._constant,
+            b"],%b}" % self._constant,
         )
 
 
-def constant(body: ResponsesBody, *, model: str, tools: Sequence[Json], defaults: Json) -> Json:
+def constant(
+    body: ResponsesBody,
+    *,
+    model: str,
+    tools: Sequence[Json],
+    defaults: Json,
+    stored: bool,
+    conversation: str | None,
+) -> Json:
     """What a response repeats of its request. `defaults`: the model's own sampling."""
     reasoning = body.reasoning
     asked: dict[str, Any] = {
@@ -64,20 +88,20 @@ def constant(body: ResponsesBody, *, model: str, tools: Sequence[Json], defaults
             asked[name] = value
     return {
         "model": model,
-        "background": False,
-        "conversation": None,
+        "background": bool(body.background),
+        "conversation": None if conversation is None else {"id": conversation},
         "instructions": body.instructions,
         "max_output_tokens": body.max_output_tokens,
         "max_tool_calls": body.max_tool_calls,
         "metadata": body.metadata or {},
         "parallel_tool_calls": body.parallel_tool_calls is not False,
-        "previous_response_id": None,
+        "previous_response_id": body.previous_response_id,
         "prompt_cache_key": body.prompt_cache_key,
         "prompt_cache_retention": body.prompt_cache_retention,
         "reasoning": asked,
         "safety_identifier": body.safety_identifier,
         "service_tier": "default",
-        "store": False,
+        "store": stored,
         "temperature": _number(body.temperature, defaults.get("temperature"), 1.0),
         "top_p": _number(body.top_p, defaults.get("top_p"), 1.0),
         "presence_penalty": body.presence_penalty or 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,23 +46,31 @@ def presenter(
     *, stream: bool, channel: Channel = "text", seal: bool = False, scores: bool = False
 ) -> ResponsePresenter:
     return ResponsePresenter(
-        ResponseObject("resp_" + "0" * 32, constant(BODY, model="m", tools=[], defaults={})),
+        ResponseObject(
+            "resp_" + "0" * 32,
+            constant(BODY, model="m", tools=[], defaults={}, stored=False, conversation=None),
+        ),
         owners={},
         channel=channel,
         seal=(lambda text: f"sealed {len(text)}") if seal else None,
+        keeper=None,
         scores=scores,
         stream=stream,
     )
 
 
+def all_frames(one: ResponsePresenter, events: Sequence[Event]) -> bytes:
+    return b"".join(map(one.feed, events)) + asyncio.run(one.close())
+
+
 def streamed(events: Sequence[Event], **options: Any) -> list[dict[str, Any]]:
     one = presenter(stream=True, **options)
-    return events_of(b"".join(map(one.feed, events)).decode())
+    return events_of(all_frames(one, events).decode())
 
 
 def whole(events: Sequence[Event], **options: Any) -> dict[str, Any]:
     one = presenter(stream=False, **options)
-    assert b"".join(map(one.feed, events)) == b""
+    assert all_frames(one, events) == b""
     assert one.final is not None
     return orjson.loads(one.final)
 
@@ -232,7 +241,7 @@ def test_heartbeats_are_comments_and_each_minute_an_event_with_all_of_the_output
     frames = one.heartbeat() + one.heartbeat()
     for event in [*THINKING, TextDelta("a", 0)]:
         frames += one.feed(event) + one.heartbeat()
-    frames += b"".join(map(one.feed, END))
+    frames += all_frames(one, END)
     events = events_of(frames.decode())
     Replay(events)
     assert _types(events)[:3] == ["created", "in_progress", "in_progress"]

@@ -70,7 +70,7 @@ async def test_a_whole_answer_has_every_key_and_repeats_its_request() -> None:
         "reasoning": {"effort": "low", "summary": "auto"},
         "safety_identifier": None,
         "service_tier": "default",
-        "store": False,
+        "store": True,
         "temperature": 0.5,
         "top_p": 1.0,
         "presence_penalty": 0.0,
@@ -196,7 +196,7 @@ async def test_a_failure_after_a_heartbeat_and_before_the_first_token_is_created
     ],
 )  # fmt: skip
 async def test_what_is_not_taken_is_named(fields: dict[str, Any], param: str, code: str) -> None:
-    async with serve(ScriptedEngine("x")) as running:
+    async with serve(ScriptedEngine("x"), STORE_URL="off") as running:
         body = {"model": "default", "input": "hi", **fields}
         answer = await running.client.post(PATH, json=body)
     assert answer.status_code == 400, answer.text
@@ -205,7 +205,7 @@ async def test_what_is_not_taken_is_named(fields: dict[str, Any], param: str, co
 
 
 async def test_an_item_by_its_id_is_not_found_where_nothing_is_kept() -> None:
-    async with serve(ScriptedEngine("x")) as running:
+    async with serve(ScriptedEngine("x"), STORE_URL="off") as running:
         answer = await ask(running, [{"role": "user", "content": "x"}, {"id": "rs_1"}])
     assert answer.status_code == 404
     assert "not kept" in answer.json()["error"]["message"]

@@ -1,0 +1,102 @@
+"""Items as they are kept: with an id each, by which clients refer to them.
+
+    msg_<the response's 32 digits><place: 4 digits>      of its output
+    msg_<the response's 32 digits>i<place: 4 digits>     of its input
+
+So an item is found by its response alone. What clients chose themselves is no key of anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from app.dialects.openai.responses.items import (
+    AnyItem,
+    ClientCallItem,
+    ClientResultItem,
+    CustomCallItem,
+    FunctionCallItem,
+    IgnoredItem,
+    Item,
+    MessageItem,
+    Part,
+    ReasoningItem,
+    ResultItem,
+    ServedCallItem,
+    ToolsItem,
+)
+from app.store import records
+from app.types import Json
+
+_PREFIXES: dict[type, str] = {
+    MessageItem: "msg",
+    ReasoningItem: "rs",
+    FunctionCallItem: "fc",
+    CustomCallItem: "ctc",
+    ResultItem: "fco",
+    ClientCallItem: "cc",
+    ClientResultItem: "cco",
+    ServedCallItem: "mcp",
+    ToolsItem: "tools",
+    IgnoredItem: "item",
+}
+_ITEMS: TypeAdapter[Any] = TypeAdapter(list[AnyItem])
+_ID = re.compile(r"[a-z]+_([0-9a-f]{32})(i?)([0-9a-f]{4})")
+
+
+class Place(NamedTuple):
+    """Where an item is kept."""
+
+    response: str
+    of_input: bool
+    no: int
+
+
+def place_of(id: str) -> Place | None:
+    """By the id of an item; None: it is none of ours."""
+    matched = _ID.fullmatch(id)
+    if matched is None:
+        return None
+    return Place(f"resp_{matched[1]}", bool(matched[2]), int(matched[3], 16))
+
+
+def read(joined: bytes) -> list[Item]:
+    """Items that are kept, with commas between them. Raises ValueError: another release's."""
+    try:
+        items: list[Item] = _ITEMS.validate_json(b"[%b]" % joined)
+    except ValidationError as error:
+        raise ValueError(str(error)) from None
+    return items
+
+
+def written(items: Sequence[Item], owner: str) -> list[records.Item]:
+    """`owner`: the digits of the response that they are the input of."""
+    return [_written(item, f"{owner}i{no:04x}") for no, item in enumerate(items)]
+
+
+def _written(item: Item, suffix: str) -> records.Item:
+    json = item.model_dump(exclude_none=True, by_alias=True)
+    id = json.pop("id", None) or f"{_PREFIXES[type(item)]}_{suffix}"
+    if isinstance(item, MessageItem):
+        json |= {
+            "type": "message",
+            "status": "completed",
+            "content": _parts(item.content or "", by_model=item.role == "assistant"),
+        }
+    return records.Item(id, orjson.dumps({"id": id, **json}))
+
+
+def _parts(content: str | Sequence[Part], *, by_model: bool) -> list[Json]:
+    texts = [content] if isinstance(content, str) else [part.text for part in content]
+    if by_model:
+        return [{"type": "output_text", "text": text, "annotations": []} for text in texts]
+    return [{"type": "input_text", "text": text} for text in texts]
+
+
+def joined(items: Sequence[records.Item]) -> bytes:
+    return b",".join([item.body for item in items])

@@ -1,0 +1,187 @@
+"""Responses that are kept: looked up, followed, cancelled, removed.
+
+Source: OpenAI's OpenAPI document of 2026-08.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import orjson
+
+from app.dialects.contract import Ask, Reply, Resource, Stream, Whole
+from app.dialects.openai.responses import replay
+from app.dialects.openai.responses.listing import LIMIT, ORDER, Paging, listed, text
+from app.dialects.openai.responses.response import Rendered, error_json
+from app.errors import InternalError, InvalidRequest, ItemNotFound, ServeError
+from app.store.records import Kept
+from app.types import Json
+
+RUNNING = ("queued", "in_progress")
+_POLL_S = 0.5
+_CANCELLED_WITHIN_S = 20.0
+_DIED = "The server that generated this response has ended."
+
+
+async def retrieve(ask: Ask) -> Reply:
+    id = ask.ids["response_id"]
+    run = ask.background.find(ask.owner, id)
+    if _switch(ask, "stream"):
+        after = _after(ask)
+        await _kept(ask, id)
+        if run is not None and run.streams:
+            return Stream(run.follow(after), _unexpected)
+        return Stream(_replayed(ask, id, after), _unexpected)
+    if run is not None and not run.ended:
+        return Whole(run.now())
+    return Whole((await _kept(ask, id)).body)
+
+
+async def remove(ask: Ask) -> Reply:
+    id = ask.ids["response_id"]
+    if ask.store is not None and (run := ask.background.find(ask.owner, id)) is not None:
+        await ask.store.cancel(ask.owner, id)
+        await run.end()
+    if ask.store is None or not await ask.store.remove(ask.owner, id):
+        raise _not_found(id)
+    return Whole(orjson.dumps({"id": id, "object": "response", "deleted": True}))
+
+
+async def cancel(ask: Ask) -> Reply:
+    id = ask.ids["response_id"]
+    kept = await _kept(ask, id)
+    if kept.status not in RUNNING:
+        if not orjson.loads(kept.body).get("background"):
+            raise InvalidRequest(
+                "Only responses with 'background' set to true can be cancelled.",
+                param="response_id",
+            )
+        return Whole(kept.body)
+    assert ask.store is not None
+    await ask.store.cancel(ask.owner, id)
+    if (run := ask.background.find(ask.owner, id)) is not None:
+        await run.end()
+        return Whole(run.now())
+    async with asyncio.timeout(_CANCELLED_WITHIN_S):
+        while kept.status in RUNNING:  # another server's
+            await asyncio.sleep(_POLL_S)
+            kept = await _kept(ask, id)
+    return Whole(kept.body)
+
+
+async def input_items(ask: Ask) -> Reply:
+    paging = Paging.of(ask)
+    kept = await _kept(ask, ask.ids["response_id"])
+    items: list[Json] = orjson.loads(b"[%b]" % kept.input)
+    if paging.newest_first:
+        items.reverse()
+    if paging.after is not None:
+        ids = [item["id"] for item in items]
+        if paging.after not in ids:
+            raise ItemNotFound(f"Item with id '{paging.after[:100]}' not found.", param="after")
+        items = items[ids.index(paging.after) + 1 :]
+    return listed(items[: paging.limit], more=len(items) > paging.limit)
+
+
+async def _kept(ask: Ask, id: str) -> Kept:
+    """Raises ItemNotFound, StoreUnavailable."""
+    kept = None if ask.store is None else await ask.store.get(ask.owner, id)
+    if kept is None:
+        raise _not_found(id)
+    if kept.status == "dead":
+        assert ask.store is not None
+        kept = _failed(kept)
+        await ask.store.put(ask.owner, kept)
+    return kept
+
+
+def _failed(kept: Kept) -> Kept:
+    body: Json = orjson.loads(kept.body)
+    body |= {"status": "failed", "error": error_json(InternalError(_DIED))}
+    head, _, tail = orjson.dumps(body | {"output": []}).partition(b'"output":[')
+    rendered = Rendered(head + b'"output":[', kept.output, tail)
+    return Kept(
+        id=kept.id,
+        status="failed",
+        head=rendered.head,
+        output=rendered.output,
+        tail=rendered.tail,
+        input=kept.input,
+        parent=kept.parent,
+        conversation=kept.conversation,
+    )
+
+
+async def _replayed(ask: Ask, id: str, after: int) -> AsyncGenerator[bytes, None]:
+    kept = await _kept(ask, id)
+    while kept.status in RUNNING:
+        if (run := ask.background.find(ask.owner, id)) is not None:
+            await run.end()
+        else:
+            await asyncio.sleep(_POLL_S)
+        kept = await _kept(ask, id)
+    yield replay.events(kept, after=after)
+
+
+def _after(ask: Ask) -> int:
+    given = ask.query.get("starting_after")
+    if given is None:
+        return -1
+    if not given.isascii() or not given.isdigit() or len(given) > 12:
+        raise InvalidRequest(
+            "Invalid value for 'starting_after': must be a sequence number.",
+            param="starting_after",
+        )
+    return int(given)
+
+
+def _switch(ask: Ask, name: str) -> bool:
+    given = ask.query.get(name, "false").lower()
+    if given not in ("true", "false", "1", "0"):
+        raise InvalidRequest(f"Invalid value for '{name}': must be true or false.", param=name)
+    return given in ("true", "1")
+
+
+def _unexpected(error: ServeError) -> bytes:
+    event: dict[str, Any] = {"type": "error", **error_json(error), "sequence_number": 0}
+    return b"event: error\ndata: %b\n\n" % orjson.dumps(event)
+
+
+def _not_found(id: str) -> ItemNotFound:
+    return ItemNotFound(f"Response with id '{id[:100]}' not found.", param="response_id")
+
+
+RESOURCES = (
+    Resource(
+        method="GET",
+        path="/v1/responses/{response_id}",
+        summary="A response that was kept, or its events once more",
+        answer=retrieve,
+        query={
+            "stream": {"type": "boolean"},
+            "starting_after": {"type": "integer", "minimum": 0},
+            "include": text(),
+        },
+    ),
+    Resource(
+        method="DELETE",
+        path="/v1/responses/{response_id}",
+        summary="Remove a response",
+        answer=remove,
+    ),
+    Resource(
+        method="POST",
+        path="/v1/responses/{response_id}/cancel",
+        summary="End a response that is generated in the background",
+        answer=cancel,
+    ),
+    Resource(
+        method="GET",
+        path="/v1/responses/{response_id}/input_items",
+        summary="What a response answers",
+        answer=input_items,
+        query={"limit": LIMIT, "order": ORDER, "after": text(), "include": text()},
+    ),
+)

@@ -1,0 +1,106 @@
+"""One database: its engine, and transactions that read or write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from app.store.tables import METADATA
+
+_BUSY_S = 5.0
+_CREATING = 7265737
+"""Any number that no other program locks."""
+
+
+def driver_url(url: str) -> str:
+    """The URL with the driver that is used for it. Raises ValueError."""
+    parsed = make_url(url)
+    kind = parsed.drivername.partition("+")[0]
+    if kind == "sqlite":
+        return parsed.set(drivername="sqlite+aiosqlite").render_as_string(hide_password=False)
+    if kind in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+    raise ValueError(f"sqlite:///PATH or postgresql://..., not {kind[:20]}")
+
+
+class Database:
+    """One database. Raises SQLAlchemyError and OSError."""
+
+    def __init__(self, url: str) -> None:
+        self._sqlite = url.startswith("sqlite")
+        self._engine = _sqlite_engine(url) if self._sqlite else _postgres_engine(url)
+        free = nullcontext()
+        self._to_write: AbstractAsyncContextManager[Any] = asyncio.Lock() if self._sqlite else free
+        """SQLite has one writer; waiting here is cheaper than in the database."""
+        in_memory = isinstance(self._engine.pool, StaticPool)
+        self._to_read: AbstractAsyncContextManager[Any] = self._to_write if in_memory else free
+        """In memory there is one connection for all."""
+
+    async def create(self) -> None:
+        async with self.writing() as connection:
+            if not self._sqlite:  # two servers may begin at the same time
+                await connection.execute(text(f"SELECT pg_advisory_xact_lock({_CREATING})"))
+            await connection.run_sync(METADATA.create_all)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        async with self._to_write, self._engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        async with self._to_read, self._engine.connect() as connection:
+            await connection.execution_options(reads=True)
+            yield connection
+
+
+def _sqlite_engine(url: str) -> AsyncEngine:
+    parsed = make_url(url)
+    options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}}
+    if not parsed.database or parsed.database == ":memory:":
+        options["poolclass"] = StaticPool
+    else:
+        file = Path(parsed.database)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.touch(mode=0o600)
+        options["pool_size"] = 4
+    engine = create_async_engine(driver_url(url), **options)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # its own would begin transactions too late
+        for pragma in (
+            "auto_vacuum=INCREMENTAL",
+            "journal_mode=WAL",
+            "synchronous=NORMAL",  # what is committed survives the end of the process
+            f"journal_size_limit={64 * 2**20}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        reads = connection.get_execution_options().get("reads")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgres_engine(url: str) -> AsyncEngine:
+    return create_async_engine(
+        driver_url(url),
+        pool_size=4,
+        max_overflow=4,
+        pool_pre_ping=True,
+        connect_args={"timeout": _BUSY_S, "command_timeout": 2 * _BUSY_S},
+    )

@@ -1,0 +1,178 @@
+"""Statements about responses. Each names the owner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import and_, delete, func, insert, literal, select, update
+
+from app.store.conversation_rows import append_items, release_conversation
+from app.store.database import Database
+from app.store.records import Added, InConversation, InProgress, Kept, TooLong, Turn
+from app.store.tables import BODIES, RESPONSES, portions
+
+MOST_LINKS = 1000
+"""Responses of one history."""
+RUNNING = ("queued", "in_progress")
+
+
+class ResponseRows:
+    """Raises SQLAlchemyError and OSError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(
+        self,
+        owner: str,
+        kept: Kept,
+        *,
+        begins: bool,
+        server: str | None,
+        alive_until: float,
+        added: Added | None,
+    ) -> None:
+        """Write a response, or what has become of it, and what it adds to its conversation.
+
+        `begins`: False: it has been written before, unless it was removed since. `server`: who
+        generates it, until `alive_until`; None: it is complete.
+        """
+        now = time.time()
+        row = {
+            "status": kept.status,
+            "used": now,
+            "size": kept.size,
+            "server": server,
+            "alive_until": alive_until,
+        }
+        content = {"head": kept.head, "output": kept.output, "tail": kept.tail}
+        content["input"] = kept.input
+        async with self._database.writing() as connection:
+            known = await connection.execute(
+                update(RESPONSES)
+                .where(RESPONSES.c.id == kept.id, RESPONSES.c.owner == owner)
+                .values(row)
+            )
+            if known.rowcount:
+                await connection.execute(
+                    update(BODIES).where(BODIES.c.id == kept.id).values(content)
+                )
+            elif begins:
+                new = {"id": kept.id, "owner": owner, "created": now, "cancelled": False}
+                new |= {"parent": kept.parent, "conversation": kept.conversation}
+                await connection.execute(insert(RESPONSES).values(new | row))
+                await connection.execute(insert(BODIES).values({"id": kept.id, **content}))
+            if added is not None:
+                await append_items(connection, owner, added.conversation, added.items)
+                await release_conversation(connection, added.conversation, kept.id)
+
+    async def get(self, owner: str, id: str) -> tuple[Kept, float | None] | None:
+        """A response; and until when its server is known to live, if it is not complete."""
+        r, b = RESPONSES.c, BODIES.c
+        query = (
+            select(
+                r.status, r.parent, r.conversation, r.alive_until, b.head, b.output, b.tail, b.input
+            )
+            .join_from(RESPONSES, BODIES, b.id == r.id)
+            .where(r.id == id, r.owner == owner)
+        )
+        async with self._database.reading() as connection:
+            row = (await connection.execute(query)).first()
+        if row is None:
+            return None
+        kept = Kept(
+            id=id,
+            status=row.status,
+            head=row.head,
+            output=row.output,
+            tail=row.tail,
+            input=row.input,
+            parent=row.parent,
+            conversation=row.conversation,
+        )
+        return kept, row.alive_until if row.status in RUNNING else None
+
+    async def parts(self, owner: str, ids: Sequence[str], *, most_bytes: int) -> dict[str, Turn]:
+        """Input and output of several responses. Raises TooLong."""
+        r, b = RESPONSES.c, BODIES.c
+        found: dict[str, Turn] = {}
+        async with self._database.reading() as connection:
+            for some in portions(ids):
+                mine = and_(r.id.in_(some), r.owner == owner)
+                sizes = await connection.execute(select(func.sum(r.size)).where(mine))
+                most_bytes -= int(sizes.scalar() or 0)
+                if most_bytes < 0:
+                    raise TooLong
+                rows = await connection.execute(
+                    select(r.id, b.input, b.output)
+                    .join_from(RESPONSES, BODIES, b.id == r.id)
+                    .where(mine)
+                )
+                found |= {row.id: Turn(row.input, row.output) for row in rows}
+        return found
+
+    async def chain(
+        self, owner: str, id: str, *, most_bytes: int
+    ) -> tuple[list[str], list[Turn]] | None:
+        """A response and those before it, the oldest first. None if one of them is not there.
+
+        Raises TooLong, InProgress, InConversation.
+        """
+        r, b = RESPONSES.c, BODIES.c
+        chain = (
+            select(r.id, r.parent, literal(0).label("depth"))
+            .where(r.id == id, r.owner == owner)
+            .cte("chain", recursive=True)
+        )
+        chain = chain.union_all(
+            select(r.id, r.parent, chain.c.depth + 1).where(
+                r.id == chain.c.parent, r.owner == owner, chain.c.depth < MOST_LINKS
+            )
+        )
+        links = (
+            select(chain.c.id, chain.c.parent, r.status, r.conversation, r.size)
+            .join_from(chain, RESPONSES, r.id == chain.c.id)
+            .order_by(chain.c.depth.desc())
+        )
+        turns = (
+            select(b.input, b.output)
+            .join_from(chain, BODIES, b.id == chain.c.id)
+            .order_by(chain.c.depth.desc())
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(links)).all()
+            if not rows or (rows[0].parent is not None and len(rows) <= MOST_LINKS):
+                return None
+            if len(rows) > MOST_LINKS or sum(row.size for row in rows) > most_bytes:
+                raise TooLong
+            if rows[-1].status in RUNNING:
+                raise InProgress
+            if rows[0].conversation is not None:
+                raise InConversation(rows[0].conversation)
+            found = [Turn(row.input, row.output) for row in await connection.execute(turns)]
+        return [row.id for row in rows], found
+
+    async def remove(self, owner: str, id: str) -> bool:
+        async with self._database.writing() as connection:
+            gone = await connection.execute(
+                delete(RESPONSES).where(RESPONSES.c.id == id, RESPONSES.c.owner == owner)
+            )
+            if gone.rowcount:
+                await connection.execute(delete(BODIES).where(BODIES.c.id == id))
+        return bool(gone.rowcount)
+
+    async def ask_to_cancel(self, owner: str, id: str) -> None:
+        """For the server that generates it."""
+        async with self._database.writing() as connection:
+            await connection.execute(
+                update(RESPONSES)
+                .where(RESPONSES.c.id == id, RESPONSES.c.owner == owner)
+                .values(cancelled=True)
+            )
+
+    async def asked_to_cancel(self, server: str) -> list[str]:
+        r = RESPONSES.c
+        query = select(r.id).where(r.server == server, r.cancelled.is_(True), r.status.in_(RUNNING))
+        async with self._database.reading() as connection:
+            return list((await connection.execute(query)).scalars())

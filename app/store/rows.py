@@ -1,0 +1,23 @@
+"""All statements of the store, on one database."""
+
+from __future__ import annotations
+
+from app.store.conversation_rows import ConversationRows
+from app.store.database import Database
+from app.store.response_rows import ResponseRows
+from app.store.upkeep import Upkeep
+
+
+class Rows:
+    def __init__(self, url: str) -> None:
+        """Raises ValueError, and ImportError if the database's driver is not installed."""
+        self._database = Database(url)
+        self.responses = ResponseRows(self._database)
+        self.conversations = ConversationRows(self._database)
+        self.upkeep = Upkeep(self._database)
+
+    async def create(self) -> None:
+        await self._database.create()
+
+    async def close(self) -> None:
+        await self._database.close()

@@ -1,0 +1,80 @@
+"""The store's tables, the same in SQLite and in PostgreSQL.
+
+responses ── one row each: whose, when used, how large; its parent, or its conversation
+bodies ───── their JSON, apart, so that noting a use does not write it again
+conversations ── items: their JSON, numbered
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+
+_AT_A_TIME = 500
+"""Values of one statement."""
+
+METADATA = MetaData()
+RESPONSES = Table(
+    "responses",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("used", Float, nullable=False),
+    Column("parent", String(64)),
+    Column("conversation", String(64)),
+    Column("status", String(16), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("server", String(32), index=True),
+    Column("alive_until", Float),
+    Column("cancelled", Boolean, nullable=False, default=False),
+    Index("responses_by_use", "owner", "used"),
+)
+BODIES = Table(
+    "bodies",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("head", LargeBinary, nullable=False),
+    Column("output", LargeBinary, nullable=False),
+    Column("tail", LargeBinary, nullable=False),
+    Column("input", LargeBinary, nullable=False),
+)
+CONVERSATIONS = Table(
+    "conversations",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("used", Float, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("held_by", String(64)),
+    Column("held_until", Float),
+    Index("conversations_by_use", "owner", "used"),
+)
+ITEMS = Table(
+    "items",
+    METADATA,
+    Column("conversation", String(64), primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("id", String(256), nullable=False, index=True),
+    Column("body", LargeBinary, nullable=False),
+)
+KINDS = ((RESPONSES, "responses"), (CONVERSATIONS, "conversations"))
+
+
+def portions(values: Iterable[str]) -> list[list[str]]:
+    all_of_them = list(values)
+    return [all_of_them[at : at + _AT_A_TIME] for at in range(0, len(all_of_them), _AT_A_TIME)]

@@ -1,0 +1,102 @@
+"""Routes to what is kept: they generate nothing, take no place, and bring no model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+
+from fastapi import FastAPI, Request
+from starlette.responses import Response, StreamingResponse
+
+from app.dialects.contract import Resource, Stream, Whole
+from app.dialects.routes import RESOURCES
+from app.errors import ServeError
+from app.types import Json
+from app.web.bodies import read_body
+from app.web.state import serving_of
+
+
+def add_to(app: FastAPI) -> None:
+    for resource in RESOURCES:
+        app.add_api_route(
+            resource.path,
+            _endpoint(resource),
+            methods=[resource.method],
+            summary=resource.summary,
+            name=resource.answer.__name__,
+            response_class=Response,
+            openapi_extra=_described(resource),
+        )
+
+
+def _endpoint(resource: Resource) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        serving = serving_of(request)
+        raw = b""
+        if resource.body is not None:
+            raw = await read_body(request.headers, request.receive, serving.settings)
+        reply = await serving.answering.look_up(
+            resource,
+            ids=request.path_params,
+            query=dict(request.query_params),
+            raw=raw,
+            owner=request.scope["state"]["owner"],
+        )
+        if isinstance(reply, Whole):
+            return Response(b"".join([reply.body, *reply.more]), media_type="application/json")
+        response = StreamingResponse(_beating(reply, serving.settings.heartbeat_s))
+        response.raw_headers = list(reply.headers)
+        return response
+
+    return answer
+
+
+async def _beating(stream: Stream, heartbeat_s: float) -> AsyncGenerator[bytes, None]:
+    """The frames, and heartbeats while there are none."""
+    async with aclosing(stream.frames) as frames:
+        following = asyncio.ensure_future(anext(frames, None))
+        try:
+            while True:
+                await asyncio.wait({following}, timeout=heartbeat_s)
+                if not following.done():
+                    yield stream.heartbeat()
+                    continue
+                try:
+                    frame = following.result()
+                except ServeError as error:
+                    yield stream.fail(error)
+                    return
+                if frame is None:
+                    return
+                yield frame
+                following = asyncio.ensure_future(anext(frames, None))
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError, ServeError):
+                await following
+
+
+def _described(resource: Resource) -> Json:
+    names = [part[1:-1] for part in resource.path.split("/") if part.startswith("{")]
+    parameters: list[Json] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in names
+    ]
+    parameters += [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in resource.query.items()
+    ]
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    described: Json = {
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": "The answer."},
+            "4XX": {"description": "The request is at fault.", "content": error},
+            "5XX": {"description": "The store is not available.", "content": error},
+        },
+    }
+    if resource.body is not None:
+        ref = {"$ref": f"#/components/schemas/{resource.body.__name__}"}
+        described["requestBody"] = {"content": {"application/json": {"schema": ref}}}
+    return described

@@ -1,0 +1,469 @@
+"""Responses that are kept, on the wire: referred to, looked up, cancelled, followed, removed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI, NotFoundError
+
+from app.errors import EngineDied
+from app.store.store import Store
+from tests.dialects.openai.responses.replay import Replay, events_of
+from tests.support.scripted import ScriptedEngine
+from tests.support.serving import Running, eventually, serve
+
+PATH = "/v1/responses"
+KEYS = {"API_KEY": "one,two"}
+ONE, TWO = ({"authorization": f"Bearer {key}"} for key in ("one", "two"))
+
+
+async def ask(running: Running, input: Any = "hi", **fields: Any) -> Any:
+    return await running.client.post(PATH, json={"model": "default", "input": input, **fields})
+
+
+async def answered(running: Running, input: Any = "hi", **fields: Any) -> Any:
+    return (await ask(running, input, **fields)).raise_for_status().json()
+
+
+def sdk_of(running: Running, key: str) -> AsyncOpenAI:
+    """Over the test's own connections, which are closed with the server."""
+    return AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{running.port}/v1", api_key=key, http_client=running.client
+    )
+
+
+def said(running: Running) -> list[tuple[str, str]]:
+    """What the engine was asked last: role and text of each message."""
+    chat = running.engine.chats[-1]
+    return [
+        (each.role, "".join(part.text for part in each.parts) or each.reasoning or "")
+        for each in chat.messages
+    ]
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str | None, str | None]:
+    error = answer.json()["error"]
+    return answer.status_code, error["code"], error["param"]
+
+
+# -- previous_response_id ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_goes_on_from_an_earlier_one_without_its_instructions(
+    stream: bool,
+) -> None:
+    async with serve(ScriptedEngine("Hello")) as running:
+        first = await ask(running, "one", instructions="be brief", stream=stream)
+        id = events_of(first.text)[-1]["response"]["id"] if stream else first.json()["id"]
+        second = await answered(running, "two", previous_response_id=id)
+        assert said(running) == [("user", "one"), ("assistant", "Hello"), ("user", "two")]
+        assert second["previous_response_id"] == id
+        await answered(
+            running, [{"role": "user", "content": "three"}], previous_response_id=second["id"]
+        )
+        assert [text for _, text in said(running)] == ["one", "Hello", "two", "Hello", "three"]
+        await answered(running, "other", previous_response_id=id)
+        assert [text for _, text in said(running)] == ["one", "Hello", "other"]
+
+
+async def test_calls_and_their_outputs_go_on_over_responses() -> None:
+    call = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+    async with serve(ScriptedEngine("seen")) as running:
+        first = await answered(
+            running,
+            [{"role": "user", "content": "look"}, call,
+             {"type": "function_call_output", "call_id": "c1", "output": "nothing"}],
+        )  # fmt: skip
+        await answered(running, "and now?", previous_response_id=first["id"])
+        assert [role for role, _ in said(running)] == [
+            "user", "assistant", "tool", "assistant", "user",
+        ]  # fmt: skip
+
+
+async def test_the_count_of_tokens_has_the_history() -> None:
+    async with serve(ScriptedEngine("Hello")) as running:
+        first = await answered(running, "one")
+        asked = {"model": "default", "input": "two", "previous_response_id": first["id"]}
+        count = await running.client.post(f"{PATH}/input_tokens", json=asked)
+        second = await answered(running, "two", previous_response_id=first["id"])
+    assert count.json()["input_tokens"] == second["usage"]["input_tokens"]
+    assert second["usage"]["input_tokens"] > first["usage"]["input_tokens"]
+
+
+async def test_what_cannot_be_gone_on_from_is_named() -> None:
+    async with serve(ScriptedEngine("x"), **KEYS) as running:
+        client = running.client
+        client.headers.update(ONE)
+        unkept = (await answered(running, store=False))["id"]
+        assert (await answered(running, store=False))["store"] is False
+        kept = (await answered(running))["id"]
+        removed = (await answered(running))["id"]
+        (await client.delete(f"{PATH}/{removed}")).raise_for_status()
+        for id in (unkept, removed, "resp_" + "0" * 32, "x"):
+            answer = await ask(running, previous_response_id=id)
+            assert error_of(answer) == (
+                400, "previous_response_not_found", "previous_response_id",
+            )  # fmt: skip
+        both = await ask(running, previous_response_id=kept, conversation="conv_1")
+        assert error_of(both)[0] == 400
+        client.headers.update(TWO)
+        answer = await ask(running, previous_response_id=kept)
+        assert error_of(answer)[1] == "previous_response_not_found"
+
+
+# -- items by their ids --------------------------------------------------------------------------
+
+
+async def test_items_are_found_by_their_ids_right_after_the_terminal_event() -> None:
+    engine = ScriptedEngine("Hello")
+    async with serve(engine) as running:
+        stream = await ask(running, "one", stream=True)
+        (item,) = events_of(stream.text)[-1]["response"]["output"]
+        reference = {"type": "item_reference", "id": item["id"]}
+        await answered(
+            running,
+            [{"role": "user", "content": "one"}, reference, {"role": "user", "content": "two"}],
+        )
+        assert said(running) == [("user", "one"), ("assistant", "Hello"), ("user", "two")]
+        await answered(running, [{"id": item["id"]}, {"role": "user", "content": "three"}])
+        assert said(running) == [("assistant", "Hello"), ("user", "three")]
+
+
+async def test_an_item_that_is_not_there_or_not_ones_own_is_not_found() -> None:
+    async with serve(ScriptedEngine("x"), **KEYS) as running:
+        running.client.headers.update(ONE)
+        (item,) = (await answered(running))["output"]
+        running.client.headers.update(TWO)
+        for id in (item["id"], "msg_" + "0" * 36, "rs_1", item["id"][:-1] + "5"):
+            answer = await ask(running, [{"role": "user", "content": "x"}, {"id": id}])
+            assert error_of(answer) == (404, "not_found", "input")
+
+
+# -- GET, DELETE, input_items --------------------------------------------------------------------
+
+
+async def test_a_response_is_read_byte_for_byte_until_it_is_removed() -> None:
+    async with serve(ScriptedEngine("Hel", "lo"), **KEYS) as running:
+        client = running.client
+        client.headers.update(ONE)
+        answer = await ask(running, metadata={"a": "b"})
+        path = f"{PATH}/{answer.json()['id']}"
+        assert (await client.get(path)).content == answer.content
+        assert error_of(await client.get(path, headers=TWO)) == (404, "not_found", "response_id")
+        assert (await client.delete(path, headers=TWO)).status_code == 404
+        gone = (await client.delete(path)).json()
+        assert gone == {"id": answer.json()["id"], "object": "response", "deleted": True}
+        assert (await client.get(path)).status_code == 404
+        assert (await client.delete(path)).status_code == 404
+        assert (await client.get(path, headers={"authorization": "none"})).status_code == 401
+
+
+async def test_the_items_of_the_input_are_listed_in_pages() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        client = running.client
+        response = await answered(
+            running,
+            [{"role": "user", "content": "one"},
+             {"role": "assistant", "content": [{"type": "output_text", "text": "two"}]},
+             {"type": "message", "id": "mine", "role": "user", "content": "three"}],
+        )  # fmt: skip
+        path = f"{PATH}/{response['id']}/input_items"
+        listed = (await client.get(path)).json()
+        assert [item["content"][0]["text"] for item in listed["data"]] == ["three", "two", "one"]
+        assert (listed["has_more"], listed["first_id"]) == (False, "mine")
+        first = (await client.get(path, params={"limit": 1, "order": "asc"})).json()
+        assert (first["has_more"], first["data"][0]["content"][0]["text"]) == (True, "one")
+        rest = {"limit": 9, "order": "asc", "after": first["last_id"]}
+        rest = (await client.get(path, params=rest)).json()
+        assert [item["content"][0]["text"] for item in rest["data"]] == ["two", "three"]
+        for wrong in ({"limit": 0}, {"limit": "x"}, {"order": "up"}):
+            assert (await client.get(path, params=wrong)).status_code == 400
+        assert (await client.get(path, params={"after": "x"})).status_code == 404
+        sdk = sdk_of(running, "x")
+        texts = [
+            item.content[0].text  # type: ignore[union-attr]
+            async for item in sdk.responses.input_items.list(response["id"], limit=1, order="asc")
+        ]
+        assert texts == ["one", "two", "three"]
+        # What was listed can be asked again.
+        again = (await client.get(path, params={"order": "asc"})).json()["data"]
+        await answered(running, again)
+        assert [text for _, text in said(running)] == ["one", "two", "three"]
+
+
+# -- in the background ---------------------------------------------------------------------------
+
+
+async def test_a_response_in_the_background_is_polled_until_it_is_complete() -> None:
+    release = asyncio.Event()
+    async with serve(ScriptedEngine("a", release, "b")) as running:
+        sdk = sdk_of(running, "x")
+        response = await sdk.responses.create(model="default", input="hi", background=True)
+        assert (response.status, response.background) == ("queued", True)
+
+        async def text() -> str:
+            return (await sdk.responses.retrieve(response.id)).output_text
+
+        async def has_begun() -> bool:
+            return await text() == "a"
+
+        await eventually(has_begun)
+        assert (await sdk.responses.retrieve(response.id)).status == "in_progress"
+        refused = await ask(running, previous_response_id=response.id)
+        assert "not complete" in refused.json()["error"]["message"]
+        release.set()
+
+        async def is_over() -> bool:
+            return (await sdk.responses.retrieve(response.id)).status == "completed"
+
+        await eventually(is_over)
+        assert await text() == "ab"
+        await answered(running, "more", previous_response_id=response.id)
+
+
+async def test_a_cancelled_response_leaves_the_engine_and_stays_cancelled() -> None:
+    async with serve(ScriptedEngine("a", asyncio.Event())) as running:
+        response = await answered(running, background=True)
+        path = f"{PATH}/{response['id']}"
+        await eventually(lambda: len(running.engine.calls) == 1)
+        cancelled = (await running.client.post(f"{path}/cancel")).json()
+        assert cancelled["status"] == "cancelled"
+        assert running.gate.in_flight == 0
+        again = (await running.client.post(f"{path}/cancel")).json()
+        assert again == cancelled == (await running.client.get(path)).json()
+        plain = await answered_path(running)
+        refused = await running.client.post(f"{plain}/cancel")
+        assert error_of(refused)[0] == 400
+        assert (await running.client.post(f"{PATH}/resp_1/cancel")).status_code == 404
+
+
+async def answered_path(running: Running) -> str:
+    running.engine._script = lambda _: ("x",)
+    return f"{PATH}/{(await answered(running))['id']}"
+
+
+async def test_a_stream_in_the_background_outlives_its_connection_and_is_resumed() -> None:
+    release = asyncio.Event()
+    async with serve(ScriptedEngine("a", "b", release, "c", "d")) as running:
+        body = {"model": "default", "input": "hi", "background": True, "stream": True}
+        begun = b""
+        async with running.client.stream("POST", PATH, json=body) as answer:
+            async for chunk in answer.aiter_bytes():
+                begun += chunk
+                if b'"delta":"b"' in begun:
+                    break
+        seen = events_of(begun.decode())
+        id = seen[0]["response"]["id"]
+        last = seen[-1]["sequence_number"]
+        follow = {"stream": "true", "starting_after": last}
+        following = asyncio.create_task(running.client.get(f"{PATH}/{id}", params=follow))
+        release.set()
+        rest = events_of((await following).text)
+        Replay(seen + rest)
+        assert rest[-1]["response"]["output"][0]["content"][0]["text"] == "abcd"
+        all_of_it = await running.client.get(f"{PATH}/{id}", params={"stream": "true"})
+        assert events_of(all_of_it.text) == seen + rest
+
+
+async def test_a_kept_response_is_streamed_again_as_events_of_the_same_items() -> None:
+    async with serve(ScriptedEngine("Hel", "lo")) as running:
+        response = await answered(running)
+        path = f"{PATH}/{response['id']}"
+        stream = await running.client.get(path, params={"stream": "true"})
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        events = events_of(stream.text)
+        assert Replay(events).response == response
+        rest = await running.client.get(path, params={"stream": "true", "starting_after": 3})
+        assert events_of(rest.text) == events[4:]
+        late = await running.client.get(path, params={"stream": "true", "starting_after": 999})
+        assert [event["type"] for event in events_of(late.text)] == ["response.completed"]
+        wrong = await running.client.get(path, params={"stream": "true", "starting_after": "x"})
+        assert error_of(wrong)[2] == "starting_after"
+        sdk = sdk_of(running, "x")
+        async with sdk.responses.stream(response_id=response["id"]) as again:
+            async for _ in again:
+                pass
+        assert (await again.get_final_response()).output_text == "Hello"
+
+
+async def test_a_response_in_the_background_fails_with_the_engine_and_is_kept_so() -> None:
+    died = EngineDied("The engine has ended; please try again.")
+    async with serve(ScriptedEngine("a", died)) as running:
+        response = await answered(running, background=True)
+
+        async def failed() -> bool:
+            found = (await running.client.get(f"{PATH}/{response['id']}")).json()
+            return bool(found["status"] == "failed" and found["error"]["code"] == "server_error")
+
+        await eventually(failed)
+
+
+async def test_responses_in_the_background_are_bounded_and_need_to_be_kept() -> None:
+    async with serve(ScriptedEngine("a", asyncio.Event()), MAX_BACKGROUND="1") as running:
+        refused = await ask(running, background=True, store=False)
+        assert error_of(refused)[2] == "background"
+        first = await answered(running, background=True)
+        second = await ask(running, background=True)
+        assert error_of(second)[:2] == (503, "server_is_overloaded")
+        removed = await running.client.delete(f"{PATH}/{first['id']}")
+        assert removed.json()["deleted"]
+        await eventually(lambda: running.gate.in_flight == 0)
+        assert (await running.client.get(f"{PATH}/{first['id']}")).status_code == 404
+
+
+# -- conversations -------------------------------------------------------------------------------
+
+
+async def test_responses_of_one_conversation_share_it() -> None:
+    async with serve(ScriptedEngine("Hello"), **KEYS) as running:
+        running.client.headers.update(ONE)
+        sdk = sdk_of(running, "one")
+        made = await sdk.conversations.create(
+            metadata={"a": "b"}, items=[{"role": "developer", "content": "be brief"}]
+        )
+        first = await answered(running, "one", conversation=made.id)
+        assert first["conversation"] == {"id": made.id}
+        await answered(running, "two", conversation={"id": made.id}, store=False, stream=False)
+        assert said(running) == [
+            ("system", "be brief"), ("user", "one"), ("assistant", "Hello"), ("user", "two"),
+        ]  # fmt: skip
+        texts = [
+            item.content[0].text  # type: ignore[union-attr]
+            async for item in sdk.conversations.items.list(made.id, order="asc", limit=2)
+        ]
+        assert texts == ["be brief", "one", "Hello", "two", "Hello"]
+        (answer,) = first["output"]
+        await answered(running, [{"id": answer["id"]}, {"role": "user", "content": "x"}])
+        wrong = await ask(running, previous_response_id=first["id"])
+        assert made.id in wrong.json()["error"]["message"]
+        running.client.headers.update(TWO)
+        assert (await running.client.get(f"/v1/conversations/{made.id}")).status_code == 404
+        assert error_of(await ask(running, conversation=made.id)) == (
+            404, "not_found", "conversation",
+        )  # fmt: skip
+
+
+async def test_a_conversation_is_changed_item_by_item() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        sdk = sdk_of(running, "x")
+        made = await sdk.conversations.create(items=[])
+        added = await sdk.conversations.items.create(
+            made.id,
+            items=[
+                {"role": "user", "content": "one"},
+                {"type": "message", "role": "assistant", "content": "two"},  # type: ignore[typeddict-item]
+            ],
+        )
+        assert [item.type for item in added.data] == ["message", "message"]
+        item = await sdk.conversations.items.retrieve(added.data[0].id, conversation_id=made.id)  # type: ignore[arg-type]
+        assert item.content[0].text == "one"  # type: ignore[union-attr]
+        await sdk.conversations.items.delete(added.data[0].id, conversation_id=made.id)  # type: ignore[arg-type]
+        left = await sdk.conversations.items.list(made.id)
+        assert [item.id for item in left.data] == [added.data[1].id]
+        changed = await sdk.conversations.update(made.id, metadata={"c": "d"})
+        assert changed.metadata == {"c": "d"}
+        too_many = [{"role": "user", "content": "x"}] * 21
+        answer = await running.client.post(
+            f"/v1/conversations/{made.id}/items", json={"items": too_many}
+        )
+        assert error_of(answer) == (400, "array_above_max_length", "items")
+        await sdk.conversations.delete(made.id)
+        with pytest.raises(NotFoundError):
+            await sdk.conversations.retrieve(made.id)
+
+
+async def test_two_responses_at_a_time_do_not_share_a_conversation() -> None:
+    release = asyncio.Event()
+    async with serve(ScriptedEngine("a", release)) as running:
+        made = (await running.client.post("/v1/conversations", json={})).json()["id"]
+        first = asyncio.create_task(ask(running, "one", conversation=made))
+        await eventually(lambda: len(running.engine.calls) == 1)
+        second = await ask(running, "two", conversation=made)
+        assert error_of(second) == (400, "conversation_locked", "conversation")
+        release.set()
+        await first
+        await answered(running, "three", conversation=made)
+        assert [text for _, text in said(running)] == ["one", "a", "three"]
+
+
+async def test_a_client_that_leaves_frees_its_conversation_and_adds_nothing() -> None:
+    async with serve(ScriptedEngine("a", asyncio.Event())) as running:
+        made = (await running.client.post("/v1/conversations", json={})).json()["id"]
+        body = {"model": "default", "input": "hi", "conversation": made, "stream": True}
+        async with running.client.stream("POST", PATH, json=body) as answer:
+            async for _ in answer.aiter_bytes():
+                break
+        running.engine._script = lambda _: ("b",)
+
+        async def free() -> bool:
+            return (await ask(running, "two", conversation=made)).status_code == 200
+
+        await eventually(free)
+        assert said(running) == [("user", "two")]
+
+
+# -- a store that fails --------------------------------------------------------------------------
+
+
+def broken(store: Store | None, what: str) -> None:
+    """Make a call of the store's database fail, as a full disk does."""
+
+    async def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    assert store is not None
+    assert store._rows is not None
+    setattr(store._rows.responses, what, full)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_store_that_cannot_write_costs_the_store_and_not_the_answer(stream: bool) -> None:
+    async with serve(ScriptedEngine("Hello")) as running:
+        kept = await answered(running)
+        broken(running.serving.store, "put")
+        answer = await ask(running, "two", stream=stream, previous_response_id=kept["id"])
+        response = events_of(answer.text)[-1]["response"] if stream else answer.json()
+        assert (response["status"], response["store"]) == ("completed", False)
+        assert (await ask(running, previous_response_id=response["id"])).status_code == 400
+        refused = await ask(running, background=True)
+        assert error_of(refused)[:2] == (503, "store_unavailable")
+        assert running.gate.in_flight == 0
+        metrics = (await running.client.get("/metrics")).text
+        assert 'serve_store_failures_total{call="put"}' in metrics
+
+
+async def test_a_store_that_cannot_read_is_told_only_to_who_needs_it() -> None:
+    async with serve(ScriptedEngine("Hello")) as running:
+        kept = await answered(running)
+        broken(running.serving.store, "chain")
+        broken(running.serving.store, "get")
+        await answered(running)
+        refused = await ask(running, previous_response_id=kept["id"])
+        assert error_of(refused)[:2] == (503, "store_unavailable")
+        assert (await running.client.get(f"{PATH}/{kept['id']}")).status_code == 503
+
+
+async def test_two_servers_with_one_database_answer_for_each_other(tmp_path: Path) -> None:
+    shared = {"STORE_URL": f"sqlite:///{tmp_path}/shared.sqlite3"}
+    release = asyncio.Event()
+    async with (
+        serve(ScriptedEngine("Hello"), **shared) as one,
+        serve(ScriptedEngine("a", release), **shared) as other,
+    ):
+        first = await answered(one, "one")
+        release.set()
+        await answered(other, "two", previous_response_id=first["id"])
+        assert [text for _, text in said(other)] == ["one", "Hello", "two"]
+        release.clear()
+        running = await answered(other, background=True)
+        follow = asyncio.create_task(
+            one.client.get(f"{PATH}/{running['id']}", params={"stream": "true"})
+        )
+        cancelled = await one.client.post(f"{PATH}/{running['id']}/cancel", timeout=60)
+        assert cancelled.json()["status"] == "cancelled"
+        assert events_of((await follow).text)[-1]["response"] == cancelled.json()

@@ -1,0 +1,333 @@
+"""The store on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from app.errors import StoreUnavailable
+from app.store.records import Added, Conversation, InConversation, InProgress, Item, Kept, TooLong
+from app.store.store import Store
+from tests.store.conftest import Opening
+from tests.support.serving import eventually
+
+MOST = 10**7
+
+
+def response(id: str | None = None, **fields: Any) -> Kept:
+    id = id or f"resp_{uuid.uuid4().hex}"
+    content = {"head": b'{"output":[', "output": b"1", "tail": b"]}", "input": b"2"}
+    return Kept(**({"id": id, "status": "completed"} | content | fields))
+
+
+async def chain(store: Store, owner: str, length: int) -> list[str]:
+    parent, ids = None, []
+    for no in range(length):
+        kept = response(parent=parent, input=b"in%d" % no, output=b"out%d" % no)
+        await store.put(owner, kept)
+        parent = kept.id
+        ids.append(kept.id)
+    return ids
+
+
+async def test_a_response_is_read_as_it_was_written_by_another_server_too(
+    open_store: Opening, owner: str
+) -> None:
+    one, other = open_store(), open_store()
+    kept = response(parent="resp_x", output=b"\x00 any bytes")
+    await one.put(owner, kept)
+    assert await other.get(owner, kept.id) == kept
+
+
+async def test_what_one_owner_has_another_cannot_see_use_or_remove(
+    open_store: Opening, owner: str
+) -> None:
+    store = open_store()
+    kept = response()
+    await store.put(owner, kept)
+    thief = uuid.uuid4().hex
+    assert await store.get(thief, kept.id) is None
+    assert await store.chain(thief, kept.id, most_bytes=MOST) is None
+    assert await store.parts(thief, [kept.id], most_bytes=MOST) == {}
+    assert not await store.remove(thief, kept.id)
+    assert await store.get(owner, kept.id) is not None
+
+
+async def test_a_chain_is_the_turns_in_their_order_and_branches_where_it_is_told_to(
+    open_store: Opening, owner: str
+) -> None:
+    store = open_store()
+    ids = await chain(store, owner, 3)
+    branch = response(parent=ids[0], input=b"other", output=b"way")
+    await store.put(owner, branch)
+
+    async def turns(id: str) -> list[tuple[bytes, bytes]]:
+        found = await store.chain(owner, id, most_bytes=MOST)
+        assert found is not None
+        return [(turn.input, turn.output) for turn in found]
+
+    assert await turns(ids[2]) == [(b"in0", b"out0"), (b"in1", b"out1"), (b"in2", b"out2")]
+    assert await turns(branch.id) == [(b"in0", b"out0"), (b"other", b"way")]
+
+
+async def test_a_chain_with_a_removed_link_is_not_found(open_store: Opening, owner: str) -> None:
+    store = open_store()
+    ids = await chain(store, owner, 3)
+    assert await store.remove(owner, ids[1])
+    assert not await store.remove(owner, ids[1])
+    assert await store.chain(owner, ids[2], most_bytes=MOST) is None
+    assert await store.chain(owner, ids[0], most_bytes=MOST) is not None
+
+
+async def test_a_chain_is_bounded_in_bytes_and_in_links(
+    open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.response_rows.MOST_LINKS", 5)
+    store = open_store()
+    ids = await chain(store, owner, 6)
+    assert len(await store.chain(owner, ids[4], most_bytes=MOST) or ()) == 5
+    with pytest.raises(TooLong):
+        await store.chain(owner, ids[5], most_bytes=MOST)
+    with pytest.raises(TooLong):
+        await store.chain(owner, ids[4], most_bytes=20)
+
+
+async def test_a_response_that_is_not_complete_or_in_a_conversation_has_no_chain(
+    open_store: Opening, owner: str
+) -> None:
+    store = open_store()
+    queued, within = response(status="queued"), response(conversation="conv_1")
+    store.claim(queued.id, lambda: None)
+    await store.put(owner, queued)
+    await store.put(owner, within)
+    with pytest.raises(InProgress):
+        await store.chain(owner, queued.id, most_bytes=MOST)
+    with pytest.raises(InConversation):
+        await store.chain(owner, within.id, most_bytes=MOST)
+
+
+# -- bounds --------------------------------------------------------------------------------------
+
+
+async def test_over_a_bound_the_oldest_go_of_the_owner_who_has_most(open_store: Opening) -> None:
+    store = open_store(most_responses=20)
+    mine, theirs = uuid.uuid4().hex, uuid.uuid4().hex
+    first = await chain(store, mine, 3)
+    many = [response() for _ in range(40)]
+    for each in many:
+        await store.put(theirs, each)
+    assert all([await store.get(mine, id) for id in first])
+    left = [each.id for each in many if await store.get(theirs, each.id)]
+    assert left == [each.id for each in many][-len(left) :]
+    assert 10 <= len(left) + 3 <= 20
+
+
+async def test_bytes_are_bounded(open_store: Opening, owner: str) -> None:
+    store = open_store(most_bytes=100_000)
+    for _ in range(40):
+        await store.put(owner, response(output=bytes(9_000)))
+    async with store._use("get") as rows:
+        count, size = await rows.upkeep.totals()
+    assert 8 <= count <= 11
+    assert size <= 100_000
+    with pytest.raises(StoreUnavailable):
+        await store.put(owner, response(output=bytes(1_000_001)))
+
+
+async def test_what_is_used_stays_and_a_chain_stays_whole(open_store: Opening, owner: str) -> None:
+    store = open_store(most_responses=20)
+    ids = await chain(store, owner, 5)
+    for _ in range(60):
+        await store.put(owner, response())
+        assert await store.chain(owner, ids[4], most_bytes=MOST) is not None
+
+
+async def test_what_was_not_used_for_the_time_to_live_goes(
+    open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(ttl_s=100.0)
+    old, used = response(), response()
+    await store.put(owner, old)
+    await store.put(owner, used)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 90)
+    await store.get(owner, used.id)
+    await store.tidy()
+    monkeypatch.setattr(time, "time", lambda: now + 110)
+    await store.tidy()
+    assert await store.get(owner, old.id) is None
+    assert await store.get(owner, used.id) is not None
+
+
+# -- in the background ---------------------------------------------------------------------------
+
+
+async def test_another_server_can_cancel_what_this_one_generates(
+    open_store: Opening, owner: str
+) -> None:
+    one, other = open_store(), open_store()
+    kept, cancelled = response(status="queued"), asyncio.Event()
+    one.claim(kept.id, cancelled.set)
+    await one.put(owner, kept)
+    await other.cancel(owner, kept.id)
+    async with asyncio.timeout(30):
+        await cancelled.wait()
+
+
+async def test_a_response_whose_server_has_died_is_dead(
+    open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = open_store(), open_store()
+    kept = response(status="in_progress")
+    one.claim(kept.id, lambda: None)
+    await one.put(owner, response(kept.id, status="queued"))
+    await one.put(owner, kept)
+    found = await other.get(owner, kept.id)
+    assert found is not None
+    assert found.status == "in_progress"
+    now = time.time()
+    monkeypatch.setattr("app.store.store.time.time", lambda: now + 1000)
+    found = await other.get(owner, kept.id)
+    assert found is not None
+    assert found.status == "dead"
+
+
+async def test_what_was_removed_while_it_was_generated_stays_removed(
+    open_store: Opening, owner: str
+) -> None:
+    one, other = open_store(), open_store()
+    kept = response(status="queued")
+    one.claim(kept.id, lambda: None)
+    await one.put(owner, kept)
+    assert await other.remove(owner, kept.id)
+    await one.put(owner, response(kept.id))
+    assert await one.get(owner, kept.id) is None
+
+
+# -- conversations -------------------------------------------------------------------------------
+
+
+def conversation() -> Conversation:
+    return Conversation(id=f"conv_{uuid.uuid4().hex}", created=1, metadata=b"{}")
+
+
+def items(*names: str) -> list[Item]:
+    return [Item(name, name.encode()) for name in names]
+
+
+async def test_a_conversation_has_its_items_in_order_in_pages(
+    open_store: Opening, owner: str
+) -> None:
+    store, made = open_store(), conversation()
+    await store.start_conversation(owner, made, items("a", "b"))
+    assert await store.append(owner, made.id, items("c"))
+    assert await store.history(owner, made.id, most_bytes=MOST) == [b"a", b"b", b"c"]
+    seen, after = [], None
+    while True:
+        page = await store.page(owner, made.id, after=after, limit=1, newest_first=True)
+        assert page is not None
+        seen += [item.id for item in page.items]
+        after = seen[-1]
+        if not page.more:
+            break
+    assert seen == ["c", "b", "a"]
+    assert await store.page(owner, made.id, after="x", limit=1, newest_first=True) is None
+    assert await store.remove_item(owner, made.id, "b")
+    assert not await store.remove_item(owner, made.id, "b")
+    assert await store.history(owner, made.id, most_bytes=MOST) == [b"a", b"c"]
+    with pytest.raises(TooLong):
+        await store.history(owner, made.id, most_bytes=3)
+    assert await store.items(owner, ["c", "x"], most_bytes=MOST) == {"c": b"c"}
+    assert await store.end_conversation(owner, made.id)
+    assert await store.history(owner, made.id, most_bytes=MOST) is None
+
+
+async def test_a_conversation_is_its_owners_alone(open_store: Opening, owner: str) -> None:
+    store, made, thief = open_store(), conversation(), uuid.uuid4().hex
+    await store.start_conversation(owner, made, items("a"))
+    assert await store.conversation(thief, made.id) is None
+    assert await store.history(thief, made.id, most_bytes=MOST) is None
+    assert await store.page(thief, made.id, after=None, limit=9, newest_first=False) is None
+    assert await store.item(thief, made.id, "a") is None
+    assert await store.items(thief, ["a"], most_bytes=MOST) == {}
+    assert await store.hold(thief, made.id, "resp_1") is None
+    assert not await store.append(thief, made.id, items("b"))
+    assert not await store.describe(thief, made.id, b"{}")
+    assert not await store.remove_item(thief, made.id, "a")
+    assert not await store.end_conversation(thief, made.id)
+    assert await store.item(owner, made.id, "a") == b"a"
+
+
+async def test_a_conversation_is_held_by_one_response_which_adds_to_it_and_frees_it(
+    open_store: Opening, owner: str
+) -> None:
+    one, other, made = open_store(), open_store(), conversation()
+    await one.start_conversation(owner, made, ())
+    kept = response(conversation=made.id)
+    assert await one.hold(owner, made.id, kept.id)
+    assert await other.hold(owner, made.id, "resp_2") is False
+    await one.put(owner, kept, Added(made.id, items("a", "b")))
+    assert await other.hold(owner, made.id, "resp_2")
+    assert await other.history(owner, made.id, most_bytes=MOST) == [b"a", b"b"]
+    await other.release(made.id, "resp_2")
+    assert await one.hold(owner, made.id, "resp_3")
+
+
+async def test_many_append_at_the_same_time_and_nothing_is_lost(
+    open_store: Opening, owner: str
+) -> None:
+    stores, made = [open_store(), open_store()], conversation()
+    await stores[0].start_conversation(owner, made, ())
+    await asyncio.gather(
+        *[stores[no % 2].append(owner, made.id, items(f"{no}")) for no in range(40)]
+    )
+    kept = await stores[0].history(owner, made.id, most_bytes=MOST)
+    assert kept is not None
+    assert sorted(map(int, kept)) == list(range(40))
+
+
+async def test_the_lock_of_a_server_that_died_ends(
+    open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, made = open_store(), open_store(), conversation()
+    await one.start_conversation(owner, made, ())
+    assert await one.hold(owner, made.id, "resp_1")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1000)
+    assert await other.hold(owner, made.id, "resp_2")
+
+
+# -- failures ------------------------------------------------------------------------------------
+
+
+async def test_a_database_that_is_not_there_is_told_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, owner: str
+) -> None:
+    monkeypatch.setattr("app.store.store._OPEN_S", 0.2)
+    folder = tmp_path / "gone"
+    folder.write_text("a file where the folder should be")
+    store = Store(
+        f"sqlite:///{folder}/x.sqlite3",
+        most_responses=9, most_bytes=10**6, most_response_bytes=10**6, ttl_s=9.0,
+    )  # fmt: skip
+    try:
+        kept = response()
+        with pytest.raises(StoreUnavailable):
+            await store.put(owner, kept)
+        folder.unlink()
+
+        async def works() -> bool:
+            try:
+                await store.put(owner, kept)
+            except StoreUnavailable:
+                return False
+            return True
+
+        await eventually(works)
+        assert await store.get(owner, kept.id) is not None
+    finally:
+        await store.close()
