@@ -143,18 +143,21 @@ def _routed(job_input: Json, route_field: str, body_field: str, rules: Rules) ->
     path = normalised_route(route)
     body = _object(job_input, body_field)
     growth = _growth(rules.growth, body, job_input)
-    method = _method(job_input, path, bare=body_field == "body" and job_input.get("body") is None)
+    method = _method(job_input, path, bare=job_input.get(body_field) is None)
     return _request(path, method, body, OutputForm.OPENAI, growth, rules)
 
 
 def _method(job_input: Json, path: str, *, bare: bool) -> Method:
-    """The job's `method`; by default GET for read-only routes and for a bare `route`, else POST."""
+    """The job's `method`; by default GET for read-only routes and for a bare `route`, else POST.
+
+    `bare`: it has no body.
+    """
     method = job_input.get("method")
     if method is None:
         reads = path in (MODELS, HEALTH) or path.startswith(MODELS + "/")
         kept = methods_of(path)
-        reads |= bool(kept) and "POST" not in kept
-        return "GET" if reads or bare else "POST"
+        reads |= bool(kept) and (bare or "POST" not in kept) and "GET" in kept
+        return "GET" if reads or (bare and "route" in job_input) else "POST"
     match method.upper() if isinstance(method, str) else None:
         case "GET":
             return "GET"

@@ -81,9 +81,10 @@ async def working(
     lifecycle = Lifecycle()
     gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue)
     host = _host(configured, lifecycle, gate, engine)
+    store = store_of(configured)
     if backend is None:
         await _start(host, lifecycle)
-        backend = LocalBackend(configured, lifecycle, gate, host, store_of(configured))
+        backend = LocalBackend(configured, lifecycle, gate, host, store)
     else:
         lifecycle.enter(Phase.READY)
     async with Platform(long_poll_s=long_poll_s) as platform:
@@ -100,6 +101,8 @@ async def working(
                 running.cancel()
                 await asyncio.wait({running})
                 await host.close()
+                if store is not None:
+                    await store.close()
 
 
 async def _start(host: ModelHost, lifecycle: Lifecycle) -> None:

@@ -86,6 +86,11 @@ def test_each_shape_of_a_job_becomes_its_request(
     ("input", "method", "route"),
     [
         ({"openai_route": "/v1/models"}, "GET", "/v1/models"),
+        ({"openai_route": "/responses/resp_1"}, "GET", "/v1/responses/resp_1"),
+        ({"route": "/v1/responses/resp_1", "method": "DELETE"}, "DELETE", "/v1/responses/resp_1"),
+        ({"openai_route": "/v1/responses/r/cancel"}, "POST", "/v1/responses/r/cancel"),
+        ({"openai_route": "/conversations", "openai_input": {}}, "POST", "/v1/conversations"),
+        ({"openai_route": "/v1/conversations/c/items/i"}, "GET", "/v1/conversations/c/items/i"),
         ({"openai_route": "/models", "openai_input": {}}, "GET", "/v1/models"),
         ({"openai_route": "/v1/models/a/b"}, "GET", "/v1/models/a/b"),
         ({"route": "/health"}, "GET", "/health"),
