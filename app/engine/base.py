@@ -24,6 +24,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str
     version: str
     """Of the engine, such as `sglang 0.5.23`."""
+    fingerprint: str | None = None
+    """If it changes, the same request may be answered otherwise."""
     device: str
     context_length: int
     """Tokens, prompt and answer together."""

@@ -48,6 +48,7 @@ class ScriptedEngine:
             **{
                 "model_path": "scripted",
                 "version": "scripted",
+                "fingerprint": "fp_scripted",
                 "device": "none",
                 "context_length": 1000,
                 "max_prompt_tokens": 990,

@@ -106,6 +106,7 @@ def answer(body: ChatBody, call: Call) -> Awaitable[Reply]:
     presenter = ChatPresenter(
         id=call.id,
         model=model,
+        fingerprint=call.model.info.fingerprint,
         n=request.n,
         include_usage=body.include_usage,
         logprobs=request.scoring is not None,
@@ -215,6 +216,7 @@ class ChatPresenter(OpenAIFrames):
         *,
         id: str,
         model: str,
+        fingerprint: str | None = None,
         n: int,
         include_usage: bool,
         logprobs: bool = False,
@@ -225,6 +227,7 @@ class ChatPresenter(OpenAIFrames):
             id=f"chatcmpl-{id}",
             object="chat.completion.chunk",
             model=model,
+            fingerprint=fingerprint,
             choices=n,
             opening=b'"delta":{"content":',
             closing=b'},"logprobs":null,"finish_reason":null',

@@ -79,6 +79,7 @@ def answer(body: CompletionBody, call: Call) -> Awaitable[Reply]:
     presenter = CompletionPresenter(
         id=call.id,
         model=model,
+        fingerprint=call.model.info.fingerprint,
         choices=request.n * len(request.prompts),
         include_usage=body.include_usage,
         logprobs=body.logprobs,
@@ -164,6 +165,7 @@ class CompletionPresenter(OpenAIFrames):
         *,
         id: str,
         model: str,
+        fingerprint: str | None = None,
         choices: int,
         include_usage: bool,
         logprobs: int | None = None,
@@ -174,6 +176,7 @@ class CompletionPresenter(OpenAIFrames):
             id=f"cmpl-{id}",
             object="text_completion",
             model=model,
+            fingerprint=fingerprint,
             choices=choices,
             opening=b'"text":',
             closing=b',"logprobs":null,"finish_reason":null',

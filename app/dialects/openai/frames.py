@@ -75,6 +75,7 @@ class OpenAIFrames:
         id: str,
         object: str,
         model: str,
+        fingerprint: str | None,
         choices: int,
         opening: bytes,
         closing: bytes,
@@ -91,7 +92,7 @@ class OpenAIFrames:
             "object": object,
             "created": int(time.time()),
             "model": model,
-            "system_fingerprint": None,
+            "system_fingerprint": fingerprint,
         }
         head = b"data: " + orjson.dumps(self._common)[:-1]
         self._heads = [

@@ -19,6 +19,7 @@ import numpy as np
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered, Watched
 from app.engine.sglang.endings import aborted, refused
 from app.engine.sglang.exchange import Exchange, Pending
+from app.engine.sglang.fingerprint import device_name, fingerprint
 from app.engine.sglang.infill import Infill
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.pulse import Pulse, read_loads
@@ -30,6 +31,7 @@ from app.errors import InvalidRequest, StartError
 from app.grammars.compiler import Vocabulary as GrammarVocabulary
 from app.lifecycle import Phase
 from app.types import ChatPrompt, Grammar, Json, Sampling
+from app.version import version
 
 _PROFILE_S = 900.0
 _EXCUSED_S, _EXCUSED_ON_CPU_S = 600.0, 3600.0
@@ -79,6 +81,7 @@ class SGLangEngine:
         self._take_over()
 
     def _read_info(self, pools: Pooling | None) -> EngineInfo:
+        import torch
         from sglang.version import __version__
 
         model, args = self._manager.model_config, self._engine.server_args
@@ -88,6 +91,11 @@ class SGLangEngine:
         return EngineInfo(
             model_path=args.model_path,
             version=f"sglang {__version__}",
+            fingerprint=fingerprint(
+                args,
+                release=f"{version()} {torch.__version__}",
+                device=device_name(args.device),
+            ),
             device=args.device,
             # Of the model's own context SGLang keeps a few tokens (0.5.23: scheduler.py).
             context_length=scheduler["max_req_input_len"] if pools is None else context,

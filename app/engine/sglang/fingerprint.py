@@ -1,0 +1,79 @@
+"""OpenAI's `system_fingerprint`: if it changes, the same request may be answered otherwise.
+
+Servers of the same release with the same model, options and kind of device have the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+_DECISIVE = (
+    "dtype", "kv_cache_dtype", "quantization", "load_format", "revision", "context_length",
+    "tp_size", "dp_size", "pp_size", "ep_size", "attention_backend", "decode_attention_backend",
+    "prefill_attention_backend", "sampling_backend", "moe_runner_backend", "chunked_prefill_size",
+    "enable_deterministic_inference", "enable_torch_compile", "disable_radix_cache",
+    "disable_cuda_graph", "speculative_algorithm", "speculative_draft_model_path",
+    "speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens",
+    "json_model_override_args", "chat_template", "tokenizer_path", "tool_call_parser",
+    "reasoning_parser", "sampling_defaults",
+)  # fmt: skip
+"""Options of SGLang on which an answer depends."""
+_SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".gguf"}
+_READ_BYTES = 64 * 1024
+"""Of a file of weights, at its beginning and its end: the rest is gigabytes."""
+
+
+def fingerprint(server_args: Any, *, release: str, device: str) -> str:
+    """`server_args`: SGLang's. `release`: of this program, SGLang and PyTorch. `device`: its name.
+
+    Reads some kilobytes of each file of the model.
+    """
+    options = {name: str(getattr(server_args, name, None)) for name in _DECISIVE}
+    if (template := options["chat_template"]) != "None":
+        options["chat_template"] = _digest_of(Path(template))
+    if Path(options["tokenizer_path"]).is_dir():
+        options["tokenizer_path"] = _digest_of(Path(options["tokenizer_path"]))
+    folder = _folder_of(server_args.model_path, server_args.revision)
+    decisive = [release, device, platform.machine(), options, _digest_of(folder)]
+    return "fp_" + hashlib.sha256(orjson.dumps(decisive)).hexdigest()[:12]
+
+
+def device_name(device: str) -> str:
+    """Of the accelerator, such as `NVIDIA H100 80GB HBM3`; on a CPU the instructions it has."""
+    import torch
+
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    return f"{device} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _folder_of(model: str, revision: str | None) -> Path:
+    """The model's files, in the cache if it is named as on the hub."""
+    if Path(model).exists():
+        return Path(model)
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else Path(model)
+
+
+def _digest_of(path: Path) -> str:
+    """Of a file, of the files in a folder, or of a name in the place of one."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
+    for file in files:
+        if file.suffix in _SMALL or path == file:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        elif file.suffix in _WEIGHTS:
+            digest.update(f"{file.name}\0{file.stat().st_size}".encode())
+            with file.open("rb") as weights:
+                digest.update(weights.read(_READ_BYTES))
+                weights.seek(max(0, file.stat().st_size - _READ_BYTES))
+                digest.update(weights.read(_READ_BYTES))
+    return digest.hexdigest() if files else str(path)
