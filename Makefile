@@ -13,7 +13,7 @@ INSTALL := $(UV) pip install --python
 LOCK := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-light test-full test-fast test-live chaos lint format typos bench docs lock clean
+.PHONY: help try demo test test-light test-full test-fast test-live test-rare chaos lint format typos bench docs lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -48,7 +48,10 @@ test-full: $(FULL)/.installed-dev  ## the tests that need SGLang installed, but 
 	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live" $(ARGS)
 
 test-live: $(FULL)/.installed-dev  ## the tests on the real engine with the demo model
-	$(FULL)/bin/python -m pytest -m live $(ARGS)
+	$(FULL)/bin/python -m pytest -m "live and not rare" $(ARGS)
+
+test-rare: $(FULL)/.installed-dev  ## those of minutes each, which CI leaves out: several nodes, several engines
+	$(FULL)/bin/python -m pytest -m rare $(ARGS)
 
 MINUTES ?= 60
 chaos: $(FULL)/.installed-dev  ## faults of every kind done to servers under load; MINUTES=60

@@ -16,7 +16,10 @@ from tests.live.conftest import LiveServer
 pytestmark = pytest.mark.live
 SCHEMA = {
     "type": "object",
-    "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer"}},
+    "properties": {
+        "city": {"enum": ["Paris", "Rome"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 60},
+    },
     "required": ["city", "days"],
     "additionalProperties": False,
 }

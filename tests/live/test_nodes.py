@@ -13,7 +13,7 @@ import pytest
 
 from tests.live.conftest import LiveServer
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.rare]
 DEMO = Path("~/.cache/serve-hathora/SmolLM2-135M-Instruct").expanduser()
 
 

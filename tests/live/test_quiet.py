@@ -16,6 +16,7 @@ REQUESTS = 400
 """Two lines of ours and one of SGLang's each: several times what a pipe holds."""
 
 
+@pytest.mark.rare
 def test_a_log_reader_that_stops_does_not_stop_the_engine(start: Callable[..., LiveServer]) -> None:
     server = start(unread=True, LOG_LEVEL="info").ready()
     for no in range(REQUESTS):

@@ -30,6 +30,7 @@ def test_a_server_that_listens_on_loopback_is_reached_by_no_other_machine(live: 
     assert beyond_loopback(addresses) == set()
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize("split", SPLITS)
 def test_other_machines_reach_the_apis_port_alone_and_the_engine_has_no_key(
     start: Callable[..., LiveServer], tmp_path: Path, split: str

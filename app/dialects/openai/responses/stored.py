@@ -15,7 +15,7 @@ from app.dialects.contract import Ask, Reply, Resource, Stream, Whole
 from app.dialects.openai.responses import replay
 from app.dialects.openai.responses.listing import LIMIT, ORDER, Paging, listed, text
 from app.dialects.openai.responses.response import Rendered, error_json
-from app.errors import InternalError, InvalidRequest, ItemNotFound, ServeError
+from app.errors import InternalError, InvalidRequest, ItemNotFound, RouteNotFound, ServeError
 from app.store.records import Kept
 from app.types import Json
 
@@ -83,6 +83,11 @@ async def input_items(ask: Ask) -> Reply:
             raise ItemNotFound(f"Item with id '{paging.after[:100]}' not found.", param="after")
         items = items[ids.index(paging.after) + 1 :]
     return listed(items[: paging.limit], more=len(items) > paging.limit)
+
+
+async def compact(ask: Ask) -> Reply:
+    """Else it would look like the id of a response."""
+    raise RouteNotFound("Conversations are not compacted here; a client does it by itself.")
 
 
 async def _kept(ask: Ask, id: str) -> Kept:
@@ -176,6 +181,12 @@ RESOURCES = (
         path="/v1/responses/{response_id}/cancel",
         summary="End a response that is generated in the background",
         answer=cancel,
+    ),
+    Resource(
+        method="POST",
+        path="/v1/responses/compact",
+        summary="Not served",
+        answer=compact,
     ),
     Resource(
         method="GET",
