@@ -83,6 +83,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """Token id, as a decimal string (JSON keys are strings), to a bias in [-100, 100]."""
     seed: int | None = None
     grammar: Grammar | None = None
+    thinking_budget: int | None = None
+    """Tokens that the model may think, if it does; then it has to answer. None: no bound."""
 
 
 class Scoring(msgspec.Struct, frozen=True):

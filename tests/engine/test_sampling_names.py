@@ -12,8 +12,12 @@ from app.types import Grammar, Sampling
 DEFAULTS = {"temperature": 0.6, "top_k": 20}
 
 
-def params(sampling: Sampling, *, honours_seed: bool = False, whole: bool = False) -> Any:
-    return sampling_params(sampling, defaults=DEFAULTS, honours_seed=honours_seed, whole=whole)
+def params(
+    sampling: Sampling, *, honours_seed: bool = False, whole: bool = False, thinks: bool = False
+) -> Any:
+    return sampling_params(
+        sampling, defaults=DEFAULTS, honours_seed=honours_seed, whole=whole, thinks=thinks
+    )
 
 
 def test_only_what_differs_from_the_defaults_is_passed_on() -> None:
@@ -53,3 +57,13 @@ def test_every_grammar_goes_to_the_engine_in_its_compiled_form() -> None:
 
 def test_an_answer_that_is_read_whole_comes_in_few_messages() -> None:
     assert params(Sampling(), whole=True)["stream_interval"] > 1
+
+
+def test_a_budget_of_thinking_is_counted_beside_a_grammar_even_if_none_is_asked_for() -> None:
+    budget = Sampling(thinking_budget=7)
+    assert "custom_params" not in params(budget)
+    chosen = params(budget, thinks=True)
+    assert (chosen["custom_params"], chosen["ebnf"]) == ({"thinking_budget": 7}, "anything")
+    grammar = Grammar("regex", "a+", "regex", compiled="compiled")
+    both = params(Sampling(thinking_budget=7, grammar=grammar), thinks=True)
+    assert both["ebnf"] == "compiled"

@@ -46,24 +46,25 @@ from app.events import (
 from app.settings.bounds import Bounds, hard_limit
 from app.types import ChatPrompt, GenerationRequest, Json, Scoring, ToolCall
 
+Tokens = Annotated[int, Field(ge=0, lt=2**31)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ReasoningOptions(Body):
     """OpenRouter's form of `reasoning_effort`."""
 
-    unsupported: ClassVar[Unsupported] = {"max_tokens": (), "exclude": (False,)}
+    unsupported: ClassVar[Unsupported] = {"exclude": (False,)}
 
     effort: Effort | None = None
+    max_tokens: Tokens | None = None
     enabled: bool | None = None
 
 
 class Thinking(Body):
     """DeepSeek's and GLM's switch."""
 
-    unsupported: ClassVar[Unsupported] = {"budget_tokens": ()}
-
     type: Literal["enabled", "disabled"]
+    budget_tokens: Tokens | None = None
 
 
 class ChatBody(SamplingFields):
@@ -86,6 +87,9 @@ class ChatBody(SamplingFields):
     reasoning: ReasoningOptions | None = None
     thinking: Thinking | None = None
     enable_thinking: bool | None = None
+    thinking_budget: Tokens | None = None
+    """DashScope's, and SGLang's by another name."""
+    max_thinking_tokens: Tokens | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
@@ -149,7 +153,9 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
             ),
         ),
         sampling=body.sampling(
-            bounds, max_tokens=body.max_tokens if max_tokens is None else max_tokens
+            bounds,
+            max_tokens=body.max_tokens if max_tokens is None else max_tokens,
+            thinking_budget=_budget(body),
         ),
         n=choice_count(body, call),
         scoring=_scoring(body, call.bounds),
@@ -199,6 +205,17 @@ def _switch(body: ChatBody) -> bool | None:
     if body.reasoning is not None and body.reasoning.enabled is not None:
         return body.reasoning.enabled
     return body.enable_thinking
+
+
+def _budget(body: ChatBody) -> int | None:
+    """How many tokens the model may think."""
+    asked = (
+        body.thinking.budget_tokens if body.thinking else None,
+        body.reasoning.max_tokens if body.reasoning else None,
+        body.thinking_budget,
+        body.max_thinking_tokens,
+    )
+    return next((each for each in asked if each is not None), None)
 
 
 def _scoring(body: ChatBody, bounds: Bounds) -> Scoring | None:

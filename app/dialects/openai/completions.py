@@ -56,7 +56,9 @@ class CompletionBody(SamplingFields):
         "enable_thinking": (),
         "reasoning": (),
         "reasoning_effort": (),
+        "max_thinking_tokens": (),
         "thinking": (),
+        "thinking_budget": (),
         "tool_choice": ("none",),
         "tools": ([],),
     }

@@ -39,7 +39,6 @@ UNSUPPORTED: Unsupported = {
     "logits_processors": (),
     "lora_path": (),
     "max_new_tokens": (),
-    "max_thinking_tokens": (),
     "modalities": (["text"],),
     "no_repeat_ngram_size": (0,),
     "no_stop_trim": (False,),
@@ -50,7 +49,6 @@ UNSUPPORTED: Unsupported = {
     "separate_reasoning": (True,),
     "session_params": (),
     "stop_regex": (),
-    "thinking_budget": (),
     "truncate_prompt_tokens": (),
     "typical_p": (1.0, 1),
     "use_beam_search": (False,),
@@ -149,7 +147,9 @@ class SamplingFields(GrammarFields):
         """Every frame carries the usage so far."""
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
-    def sampling(self, bounds: Bounds, *, max_tokens: int | None) -> Sampling:
+    def sampling(
+        self, bounds: Bounds, *, max_tokens: int | None, thinking_budget: int | None = None
+    ) -> Sampling:
         top_k = self.top_k
         sampling = Sampling(
             max_tokens=max_tokens,
@@ -169,6 +169,7 @@ class SamplingFields(GrammarFields):
             logit_bias=self.logit_bias or None,
             seed=self.seed,
             grammar=self.constraint(bounds),
+            thinking_budget=thinking_budget,
         )
         check_counts(sampling, bounds)
         return sampling

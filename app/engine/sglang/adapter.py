@@ -162,6 +162,7 @@ class SGLangEngine:
             defaults=self.info.default_sampling,
             honours_seed=self.info.honours_seed,
             whole=question.whole,
+            thinks=question.gates_grammar,
         )
         exchange = self._exchange
         inbox = exchange.inbox()

@@ -18,9 +18,15 @@ from typing import Any
 import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.torch import allocate_token_bitmask, fill_next_token_bitmask
-from sglang.srt.constrained.base_grammar_backend import BaseGrammarBackend, InvalidGrammarObject
+from sglang.srt.constrained.base_grammar_backend import (
+    BaseGrammarBackend,
+    BaseGrammarObject,
+    InvalidGrammarObject,
+)
 from sglang.srt.constrained.llguidance_backend import GuidanceGrammar
+from sglang.srt.constrained.torch_ops.token_filter_torch_ops import set_token_filter_torch
 
+from app.engine.sglang.sampling_names import ANYTHING
 from app.engine.sglang.tokenizers import vocabulary_of
 from app.grammars.compiler import Unusable, compiled
 from app.grammars.lowering import limits_of
@@ -105,6 +111,36 @@ def _look_at_drafts_gently() -> None:
     module.traverse_tree = gently  # type: ignore[attr-defined]
 
 
+class Anything(BaseGrammarObject):  # type: ignore[misc]
+    """The grammar of every text. What bounds the thinking before an answer is wrapped around it."""
+
+    def accept_token(self, token: int) -> None:
+        self.current_token = token
+
+    def rollback(self, k: int) -> None:
+        pass
+
+    def is_terminated(self) -> bool:
+        return False
+
+    def fill_vocab_mask(self, vocab_mask: torch.Tensor, idx: int) -> None:
+        pass  # whose rows allow everything at first
+
+    def allocate_vocab_mask(self, vocab_size: int, batch_size: int, device: Any) -> torch.Tensor:
+        return allocate_token_bitmask(batch_size, vocab_size)
+
+    @staticmethod
+    def move_vocab_mask(vocab_mask: torch.Tensor, device: Any) -> torch.Tensor:
+        return vocab_mask.to(device, non_blocking=True)
+
+    @staticmethod
+    def apply_vocab_mask(logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
+        _apply(logits, vocab_mask)
+
+    def copy(self) -> Anything:
+        return Anything()
+
+
 class LimitedBackend(BaseGrammarBackend):  # type: ignore[misc]
     """Takes the arguments with which SGLang makes its own."""
 
@@ -126,6 +162,8 @@ class LimitedBackend(BaseGrammarBackend):  # type: ignore[misc]
             self._tokenizer = None
 
     def dispatch_ebnf(self, key_string: str) -> Any:
+        if key_string == ANYTHING:
+            return Anything()
         if self._tokenizer is None:
             return InvalidGrammarObject("no grammar can be compiled for this tokenizer")
         grammar, limits = limits_of(key_string)
@@ -136,6 +174,21 @@ class LimitedBackend(BaseGrammarBackend):  # type: ignore[misc]
         return LimitedGrammar(self._tokenizer, matcher)
 
     # For ReasonerGrammarBackend, which wraps this one.
+
+    is_support_token_filter = True
+
+    @staticmethod
+    def set_token_filter(
+        vocab_mask: torch.Tensor,
+        token_ids: list[int],
+        batch_idx: int,
+        is_allowed: bool = True,
+        reset_vocab_mask: bool = True,
+    ) -> None:
+        set_token_filter_torch(
+            vocab_mask, token_ids, batch_idx, is_allowed=is_allowed,
+            reset_vocab_mask=reset_vocab_mask,
+        )  # fmt: skip
 
     def allocate_vocab_mask(self, vocab_size: int, batch_size: int, device: Any) -> torch.Tensor:
         return allocate_token_bitmask(batch_size, vocab_size)

@@ -9,16 +9,19 @@ from typing import Any
 
 from app.types import Sampling
 
+ANYTHING = "anything"
+"""In the place of a grammar: of the answer itself nothing is asked (grammar_backend.py)."""
 _WHOLE_INTERVAL = 64
 """Tokens between two messages of an answer that is not read as it comes."""
 
 
 def sampling_params(
-    sampling: Sampling, *, defaults: dict[str, Any], honours_seed: bool, whole: bool
+    sampling: Sampling, *, defaults: dict[str, Any], honours_seed: bool, whole: bool, thinks: bool
 ) -> dict[str, Any]:
     """Only what differs from SGLang's defaults, which it then need not check.
 
-    `defaults`: of the model's own generation config. `whole`: as in `Question`.
+    `defaults`: of the model's own generation config. `whole`: as in `Question`. `thinks`: the
+    answer begins with thinking, whose end the engine sees.
     """
     params: dict[str, Any] = dict(defaults)
     if whole:
@@ -48,4 +51,7 @@ def sampling_params(
         params["sampling_seed"] = sampling.seed
     if (grammar := sampling.grammar) is not None:
         params["ebnf"] = grammar.compiled
+    if thinks and sampling.thinking_budget is not None:
+        params["custom_params"] = {"thinking_budget": sampling.thinking_budget}
+        params.setdefault("ebnf", ANYTHING)  # only beside a grammar the engine counts
     return params

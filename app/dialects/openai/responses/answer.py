@@ -275,7 +275,8 @@ def _grammar(body: PromptFields, bounds: Bounds) -> Grammar | None:
 
 def _sampling(body: ResponsesBody, bounds: Bounds) -> Sampling:
     grammar = _grammar(body, bounds)
-    sampling = body.sampling(bounds, max_tokens=body.max_output_tokens)
+    budget = body.reasoning.max_tokens if body.reasoning else None
+    sampling = body.sampling(bounds, max_tokens=body.max_output_tokens, thinking_budget=budget)
     if grammar is None:
         return sampling
     if sampling.grammar is not None:

@@ -56,6 +56,8 @@ class ReasoningOptions(Body):
     mode: Word | None = None
     enabled: bool | None = None
     """OpenRouter's switch."""
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """OpenRouter's bound on the thinking."""
 
 
 class CacheOptions(Body):

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sglang.srt.constrained import base_grammar_backend, llguidance_backend
+from sglang.srt.constrained.reasoner_grammar_backend import ReasonerGrammarBackend
 
 from app.engine.sglang.grammar_backend import LimitedBackend
 
@@ -40,6 +41,18 @@ def _set_cache(self: Any, key: tuple[str, str], value: Any) -> None:
         del self.cache[next(iter(self.cache))]
 
 
+def _budgets(self: Any, grammar: Any, reasoning: bool) -> Any:
+    """SGLang keeps a request's budget of thinking only with --enable-strict-thinking, which costs
+    every request of a batch a mask at each step."""
+    made = _make_grammar_object(self, grammar, reasoning)
+    if not made.enable_token_filter:
+        made.enable_token_filter = True
+        made.token_filter_fn = LimitedBackend.set_token_filter
+    return made
+
+
+_make_grammar_object = ReasonerGrammarBackend._make_grammar_object
+ReasonerGrammarBackend._make_grammar_object = _budgets
 base_grammar_backend.ThreadPoolExecutor = _limited
 base_grammar_backend.BaseGrammarBackend.set_cache = _set_cache
 llguidance_backend.GuidanceBackend = LimitedBackend
