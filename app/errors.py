@@ -14,10 +14,12 @@
     ├── BodyTooLarge                   413
     ├── UnsupportedEncoding            415
     ├── HeadersTooLarge                431
+    ├── RequestCancelled               409  its own client ended it; only in logs
     ├── ClientGone                     499  the client disconnected; only in logs and metrics
     ├── InternalError                  500
     ├── RequestAborted                 503  the operator aborted it; clients must not retry
     └── Unavailable                    503  retry here or elsewhere after `retry_after_s`
+        ├── StoreUnavailable                what was stored cannot be read or written now
         ├── NotReady                        the model is not loaded yet
         ├── Overloaded                      the engine and the queue are full
         ├── Draining                        the server is shutting down

@@ -12,7 +12,8 @@ engine dies, a drain times out or the operator aborts it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -42,6 +43,10 @@ class Ticket:
     def arrive(self) -> None:
         """Take a place: the body is complete. Raises Overloaded."""
         self._gate.place(self)
+
+    def take_on(self, size_bytes: int) -> None:
+        """Count bytes that were fetched for it beside its body. Raises Overloaded."""
+        self._gate.add_bytes(self, size_bytes)
 
     def end(self, error: ServeError) -> None:
         """Make the request's task raise `error` from this context. Only the first call counts.
@@ -153,6 +158,7 @@ class Gate:
         as lists of token ids."""
         self._in_flight = 0
         self._tickets: set[Ticket] = set()
+        self._unfinished = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self.sequences = Sequences(max_running, max_share)
@@ -190,26 +196,50 @@ class Gate:
             raise self._overloaded()
         size = self.arrivals.size(ticket)
         if self._in_flight and self._bytes + size > self._max_bytes:
-            raise Overloaded(
-                f"The requests in this server have {self._max_bytes} bytes together "
-                "(MAX_REQUEST_BYTES); please try again."
-            )
+            raise self._too_many_bytes()
         ticket.size_bytes = self.arrivals.remove(ticket)
         ticket.in_flight = True
         self._bytes += ticket.size_bytes
         self._in_flight += 1
         self.on_change()
 
+    def add_bytes(self, ticket: Ticket, size_bytes: int) -> None:
+        if self._in_flight > 1 and self._bytes + size_bytes > self._max_bytes:
+            raise self._too_many_bytes()
+        if ticket.in_flight:
+            ticket.size_bytes += size_bytes
+            self._bytes += size_bytes
+
+    @contextmanager
+    def unfinished(self) -> Iterator[None]:
+        """Not idle while its context is entered: what a request has left to do after its end."""
+        self._unfinished += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._unfinished -= 1
+            self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._tickets and not self._unfinished:
+            self._idle.set()
+
     def release(self, ticket: Ticket) -> None:
         self._tickets.discard(ticket)
-        if not self._tickets:
-            self._idle.set()
+        self._note_idle()
         if ticket.in_flight:
             self._bytes -= ticket.size_bytes
             self._in_flight -= 1
             self.on_change()
         else:
             self.arrivals.remove(ticket)
+
+    def _too_many_bytes(self) -> Overloaded:
+        return Overloaded(
+            f"The requests in this server have {self._max_bytes} bytes together "
+            "(MAX_REQUEST_BYTES); please try again."
+        )
 
     def _overloaded(self) -> Overloaded:
         return Overloaded(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from app.dialects.background import Backgrounds
@@ -39,10 +39,11 @@ class Answering:
         id: str,
         owner: str,
         model: ServedModel | None,
+        take_on: Callable[[int], None],
         stats: RequestStats,
         log_fields: dict[str, Any],
     ) -> Awaitable[Reply]:
-        """`raw`: the body. `id`, `owner`: as of `Call`. Fills in `stats` and `log_fields`.
+        """`raw`: the body. `id`, `owner`, `take_on`: as of `Call`. Fills in `stats`, `log_fields`.
 
         Raises ServeError when called or when awaited.
         """
@@ -59,6 +60,7 @@ class Answering:
             owner=owner,
             store=self._store,
             background=self._background,
+            take_on=take_on,
             stats=stats,
             log_fields=log_fields,
         )

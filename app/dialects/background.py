@@ -3,6 +3,7 @@
     start ─ ticket ─ kept as begun ─ (the client has its answer) ─ beats ─ kept as ended
 
 Each holds a ticket of the gate as any request: it counts, it is drained, the engine's end ends it.
+The server is not idle before its end is kept, too.
 """
 
 from __future__ import annotations
@@ -11,53 +12,74 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from app.dialects.contract import Call, KeptPresenter
-from app.errors import InternalError, Overloaded, RequestCancelled, ServeError
+from app import metrics
+from app.dialects.contract import Call, KeptPresenter, in_one_line
+from app.errors import InternalError, Overloaded, RequestCancelled, ServeError, UnsupportedParameter
 from app.events import Events
 from app.gate import Gate
+from app.logs import setup as logs
 from app.logs.setup import log
+from app.stats import RequestStats
 from app.store.store import Store
+from app.types import GenerationRequest
 
 _REMEMBERED_S = 300.0
 _REMEMBERED_BYTES = 64 * 2**20
-"""Frames of answers that have ended; after them they are made of what the store has."""
+"""Of answers that have ended; after that they are made of what the store has."""
+_SLICE = 64
+"""Frames that a follower gets at a time."""
 
 
 class Run:
     """One answer, and its frames so far."""
 
-    def __init__(self, owner: str, id: str, presenter: KeptPresenter, *, stream: bool) -> None:
-        """`stream`: keep the frames, for who follows."""
+    def __init__(
+        self, owner: str, id: str, presenter: KeptPresenter, *, stream: bool, most_bytes: int
+    ) -> None:
+        """`stream`: keep the frames, for who follows, up to `most_bytes`."""
         self.owner, self.id, self.streams = owner, id, stream
-        self._presenter = presenter
+        self._presenter: KeptPresenter | None = presenter
+        self._most_bytes = most_bytes
         self._frames: list[bytes] = []
+        self._final = b""
         self.size = 0
-        self.ended = False
-        self.first = b""
+        self.ended = self.kept = False
+        self.first = presenter.now()
         """The answer when it began, as JSON."""
-        self.task: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Future[None]] = set()
 
     def now(self) -> bytes:
-        return self._presenter.now()
+        return self._final if self._presenter is None else self._presenter.now()
 
     def add(self, frames: bytes) -> None:
-        if frames:
-            if self.streams:
-                # Each event has the number of its place.
-                self._frames += [frame + b"\n\n" for frame in frames.split(b"\n\n") if frame]
-                self.size += len(frames)
-            self._wake()
+        if not frames:
+            return
+        if self.streams:
+            # Each event has the number of its place.
+            self._frames += [each + b"\n\n" for each in in_one_line(frames).split(b"\n\n")[:-1]]
+            self.size += len(frames)
+            if self.size > self._most_bytes:
+                self.streams, self.size, self._frames = False, 0, []
+        self._wake()
 
     def finish(self) -> None:
+        """It has ended: let go of all but what clients may still ask for."""
+        presenter, self._presenter = self._presenter, None
+        assert presenter is not None
+        self.kept = presenter.kept
+        if not self.kept:  # nobody else has it
+            self._final = presenter.now()
+            self.size += len(self._final)
         self.ended = True
         self._wake()
 
     async def follow(self, after: int) -> AsyncGenerator[bytes, None]:
         at = after + 1
         while True:
+            if not self.streams:
+                raise InternalError("This response has become too long to be followed.")
             if at < len(self._frames):
-                some = self._frames[at:]
+                some = self._frames[at : at + _SLICE]
                 at += len(some)
                 yield b"".join(some)
             elif self.ended:
@@ -90,84 +112,111 @@ class Backgrounds:
         self._gate, self._store, self._most = gate, store, most
         self._runs: dict[str, Run] = {}
         """By the id of the answer, those that have ended included, in their order."""
-        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def find(self, owner: str, id: str) -> Run | None:
         run = self._runs.get(id)
         return run if run is not None and run.owner == owner else None
 
+    def forget(self, owner: str, id: str) -> None:
+        if (run := self.find(owner, id)) is not None and run.ended:
+            del self._runs[id]
+
     async def start(
-        self, call: Call, id: str, events: Events, presenter: KeptPresenter, *, stream: bool
+        self,
+        call: Call,
+        id: str,
+        request: GenerationRequest,
+        presenter: KeptPresenter,
+        *,
+        stream: bool,
     ) -> Run:
         """Returns once the answer has its place and is kept as begun. Raises ServeError."""
-        if self._running >= self._most:
+        if not self._most:
+            raise UnsupportedParameter(
+                "'background' is switched off on this server.", param="background"
+            )
+        if len(self._tasks) >= self._most:
             raise Overloaded(
                 f"{self._most} responses (MAX_BACKGROUND) are being generated in the background."
             )
-        run = Run(call.owner, id, presenter, stream=stream)
+        assert self._store is not None  # the dialect has refused
+        most_bytes = self._store.most_response_bytes
+        run = Run(call.owner, id, presenter, stream=stream, most_bytes=most_bytes)
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._running += 1
-        run.task = asyncio.create_task(
-            self._run(run, call, events, presenter, begun), name="background"
+        stats = RequestStats()
+        events = call.model.generate(request, stats)
+        task = asyncio.create_task(
+            self._live(run, call, events, presenter, begun, stats), name="background"
         )
-        try:
-            await asyncio.shield(begun)
-        except asyncio.CancelledError:  # the client has left before it knew the id
-            run.task.cancel()
-            raise
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        # If its client leaves now, it goes on: nobody knows its id, and it is kept all the same.
+        await asyncio.shield(begun)
         return run
 
-    async def _run(
+    async def _live(
         self,
         run: Run,
         call: Call,
         events: Events,
         presenter: KeptPresenter,
         begun: asyncio.Future[None],
+        stats: RequestStats,
     ) -> None:
-        assert self._store is not None  # the dialect has refused
+        assert self._store is not None
         error: ServeError | None = None
-        try:
-            async with self._gate.admit(call.id, run.id) as ticket:
-                ticket.arrive()
-                cancelled = RequestCancelled("The response was cancelled.")
-                self._store.claim(run.id, lambda: ticket.end(cancelled))
-                await presenter.keep_begun()
-                self._runs[run.id] = run
-                run.first = run.now()
-                begun.set_result(None)
-                await _generate(run, events, presenter)
-        except ServeError as raised:
-            error = raised
-        except Exception:  # nobody awaits this task
-            log.exception("a response in the background failed")
-            error = InternalError("The server failed on this request.")
-        finally:
-            self._running -= 1
-            await events.aclose()
+        with self._gate.unfinished():
             try:
-                if error is not None and begun.done():
-                    run.add(await presenter.break_off(error))
+                async with self._gate.admit(call.id, run.id, logs.request_id.get() or "") as ticket:
+                    ticket.arrive()
+                    cancelled = RequestCancelled("The response was cancelled.")
+                    self._store.claim(run.id, lambda: ticket.end(cancelled))
+                    await presenter.keep_begun()
+                    self._runs[run.id] = run
+                    begun.set_result(None)
+                    await _generate(run, events, presenter)
+            except ServeError as raised:
+                error = raised
+            except Exception:  # nobody awaits this task
+                log.exception("a response in the background failed")
+                error = InternalError("The server failed on this request.")
+            await events.aclose()
+            if not begun.done():
+                begun.set_exception(error or InternalError("The request was ended."))
+                begun.exception()  # its client may have left
+                self._store.disclaim(run.id)
+                return
+            try:
+                # Outside the ticket: from here on nothing ends it any more.
+                last = presenter.close() if error is None else presenter.break_off(error)
+                run.add(await last)
             finally:
                 self._store.disclaim(run.id)
                 run.finish()
-                if not begun.done():
-                    begun.set_exception(error or InternalError("The request was ended."))
-                    begun.exception()  # its client may have left
-                self._forget_some(run)
+                self._note_end(run, stats, error)
 
-    def _forget_some(self, ended_now: Run) -> None:
-        ended = [run for run in self._runs.values() if run.ended]
-        size = sum(run.size for run in ended)
-        for run in ended:
+    def _note_end(self, run: Run, stats: RequestStats, error: ServeError | None) -> None:
+        metrics.record(stats)
+        log.info(
+            "response in the background finished",
+            response=run.id,
+            kept=run.kept,
+            **stats.log_fields(ended_by=error.code if error else None),
+        )
+        if run.kept and not run.streams:
+            self._runs.pop(run.id, None)
+            return
+        ended = [each for each in self._runs.values() if each.ended]
+        size = sum(each.size for each in ended)
+        for each in ended:
             if size > _REMEMBERED_BYTES:
-                size -= run.size
-                del self._runs[run.id]
-        asyncio.get_running_loop().call_later(_REMEMBERED_S, self._runs.pop, ended_now.id, None)
+                size -= each.size
+                del self._runs[each.id]
+        asyncio.get_running_loop().call_later(_REMEMBERED_S, self._runs.pop, run.id, None)
 
 
 async def _generate(run: Run, events: Events, presenter: KeptPresenter) -> None:
     async with aclosing(events):
         async for beat in events:
             run.add(b"".join([presenter.feed(event) for event in beat]))
-    run.add(await presenter.close())

@@ -38,6 +38,8 @@ class Call(msgspec.Struct, kw_only=True):
     keys, and all clients are one."""
     store: Store | None
     background: Background
+    take_on: Callable[[int], None]
+    """Count bytes that are fetched for the request beside its body. Raises Overloaded."""
     stats: RequestStats
     log_fields: dict[str, Any]
     """Fields of the request's end line in the log: `model`, `max_tokens`, `stream`, ..."""
@@ -50,18 +52,29 @@ class Background(Protocol):
     """Runs what answers without a connection (dialects/background.py)."""
 
     async def start(
-        self, call: Call, id: str, events: Events, presenter: KeptPresenter, *, stream: bool
+        self,
+        call: Call,
+        id: str,
+        request: GenerationRequest,
+        presenter: KeptPresenter,
+        *,
+        stream: bool,
     ) -> Running:
         """Begin. Raises ServeError, and then nothing has begun."""
 
     def find(self, owner: str, id: str) -> Running | None:
         """One that runs here, or has ended here lately."""
 
+    def forget(self, owner: str, id: str) -> None:
+        """One that has ended and was removed."""
+
 
 class Running(Protocol):
     """What is answered in the background."""
 
     ended: bool
+    kept: bool
+    """As it ended: the store has it."""
     first: bytes
     """The answer when it began, as JSON."""
     streams: bool
@@ -203,6 +216,9 @@ class OrderedPresenter(Protocol):
 
 class KeptPresenter(OrderedPresenter, Protocol):
     """Of an answer that is kept from its beginning to whatever end it has."""
+
+    kept: bool
+    """As it ended."""
 
     def now(self) -> bytes:
         """The answer as far as it is, as JSON."""

@@ -31,7 +31,7 @@ from app.lifecycle import Lifecycle, Phase
 from app.logs.setup import log
 from app.settings.catalogue import Settings
 from app.stats import LocalGauges, LoopLag
-from app.store.store import store_of
+from app.store.opening import store_of
 
 _FAILED_ANSWERS_S = 3.0
 """Time for clients to receive the error that ended their request, after the drain timed out."""

@@ -100,6 +100,7 @@ class _Job:
         try:
             async with self._gate.admit(self._stats.id, self._job_id) as ticket:
                 ticket.arrive()  # a job comes with its body
+                self._stats.take_on = ticket.take_on
                 await self._answer()
         except asyncio.CancelledError:
             self._note(ClientGone("The job was stopped."))

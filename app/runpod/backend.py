@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -40,6 +41,8 @@ class JobStats(msgspec.Struct, kw_only=True):
     request: RequestStats
     log_fields: dict[str, Any]
     """Fields of its end line in the log."""
+    take_on: Callable[[int], None] = lambda _: None
+    """As of a dialect's `Call`."""
 
 
 class Backend(Protocol):

@@ -59,6 +59,7 @@ class LocalBackend:
                 request.body,
                 id=stats.id,
                 owner="",  # the platform has authenticated the caller, and does not say whom
+                take_on=stats.take_on,
                 model=self._host.model,
                 stats=stats.request,
                 log_fields=stats.log_fields,

@@ -93,7 +93,6 @@ class Worker:
 
     async def drained(self) -> None:
         await asyncio.wait({self._running})
-        await self._service.gate.wait_idle()  # responses in the background
 
     def fail_rest(self, error: Callable[[], ServeError]) -> int:
         return self._service.gate.end_all(error)
@@ -115,6 +114,7 @@ class Worker:
         self._loop = self._job_loop()
         log.info("taking jobs", at_a_time=self._settings.max_concurrency)
         await self._loop.run()
+        await self._service.gate.wait_idle()  # responses in the background
 
     async def _connect(self, upstream: UpstreamBackend) -> None:
         log.info("forwarding jobs", to=hidden(self._settings.upstream_url or ""))

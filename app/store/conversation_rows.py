@@ -64,11 +64,15 @@ class ConversationRows:
                 await connection.execute(delete(ITEMS).where(ITEMS.c.conversation == id))
         return bool(gone.rowcount)
 
-    async def append(self, owner: str, id: str, items: Sequence[Item]) -> bool:
+    async def append(
+        self, owner: str, id: str, items: Sequence[Item], *, holder: str | None = None
+    ) -> bool:
         async with self._database.writing() as connection:
-            return await append_items(connection, owner, id, items)
+            return await append_items(connection, owner, id, items, holder=holder)
 
-    async def history(self, owner: str, id: str, *, most_bytes: int) -> list[bytes] | None:
+    async def history(
+        self, owner: str, id: str, *, most_bytes: int, most_items: int
+    ) -> list[bytes] | None:
         """All items of a conversation. Raises TooLong."""
         c, i = CONVERSATIONS.c, ITEMS.c
         async with self._database.reading() as connection:
@@ -76,18 +80,34 @@ class ConversationRows:
             size = (await connection.execute(mine)).scalar()
             if size is None:
                 return None
-            if size > most_bytes:
+            many = select(func.count()).select_from(ITEMS).where(i.conversation == id)
+            if size > most_bytes or (await connection.execute(many)).scalar_one() > most_items:
                 raise TooLong
             query = select(i.body).where(i.conversation == id).order_by(i.place)
             return list((await connection.execute(query)).scalars())
 
     async def page(
-        self, owner: str, id: str, *, after: str | None, limit: int, newest_first: bool
+        self,
+        owner: str,
+        id: str,
+        *,
+        after: str | None,
+        limit: int,
+        newest_first: bool,
+        most_bytes: int,
     ) -> Page | None:
-        """Items of a conversation. None if the conversation, or the item `after`, is not there."""
+        """Items of a conversation, one at least, fewer than `limit` if they have more bytes.
+
+        None if the conversation, or the item `after`, is not there.
+        """
         i = ITEMS.c
         order = i.place.desc() if newest_first else i.place
-        query = select(i.id, i.body).where(i.conversation == id).order_by(order).limit(limit + 1)
+        query = (
+            select(i.place, func.length(i.body).label("size"))
+            .where(i.conversation == id)
+            .order_by(order)
+            .limit(limit + 1)
+        )
         async with self._database.reading() as connection:
             if not await _owns(connection, owner, id):
                 return None
@@ -96,9 +116,21 @@ class ConversationRows:
                 if place is None:
                     return None
                 query = query.where(i.place < place if newest_first else i.place > place)
-            rows = (await connection.execute(query)).all()
-        items = [Item(row.id, row.body) for row in rows]
-        return Page(items[:limit], len(items) > limit)
+            places = (await connection.execute(query)).all()
+            fitting, size = 0, 0
+            for row in places[:limit]:
+                size += row.size
+                if fitting and size > most_bytes:
+                    break
+                fitting += 1
+            wanted = [row.place for row in places[:fitting]]
+            rows = await connection.execute(
+                select(i.id, i.body)
+                .where(i.conversation == id, i.place.in_(wanted))
+                .order_by(order)
+            )
+            items = [Item(row.id, row.body) for row in rows]
+        return Page(items, len(places) > fitting)
 
     async def item(self, owner: str, id: str, item: str) -> bytes | None:
         i = ITEMS.c
@@ -131,26 +163,30 @@ class ConversationRows:
         found: dict[str, bytes] = {}
         async with self._database.reading() as connection:
             for some in portions(ids):
+                mine = and_(i.id.in_(some), c.owner == owner)
+                lengths = select(func.sum(func.length(i.body))).join_from(
+                    ITEMS, CONVERSATIONS, c.id == i.conversation
+                )
+                most_bytes -= int((await connection.execute(lengths.where(mine))).scalar() or 0)
+                if most_bytes < 0:
+                    raise TooLong
                 rows = await connection.execute(
                     select(i.id, i.body)
                     .join_from(ITEMS, CONVERSATIONS, c.id == i.conversation)
-                    .where(i.id.in_(some), c.owner == owner)
+                    .where(mine)
                 )
-                for row in rows:
-                    found[row.id] = row.body
-                if sum(map(len, found.values())) > most_bytes:
-                    raise TooLong
+                found |= {row.id: row.body for row in rows}
         return found
 
-    async def hold(self, owner: str, id: str, response: str, until: float) -> bool | None:
+    async def hold(self, owner: str, id: str, response: str, for_s: float) -> bool | None:
         """Lock a conversation for a response. False: another has it; None: it is not there."""
-        c = CONVERSATIONS.c
-        free = or_(c.held_by.is_(None), c.held_until < time.time(), c.held_by == response)
+        c, now = CONVERSATIONS.c, self._database.clock
+        free = or_(c.held_by.is_(None), c.held_until < now, c.held_by == response)
         async with self._database.writing() as connection:
             taken = await connection.execute(
                 update(CONVERSATIONS)
                 .where(c.id == id, c.owner == owner, free)
-                .values(held_by=response, held_until=until)
+                .values(held_by=response, held_until=now + for_s)
             )
             if taken.rowcount:
                 return True
@@ -175,13 +211,19 @@ async def _place(connection: AsyncConnection, conversation: str, item: str) -> i
 
 
 async def append_items(
-    connection: AsyncConnection, owner: str, conversation: str, items: Sequence[Item]
+    connection: AsyncConnection,
+    owner: str,
+    conversation: str,
+    items: Sequence[Item],
+    *,
+    holder: str | None = None,
 ) -> bool:
+    """`holder`: the response that must hold it."""
     c, i = CONVERSATIONS.c, ITEMS.c
     size = sum(len(item.body) for item in items)
     mine = await connection.execute(  # first of all: it locks the row, so that places are unique
         update(CONVERSATIONS)
-        .where(c.id == conversation, c.owner == owner)
+        .where(c.id == conversation, c.owner == owner, *([c.held_by == holder] if holder else []))
         .values(size=c.size + size, used=time.time())
     )
     if not mine.rowcount:

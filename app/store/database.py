@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import ColumnElement, Connection, Float, event, literal_column, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
@@ -16,19 +16,24 @@ from sqlalchemy.pool import StaticPool
 from app.store.tables import METADATA
 
 _BUSY_S = 5.0
+_PAGES = 10_000
+"""That are given back at a time."""
 _CREATING = 7265737
 """Any number that no other program locks."""
 
 
 def driver_url(url: str) -> str:
-    """The URL with the driver that is used for it. Raises ValueError."""
+    """The URL with the driver that is used for it."""
     parsed = make_url(url)
-    kind = parsed.drivername.partition("+")[0]
-    if kind == "sqlite":
+    if parsed.drivername.startswith("sqlite"):
         return parsed.set(drivername="sqlite+aiosqlite").render_as_string(hide_password=False)
-    if kind in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
-    raise ValueError(f"sqlite:///PATH or postgresql://..., not {kind[:20]}")
+    query = dict(parsed.query)
+    if (mode := query.pop("sslmode", None)) is not None:  # libpq's word, as hosters write it
+        query["ssl"] = mode
+    for ignored in ("channel_binding", "application_name", "connect_timeout"):
+        query.pop(ignored, None)
+    parsed = parsed.set(drivername="postgresql+asyncpg", query=query)
+    return parsed.render_as_string(hide_password=False)
 
 
 class Database:
@@ -53,6 +58,19 @@ class Database:
     async def close(self) -> None:
         await self._engine.dispose()
 
+    async def shrink(self) -> None:
+        """Give the disk back what was removed."""
+        if self._sqlite:
+            async with self.writing() as connection:
+                await connection.exec_driver_sql(f"PRAGMA incremental_vacuum({_PAGES})")
+
+    @property
+    def clock(self) -> ColumnElement[float]:
+        """Unix seconds by the database, which several servers share: their own clocks differ."""
+        if self._sqlite:
+            return literal_column("((julianday('now') - 2440587.5) * 86400.0)", Float)
+        return literal_column("CAST(extract(epoch FROM clock_timestamp()) AS float8)", Float)
+
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         async with self._to_write, self._engine.begin() as connection:
@@ -61,7 +79,9 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         async with self._to_read, self._engine.connect() as connection:
-            await connection.execution_options(reads=True)
+            # One snapshot for all that is read.
+            isolation = {} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
+            await connection.execution_options(reads=True, **isolation)
             yield connection
 
 

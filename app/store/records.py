@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
+
+_WELL_FORMED_ID = re.compile(r"[!-~]{1,256}")
+
+
+def is_id(text: str) -> bool:
+    """Other texts are ids of nothing; PostgreSQL takes no text with a zero."""
+    return _WELL_FORMED_ID.fullmatch(text) is not None
 
 
 class Kept(msgspec.Struct, kw_only=True):
@@ -17,6 +26,10 @@ class Kept(msgspec.Struct, kw_only=True):
     tail: bytes = b""
     input: bytes = b""
     """The items that it answers, as `output`: its request's own, not the earlier ones."""
+    context: bytes | None = None
+    """The output as a later request reads it, if that is not `output`."""
+    items: int = 0
+    """Of input and output."""
     parent: str | None = None
     conversation: str | None = None
 
@@ -25,8 +38,14 @@ class Kept(msgspec.Struct, kw_only=True):
         return self.head + self.output + self.tail
 
     @property
+    def context_size(self) -> int:
+        """Bytes that it adds to a history."""
+        return len(self.input) + len(self.output if self.context is None else self.context)
+
+    @property
     def size(self) -> int:
-        return len(self.head) + len(self.output) + len(self.tail) + len(self.input)
+        parts = (self.head, self.output, self.tail, self.input, self.context or b"")
+        return sum(map(len, parts))
 
 
 class Turn(msgspec.Struct):
@@ -65,11 +84,15 @@ class Added(msgspec.Struct):
 
 
 class TooLong(Exception):
-    """A history has more links or bytes than may be read."""
+    """A history has more links, items or bytes than may be read."""
 
 
-class InProgress(Exception):
-    """A response is not complete yet."""
+class TooLarge(Exception):
+    """A response has more bytes than are kept."""
+
+
+class NotAnswered(Exception):
+    """A response is not complete, or never will be; with its status."""
 
 
 class InConversation(Exception):

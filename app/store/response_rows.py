@@ -9,12 +9,13 @@ from sqlalchemy import and_, delete, func, insert, literal, select, update
 
 from app.store.conversation_rows import append_items, release_conversation
 from app.store.database import Database
-from app.store.records import Added, InConversation, InProgress, Kept, TooLong, Turn
+from app.store.records import Added, InConversation, Kept, NotAnswered, TooLong, Turn
 from app.store.tables import BODIES, RESPONSES, portions
 
 MOST_LINKS = 1000
 """Responses of one history."""
 RUNNING = ("queued", "in_progress")
+CONTINUED = ("completed", "incomplete")
 
 
 class ResponseRows:
@@ -30,24 +31,26 @@ class ResponseRows:
         *,
         begins: bool,
         server: str | None,
-        alive_until: float,
+        alive_s: float,
         added: Added | None,
     ) -> None:
         """Write a response, or what has become of it, and what it adds to its conversation.
 
         `begins`: False: it has been written before, unless it was removed since. `server`: who
-        generates it, until `alive_until`; None: it is complete.
+        generates it, and is known to live for `alive_s`; None: it is complete.
         """
-        now = time.time()
         row = {
             "status": kept.status,
-            "used": now,
+            "used": time.time(),
             "size": kept.size,
+            "context_size": kept.context_size,
+            "context_items": kept.items,
             "server": server,
-            "alive_until": alive_until,
+            "alive_until": self._database.clock + alive_s,
         }
-        content = {"head": kept.head, "output": kept.output, "tail": kept.tail}
-        content["input"] = kept.input
+        content: dict[str, bytes | None] = {"head": kept.head, "output": kept.output}
+        content["tail"] = kept.tail
+        content |= {"input": kept.input, "context": kept.context}
         async with self._database.writing() as connection:
             known = await connection.execute(
                 update(RESPONSES)
@@ -59,24 +62,27 @@ class ResponseRows:
                     update(BODIES).where(BODIES.c.id == kept.id).values(content)
                 )
             elif begins:
-                new = {"id": kept.id, "owner": owner, "created": now, "cancelled": False}
+                new = {"id": kept.id, "owner": owner, "created": time.time(), "cancelled": False}
                 new |= {"parent": kept.parent, "conversation": kept.conversation}
                 await connection.execute(insert(RESPONSES).values(new | row))
                 await connection.execute(insert(BODIES).values({"id": kept.id, **content}))
             if added is not None:
-                await append_items(connection, owner, added.conversation, added.items)
+                await append_items(
+                    connection, owner, added.conversation, added.items, holder=kept.id
+                )
                 await release_conversation(connection, added.conversation, kept.id)
 
-    async def get(self, owner: str, id: str) -> tuple[Kept, float | None] | None:
-        """A response; and until when its server is known to live, if it is not complete."""
+    async def get(self, owner: str, id: str) -> tuple[Kept, bool] | None:
+        """A response; and whether it may still change."""
         r, b = RESPONSES.c, BODIES.c
         query = (
             select(
-                r.status, r.parent, r.conversation, r.alive_until, b.head, b.output, b.tail, b.input
+                r.status, r.parent, r.conversation, b.head, b.output, b.tail, b.input, b.context,
+                r.context_items, (r.alive_until - self._database.clock).label("left_s"),
             )
             .join_from(RESPONSES, BODIES, b.id == r.id)
             .where(r.id == id, r.owner == owner)
-        )
+        )  # fmt: skip
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()
         if row is None:
@@ -88,36 +94,43 @@ class ResponseRows:
             output=row.output,
             tail=row.tail,
             input=row.input,
+            context=row.context,
+            items=row.context_items,
             parent=row.parent,
             conversation=row.conversation,
         )
-        return kept, row.alive_until if row.status in RUNNING else None
+        return kept, row.status in RUNNING and row.left_s > 0
 
-    async def parts(self, owner: str, ids: Sequence[str], *, most_bytes: int) -> dict[str, Turn]:
-        """Input and output of several responses. Raises TooLong."""
+    async def parts(
+        self, owner: str, ids: Sequence[str], *, of_input: bool, most_bytes: int
+    ) -> dict[str, bytes]:
+        """Inputs or outputs of several responses. Raises TooLong."""
         r, b = RESPONSES.c, BODIES.c
-        found: dict[str, Turn] = {}
+        part = b.input if of_input else func.coalesce(b.context, b.output)
+        found: dict[str, bytes] = {}
         async with self._database.reading() as connection:
             for some in portions(ids):
                 mine = and_(r.id.in_(some), r.owner == owner)
-                sizes = await connection.execute(select(func.sum(r.size)).where(mine))
-                most_bytes -= int(sizes.scalar() or 0)
+                lengths = select(func.sum(func.length(part))).join_from(
+                    RESPONSES, BODIES, b.id == r.id
+                )
+                most_bytes -= int((await connection.execute(lengths.where(mine))).scalar() or 0)
                 if most_bytes < 0:
                     raise TooLong
                 rows = await connection.execute(
-                    select(r.id, b.input, b.output)
+                    select(r.id, part.label("part"))
                     .join_from(RESPONSES, BODIES, b.id == r.id)
                     .where(mine)
                 )
-                found |= {row.id: Turn(row.input, row.output) for row in rows}
+                found |= {row.id: row.part for row in rows}
         return found
 
     async def chain(
-        self, owner: str, id: str, *, most_bytes: int
+        self, owner: str, id: str, *, most_bytes: int, most_items: int
     ) -> tuple[list[str], list[Turn]] | None:
         """A response and those before it, the oldest first. None if one of them is not there.
 
-        Raises TooLong, InProgress, InConversation.
+        Raises TooLong, NotAnswered, InConversation.
         """
         r, b = RESPONSES.c, BODIES.c
         chain = (
@@ -131,12 +144,15 @@ class ResponseRows:
             )
         )
         links = (
-            select(chain.c.id, chain.c.parent, r.status, r.conversation, r.size)
+            select(
+                chain.c.id, chain.c.parent, r.status, r.conversation, r.context_size,
+                r.context_items, (r.alive_until - self._database.clock).label("left_s"),
+            )
             .join_from(chain, RESPONSES, r.id == chain.c.id)
             .order_by(chain.c.depth.desc())
-        )
+        )  # fmt: skip
         turns = (
-            select(b.input, b.output)
+            select(b.input, func.coalesce(b.context, b.output).label("output"))
             .join_from(chain, BODIES, b.id == chain.c.id)
             .order_by(chain.c.depth.desc())
         )
@@ -144,10 +160,16 @@ class ResponseRows:
             rows = (await connection.execute(links)).all()
             if not rows or (rows[0].parent is not None and len(rows) <= MOST_LINKS):
                 return None
-            if len(rows) > MOST_LINKS or sum(row.size for row in rows) > most_bytes:
+            last = rows[-1]
+            if last.status not in CONTINUED:
+                dead = last.status in RUNNING and last.left_s <= 0
+                raise NotAnswered("failed" if dead else last.status)
+            if (
+                len(rows) > MOST_LINKS
+                or sum(row.context_size for row in rows) > most_bytes
+                or sum(row.context_items for row in rows) > most_items
+            ):
                 raise TooLong
-            if rows[-1].status in RUNNING:
-                raise InProgress
             if rows[0].conversation is not None:
                 raise InConversation(rows[0].conversation)
             found = [Turn(row.input, row.output) for row in await connection.execute(turns)]

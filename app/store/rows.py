@@ -19,5 +19,8 @@ class Rows:
     async def create(self) -> None:
         await self._database.create()
 
+    async def shrink(self) -> None:
+        await self._database.shrink()
+
     async def close(self) -> None:
         await self._database.close()

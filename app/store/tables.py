@@ -25,9 +25,12 @@ from sqlalchemy import (
 _AT_A_TIME = 500
 """Values of one statement."""
 
+_PREFIX = "serve1_"
+"""With the number of this form of the tables: those of another release are left alone."""
+
 METADATA = MetaData()
 RESPONSES = Table(
-    "responses",
+    f"{_PREFIX}responses",
     METADATA,
     Column("id", String(64), primary_key=True),
     Column("owner", String(64), nullable=False),
@@ -37,22 +40,25 @@ RESPONSES = Table(
     Column("conversation", String(64)),
     Column("status", String(16), nullable=False),
     Column("size", BigInteger, nullable=False),
+    Column("context_size", BigInteger, nullable=False),
+    Column("context_items", Integer, nullable=False),
     Column("server", String(32), index=True),
     Column("alive_until", Float),
     Column("cancelled", Boolean, nullable=False, default=False),
-    Index("responses_by_use", "owner", "used"),
+    Index(f"{_PREFIX}responses_by_use", "owner", "used"),
 )
 BODIES = Table(
-    "bodies",
+    f"{_PREFIX}bodies",
     METADATA,
     Column("id", String(64), primary_key=True),
     Column("head", LargeBinary, nullable=False),
     Column("output", LargeBinary, nullable=False),
     Column("tail", LargeBinary, nullable=False),
     Column("input", LargeBinary, nullable=False),
+    Column("context", LargeBinary),
 )
 CONVERSATIONS = Table(
-    "conversations",
+    f"{_PREFIX}conversations",
     METADATA,
     Column("id", String(64), primary_key=True),
     Column("owner", String(64), nullable=False),
@@ -62,10 +68,10 @@ CONVERSATIONS = Table(
     Column("size", BigInteger, nullable=False),
     Column("held_by", String(64)),
     Column("held_until", Float),
-    Index("conversations_by_use", "owner", "used"),
+    Index(f"{_PREFIX}conversations_by_use", "owner", "used"),
 )
 ITEMS = Table(
-    "items",
+    f"{_PREFIX}items",
     METADATA,
     Column("conversation", String(64), primary_key=True),
     Column("place", Integer, primary_key=True),

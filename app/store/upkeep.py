@@ -23,25 +23,28 @@ class Upkeep:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def renew(self, server: str, holders: Sequence[str], until: float) -> None:
-        """Say that the server lives, and the responses that hold conversations go on."""
-        r, c = RESPONSES.c, CONVERSATIONS.c
+    async def renew(
+        self, server: str, claimed: Sequence[str], holders: Sequence[str], for_s: float
+    ) -> None:
+        """Say that the server goes on with responses, and that they hold their conversations."""
+        r, c, until = RESPONSES.c, CONVERSATIONS.c, self._database.clock + for_s
         async with self._database.writing() as connection:
-            await connection.execute(
-                update(RESPONSES)
-                .where(r.server == server, r.status.in_(RUNNING))
-                .values(alive_until=until)
-            )
-            for some in portions(holders):
+            for some in portions(sorted(claimed)):
+                await connection.execute(
+                    update(RESPONSES)
+                    .where(r.id.in_(some), r.server == server, r.status.in_(RUNNING))
+                    .values(alive_until=until)
+                )
+            for some in portions(sorted(holders)):
                 await connection.execute(
                     update(CONVERSATIONS).where(c.held_by.in_(some)).values(held_until=until)
                 )
 
     async def note_use(self, responses: Sequence[str], conversations: Sequence[str]) -> None:
         now = time.time()
-        async with self._database.writing() as connection:
-            for table, ids in ((RESPONSES, responses), (CONVERSATIONS, conversations)):
-                for some in portions(ids):
+        for table, ids in ((RESPONSES, responses), (CONVERSATIONS, conversations)):
+            for some in portions(sorted(ids)):  # in one order: two servers must not wait for
+                async with self._database.writing() as connection:  # each other
                     await connection.execute(
                         update(table).where(table.c.id.in_(some)).values(used=now)
                     )
@@ -72,7 +75,7 @@ class Upkeep:
 
     async def remove_oldest(self, *, count: int, size: int) -> int:
         """Remove what was used longest ago of the owner who has the most, until this many, with
-        this many bytes, are left. Nobody's own is lost because of what another has written.
+        this many bytes, are left. So an owner with little loses nothing to one with much.
 
         Returns how many were removed.
         """
@@ -86,17 +89,15 @@ class Upkeep:
                     return removed
                 by = 0 if over_count > 0 else 1
                 owner = max(owners, key=lambda each: owners[each][by])
-                some = await _oldest(connection, owner, most=_AT_A_TIME)
+                gone: dict[str, list[str]] = {name: [] for _, name in KINDS}
+                for kind, id, bytes_ in await _oldest(connection, owner, most=_AT_A_TIME):
+                    if over_count <= 0 and over_size <= 0:
+                        break
+                    gone[kind].append(id)
+                    over_count, over_size = over_count - 1, over_size - bytes_
                 for table, name in KINDS:
-                    ids = []
-                    for kind, id, bytes_ in some:
-                        if over_count <= 0 and over_size <= 0:
-                            break
-                        if kind == name:
-                            ids.append(id)
-                            over_count, over_size = over_count - 1, over_size - bytes_
-                    await _discard(connection, table, ids)
-                    removed += len(ids)
+                    await _discard(connection, table, gone[name])
+                removed += sum(map(len, gone.values()))
 
 
 def _totals(table: Table) -> Select[Any, Any]:
@@ -135,7 +136,7 @@ async def _oldest(
 
 
 async def _discard(connection: AsyncConnection, table: Table, ids: Sequence[str]) -> None:
-    for some in portions(ids):
+    for some in portions(sorted(ids)):
         await connection.execute(delete(table).where(table.c.id.in_(some)))
         if table is RESPONSES:
             await connection.execute(delete(BODIES).where(BODIES.c.id.in_(some)))

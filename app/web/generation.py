@@ -87,6 +87,7 @@ class Generation:
                 raw,
                 id=state["engine_id"],
                 owner=state["owner"],
+                take_on=ticket.take_on,
                 model=self._serving.host.model,
                 stats=state["stats"],
                 log_fields=state["log_fields"],

@@ -8,6 +8,7 @@ from contextlib import aclosing, suppress
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Scope
 
 from app.dialects.contract import Resource, Stream, Whole
 from app.dialects.routes import RESOURCES
@@ -35,7 +36,10 @@ def _endpoint(resource: Resource) -> Callable[[Request], Awaitable[Response]]:
         serving = serving_of(request)
         raw = b""
         if resource.body is not None:
-            raw = await read_body(request.headers, request.receive, serving.settings)
+            async with serving.gate.admit(*_names(request.scope)) as ticket:
+                raw = await read_body(
+                    request.headers, request.receive, serving.settings, arrived=ticket.grow
+                )
         reply = await serving.answering.look_up(
             resource,
             ids=request.path_params,
@@ -50,6 +54,10 @@ def _endpoint(resource: Resource) -> Callable[[Request], Awaitable[Response]]:
         return response
 
     return answer
+
+
+def _names(scope: Scope) -> set[str]:
+    return {scope["state"]["engine_id"], scope["state"]["request_id"]}
 
 
 async def _beating(stream: Stream, heartbeat_s: float) -> AsyncGenerator[bytes, None]:

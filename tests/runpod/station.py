@@ -20,7 +20,7 @@ from app.runpod.answer_job import job_answerer
 from app.runpod.backend import Backend
 from app.runpod.local import LocalBackend
 from app.settings.catalogue import Settings
-from app.store.store import store_of
+from app.store.opening import store_of
 from tests.support.runpod_platform import Job, Platform
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import settings

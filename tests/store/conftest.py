@@ -57,5 +57,4 @@ async def open_store(url: str) -> AsyncIterator[Opening]:
         yield opened
         # What is left would count against the next test's bounds.
         emptied = opened()
-        async with emptied._use("evict") as rows:
-            await rows.upkeep.remove_oldest(count=0, size=0)
+        await emptied._call("evict", lambda rows: rows.upkeep.remove_oldest(count=0, size=0))

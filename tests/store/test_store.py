@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.errors import StoreUnavailable
-from app.store.records import Added, Conversation, InConversation, InProgress, Item, Kept, TooLong
+from app.errors import ConfigError, StoreUnavailable
+from app.store.opening import store_of
+from app.store.records import (
+    Added,
+    Conversation,
+    InConversation,
+    Item,
+    Kept,
+    NotAnswered,
+    TooLarge,
+    TooLong,
+)
 from app.store.store import Store
 from tests.store.conftest import Opening
-from tests.support.serving import eventually
+from tests.support.serving import eventually, settings
 
-MOST = 10**7
+MOST: dict[str, int] = {"most_bytes": 10**7, "most_items": 10**6}
+BYTES = 10**7
 
 
 def response(id: str | None = None, **fields: Any) -> Kept:
     id = id or f"resp_{uuid.uuid4().hex}"
-    content = {"head": b'{"output":[', "output": b"1", "tail": b"]}", "input": b"2"}
+    content: dict[str, Any] = {"head": b'{"output":[', "output": b"1", "tail": b"]}"}
+    content |= {"input": b"2", "items": 2}
     return Kept(**({"id": id, "status": "completed"} | content | fields))
 
 
@@ -51,8 +65,10 @@ async def test_what_one_owner_has_another_cannot_see_use_or_remove(
     await store.put(owner, kept)
     thief = uuid.uuid4().hex
     assert await store.get(thief, kept.id) is None
-    assert await store.chain(thief, kept.id, most_bytes=MOST) is None
-    assert await store.parts(thief, [kept.id], most_bytes=MOST) == {}
+    assert await store.chain(thief, kept.id, **MOST) is None
+    for of_input in (False, True):
+        found = await store.parts(thief, [kept.id], of_input=of_input, most_bytes=BYTES)
+        assert found == {}
     assert not await store.remove(thief, kept.id)
     assert await store.get(owner, kept.id) is not None
 
@@ -66,9 +82,9 @@ async def test_a_chain_is_the_turns_in_their_order_and_branches_where_it_is_told
     await store.put(owner, branch)
 
     async def turns(id: str) -> list[tuple[bytes, bytes]]:
-        found = await store.chain(owner, id, most_bytes=MOST)
+        found = await store.chain(owner, id, **MOST)
         assert found is not None
-        return [(turn.input, turn.output) for turn in found]
+        return [(turn.input, turn.output) for turn in found[1]]
 
     assert await turns(ids[2]) == [(b"in0", b"out0"), (b"in1", b"out1"), (b"in2", b"out2")]
     assert await turns(branch.id) == [(b"in0", b"out0"), (b"other", b"way")]
@@ -79,8 +95,8 @@ async def test_a_chain_with_a_removed_link_is_not_found(open_store: Opening, own
     ids = await chain(store, owner, 3)
     assert await store.remove(owner, ids[1])
     assert not await store.remove(owner, ids[1])
-    assert await store.chain(owner, ids[2], most_bytes=MOST) is None
-    assert await store.chain(owner, ids[0], most_bytes=MOST) is not None
+    assert await store.chain(owner, ids[2], **MOST) is None
+    assert await store.chain(owner, ids[0], **MOST) is not None
 
 
 async def test_a_chain_is_bounded_in_bytes_and_in_links(
@@ -89,11 +105,15 @@ async def test_a_chain_is_bounded_in_bytes_and_in_links(
     monkeypatch.setattr("app.store.response_rows.MOST_LINKS", 5)
     store = open_store()
     ids = await chain(store, owner, 6)
-    assert len(await store.chain(owner, ids[4], most_bytes=MOST) or ()) == 5
+    found = await store.chain(owner, ids[4], **MOST)
+    assert found is not None
+    assert found[0] == ids[:5]
     with pytest.raises(TooLong):
-        await store.chain(owner, ids[5], most_bytes=MOST)
+        await store.chain(owner, ids[5], **MOST)
     with pytest.raises(TooLong):
-        await store.chain(owner, ids[4], most_bytes=20)
+        await store.chain(owner, ids[4], **(MOST | {"most_bytes": 20}))
+    with pytest.raises(TooLong):
+        await store.chain(owner, ids[4], **(MOST | {"most_items": 9}))
 
 
 async def test_a_response_that_is_not_complete_or_in_a_conversation_has_no_chain(
@@ -104,10 +124,10 @@ async def test_a_response_that_is_not_complete_or_in_a_conversation_has_no_chain
     store.claim(queued.id, lambda: None)
     await store.put(owner, queued)
     await store.put(owner, within)
-    with pytest.raises(InProgress):
-        await store.chain(owner, queued.id, most_bytes=MOST)
+    with pytest.raises(NotAnswered):
+        await store.chain(owner, queued.id, **MOST)
     with pytest.raises(InConversation):
-        await store.chain(owner, within.id, most_bytes=MOST)
+        await store.chain(owner, within.id, **MOST)
 
 
 # -- bounds --------------------------------------------------------------------------------------
@@ -120,6 +140,7 @@ async def test_over_a_bound_the_oldest_go_of_the_owner_who_has_most(open_store: 
     many = [response() for _ in range(40)]
     for each in many:
         await store.put(theirs, each)
+    await store.tidy()
     assert all([await store.get(mine, id) for id in first])
     left = [each.id for each in many if await store.get(theirs, each.id)]
     assert left == [each.id for each in many][-len(left) :]
@@ -130,11 +151,12 @@ async def test_bytes_are_bounded(open_store: Opening, owner: str) -> None:
     store = open_store(most_bytes=100_000)
     for _ in range(40):
         await store.put(owner, response(output=bytes(9_000)))
-    async with store._use("get") as rows:
-        count, size = await rows.upkeep.totals()
+    await eventually(lambda: not store._crowded.is_set())
+    await store.tidy()
+    count, size = await store._call("get", lambda rows: rows.upkeep.totals())
     assert 8 <= count <= 11
     assert size <= 100_000
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(TooLarge):
         await store.put(owner, response(output=bytes(1_000_001)))
 
 
@@ -143,7 +165,8 @@ async def test_what_is_used_stays_and_a_chain_stays_whole(open_store: Opening, o
     ids = await chain(store, owner, 5)
     for _ in range(60):
         await store.put(owner, response())
-        assert await store.chain(owner, ids[4], most_bytes=MOST) is not None
+        assert await store.chain(owner, ids[4], **MOST) is not None
+        await store.tidy()
 
 
 async def test_what_was_not_used_for_the_time_to_live_goes(
@@ -182,18 +205,26 @@ async def test_a_response_whose_server_has_died_is_dead(
     open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = open_store(), open_store()
-    kept = response(status="in_progress")
+    kept = response(status="queued")
     one.claim(kept.id, lambda: None)
-    await one.put(owner, response(kept.id, status="queued"))
     await one.put(owner, kept)
     found = await other.get(owner, kept.id)
     assert found is not None
-    assert found.status == "in_progress"
-    now = time.time()
-    monkeypatch.setattr("app.store.store.time.time", lambda: now + 1000)
+    assert found.status == "queued"
+    monkeypatch.setattr("app.store.store._CLAIM_S", -1.0)
+    await one.put(owner, kept)
     found = await other.get(owner, kept.id)
     assert found is not None
     assert found.status == "dead"
+    with pytest.raises(NotAnswered, match="failed"):
+        await other.chain(owner, kept.id, **MOST)
+    await other.fail(owner, response(kept.id, status="failed"))
+    found = await other.get(owner, kept.id)
+    assert found is not None
+    assert found.status == "failed"
+    assert await other.remove(owner, kept.id)
+    await other.fail(owner, response(kept.id, status="failed"))
+    assert await other.get(owner, kept.id) is None
 
 
 async def test_what_was_removed_while_it_was_generated_stays_removed(
@@ -225,7 +256,7 @@ async def test_a_conversation_has_its_items_in_order_in_pages(
     store, made = open_store(), conversation()
     await store.start_conversation(owner, made, items("a", "b"))
     assert await store.append(owner, made.id, items("c"))
-    assert await store.history(owner, made.id, most_bytes=MOST) == [b"a", b"b", b"c"]
+    assert await store.history(owner, made.id, **MOST) == [b"a", b"b", b"c"]
     seen, after = [], None
     while True:
         page = await store.page(owner, made.id, after=after, limit=1, newest_first=True)
@@ -238,22 +269,24 @@ async def test_a_conversation_has_its_items_in_order_in_pages(
     assert await store.page(owner, made.id, after="x", limit=1, newest_first=True) is None
     assert await store.remove_item(owner, made.id, "b")
     assert not await store.remove_item(owner, made.id, "b")
-    assert await store.history(owner, made.id, most_bytes=MOST) == [b"a", b"c"]
+    assert await store.history(owner, made.id, **MOST) == [b"a", b"c"]
     with pytest.raises(TooLong):
-        await store.history(owner, made.id, most_bytes=3)
-    assert await store.items(owner, ["c", "x"], most_bytes=MOST) == {"c": b"c"}
+        await store.history(owner, made.id, most_bytes=3, most_items=9)
+    with pytest.raises(TooLong):
+        await store.history(owner, made.id, most_bytes=BYTES, most_items=1)
+    assert await store.items(owner, ["c", "x"], most_bytes=BYTES) == {"c": b"c"}
     assert await store.end_conversation(owner, made.id)
-    assert await store.history(owner, made.id, most_bytes=MOST) is None
+    assert await store.history(owner, made.id, **MOST) is None
 
 
 async def test_a_conversation_is_its_owners_alone(open_store: Opening, owner: str) -> None:
     store, made, thief = open_store(), conversation(), uuid.uuid4().hex
     await store.start_conversation(owner, made, items("a"))
     assert await store.conversation(thief, made.id) is None
-    assert await store.history(thief, made.id, most_bytes=MOST) is None
+    assert await store.history(thief, made.id, **MOST) is None
     assert await store.page(thief, made.id, after=None, limit=9, newest_first=False) is None
     assert await store.item(thief, made.id, "a") is None
-    assert await store.items(thief, ["a"], most_bytes=MOST) == {}
+    assert await store.items(thief, ["a"], most_bytes=BYTES) == {}
     assert await store.hold(thief, made.id, "resp_1") is None
     assert not await store.append(thief, made.id, items("b"))
     assert not await store.describe(thief, made.id, b"{}")
@@ -272,7 +305,7 @@ async def test_a_conversation_is_held_by_one_response_which_adds_to_it_and_frees
     assert await other.hold(owner, made.id, "resp_2") is False
     await one.put(owner, kept, Added(made.id, items("a", "b")))
     assert await other.hold(owner, made.id, "resp_2")
-    assert await other.history(owner, made.id, most_bytes=MOST) == [b"a", b"b"]
+    assert await other.history(owner, made.id, **MOST) == [b"a", b"b"]
     await other.release(made.id, "resp_2")
     assert await one.hold(owner, made.id, "resp_3")
 
@@ -285,20 +318,43 @@ async def test_many_append_at_the_same_time_and_nothing_is_lost(
     await asyncio.gather(
         *[stores[no % 2].append(owner, made.id, items(f"{no}")) for no in range(40)]
     )
-    kept = await stores[0].history(owner, made.id, most_bytes=MOST)
+    kept = await stores[0].history(owner, made.id, **MOST)
     assert kept is not None
     assert sorted(map(int, kept)) == list(range(40))
 
 
-async def test_the_lock_of_a_server_that_died_ends(
+async def test_the_lock_of_a_server_that_died_ends_and_it_adds_nothing_more(
     open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other, made = open_store(), open_store(), conversation()
     await one.start_conversation(owner, made, ())
-    assert await one.hold(owner, made.id, "resp_1")
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 1000)
+    kept = response(conversation=made.id)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.store.store._CLAIM_S", -1.0)
+        assert await one.hold(owner, made.id, kept.id)
     assert await other.hold(owner, made.id, "resp_2")
+    await one.put(owner, kept, Added(made.id, items("a")))
+    assert await one.history(owner, made.id, **MOST) == []
+
+
+async def test_pages_are_bounded_in_bytes(
+    open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.store._PAGE_BYTES", 10)
+    store, made = open_store(), conversation()
+    await store.start_conversation(
+        owner, made, [Item(name, bytes(size)) for name, size in (("a", 6), ("b", 6), ("c", 99))]
+    )
+    seen: list[str] = []
+    for _ in range(3):
+        page = await store.page(
+            owner, made.id, after=seen[-1] if seen else None, limit=9, newest_first=False
+        )
+        assert page is not None
+        (item,) = page.items
+        seen.append(item.id)
+        assert page.more is (item.id != "c")
+    assert seen == ["a", "b", "c"]
 
 
 # -- failures ------------------------------------------------------------------------------------
@@ -307,7 +363,7 @@ async def test_the_lock_of_a_server_that_died_ends(
 async def test_a_database_that_is_not_there_is_told_and_comes_back(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, owner: str
 ) -> None:
-    monkeypatch.setattr("app.store.store._OPEN_S", 0.2)
+    monkeypatch.setattr("app.store.access._OPEN_S", 0.2)
     folder = tmp_path / "gone"
     folder.write_text("a file where the folder should be")
     store = Store(
@@ -331,3 +387,104 @@ async def test_a_database_that_is_not_there_is_told_and_comes_back(
         assert await store.get(owner, kept.id) is not None
     finally:
         await store.close()
+
+
+async def test_a_caller_that_leaves_in_the_middle_harms_nothing(
+    open_store: Opening, owner: str
+) -> None:
+    store = open_store()
+    kept = [response() for _ in range(20)]
+    for no, each in enumerate(kept):
+        putting = asyncio.create_task(store.put(owner, each))
+        for _ in range(no):
+            await asyncio.sleep(0)
+        putting.cancel()
+        await asyncio.wait({putting})
+    last = response()
+    await store.put(owner, last)
+    assert await store.get(owner, last.id) == last
+
+
+async def test_a_store_in_memory_outlives_callers_that_leave(owner: str) -> None:
+    store = Store(
+        "sqlite://", most_responses=99, most_bytes=10**6, most_response_bytes=10**6, ttl_s=99.0
+    )
+    try:
+        first = response()
+        await store.put(owner, first)
+        for steps in range(12):
+            putting = asyncio.create_task(store.put(owner, response()))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            putting.cancel()
+            await asyncio.wait({putting})
+        assert await store.get(owner, first.id) == first
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("id", ["", "\0", "a b", "é", "x" * 300])
+async def test_what_is_no_id_is_not_found(open_store: Opening, owner: str, id: str) -> None:
+    store, made = open_store(), conversation()
+    await store.start_conversation(owner, made, items("a"))
+    assert await store.get(owner, id) is None
+    assert await store.chain(owner, id, **MOST) is None
+    assert not await store.remove(owner, id)
+    assert await store.history(owner, id, **MOST) is None
+    assert await store.hold(owner, id, "resp_1") is None
+    assert await store.items(owner, [id], most_bytes=BYTES) == {}
+    assert await store.item(owner, made.id, id) is None
+    assert await store.page(owner, made.id, after=id, limit=1, newest_first=True) is None
+    await store.tidy()
+
+
+async def test_a_call_that_takes_too_long_is_not_waited_for_and_the_next_are_not_tried(
+    open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    await store.put(owner, response())
+    monkeypatch.setattr("app.store.access._CALL_S", 0.05)
+    hanging = asyncio.Event()
+
+    async def hangs(_: Any) -> None:
+        await hanging.wait()
+
+    with pytest.raises(StoreUnavailable):
+        await store._call("get", hangs)
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await store.put(owner, response())
+    assert time.monotonic() - began < 0.05
+    hanging.set()
+    monkeypatch.setattr(store._access, "_resting_until", 0.0)
+    monkeypatch.setattr("app.store.access._CALL_S", 8.0)
+    await store.put(owner, response())
+
+
+def test_a_postgresql_url_is_taken_as_hosters_write_it() -> None:
+    sqlalchemy = pytest.importorskip("app.store.database")
+    url = sqlalchemy.driver_url("postgres://u:p@h/db?sslmode=require&channel_binding=prefer")
+    assert url == "postgresql+asyncpg://u:p@h/db?ssl=require"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"STORE_URL": "mysql://h/db"}, "STORE_URL: must be"),
+        ({"STORE_URL": "postgresql:///db"}, "STORE_URL: must be"),
+        ({"STORE_URL": "postgresql://h/db?sslrootcert=x"}, "'sslrootcert'"),
+        ({"STORE_URL": "memory", "TOKENIZER_WORKERS": "2"}, "TOKENIZER_WORKERS"),
+    ],
+)
+def test_a_wrong_url_is_told_at_the_start(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        store_of(settings(**environment))
+
+
+async def test_a_folder_that_cannot_be_written_gives_way_to_a_temporary_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    store = store_of(settings(STORE_URL="", STATE_DIR=str(tmp_path / "file" / "x")))
+    assert store is not None
+    assert tempfile.gettempdir() in store._access._url

@@ -20,7 +20,14 @@ from app.dialects.openai import models
 from app.dialects.openai.grammars import ANY_OBJECT, schema_grammar
 from app.dialects.openai.responses import conversation, kept_items
 from app.dialects.openai.responses.body import InputTokensBody, PromptFields, ResponsesBody
-from app.dialects.openai.responses.history import History, load, needs_store
+from app.dialects.openai.responses.history import (
+    History,
+    check,
+    conversation_of,
+    hold,
+    load,
+    needs_store,
+)
 from app.dialects.openai.responses.items import (
     CompactionItem,
     Item,
@@ -32,12 +39,12 @@ from app.dialects.openai.responses.keeping import ResponseKeeper
 from app.dialects.openai.responses.output_items import Channel
 from app.dialects.openai.responses.presenter import ResponsePresenter
 from app.dialects.openai.responses.response import ResponseObject, constant
+from app.dialects.openai.responses.stored import cannot_be_followed
 from app.dialects.openai.responses.toolbox import Toolbox
 from app.dialects.openai.sampling import alternative_count
 from app.dialects.sealing import Opening
 from app.dialects.template_kwargs import template_kwargs
 from app.errors import InvalidRequest
-from app.events import Events
 from app.settings.bounds import Bounds
 from app.store.store import Store
 from app.types import ChatPrompt, GenerationRequest, Grammar, Json, Sampling, Scoring
@@ -48,15 +55,23 @@ _ENCRYPTED = "reasoning.encrypted_content"
 
 def answer(body: ResponsesBody, call: Call) -> Awaitable[Reply]:
     model = models.generator_name(body.model, call)
-    if needs_store(body):
-        return _answer_with_history(body, call, model)
-    return _begin(body, call, model, History())
+    if not needs_store(body):
+        return _begin(body, call, model, History())
+    check(body, call.store)
+    assert call.store is not None
+    if (conversation := conversation_of(body)) is not None:
+        return _answer_in(conversation, body, call, call.store, model)
+    return _answer_with_history(body, call, call.store, model)
 
 
 async def count(body: InputTokensBody, call: Call) -> Reply:
     """How many tokens the model would read: as `usage.input_tokens` of the same request."""
     models.generator_name(body.model, call)
-    history = await load(body, call, hold=False) if needs_store(body) else History()
+    history = History()
+    if needs_store(body):
+        check(body, call.store)
+        assert call.store is not None
+        history = await load(body, call, call.store)
     grammar = _grammar(body, call.bounds)
     tools = Toolbox(call.bounds)
     items = [*history.earlier, *_items(body, history)]
@@ -65,29 +80,33 @@ async def count(body: InputTokensBody, call: Call) -> Reply:
     return Whole(orjson.dumps({"object": "response.input_tokens", "input_tokens": len(ids)}))
 
 
-async def _answer_with_history(body: ResponsesBody, call: Call, model: str) -> Reply:
-    if body.background and body.store is False:
-        raise InvalidRequest(
-            "'background' needs a response that is kept: 'store' must not be false.",
-            param="background",
-        )
-    history = await load(body, call)
-    if call.store is None or history.conversation is None:
-        begun = _begin(body, call, model, history)
-        del body, history  # megabytes that are not needed while the engine answers
-        return await begun
-    held = history.conversation, f"resp_{call.id}"
+async def _answer_with_history(body: ResponsesBody, call: Call, store: Store, model: str) -> Reply:
+    history = await load(body, call, store)
+    begun = _begin(body, call, model, history)
+    del body, history  # megabytes that are not needed while the engine answers
+    return await begun
+
+
+async def _answer_in(
+    conversation: str, body: ResponsesBody, call: Call, store: Store, model: str
+) -> Reply:
+    """As long as it is answered no other response has the conversation."""
+    held = conversation, f"resp_{call.id}"
+    in_background = bool(body.background)
+    await hold(conversation, call, store)
     try:
-        reply = await _begin(body, call, model, history)
+        answering = _answer_with_history(body, call, store, model)
+        del body
+        reply = await answering
     except BaseException:
-        await call.store.release(*held)
+        await store.release(*held)
         raise
-    if body.background:
+    if in_background:
         return reply  # it holds the conversation until it is kept
     if isinstance(reply, Stream):
-        reply.frames = _releasing(reply.frames, call.store, held)
+        reply.frames = _releasing(reply.frames, store, held)
     else:
-        await call.store.release(*held)
+        await store.release(*held)
     return reply
 
 
@@ -126,7 +145,6 @@ def _begin(body: ResponsesBody, call: Call, model: str, history: History) -> Awa
     if tools.echo:
         call.log_fields["tools"] = len(tools.echo)
     id = f"resp_{call.id}"
-    keeper = _keeper(body, call, history, own)
     stored = call.store is not None and body.store is not False
     response = ResponseObject(
         id,
@@ -146,14 +164,13 @@ def _begin(body: ResponsesBody, call: Call, model: str, history: History) -> Awa
         owners=tools.owners,
         channel=_channel(body, call.bounds),
         seal=partial(call.seal.close, owner=call.owner.encode()) if seals else None,
-        keeper=keeper,
+        keeper=_keeper(body, call, history, own),
         scores=scoring is not None,
         stream=bool(body.stream),
     )
-    events = call.generate(request)
     if body.background:
-        return _in_background(call, id, events, presenter, stream=bool(body.stream))
-    return present_in_order(events, presenter, stream=bool(body.stream))
+        return _in_background(call, id, request, presenter, stream=bool(body.stream))
+    return present_in_order(call.generate(request), presenter, stream=bool(body.stream))
 
 
 def _keeper(
@@ -167,20 +184,20 @@ def _keeper(
         call.owner,
         f"resp_{call.id}",
         items=kept_items.written(own, call.id),
+        history=history,
         parent=body.previous_response_id,
-        conversation=history.conversation,
         stored=stored,
     )
 
 
 async def _in_background(
-    call: Call, id: str, events: Events, presenter: ResponsePresenter, *, stream: bool
+    call: Call, id: str, request: GenerationRequest, presenter: ResponsePresenter, *, stream: bool
 ) -> Reply:
     call.log_fields["background"] = True
-    run = await call.background.start(call, id, events, presenter, stream=stream)
+    run = await call.background.start(call, id, request, presenter, stream=stream)
     if not stream:
         return Whole(run.first)
-    return Stream(run.follow(-1), presenter.fail)
+    return Stream(run.follow(-1), cannot_be_followed)
 
 
 # -- the request -------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def _written(items: Sequence[Any]) -> list[records.Item]:
                 f"Invalid value for 'items[{no}]': must be an item itself.", param=f"items[{no}]"
             )
         checked.append(item)
-    return kept_items.written(checked, os.urandom(16).hex())
+    return kept_items.written(checked, os.urandom(16).hex(), anew=True)
 
 
 async def _existing(store: Store, ask: Ask) -> records.Conversation:

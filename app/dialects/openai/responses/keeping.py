@@ -7,9 +7,13 @@ from collections.abc import Sequence
 import orjson
 
 from app.dialects.openai.responses import kept_items
-from app.dialects.openai.responses.response import Rendered
-from app.store.records import Added, Item, Kept
+from app.dialects.openai.responses.history import History
+from app.dialects.openai.responses.response import Bytes, Rendered
+from app.errors import StoreUnavailable
+from app.logs.setup import log
+from app.store.records import Added, Item, Kept, TooLarge
 from app.store.store import Store
+from app.types import Json
 
 _UNFINISHED = ("queued", "in_progress")
 _ANSWERED = ("completed", "incomplete")
@@ -25,29 +29,30 @@ class ResponseKeeper:
         id: str,
         *,
         items: Sequence[Item],
+        history: History,
         parent: str | None,
-        conversation: str | None,
         stored: bool,
     ) -> None:
         """`items`: what it answers. `stored`: False: only the conversation has it."""
         self._store, self._owner, self._id = store, owner, id
         self._items = items
-        self._parent, self._conversation = parent, conversation
+        self._after = history.responses
+        self._parent, self._conversation = parent, history.conversation
         self._stored = stored
 
-    async def keep(self, status: str, response: Rendered) -> None:
+    async def keep(self, status: str, response: Rendered, context: Sequence[Bytes] | None) -> None:
         """Raises StoreUnavailable. However it ends, the conversation is free again."""
         try:
-            await self._keep(status, response)
+            await self._keep(status, response, context)
         finally:
             if self._conversation is not None and status not in _UNFINISHED:
                 await self._store.release(self._conversation, self._id)
 
-    async def _keep(self, status: str, response: Rendered) -> None:
+    async def _keep(self, status: str, response: Rendered, context: Sequence[Bytes] | None) -> None:
+        read = response.output if context is None else b",".join(context)
         added = None
         if self._conversation is not None and status in _ANSWERED:
-            answered = orjson.loads(b"[%b]" % response.output)
-            output = [Item(str(item["id"]), orjson.dumps(item)) for item in answered]
+            output = [Item(str(item["id"]), orjson.dumps(item)) for item in _parsed(read)]
             added = Added(self._conversation, [*self._items, *output])
         if self._stored:
             kept = Kept(
@@ -57,9 +62,20 @@ class ResponseKeeper:
                 output=response.output,
                 tail=response.tail,
                 input=kept_items.joined(self._items),
+                context=None if context is None else read,
+                items=len(self._items) + response.items,
                 parent=self._parent,
                 conversation=self._conversation,
             )
-            await self._store.put(self._owner, kept, added)
+            try:
+                await self._store.put(self._owner, kept, added, after=self._after)
+            except TooLarge as error:
+                log.info("a response is not kept", response=self._id, reason=str(error))
+                raise StoreUnavailable(str(error)) from None
         elif added is not None:
-            await self._store.append(self._owner, added.conversation, added.items)
+            await self._store.append(self._owner, added.conversation, added.items, holder=self._id)
+
+
+def _parsed(items: bytes) -> list[Json]:
+    parsed: list[Json] = orjson.loads(b"[%b]" % items)
+    return parsed

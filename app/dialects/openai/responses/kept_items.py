@@ -30,6 +30,7 @@ from app.dialects.openai.responses.items import (
     ServedCallItem,
     ToolsItem,
 )
+from app.errors import InvalidRequest
 from app.store import records
 from app.types import Json
 
@@ -46,7 +47,7 @@ _PREFIXES: dict[type, str] = {
     IgnoredItem: "item",
 }
 _ITEMS: TypeAdapter[Any] = TypeAdapter(list[AnyItem])
-_ID = re.compile(r"[a-z]+_([0-9a-f]{32})(i?)([0-9a-f]{4})")
+_ID = re.compile(r"[a-z]+_([0-9a-f]{32})(i?)[0-9a-f]{4}")
 
 
 class Place(NamedTuple):
@@ -54,7 +55,6 @@ class Place(NamedTuple):
 
     response: str
     of_input: bool
-    no: int
 
 
 def place_of(id: str) -> Place | None:
@@ -62,33 +62,43 @@ def place_of(id: str) -> Place | None:
     matched = _ID.fullmatch(id)
     if matched is None:
         return None
-    return Place(f"resp_{matched[1]}", bool(matched[2]), int(matched[3], 16))
+    return Place(f"resp_{matched[1]}", bool(matched[2]))
 
 
 def read(joined: bytes) -> list[Item]:
-    """Items that are kept, with commas between them. Raises ValueError: another release's."""
+    """Items that are kept, with commas between them. Raises InvalidRequest."""
     try:
         items: list[Item] = _ITEMS.validate_json(b"[%b]" % joined)
-    except ValidationError as error:
-        raise ValueError(str(error)) from None
+    except ValidationError:
+        raise InvalidRequest(
+            "What this refers to was kept by another release of this server, and cannot be read."
+        ) from None
     return items
 
 
-def written(items: Sequence[Item], owner: str) -> list[records.Item]:
-    """`owner`: the digits of the response that they are the input of."""
-    return [_written(item, f"{owner}i{no:04x}") for no, item in enumerate(items)]
+def written(items: Sequence[Item], owner: str, *, anew: bool = False) -> list[records.Item]:
+    """`owner`: the digits of the response that they are the input of. `anew`: all get a new id;
+    else those keep theirs that are this server's own."""
+    kept: list[records.Item] = []
+    ids: set[str] = set()
+    for no, item in enumerate(items):
+        id = getattr(item, "id", None)
+        if anew or id is None or id in ids or place_of(id) is None:
+            id = f"{_PREFIXES[type(item)]}_{owner}i{no:04x}"
+        ids.add(id)
+        kept.append(_written(item, id))
+    return kept
 
 
-def _written(item: Item, suffix: str) -> records.Item:
-    json = item.model_dump(exclude_none=True, by_alias=True)
-    id = json.pop("id", None) or f"{_PREFIXES[type(item)]}_{suffix}"
+def _written(item: Item, id: str) -> records.Item:
+    json = item.model_dump(exclude_none=True, by_alias=True) | {"id": id}
     if isinstance(item, MessageItem):
         json |= {
             "type": "message",
             "status": "completed",
             "content": _parts(item.content or "", by_model=item.role == "assistant"),
         }
-    return records.Item(id, orjson.dumps({"id": id, **json}))
+    return records.Item(id, orjson.dumps(json))
 
 
 def _parts(content: str | Sequence[Part], *, by_model: bool) -> list[Json]:

@@ -32,7 +32,9 @@ class Paging(msgspec.Struct, frozen=True):
     def of(cls, ask: Ask) -> Self:
         """Raises InvalidRequest."""
         limit = ask.query.get("limit", "20")
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:4]) <= _MOST):
+        if not (
+            len(limit) <= 3 and limit.isascii() and limit.isdigit() and 1 <= int(limit) <= _MOST
+        ):
             raise InvalidRequest(
                 f"Invalid value for 'limit': must be from 1 to {_MOST}.", param="limit"
             )

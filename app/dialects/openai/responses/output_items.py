@@ -58,6 +58,10 @@ class OutputItem:
     def json(self, status: str) -> Json:
         raise NotImplementedError
 
+    def context(self, status: str) -> Json:
+        """As a later request reads it."""
+        return self.json(status)
+
 
 class MessageOutput(OutputItem):
     delta_start = _start("output_text")
@@ -85,6 +89,10 @@ class MessageOutput(OutputItem):
             "status": status,
             "content": [self._part()] if self.pieces or status != "in_progress" else [],
         }
+
+    def context(self, status: str) -> Json:
+        part = self._part() | {"logprobs": []}
+        return self.json(status) | {"content": [part] if self.pieces else []}
 
     def _part(self) -> Json:
         return {
@@ -160,6 +168,10 @@ class HiddenOutput(ThinkingOutput):
 
     def _shown(self) -> Json:
         return {"summary": []}
+
+    def context(self, status: str) -> Json:
+        part = {"type": "reasoning_text", "text": self.text}
+        return {"id": self.id, "type": "reasoning", "summary": [], "content": [part]}
 
 
 THINKING: dict[Channel, type[ThinkingOutput]] = {

@@ -51,8 +51,11 @@ _BEATS_S = 60.0
 class Keeper(Protocol):
     """Keeps one response."""
 
-    async def keep(self, status: str, response: Rendered) -> None:
-        """Raises StoreUnavailable."""
+    async def keep(self, status: str, response: Rendered, context: Sequence[Bytes] | None) -> None:
+        """`context`: the output as a later request reads it, if it differs.
+
+        Raises StoreUnavailable.
+        """
 
 
 class _End(NamedTuple):
@@ -92,6 +95,9 @@ class ResponsePresenter:
         self._begun = False
         self._closed: list[Bytes] = []
         """Complete items, as JSON."""
+        differs = keeper is not None and (scores or channel == "hidden")
+        self._context: list[Bytes] | None = [] if differs else None
+        """The same as a later request reads them, if that differs."""
         self._open: OutputItem | None = None
         self._scored: list[ScoredToken] = []
         """Tokens whose text comes with the next delta."""
@@ -101,6 +107,7 @@ class ResponsePresenter:
         """When a heartbeat was an event."""
         self.final: bytes | None = None
         """The response, once it has ended."""
+        self.kept = False
 
     # -- the events of the model -----------------------------------------------------------------
 
@@ -168,7 +175,8 @@ class ResponsePresenter:
         ended = self._response.render(status, output, usage=usage, incomplete=incomplete)
         if self._keeper is not None:
             try:
-                await self._keeper.keep(status, ended)
+                await self._keeper.keep(status, ended, self._context)
+                self.kept = True
             except StoreUnavailable:
                 self._response.is_not_kept()
                 ended = self._response.render(status, output, usage=usage, incomplete=incomplete)
@@ -192,7 +200,7 @@ class ResponsePresenter:
 
     async def keep_begun(self) -> None:
         assert self._keeper is not None
-        await self._keeper.keep("queued", self._response.render("queued", ()))
+        await self._keeper.keep("queued", self._response.render("queued", ()), None)
 
     async def break_off(self, error: ServeError) -> bytes:
         """Keep it as failed, or as cancelled, which no event of OpenAI's says."""
@@ -205,7 +213,8 @@ class ResponsePresenter:
             ended = self._response.render(status, self._closed, error=error)
         assert self._keeper is not None
         try:
-            await self._keeper.keep(status, ended)
+            await self._keeper.keep(status, ended, None)
+            self.kept = True
         except StoreUnavailable:
             self._response.is_not_kept()
         return before + self._last(event, ended)
@@ -214,24 +223,30 @@ class ResponsePresenter:
 
     def replay(
         self,
-        items: Sequence[tuple[OutputItem, str, str]],
+        items: Sequence[tuple[OutputItem, str, str, Sequence[Json]]],
         event: str,
         response: Rendered,
         after: int,
     ) -> bytes:
-        """The frames after this number. `items`: each with its text and its status."""
+        """The frames after this number. `items`: each with its text, its status and its scores."""
         frames = [self._begin()]
-        for item, text, status in items:
+        for item, text, status, scores in items:
             frames.append(self._opened(item))
-            if text:
+            if isinstance(item, MessageOutput) and scores:
+                item.pieces.append(text)
+                item.scores.extend(scores)
+                delta = {"delta": text, "logprobs": scores}
+                frames.append(self._of(item, [("output_text.delta", delta)]))
+            elif text:
                 frames.append(self._delta(item, text))
             if status == "completed" or not isinstance(item, CallOutput):
                 frames.append(self._close(status))
             else:  # it was cut off
                 self._open = None
-        last = self._last(event, response)
         wanted = b"".join(frames).split(b"\n\n")[after + 1 : -1]
-        return b"".join([frame + b"\n\n" for frame in wanted]) + last
+        self._no = max(self._no, after + 1)  # it had more events when it was generated
+        last = self._last(event, response)
+        return in_one_line(b"".join([frame + b"\n\n" for frame in wanted])) + last
 
     @property
     def _status(self) -> str:
@@ -297,6 +312,8 @@ class ResponsePresenter:
         json = encoded(item.json(status))
         place = {"output_index": len(self._closed), "item": orjson.Fragment(json)}
         self._closed.append(json)
+        if self._context is not None:
+            self._context.append(orjson.dumps(item.context(status)))
         return frames + self._frame("output_item.done", place)
 
     def _finish(self, finished: Finished) -> bytes:
@@ -312,6 +329,8 @@ class ResponsePresenter:
     def _note_end(self, usage: Usage) -> None:
         assert self._finished is not None
         output = [*self._closed, *self._cut_off()]
+        if self._context is not None and self._open is not None:
+            self._context.append(orjson.dumps(self._open.context("incomplete")))
         cut = self._finished.reason == "length" or self._finished.cut_call
         if cut:
             self._end = _End("incomplete", output, usage, "max_output_tokens")

@@ -23,6 +23,7 @@ from app.events import Usage
 from app.store.records import Kept
 from app.types import Json
 
+_MOST_BYTES = 2**20
 _EVENTS = {"completed": "completed", "failed": "failed"}
 """Of the status; else `incomplete`."""
 
@@ -32,7 +33,8 @@ class _KeptObject(ResponseObject):
 
     def __init__(self, kept: Kept) -> None:
         self.id = kept.id
-        self._body: Json = orjson.loads(kept.body)
+        # Without its output, which may be megabytes.
+        self._body: Json = orjson.loads(kept.head + kept.tail)
 
     def render(
         self,
@@ -65,7 +67,8 @@ def events(kept: Kept, *, after: int) -> bytes:
         scores=False,
         stream=True,
     )
-    items = orjson.loads(b"[%b]" % kept.output)
+    # A longer one would stop everything else for too long: the last event has all of it.
+    items = orjson.loads(b"[%b]" % kept.output) if len(kept.output) <= _MOST_BYTES else []
     return presenter.replay(
         [_item(item, place) for place, item in enumerate(items)],
         _EVENTS.get(kept.status, "incomplete"),
@@ -74,15 +77,16 @@ def events(kept: Kept, *, after: int) -> bytes:
     )
 
 
-def _item(item: Json, place: int) -> tuple[OutputItem, str, str]:
-    """The item without its text, its text and its status."""
+def _item(item: Json, place: int) -> tuple[OutputItem, str, str, Sequence[Json]]:
+    """The item without its text; its text, its status and its log-probabilities."""
     made: OutputItem
+    scores: list[Json] = []
     id, status = item["id"], item.get("status") or "completed"
     match item["type"]:
         case "message":
             made = MessageOutput(id, place)
             parts = item["content"]
-            made.scores.extend([score for part in parts for score in part.get("logprobs") or ()])
+            scores = [score for part in parts for score in part.get("logprobs") or ()]
             text = "".join(part.get("text") or "" for part in parts)
         case "reasoning":
             kind: type[ThinkingOutput]
@@ -100,4 +104,4 @@ def _item(item: Json, place: int) -> tuple[OutputItem, str, str]:
             custom = kind_ == "custom_tool_call"
             made = (CustomCallOutput if custom else CallOutput)(id, place, item["call_id"], owner)
             text = item["input" if custom else "arguments"]
-    return made, text, status
+    return made, text, status, scores

@@ -22,10 +22,12 @@ class Rendered(NamedTuple):
     head: bytes
     output: bytes
     tail: bytes
+    items: int = 0
+    """Of the output."""
 
     @property
     def json(self) -> bytes:
-        return b"".join(self)
+        return self.head + self.output + self.tail
 
 
 class ResponseObject:
@@ -65,6 +67,7 @@ class ResponseObject:
             b'%b,%b,"output":[' % (self._head, orjson.dumps(ended)[1:-1]),
             b",".join(output),
             b"],%b}" % self._constant,
+            len(output),
         )
 
 

@@ -6,6 +6,7 @@ Source: OpenAI's OpenAPI document of 2026-08.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -30,11 +31,11 @@ async def retrieve(ask: Ask) -> Reply:
     run = ask.background.find(ask.owner, id)
     if _switch(ask, "stream"):
         after = _after(ask)
-        await _kept(ask, id)
-        if run is not None and run.streams:
-            return Stream(run.follow(after), _unexpected)
-        return Stream(_replayed(ask, id, after), _unexpected)
-    if run is not None and not run.ended:
+        if run is None or not run.streams:
+            await _kept(ask, id)
+            return Stream(_replayed(ask, id, after), cannot_be_followed)
+        return Stream(run.follow(after), cannot_be_followed)
+    if run is not None and not (run.ended and run.kept):
         return Whole(run.now())
     return Whole((await _kept(ask, id)).body)
 
@@ -44,6 +45,7 @@ async def remove(ask: Ask) -> Reply:
     if ask.store is not None and (run := ask.background.find(ask.owner, id)) is not None:
         await ask.store.cancel(ask.owner, id)
         await run.end()
+        ask.background.forget(ask.owner, id)
     if ask.store is None or not await ask.store.remove(ask.owner, id):
         raise _not_found(id)
     return Whole(orjson.dumps({"id": id, "object": "response", "deleted": True}))
@@ -53,7 +55,7 @@ async def cancel(ask: Ask) -> Reply:
     id = ask.ids["response_id"]
     kept = await _kept(ask, id)
     if kept.status not in RUNNING:
-        if not orjson.loads(kept.body).get("background"):
+        if not orjson.loads(kept.head + kept.tail).get("background"):
             raise InvalidRequest(
                 "Only responses with 'background' set to true can be cancelled.",
                 param="response_id",
@@ -63,11 +65,11 @@ async def cancel(ask: Ask) -> Reply:
     await ask.store.cancel(ask.owner, id)
     if (run := ask.background.find(ask.owner, id)) is not None:
         await run.end()
-        return Whole(run.now())
-    async with asyncio.timeout(_CANCELLED_WITHIN_S):
-        while kept.status in RUNNING:  # another server's
-            await asyncio.sleep(_POLL_S)
-            kept = await _kept(ask, id)
+        return Whole((await _kept(ask, id)).body if run.kept else run.now())
+    deadline = time.monotonic() + _CANCELLED_WITHIN_S
+    while kept.status in RUNNING and time.monotonic() < deadline:  # another server's
+        await asyncio.sleep(_POLL_S)
+        kept = await _kept(ask, id)
     return Whole(kept.body)
 
 
@@ -98,12 +100,12 @@ async def _kept(ask: Ask, id: str) -> Kept:
     if kept.status == "dead":
         assert ask.store is not None
         kept = _failed(kept)
-        await ask.store.put(ask.owner, kept)
+        await ask.store.fail(ask.owner, kept)
     return kept
 
 
 def _failed(kept: Kept) -> Kept:
-    body: Json = orjson.loads(kept.body)
+    body: Json = orjson.loads(kept.head + kept.tail)
     body |= {"status": "failed", "error": error_json(InternalError(_DIED))}
     head, _, tail = orjson.dumps(body | {"output": []}).partition(b'"output":[')
     rendered = Rendered(head + b'"output":[', kept.output, tail)
@@ -124,8 +126,7 @@ async def _replayed(ask: Ask, id: str, after: int) -> AsyncGenerator[bytes, None
     while kept.status in RUNNING:
         if (run := ask.background.find(ask.owner, id)) is not None:
             await run.end()
-        else:
-            await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(_POLL_S)
         kept = await _kept(ask, id)
     yield replay.events(kept, after=after)
 
@@ -149,8 +150,17 @@ def _switch(ask: Ask, name: str) -> bool:
     return given in ("true", "1")
 
 
-def _unexpected(error: ServeError) -> bytes:
-    event: dict[str, Any] = {"type": "error", **error_json(error), "sequence_number": 0}
+def cannot_be_followed(error: ServeError) -> bytes:
+    """The response itself may go on: only this stream of it has failed."""
+    details = error_json(error)
+    event: dict[str, Any] = {
+        "type": "error",
+        "sequence_number": 0,
+        "code": details["code"],
+        "message": details["message"],
+        "param": details["param"],
+        "error": details,
+    }
     return b"event: error\ndata: %b\n\n" % orjson.dumps(event)
 
 

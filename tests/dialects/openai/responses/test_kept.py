@@ -104,7 +104,8 @@ async def test_what_cannot_be_gone_on_from_is_named() -> None:
         kept = (await answered(running))["id"]
         removed = (await answered(running))["id"]
         (await client.delete(f"{PATH}/{removed}")).raise_for_status()
-        for id in (unkept, removed, "resp_" + "0" * 32, "x"):
+        assert error_of(await ask(running, previous_response_id="x"))[1] == "invalid_value"
+        for id in (unkept, removed, "resp_" + "0" * 32, "resp_\0"):
             answer = await ask(running, previous_response_id=id)
             assert error_of(answer) == (
                 400, "previous_response_not_found", "previous_response_id",
@@ -175,13 +176,19 @@ async def test_the_items_of_the_input_are_listed_in_pages() -> None:
         path = f"{PATH}/{response['id']}/input_items"
         listed = (await client.get(path)).json()
         assert [item["content"][0]["text"] for item in listed["data"]] == ["three", "two", "one"]
-        assert (listed["has_more"], listed["first_id"]) == (False, "mine")
+        assert listed["has_more"] is False
+        assert listed["first_id"].startswith("msg_")
         first = (await client.get(path, params={"limit": 1, "order": "asc"})).json()
         assert (first["has_more"], first["data"][0]["content"][0]["text"]) == (True, "one")
         rest = {"limit": 9, "order": "asc", "after": first["last_id"]}
         rest = (await client.get(path, params=rest)).json()
         assert [item["content"][0]["text"] for item in rest["data"]] == ["two", "three"]
-        for wrong in ({"limit": 0}, {"limit": "x"}, {"order": "up"}):
+        for wrong in (
+            {"limit": 0},
+            {"limit": "x"},
+            {"limit": "0001" + "9" * 40},
+            {"order": "up"},
+        ):
             assert (await client.get(path, params=wrong)).status_code == 400
         assert (await client.get(path, params={"after": "x"})).status_code == 404
         sdk = sdk_of(running, "x")
@@ -215,7 +222,7 @@ async def test_a_response_in_the_background_is_polled_until_it_is_complete() -> 
         await eventually(has_begun)
         assert (await sdk.responses.retrieve(response.id)).status == "in_progress"
         refused = await ask(running, previous_response_id=response.id)
-        assert "not complete" in refused.json()["error"]["message"]
+        assert "it is queued" in refused.json()["error"]["message"]
         release.set()
 
         async def is_over() -> bool:
@@ -306,7 +313,7 @@ async def test_a_response_in_the_background_fails_with_the_engine_and_is_kept_so
 async def test_responses_in_the_background_are_bounded_and_need_to_be_kept() -> None:
     async with serve(ScriptedEngine("a", asyncio.Event()), MAX_BACKGROUND="1") as running:
         refused = await ask(running, background=True, store=False)
-        assert error_of(refused)[2] == "background"
+        assert error_of(refused)[2] == "store"
         first = await answered(running, background=True)
         second = await ask(running, background=True)
         assert error_of(second)[:2] == (503, "server_is_overloaded")
@@ -417,8 +424,8 @@ def broken(store: Store | None, what: str) -> None:
         raise OSError(28, "No space left on device")
 
     assert store is not None
-    assert store._rows is not None
-    setattr(store._rows.responses, what, full)
+    assert store._access._rows is not None
+    setattr(store._access._rows.responses, what, full)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -467,3 +474,197 @@ async def test_two_servers_with_one_database_answer_for_each_other(tmp_path: Pat
         cancelled = await one.client.post(f"{PATH}/{running['id']}/cancel", timeout=60)
         assert cancelled.json()["status"] == "cancelled"
         assert events_of((await follow).text)[-1]["response"] == cancelled.json()
+
+
+# -- what a review found -------------------------------------------------------------------------
+
+
+async def test_log_probabilities_are_kept_and_not_read_again() -> None:
+    asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    async with serve(ScriptedEngine("Hel", "lo")) as running:
+        first = await answered(running, **asked)
+        path = f"{PATH}/{first['id']}"
+        assert (await running.client.get(path)).json() == first
+        assert len(first["output"][0]["content"][0]["logprobs"]) == 2
+        store = running.serving.store
+        assert store is not None
+        found = await store.chain("", first["id"], most_bytes=10**6, most_items=9)
+        assert found is not None
+        assert b'"logprobs":[]' in found[1][0].output
+        await answered(running, "two", previous_response_id=first["id"])
+        assert [text for _, text in said(running)] == ["hi", "Hello", "two"]
+        stream = await running.client.get(path, params={"stream": "true"})
+        assert Replay(events_of(stream.text)).response == first
+
+
+async def test_a_history_with_too_many_items_is_refused_before_it_is_read() -> None:
+    async with serve(ScriptedEngine("x"), MAX_MESSAGES="10") as running:
+        many = [{"role": "user", "content": "x"}] * 9
+        first = await answered(running, many)
+        refused = await ask(running, "more", previous_response_id=first["id"])
+        assert error_of(refused)[::2] == (400, "previous_response_id")
+        made = (await running.client.post("/v1/conversations", json={"items": many})).json()["id"]
+        path = f"/v1/conversations/{made}/items"
+        await running.client.post(path, json={"items": many})
+        for _ in range(2):  # and it is not locked for ever
+            refused = await ask(running, conversation=made)
+            assert error_of(refused)[::2] == (400, "conversation")
+            assert "MAX_MESSAGES" in refused.json()["error"]["message"]
+
+
+async def test_a_conversation_is_free_after_a_cancelled_response_in_the_background() -> None:
+    async with serve(ScriptedEngine("a", asyncio.Event())) as running:
+        made = (await running.client.post("/v1/conversations", json={})).json()["id"]
+        response = await answered(running, background=True, conversation=made)
+        locked = await ask(running, conversation=made)
+        assert error_of(locked)[1] == "conversation_locked"
+        await running.client.post(f"{PATH}/{response['id']}/cancel")
+        running.engine._script = lambda _: ("b",)
+        await answered(running, "two", conversation=made)
+        assert said(running) == [("user", "two")]
+
+
+async def test_a_response_in_the_background_that_could_not_be_kept_is_there_for_a_while() -> None:
+    release = asyncio.Event()
+    async with serve(ScriptedEngine("a", release)) as running:
+        response = await answered(running, background=True)
+        broken(running.serving.store, "put")
+        release.set()
+        path = f"{PATH}/{response['id']}"
+
+        async def is_over() -> bool:
+            return (await running.client.get(path)).json()["status"] == "completed"
+
+        await eventually(is_over)
+        assert (await running.client.get(path)).json()["store"] is False
+
+
+async def test_an_answer_too_large_to_be_kept_is_no_failure_of_the_store() -> None:
+    async with serve(ScriptedEngine("x" * 2000), STORE_MAX_RESPONSE_BYTES="2048") as running:
+
+        async def failures() -> list[str]:
+            lines = (await running.client.get("/metrics")).text.splitlines()
+            return [line for line in lines if line.startswith("serve_store_failures_total")]
+
+        before = await failures()
+        assert (await answered(running))["store"] is False
+        assert await failures() == before
+
+
+async def test_an_abort_by_the_clients_own_request_id_ends_the_response_in_the_background() -> None:
+    async with serve(
+        ScriptedEngine("a", asyncio.Event()), ADMIN_API_KEY="admin", API_KEY="key"
+    ) as running:
+        running.client.headers.update({"authorization": "Bearer key"})
+        answer = await running.client.post(
+            PATH,
+            json={"model": "default", "input": "hi", "background": True},
+            headers={"x-request-id": "mine"},
+        )
+        aborted = await running.client.post(
+            "/abort_request", json={"rid": "mine"}, headers={"authorization": "Bearer admin"}
+        )
+        assert aborted.json() == {"aborted": 1}
+
+        async def failed() -> bool:
+            found = await running.client.get(f"{PATH}/{answer.json()['id']}")
+            return bool(found.json()["status"] == "failed")
+
+        await eventually(failed)
+
+
+async def test_lines_of_unicode_do_not_cut_the_events_of_a_response_that_is_followed() -> None:
+    async with serve(ScriptedEngine("a\u2028b\x85c")) as running:
+        stream = await ask(running, background=True, stream=True)
+        id = events_of(stream.text)[0]["response"]["id"]
+        path = f"{PATH}/{id}"
+        live = await running.client.get(path, params={"stream": "true"})
+        for text in (stream.text, live.text):
+            assert "\u2028" not in text
+            assert "\x85" not in text
+            assert Replay(events_of(text)).output[0]["content"][0]["text"] == "a\u2028b\x85c"
+        kept = await answered(running)
+        again = await running.client.get(f"{PATH}/{kept['id']}", params={"stream": "true"})
+        assert "\u2028" not in again.text
+
+
+async def test_the_last_event_is_numbered_after_what_the_client_has_seen() -> None:
+    async with serve(ScriptedEngine("a")) as running:
+        response = await answered(running)
+        path = f"{PATH}/{response['id']}"
+        late = await running.client.get(path, params={"stream": "true", "starting_after": 500})
+        (event,) = events_of(late.text)
+        assert (event["type"], event["sequence_number"]) == ("response.completed", 501)
+
+
+async def test_hidden_thinking_is_kept_for_the_turns_that_follow() -> None:
+    async with serve(ScriptedEngine("x"), RESPONSES_REASONING="hidden") as running:
+        items = [
+            {"role": "user", "content": "one"},
+            {"type": "reasoning", "summary": [], "content": [
+                {"type": "reasoning_text", "text": "because"}]},
+            {"role": "assistant", "content": "two"},
+        ]  # fmt: skip
+        first = await answered(running, items)
+        await answered(running, "three", previous_response_id=first["id"])
+        assert running.engine.chats[-1].messages[1].reasoning == "because"
+
+
+async def test_ids_that_clients_chose_are_replaced_and_their_repetition_harms_no_page() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        twice = [{"role": "user", "content": "x", "id": "msg_mine"}] * 2
+        made = (await running.client.post("/v1/conversations", json={"items": twice})).json()["id"]
+        await running.client.post(f"/v1/conversations/{made}/items", json={"items": twice})
+        sdk = sdk_of(running, "x")
+        ids = [item.id async for item in sdk.conversations.items.list(made, limit=1)]
+        assert len(set(ids)) == 4
+        response = await answered(running, twice)
+        listed = [item.id async for item in sdk.responses.input_items.list(response["id"], limit=1)]
+        assert len(set(listed)) == 2
+        for no, path in enumerate((f"{PATH}/%00", "/v1/conversations/%00")):
+            assert (await running.client.get(path)).status_code == 404, no
+
+
+async def test_a_background_response_counts_its_tokens_when_it_ends() -> None:
+    async with serve(ScriptedEngine("a", "b", "c")) as running:
+
+        async def tokens() -> float:
+            text = (await running.client.get("/metrics")).text
+            name = "serve_completion_tokens_total"
+            return sum(
+                float(line.rsplit(" ", 1)[1])
+                for line in text.splitlines()
+                if line.startswith(name + " ")
+            )
+
+        before = await tokens()
+        await answered(running, background=True)
+
+        async def counted() -> bool:
+            return await tokens() == before + 3
+
+        await eventually(counted)
+
+
+async def test_the_server_is_not_idle_before_the_end_of_a_background_response_is_kept() -> None:
+    async with serve(ScriptedEngine("a", asyncio.Event())) as running:
+        response = await answered(running, background=True)
+        await eventually(lambda: len(running.engine.calls) == 1)
+        gate = running.gate
+        idle = asyncio.create_task(gate.wait_idle())
+        gate.end_all(lambda: EngineDied("The engine has ended; please try again."))
+        await idle
+        store = running.serving.store
+        assert store is not None
+        kept = await store.get("", response["id"])
+        assert kept is not None
+        assert kept.status == "failed"
+
+
+async def test_bodies_of_conversations_are_bounded_while_they_arrive() -> None:
+    async with serve(ScriptedEngine("x"), MAX_BODY_BYTES="2000") as running:
+        answer = await running.client.post(
+            "/v1/conversations", json={"metadata": {}, "items": [], "x": "y" * 3000}
+        )
+        assert answer.status_code == 413
+        assert len(running.gate.arrivals) == 0

@@ -1,0 +1,128 @@
+"""Calls of a database that may fail, be full or be far away.
+
+A call runs in a task of its own: a client that leaves cancels the wait, and not a transaction in
+the middle. It ends within seconds for its caller, and then others are not tried for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app import metrics
+from app.errors import StoreUnavailable
+from app.logs.setup import log
+from app.store.records import InConversation, NotAnswered, TooLong
+
+if TYPE_CHECKING:
+    from app.store.rows import Rows
+
+T = TypeVar("T")
+_OPEN_S = 2.0
+"""That a call waits for the database to be opened."""
+_CALL_S = 8.0
+"""That a call may take: longer than SQLite waits for another process's write."""
+_REST_S = 5.0
+"""After a call that took too long, others are not tried: an answer would wait for each."""
+_RETRY_S = (1.0, 30.0)
+"""Between attempts to open the database: the first and the longest."""
+_COMPLAIN_S = 60.0
+
+
+class Access:
+    """One database, opened once it is there."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._rows: Rows | None = None
+        self._opened = asyncio.Event()
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._complained_at = -_COMPLAIN_S
+        self._resting_until = 0.0
+
+    async def open(self) -> Rows:
+        """Returns once it is there."""
+        wait_s, longest_s = _RETRY_S
+        while True:
+            rows: Rows | None = None
+            try:
+                # SQLAlchemy takes half a second, which nothing at the start should wait for.
+                module = await asyncio.to_thread(importlib.import_module, "app.store.rows")
+                rows = module.Rows(self._url)
+                async with asyncio.timeout(_CALL_S):
+                    await rows.create()
+            except Exception as error:  # whatever it is, the server serves without a store
+                if rows is not None:
+                    with suppress(Exception):
+                        await rows.close()
+                self.failed("open", in_short(error))
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, longest_s)
+            else:
+                self._rows = rows
+                self._opened.set()
+                log.info("the store of responses is open")
+                return rows
+
+    async def opened(self) -> Rows:
+        await self._opened.wait()
+        assert self._rows is not None
+        return self._rows
+
+    async def close(self) -> None:
+        if self._rows is not None:
+            await self._rows.close()
+
+    async def settled(self) -> None:
+        """Wait a moment for calls whose callers have left."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=_OPEN_S)
+
+    async def call(self, what: str, use: Callable[[Rows], Awaitable[T]]) -> T:
+        """Use the database. What fails in it becomes StoreUnavailable.
+
+        In a task of its own: a client that leaves cancels the wait and not the transaction.
+        """
+        try:
+            async with asyncio.timeout(_OPEN_S):
+                await self._opened.wait()
+        except TimeoutError:
+            raise self.failed(what, "it is not open") from None
+        if time.monotonic() < self._resting_until:
+            raise self.failed(what, "it was too slow a moment ago")
+        assert self._rows is not None
+        task = asyncio.ensure_future(use(self._rows))
+        self._calls.add(task)
+        task.add_done_callback(self._end)
+        await asyncio.wait({task}, timeout=_CALL_S)
+        if not task.done():
+            self._resting_until = time.monotonic() + _REST_S
+            raise self.failed(what, f"it takes over {_CALL_S:g} s")
+        error = task.exception()
+        if error is None or isinstance(error, TooLong | NotAnswered | InConversation):
+            return task.result()
+        raise self.failed(what, in_short(error)) from None
+
+    def _end(self, task: asyncio.Future[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may have left
+
+    def failed(self, what: str, why: str) -> StoreUnavailable:
+        metrics.STORE_FAILURES.labels(what).inc()
+        now = time.monotonic()
+        if now - self._complained_at >= _COMPLAIN_S:
+            self._complained_at = now
+            log.error("the store of responses fails", call=what, reason=why)
+        return StoreUnavailable("The store of responses is not available; please try again.")
+
+
+def in_short(error: BaseException) -> str:
+    """Without the statement and its values, which are what clients have sent."""
+    cause = getattr(error, "orig", None) or error
+    first = (str(cause).splitlines() or [""])[0]
+    return f"{type(cause).__name__}: {first}"[:200]
