@@ -23,6 +23,17 @@ from app.gate import Gate
 from app.logs import setup as logs
 
 
+class Prefix(msgspec.Struct, frozen=True):
+    """What a prompt has in common with the most similar one before it."""
+
+    tokens: int
+    """Of the common beginning."""
+    earlier: int
+    """Tokens of that earlier prompt. As many as `tokens`: this one goes on from it."""
+    differs_in: str | None = None
+    """Where the first difference lies, such as `messages[3]`; None: there is none."""
+
+
 class RequestStats:
     """Token counts and times of one HTTP request or job, for its end line and the metrics."""
 
@@ -33,6 +44,8 @@ class RequestStats:
         "finish_reason",
         "first_token",
         "last_token",
+        "owner",
+        "prefix",
         "prompt_tokens",
     )
 
@@ -44,6 +57,10 @@ class RequestStats:
         self.completion_tokens: int | None = None
         self.cached_tokens: int | None = None
         self.finish_reason: str | None = None
+        self.owner = ""
+        """As of a dialect's `Call`."""
+        self.prefix: Prefix | None = None
+        """None: nothing like its prompt came before."""
 
     def note(self, beat: Beat) -> None:
         """Record when the first and the last token arrived, and how the request ended."""
@@ -53,8 +70,8 @@ class RequestStats:
                     self.last_token = time.perf_counter()
                     if self.first_token is None:
                         self.first_token = self.last_token
-                case Started(prompt_tokens):
-                    self.prompt_tokens = prompt_tokens
+                case Started(prompt_tokens, cached_tokens):
+                    self.prompt_tokens, self.cached_tokens = prompt_tokens, cached_tokens
                 case Finished(reason):
                     self.finish_reason = reason
                 case Usage():
@@ -72,9 +89,22 @@ class RequestStats:
             "finish_reason": self.finish_reason,
             **more,
         }
+        if self.prefix is not None and self.prefix.differs_in is not None:
+            fields["prefix_tokens"] = self.prefix.tokens
+            fields["prefix_of"] = self.prefix.earlier
+            fields["prefix_differs_in"] = self.prefix.differs_in
         if self.first_token is not None:
             fields["ttft_ms"] = round((self.first_token - self.arrived) * 1e3, 1)
         return {name: value for name, value in fields.items() if value is not None}
+
+    def cache_header(self) -> bytes:
+        """What of the prompt was in the prefix cache, and why not more."""
+        parts = [f"cached={self.cached_tokens or 0}", f"prompt={self.prompt_tokens or 0}"]
+        if self.prefix is not None:
+            parts += [f"shared={self.prefix.tokens}", f"earlier={self.prefix.earlier}"]
+            if self.prefix.differs_in is not None:
+                parts.append(f'differs_in="{self.prefix.differs_in}"')
+        return "; ".join(parts).encode()
 
 
 def milliseconds(seconds: float) -> float:

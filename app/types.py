@@ -196,3 +196,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`max_tokens` is a ceiling: what does not fit into the context is cut off, not refused."""
     whole: bool = False
     """The answer is not streamed to the client, so it may arrive in few pieces."""
+    cache_salt: str = ""
+    """Its prompts share a prefix cache only with those of the same salt."""
+    session: str = ""
+    """The conversation that it belongs to, as the client names it."""
+    cache_scope: str = ""
+    """The part of the prefix cache that its prompts are in, which follows from these two and from
+    whose request it is."""

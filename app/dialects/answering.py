@@ -52,6 +52,7 @@ class Answering:
         body = read(dialect.body, raw, self._bounds, dialect.path)
         if self._logs_bodies:
             log.debug("request body", body=raw[: self._logged_bytes].decode(errors="replace"))
+        stats.owner = owner
         call = Call(
             id=id,
             model=model,

@@ -145,7 +145,8 @@ class Backgrounds:
         run = Run(call.owner, id, presenter, stream=stream, most_bytes=most_bytes)
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         stats = RequestStats()
-        events = call.model.generate(request, stats)
+        stats.owner = call.owner
+        events = call.generate(request, stats)
         task = asyncio.create_task(
             self._live(run, call, events, presenter, begun, stats), name="background"
         )

@@ -44,8 +44,23 @@ class Call(msgspec.Struct, kw_only=True):
     log_fields: dict[str, Any]
     """Fields of the request's end line in the log: `model`, `max_tokens`, `stream`, ..."""
 
-    def generate(self, request: GenerationRequest) -> Events:
-        return self.model.generate(request, self.stats)
+    def generate(self, request: GenerationRequest, stats: RequestStats | None = None) -> Events:
+        """`stats`: others than the request's."""
+        if self.bounds.cache_scope != "all" or request.cache_salt:
+            request = self._scoped(request)
+        return self.model.generate(request, stats or self.stats)
+
+    def _scoped(self, request: GenerationRequest) -> GenerationRequest:
+        """With its part of the prefix cache. A client can tell from the time of an answer what is
+        in the cache: tenants that must not learn of each other's prompts have parts of their own.
+        """
+        scope, parts = self.bounds.cache_scope, [request.cache_salt]
+        if scope != "all":
+            parts.append(self.owner)
+        if scope == "session":
+            parts.append(request.session)
+        cache_scope = "\0".join(parts) if any(parts) else ""
+        return msgspec.structs.replace(request, cache_scope=cache_scope)
 
 
 class Background(Protocol):

@@ -107,6 +107,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """A grammar in `sampling` applies only once the thinking is over."""
     token_ids: bool = False
     """Chunks carry the answer's token ids."""
+    cache_scope: str = ""
+    """The part of the prefix cache that the prompt is in."""
     whole: bool = False
     """The answer is not read as it comes: it may come in few chunks, the first of them still at the
     first token."""

@@ -20,6 +20,7 @@ from app.generation import limits
 from app.generation.answer import Answer
 from app.generation.merge import merge, parts
 from app.generation.pieces import Pieces
+from app.generation.prefixes import LEAST_TOKENS, Prefixes
 from app.generation.prompt import Job, Preparer
 from app.grammars.check import GrammarCheck
 from app.sequences import Share
@@ -57,6 +58,7 @@ class ServedModel:
             engine, max_chars=max_prompt_chars or min(self.limit * 8, 2_000_000)
         )
         self._pieces = Pieces()
+        self._prefixes = Prefixes(engine.decode)
         self.grammars = GrammarCheck(engine.grammar_vocabulary(), timeout_s=grammar_timeout_s)
 
     def check_name(self, name: str) -> None:
@@ -77,6 +79,8 @@ class ServedModel:
         """
         limits.check_sampling(request.sampling, self.info)
         prompts = await self._preparer.prepare(request)
+        if stats is not None and len(prompts) == 1 and len(prompts[0].ids) >= LEAST_TOKENS:
+            stats.prefix = self._prefixes.compare(request, prompts[0].ids, stats.owner)
         if request.scoring is not None:
             lengths = [len(prompt.ids) for prompt in prompts]
             limits.check_scores(request.scoring, lengths, request.n, self._max_prompt_scores)
@@ -174,6 +178,7 @@ class ServedModel:
             scoring=request.scoring,
             gates_grammar=job.prompt.gates_grammar,
             token_ids=request.token_ids,
+            cache_scope=request.cache_scope,
             whole=request.whole,
         )
         chunks = self._engine.generate(question, id=id, choices=choices)

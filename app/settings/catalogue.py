@@ -265,6 +265,13 @@ class Settings(BaseModel):
     sampling_backend: str | None = ENGINE.engine_option(
         "SAMPLING_BACKEND", help="Sampling kernels."
     )
+    cache_scope: Literal["all", "key", "session"] = ENGINE.setting(
+        "all",
+        "CACHE_SCOPE",
+        help="Whose prompts share the prefix cache: `all`; those of one API `key`; those of one "
+        "key and `prompt_cache_key` (`session`). From the time of an answer a client can tell what "
+        "is in its part of the cache. `cache_salt` of a request separates, too.",
+    )
     disable_radix_cache: bool = ENGINE.engine_option(
         "DISABLE_RADIX_CACHE", default=False, help="No reuse of the KV cache between requests."
     )

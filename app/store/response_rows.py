@@ -52,16 +52,17 @@ class ResponseRows:
         content["tail"] = kept.tail
         content |= {"input": kept.input, "context": kept.context}
         async with self._database.writing() as connection:
-            known = await connection.execute(
-                update(RESPONSES)
-                .where(RESPONSES.c.id == kept.id, RESPONSES.c.owner == owner)
-                .values(row)
-            )
-            if known.rowcount:
-                await connection.execute(
-                    update(BODIES).where(BODIES.c.id == kept.id).values(content)
+            if not begins:
+                known = await connection.execute(
+                    update(RESPONSES)
+                    .where(RESPONSES.c.id == kept.id, RESPONSES.c.owner == owner)
+                    .values(row)
                 )
-            elif begins:
+                if known.rowcount:
+                    await connection.execute(
+                        update(BODIES).where(BODIES.c.id == kept.id).values(content)
+                    )
+            else:
                 new = {"id": kept.id, "owner": owner, "created": time.time(), "cancelled": False}
                 new |= {"parent": kept.parent, "conversation": kept.conversation}
                 await connection.execute(insert(RESPONSES).values(new | row))

@@ -29,6 +29,7 @@ _EXPOSED_HEADERS = [
     "x-request-id",
     "request-id",
     "x-process-time",
+    "x-prompt-cache",
     "x-hathora-region",
     "retry-after",
     "x-should-retry",

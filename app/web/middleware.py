@@ -58,8 +58,10 @@ class RequestScope:
         path = _normalised(scope["path"])
         scope = {**scope, "method": method, "path": path}
         engine_id = os.urandom(16).hex()
-        client_id = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        client_id = headers.get("x-request-id", "")
         request_id = client_id if _WELL_FORMED_ID.match(client_id) else engine_id
+        explains = "x-explain-cache" in headers
         state: dict[str, Any] = scope.setdefault("state", {})
         state |= {
             "engine_id": engine_id,
@@ -83,6 +85,8 @@ class RequestScope:
                     (b"x-hathora-region", self._region),
                     (b"x-process-time", b"%.1f" % ((time.perf_counter() - arrived) * 1e3)),
                 ]
+                if explains and state["stats"].prompt_tokens is not None:
+                    message["headers"].append((b"x-prompt-cache", state["stats"].cache_header()))
                 if message["status"] < 400:
                     message["headers"] += answer_headers(path, request_id)
             await send(message)

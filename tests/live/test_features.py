@@ -290,3 +290,36 @@ def test_the_openai_sdk_can_parse_answers_and_calls(live: LiveServer) -> None:
     with pytest.raises(BadRequestError) as refused:
         client.embeddings.create(model="default", input="hi")
     assert refused.value.param == "model"
+
+
+def test_prompts_of_another_salt_are_not_found_in_the_prefix_cache(live: LiveServer) -> None:
+    text = "A spider is not an insect, and it has eight legs. " * 30
+
+    def cached(**fields: Any) -> int:
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 1, **fields}
+        usage = live.http.post("/v1/chat/completions", json=body).raise_for_status().json()["usage"]
+        return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+    assert cached(cache_salt="one") < 50
+    assert cached(cache_salt="one") > 200
+    assert cached(cache_salt="two") < 50
+
+
+def test_responses_go_on_from_each_other_and_find_their_past_in_the_prefix_cache(
+    live: LiveServer,
+) -> None:
+    first = live.http.post(
+        "/v1/responses",
+        json={"model": "default", "input": "My name is Ada. " * 40, "max_output_tokens": 16},
+    ).raise_for_status().json()  # fmt: skip
+    answer = live.http.post(
+        "/v1/responses",
+        json={
+            "model": "default", "input": "What is my name?", "max_output_tokens": 8,
+            "previous_response_id": first["id"],
+        },
+        headers={"x-explain-cache": "1"},
+    ).raise_for_status()  # fmt: skip
+    usage = answer.json()["usage"]
+    assert usage["input_tokens_details"]["cached_tokens"] > 0.9 * first["usage"]["input_tokens"]
+    assert "shared=" in answer.headers["x-prompt-cache"]

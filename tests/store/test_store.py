@@ -212,6 +212,8 @@ async def test_a_response_whose_server_has_died_is_dead(
     assert found is not None
     assert found.status == "queued"
     monkeypatch.setattr("app.store.store._CLAIM_S", -1.0)
+    kept = response(status="queued")
+    one.claim(kept.id, lambda: None)
     await one.put(owner, kept)
     found = await other.get(owner, kept.id)
     assert found is not None

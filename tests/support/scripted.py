@@ -31,6 +31,8 @@ class ScriptedEngine(scripted.ScriptedEngine):
         self.scorings: list[Scoring | None] = []
         self.gated: list[bool] = []
         """`gates_grammar` of every `generate`."""
+        self.scopes: list[str] = []
+        """`cache_scope` of every `generate`."""
         self.whole: list[bool] = []
         """`whole` of every `generate`."""
         self.chats: list[ChatPrompt] = []
@@ -64,6 +66,7 @@ class ScriptedEngine(scripted.ScriptedEngine):
         self.calls.append((question.prompt, question.sampling, id, choices))
         self.scorings.append(question.scoring)
         self.gated.append(question.gates_grammar)
+        self.scopes.append(question.cache_scope)
         self.whole.append(question.whole)
         return super().generate(question, id=id, choices=choices)
 

@@ -161,6 +161,8 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
         scoring=_scoring(body, call.bounds),
         progress=body.progress,
         whole=not body.stream,
+        cache_salt=body.cache_salt or "",
+        session=body.prompt_cache_key or "",
     )
 
 

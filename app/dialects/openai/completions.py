@@ -123,6 +123,8 @@ def lower(body: CompletionBody, call: Call) -> GenerationRequest:
         scoring=scoring,
         progress=body.progress or of > n,
         whole=not body.stream,
+        cache_salt=body.cache_salt or "",
+        session=body.prompt_cache_key or "",
     )
 
 

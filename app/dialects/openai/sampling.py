@@ -26,7 +26,6 @@ UNSUPPORTED: Unsupported = {
     "audio": (),
     "bad_words": ([],),
     "beam_width": (1,),
-    "cache_salt": (),
     "chat_template": (),
     "custom_logit_processor": (),
     "custom_params": (),
@@ -120,6 +119,8 @@ class SamplingFields(GrammarFields):
     stop_token_ids: StopTokenIds | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     ignore_eos: bool | None = None
+    cache_salt: Annotated[str, Field(max_length=256)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
     skip_special_tokens: bool | None = None
     logit_bias: Biases | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None

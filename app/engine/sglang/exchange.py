@@ -148,6 +148,7 @@ class Exchange:
             token_ids_logprob=None,
             stream=True,
             require_reasoning=question.gates_grammar,
+            extra_key=question.cache_scope or None,
             priority=manager.default_priority_value if manager.enable_priority_scheduling else None,
             time_stats=times,
         )

@@ -135,6 +135,8 @@ def _begin(body: ResponsesBody, call: Call, model: str, history: History) -> Awa
         sampling=sampling,
         scoring=scoring,
         whole=not body.stream,
+        cache_salt=body.cache_salt or "",
+        session=body.prompt_cache_key or "",
     )
     call.log_fields |= {
         "model": body.model,

@@ -148,7 +148,6 @@ class ResponsesBody(PromptFields, SamplingFields):
     top_logprobs: Annotated[int, Field(ge=0, le=hard_limit("max_logprobs"))] | None = None
     context_management: Annotated[list[Management], Field(max_length=16)] | None = None
     metadata: Metadata | None = None
-    prompt_cache_key: Key | None = None
     prompt_cache_options: CacheOptions | None = None
     prompt_cache_retention: Word | None = None
     safety_identifier: Key | None = None
