@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import and_, delete, func, insert, literal, select, update
+from sqlalchemy import and_, delete, func, insert, select, text, update
 
 from app.store.conversation_rows import append_items, release_conversation
 from app.store.database import Database
@@ -17,12 +17,31 @@ MOST_LINKS = 1000
 RUNNING = ("queued", "in_progress")
 CONTINUED = ("completed", "incomplete")
 
+_CHAIN = """
+WITH RECURSIVE chain(id, parent, depth) AS (
+    SELECT id, parent, 0 FROM {r} WHERE id = :id AND owner = :owner
+    UNION ALL
+    SELECT r.id, r.parent, chain.depth + 1 FROM chain JOIN {r} r ON r.id = chain.parent
+    WHERE r.owner = :owner AND chain.depth < :links
+), total AS (
+    SELECT sum(r.context_size) <= :bytes AND sum(r.context_items) <= :items AS fits
+    FROM chain JOIN {r} r ON r.id = chain.id
+)
+SELECT chain.id, chain.parent, r.status, r.conversation, total.fits,
+       r.alive_until - {clock} AS left_s, b.input, coalesce(b.context, b.output) AS output
+FROM chain JOIN {r} r ON r.id = chain.id CROSS JOIN total
+     LEFT JOIN {b} b ON b.id = chain.id AND total.fits
+ORDER BY chain.depth DESC
+"""
+
 
 class ResponseRows:
     """Raises SQLAlchemyError and OSError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # As text: to build it of its parts takes longer than to run it.
+        self._chain = text(_CHAIN.format(clock=database.clock, r=RESPONSES.name, b=BODIES.name))
 
     async def put(
         self,
@@ -133,48 +152,22 @@ class ResponseRows:
 
         Raises TooLong, NotAnswered, InConversation.
         """
-        r, b = RESPONSES.c, BODIES.c
-        chain = (
-            select(r.id, r.parent, literal(0).label("depth"))
-            .where(r.id == id, r.owner == owner)
-            .cte("chain", recursive=True)
-        )
-        chain = chain.union_all(
-            select(r.id, r.parent, chain.c.depth + 1).where(
-                r.id == chain.c.parent, r.owner == owner, chain.c.depth < MOST_LINKS
-            )
-        )
-        links = (
-            select(
-                chain.c.id, chain.c.parent, r.status, r.conversation, r.context_size,
-                r.context_items, (r.alive_until - self._database.clock).label("left_s"),
-            )
-            .join_from(chain, RESPONSES, r.id == chain.c.id)
-            .order_by(chain.c.depth.desc())
-        )  # fmt: skip
-        turns = (
-            select(b.input, func.coalesce(b.context, b.output).label("output"))
-            .join_from(chain, BODIES, b.id == chain.c.id)
-            .order_by(chain.c.depth.desc())
-        )
+        values = {
+            "id": id, "owner": owner, "links": MOST_LINKS, "bytes": most_bytes, "items": most_items,
+        }  # fmt: skip
         async with self._database.reading() as connection:
-            rows = (await connection.execute(links)).all()
-            if not rows or (rows[0].parent is not None and len(rows) <= MOST_LINKS):
-                return None
-            last = rows[-1]
-            if last.status not in CONTINUED:
-                dead = last.status in RUNNING and last.left_s <= 0
-                raise NotAnswered("failed" if dead else last.status)
-            if (
-                len(rows) > MOST_LINKS
-                or sum(row.context_size for row in rows) > most_bytes
-                or sum(row.context_items for row in rows) > most_items
-            ):
-                raise TooLong
-            if rows[0].conversation is not None:
-                raise InConversation(rows[0].conversation)
-            found = [Turn(row.input, row.output) for row in await connection.execute(turns)]
-        return [row.id for row in rows], found
+            rows = (await connection.execute(self._chain, values)).all()
+        if not rows or (rows[0].parent is not None and len(rows) <= MOST_LINKS):
+            return None
+        last = rows[-1]
+        if last.status not in CONTINUED:
+            dead = last.status in RUNNING and last.left_s <= 0
+            raise NotAnswered("failed" if dead else last.status)
+        if len(rows) > MOST_LINKS or not last.fits:
+            raise TooLong
+        if rows[0].conversation is not None:
+            raise InConversation(rows[0].conversation)
+        return [row.id for row in rows], [Turn(row.input, row.output) for row in rows]
 
     async def remove(self, owner: str, id: str) -> bool:
         async with self._database.writing() as connection:

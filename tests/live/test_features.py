@@ -310,7 +310,7 @@ def test_responses_go_on_from_each_other_and_find_their_past_in_the_prefix_cache
 ) -> None:
     first = live.http.post(
         "/v1/responses",
-        json={"model": "default", "input": "My name is Ada. " * 40, "max_output_tokens": 16},
+        json={"model": "default", "input": "My name is Ada. " * 80, "max_output_tokens": 16},
     ).raise_for_status().json()  # fmt: skip
     answer = live.http.post(
         "/v1/responses",
