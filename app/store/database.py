@@ -126,7 +126,13 @@ def _postgres_engine(url: str) -> AsyncEngine:
         connect_args={
             "timeout": _BUSY_S,
             "command_timeout": 2 * _BUSY_S,
-            # To compile a statement takes longer than any of these runs.
-            "server_settings": {"jit": "off", "application_name": "serve_hathora"},
+            # To compile a statement takes longer than any of these runs, and joins are always of a
+            # few rows by their keys, whatever the database guesses.
+            "server_settings": {
+                "application_name": "serve_hathora",
+                "jit": "off",
+                "enable_hashjoin": "off",
+                "enable_mergejoin": "off",
+            },
         },
     )
