@@ -13,7 +13,7 @@ INSTALL := $(UV) pip install --python
 LOCK := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-light test-full test-fast test-live test-rare chaos lint format typos bench docs lock clean
+.PHONY: help try demo test test-light test-full test-agents test-fast test-live test-rare chaos lint format typos bench docs lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -42,10 +42,10 @@ format: $(LIGHT)/.installed  ## format the code, sort imports
 test: test-light test-full test-live  ## every test
 
 test-light: $(LIGHT)/.installed  ## the tests that need no SGLang, in the light environment
-	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full" $(ARGS)
+	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full and not agents" $(ARGS)
 
 test-full: $(FULL)/.installed-dev  ## the tests that need SGLang installed, but no engine
-	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live" $(ARGS)
+	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live and not agents" $(ARGS)
 
 test-live: $(FULL)/.installed-dev  ## the tests on the real engine with the demo model
 	$(FULL)/bin/python -m pytest -m "live and not rare" $(ARGS)
@@ -53,12 +53,16 @@ test-live: $(FULL)/.installed-dev  ## the tests on the real engine with the demo
 test-rare: $(FULL)/.installed-dev  ## those of minutes each, which CI leaves out: several nodes, several engines
 	$(FULL)/bin/python -m pytest -m rare $(ARGS)
 
+AGENTS_DIR ?= .agents
+test-agents: $(FULL)/.installed-dev $(AGENTS_DIR)/.installed  ## Codex and Claude Code against a scripted engine; AGENT_RUNS=20
+	AGENTS_DIR=$(AGENTS_DIR) $(FULL)/bin/python -m pytest -m agents $(ARGS)
+
 MINUTES ?= 60
 chaos: $(FULL)/.installed-dev  ## faults of every kind done to servers under load; MINUTES=60
 	$(FULL)/bin/python -m tests.chaos.storm --minutes $(MINUTES)
 
 test-fast: $(FULL)/.installed-dev  ## light and full at once, in the full environment
-	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live" $(ARGS)
+	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live and not agents" $(ARGS)
 
 bench: $(FULL)/.installed-dev  ## against sglang.launch_server; ARGS="--model demo --rounds 1"
 	$(FULL)/bin/python -m bench compare $(ARGS)
@@ -106,5 +110,12 @@ $(FULL)/.installed-dev: requirements/dev.txt $(FULL)/.installed
 	$(INSTALL) $(FULL)/bin/python --compile-bytecode -r requirements/dev.txt
 	@touch $@
 
+$(AGENTS_DIR)/.installed: tests/agents/package.json
+	@echo "==> installing Codex and Claude Code into $(AGENTS_DIR) (800 MB)"
+	@mkdir -p $(AGENTS_DIR)
+	cp tests/agents/package.json $(AGENTS_DIR)/
+	cd $(AGENTS_DIR) && npm install --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 clean:  ## remove the environments and caches
-	rm -rf $(FULL) $(LIGHT) $(TOOLS) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(FULL) $(LIGHT) $(TOOLS) .agents .mypy_cache .ruff_cache .pytest_cache

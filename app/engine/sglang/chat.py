@@ -8,6 +8,7 @@ calls are output.py's.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -62,12 +63,12 @@ class ChatRenderer:
         """SGLang's name of the format in which the model calls tools; None: the model has none."""
         self.reasoning_parser = manager.config_value("reasoning_parser")
         """The same for the format in which the model thinks."""
+        self._takes_short_ids = False
+        """The template has refused ids of calls as they are usual, and taken short ones."""
         self._system_turns = SystemTurns.tried(self._text) if self._has_template else SystemTurns()
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         """Raises InvalidRequest if there is no template, or it refuses this conversation."""
-        from jinja2 import TemplateError
-
         if not self._has_template:
             raise InvalidRequest(
                 "This model has no chat template; use /v1/completions, or start the server with "
@@ -79,28 +80,16 @@ class ChatRenderer:
             turns = _introduced(turns, chat.tool_use.tools)
         fitted = self._system_turns.fitted(turns)
         chat = msgspec.structs.replace(chat, messages=fitted)
-        request = self._request(**self._fields(chat))
-        # By default SGLang turns a last message of the assistant into one of the user.
-        begins = chat.begins_answer
-        request._format_add_generation_prompt = None if chat.continues else begins
+        renamed = with_short_ids(fitted)
+        if renamed is not None and self._takes_short_ids:
+            chat = msgspec.structs.replace(chat, messages=renamed)
         try:
-            processed = self._serving._process_messages(request, False)
-        except (
-            TemplateError,
-            TypeError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            IndexError,
-            AssertionError,
-            RecursionError,
-        ) as error:
-            # Templates refuse conversations by raising: "roles must alternate", and the like.
-            # Its own words only; Python's would tell of our insides.
-            reason = f": {error}"[:300] if isinstance(error, TemplateError) else "."
-            raise InvalidRequest(
-                f"The model's chat template refuses this conversation{reason}", param=chat.param
-            ) from error
+            processed, request = self._process(chat)
+        except InvalidRequest:
+            if renamed is None or self._takes_short_ids:
+                raise
+            processed, request = self._process(msgspec.structs.replace(chat, messages=renamed))
+            self._takes_short_ids = True
         stop = processed.stop or ()
         # An answer that continues a message does not begin with thinking.
         thinks = not chat.continues or _thinks(chat.messages[-1])
@@ -118,6 +107,33 @@ class ChatRenderer:
             gates_grammar=thinks and bool(processed.require_reasoning),
             keep_special_tokens=request.skip_special_tokens is False,
         )
+
+    def _process(self, chat: ChatPrompt) -> tuple[Any, Any]:
+        """What SGLang makes of a conversation, and of which request. Raises InvalidRequest."""
+        from jinja2 import TemplateError
+
+        request = self._request(**self._fields(chat))
+        # By default SGLang turns a last message of the assistant into one of the user.
+        request._format_add_generation_prompt = None if chat.continues else chat.begins_answer
+        try:
+            return self._serving._process_messages(request, False), request
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            IndexError,
+            AssertionError,
+            RecursionError,
+        ) as error:
+            # Templates refuse conversations by raising: "roles must alternate", and the like.
+            # Its own words only; Python's would tell of our insides.
+            own = error if isinstance(error, TemplateError) else error.__cause__
+            reason = f": {own}"[:300] if isinstance(own, TemplateError) else "."
+            raise InvalidRequest(
+                f"The model's chat template refuses this conversation{reason}", param=chat.param
+            ) from error
 
     def _text(self, messages: list[Message]) -> str | None:
         """A conversation as the model reads it; None if the template refuses it."""
@@ -191,6 +207,28 @@ def _content(message: Message) -> str | list[Json]:
     if len(message.parts) <= 1:
         return "".join(part.text for part in message.parts)
     return [{"type": "text", "text": part.text} for part in message.parts]
+
+
+def with_short_ids(messages: list[Message]) -> list[Message] | None:
+    """The conversation with ids of calls that Mistral's templates take: nine letters and digits.
+
+    None: there are none. The same id becomes the same, so that the prompt stays the same.
+    """
+    if not any(message.calls for message in messages):
+        return None
+    replace = msgspec.structs.replace
+    return [
+        replace(
+            message,
+            calls=tuple(replace(call, id=_short(call.id)) for call in message.calls),
+            tool_call_id=message.tool_call_id and _short(message.tool_call_id),
+        )
+        for message in messages
+    ]
+
+
+def _short(id: str) -> str:
+    return hashlib.sha256(id.encode(errors="replace")).hexdigest()[:9]
 
 
 class _WithTokenizer:
