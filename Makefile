@@ -10,10 +10,11 @@ LIGHT := .venv-light
 # Processes that run at a time in the light suite, half of which waits. `make test-light JOBS=16`.
 JOBS ?= 4
 INSTALL := $(UV) pip install --python
-LOCK := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate pyproject.toml
+LOCK_CLIENTS := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate
+LOCK := $(LOCK_CLIENTS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-light test-full test-fast test-live test-rare chaos lint format typos bench docs lock clean
+.PHONY: help try demo test test-light test-full test-fast test-live test-rare test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -42,7 +43,7 @@ format: $(LIGHT)/.installed  ## format the code, sort imports
 test: test-light test-full test-live  ## every test
 
 test-light: $(LIGHT)/.installed  ## the tests that need no SGLang, in the light environment
-	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full" $(ARGS)
+	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full and not clients" $(ARGS)
 
 test-full: $(FULL)/.installed-dev  ## the tests that need SGLang installed, but no engine
 	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live" $(ARGS)
@@ -53,12 +54,27 @@ test-live: $(FULL)/.installed-dev  ## the tests on the real engine with the demo
 test-rare: $(FULL)/.installed-dev  ## those of minutes each, which CI leaves out: several nodes, several engines
 	$(FULL)/bin/python -m pytest -m rare $(ARGS)
 
+# Other projects' clients, each as it is installed from its package registry, against this server.
+# ANSWERS: of `tests/clients/test_accumulators.py`.
+ANSWERS ?= 500
+CLIENTS_DIR ?= .clients
+CLIENTS := $(LIGHT)/.installed $(FULL)/.installed $(CLIENTS_DIR)/sdks/.installed
+TEST_CLIENTS = CLIENTS_DIR=$(CLIENTS_DIR) ANSWERS=$(ANSWERS) $(LIGHT)/bin/python -m pytest -m clients
+
+test-clients: $(CLIENTS) $(CLIENTS_DIR)/agents/.installed $(CLIENTS_DIR)/frameworks/.installed \
+  $(CLIENTS_DIR)/aider/.installed $(CLIENTS_DIR)/node/.installed  ## clients of other projects: installs 2.7 GB, CLIENTS_DIR=.clients
+	$(TEST_CLIENTS) $(ARGS)
+
+test-clients-short: ANSWERS = 40
+test-clients-short: $(CLIENTS) $(CLIENTS_DIR)/node/.installed-short  ## the most used of them: the SDKs; 600 MB, two minutes
+	$(TEST_CLIENTS) tests/clients/test_sdks.py tests/clients/test_accumulators.py $(ARGS)
+
 MINUTES ?= 60
 chaos: $(FULL)/.installed-dev  ## faults of every kind done to servers under load; MINUTES=60
 	$(FULL)/bin/python -m tests.chaos.storm --minutes $(MINUTES)
 
 test-fast: $(FULL)/.installed-dev  ## light and full at once, in the full environment
-	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live" $(ARGS)
+	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live and not clients" $(ARGS)
 
 bench: $(FULL)/.installed-dev  ## against sglang.launch_server; ARGS="--model demo --rounds 1"
 	$(FULL)/bin/python -m bench compare $(ARGS)
@@ -106,5 +122,28 @@ $(FULL)/.installed-dev: requirements/dev.txt $(FULL)/.installed
 	$(INSTALL) $(FULL)/bin/python --compile-bytecode -r requirements/dev.txt
 	@touch $@
 
+# One environment for each set of clients that agree about the packages they need.
+$(CLIENTS_DIR)/%/.installed: tests/clients/requirements-%.txt $(UV)
+	@echo "==> installing the clients of $<"
+	@test -d $(@D) || $(UV) venv -q --python $(PYTHON) $(@D)
+	$(INSTALL) $(@D)/bin/python -r $<
+	@touch $@
+
+# Not `npm ci`: it refuses a lock without opencode's programs for other systems, which npm leaves out
+# where it cannot reach them. A copy of it for processors without AVX2 is installed, too; the one that
+# runs here is linked into opencode-ai.
+$(CLIENTS_DIR)/node/.installed: NPM = npm install --no-audit --no-fund && rm -rf node_modules/opencode-linux-* && touch .installed
+$(CLIENTS_DIR)/node/.installed-short: NPM = npm install --no-audit --no-fund --omit=dev && rm -f .installed
+$(CLIENTS_DIR)/node/.installed $(CLIENTS_DIR)/node/.installed-short: tests/clients/node/package-lock.json
+	@echo "==> installing the clients of $<"
+	@mkdir -p $(@D)
+	@cp tests/clients/node/package.json $< $(@D)
+	@if command -v npm > /dev/null; then cd $(@D) && $(NPM) && touch .installed-short; \
+	else echo "npm is not installed: the tests of clients for Node will be skipped"; fi
+
+lock-clients: $(UV)  ## pin the newest release of every client
+	for each in sdks agents frameworks aider; do $(LOCK_CLIENTS) tests/clients/requirements-$$each.in -o tests/clients/requirements-$$each.txt; done
+	cd tests/clients/node && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
+
 clean:  ## remove the environments and caches
-	rm -rf $(FULL) $(LIGHT) $(TOOLS) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(FULL) $(LIGHT) $(TOOLS) $(CLIENTS_DIR) .mypy_cache .ruff_cache .pytest_cache
