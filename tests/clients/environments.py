@@ -95,13 +95,10 @@ def printed(
     return last
 
 
-def pins() -> dict[str, set[str]]:
-    """The versions of every package that is installed for the clients."""
-    found: dict[str, set[str]] = {}
-    for file in HERE.glob("requirements-*.txt"):
-        for name, version in re.findall(r"^([\w.-]+)==(\S+)$", file.read_text(), re.MULTILINE):
-            found.setdefault(name, set()).add(version)
-    package = json.loads((HERE / "node/package.json").read_text())
-    for name, version in (package["dependencies"] | package["devDependencies"]).items():
-        found.setdefault(name, set()).add(version)
-    return found
+def pins(environment: str) -> dict[str, str]:
+    """The version of every package that is installed there, by name."""
+    if environment == "node":
+        package = json.loads((HERE / "node/package.json").read_text())
+        return package["dependencies"] | package["devDependencies"]
+    file = HERE / f"requirements-{environment}.txt"
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", file.read_text(), re.MULTILINE))

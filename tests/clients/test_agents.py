@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -126,14 +125,13 @@ def test_opencode_answers_and_runs_a_command(model: str, tmp_path: Path, provide
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_continue_answers_and_runs_a_command(model: str, tmp_path: Path, provider: str) -> None:
-    entry: dict[str, Any] = {
+    entry = {
         "name": "scripted",
         "provider": provider,
         "model": "scripted",
         "apiBase": f"{model}/v1",
         "apiKey": "none",
         "roles": ["chat"],
-        "capabilities": ["tool_use"],
     }
     config = tmp_path / "config.yaml"
     config.write_text(
