@@ -62,7 +62,7 @@ SERVERS_AND_SDKS := $(LIGHT)/.installed $(FULL)/.installed $(CLIENTS_DIR)/sdks/.
 CLIENTS := $(patsubst %,$(CLIENTS_DIR)/%/.installed,agents frameworks aider node)
 TEST_CLIENTS = CLIENTS_DIR=$(CLIENTS_DIR) ANSWERS=$(ANSWERS) $(LIGHT)/bin/python -m pytest -m clients
 
-test-clients: $(SERVERS_AND_SDKS) $(CLIENTS)  ## clients of other projects, unchanged; installs 2.7 GB into CLIENTS_DIR=.clients
+test-clients: $(SERVERS_AND_SDKS) $(CLIENTS)  ## clients of other projects, unchanged; installs 2.9 GB into CLIENTS_DIR=.clients
 	$(TEST_CLIENTS) tests/clients $(ARGS)
 
 test-clients-short: ANSWERS = 40

@@ -9,24 +9,16 @@ import os
 from importlib.metadata import version
 
 import dspy
-from dspy.lm15 import (
-    AccessPolicy,
-    ModelSupport,
-    OpenAIChatCompat,
-    ProviderDefinition,
-    register_provider,
-)
+from dspy import lm15
 
 URL = os.environ["BASE_URL"] + "/v1"
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}}
 
-register_provider(
-    ProviderDefinition.chat(
-        AccessPolicy(provider="local", env_keys=("LOCAL_API_KEY",), base_url=URL),
-        compat=OpenAIChatCompat(),
-    ),
-    supports=ModelSupport(function_calling=True, response_schema=True),
+access = lm15.AccessPolicy(provider="local", base_url=URL)
+lm15.register_provider(
+    lm15.ProviderDefinition.chat(access, compat=lm15.OpenAIChatCompat()),
+    supports=lm15.ModelSupport(function_calling=True, response_schema=True),
 )
 
 
