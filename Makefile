@@ -10,10 +10,11 @@ LIGHT := .venv-light
 # Processes that run at a time in the light suite, half of which waits. `make test-light JOBS=16`.
 JOBS ?= 4
 INSTALL := $(UV) pip install --python
-LOCK := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate pyproject.toml
+LOCK_CLIENTS := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate
+LOCK := $(LOCK_CLIENTS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-light test-full test-agents test-fast test-live test-rare chaos lint format typos bench docs lock clean
+.PHONY: help try demo test test-light test-full test-agents test-fast test-live test-rare test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -42,7 +43,7 @@ format: $(LIGHT)/.installed  ## format the code, sort imports
 test: test-light test-full test-live  ## every test
 
 test-light: $(LIGHT)/.installed  ## the tests that need no SGLang, in the light environment
-	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full and not agents" $(ARGS)
+	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full and not agents and not clients" $(ARGS)
 
 test-full: $(FULL)/.installed-dev  ## the tests that need SGLang installed, but no engine
 	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live and not agents" $(ARGS)
@@ -56,13 +57,27 @@ test-rare: $(FULL)/.installed-dev  ## those of minutes each, which CI leaves out
 AGENTS_DIR ?= .agents
 test-agents: $(FULL)/.installed-dev $(AGENTS_DIR)/.installed  ## Codex and Claude Code against a scripted engine; AGENT_RUNS=20
 	AGENTS_DIR=$(AGENTS_DIR) $(FULL)/bin/python -m pytest -m agents $(ARGS)
+# Other projects' clients, each as it is installed from its package registry, against this server.
+# ANSWERS: of `tests/clients/test_accumulators.py`.
+ANSWERS ?= 500
+CLIENTS_DIR ?= .clients
+SERVERS_AND_SDKS := $(LIGHT)/.installed $(FULL)/.installed $(CLIENTS_DIR)/sdks/.installed
+CLIENTS := $(patsubst %,$(CLIENTS_DIR)/%/.installed,agents frameworks aider node)
+TEST_CLIENTS = CLIENTS_DIR=$(CLIENTS_DIR) ANSWERS=$(ANSWERS) $(LIGHT)/bin/python -m pytest -m clients
+
+test-clients: $(SERVERS_AND_SDKS) $(CLIENTS)  ## clients of other projects, unchanged; installs 2.9 GB into CLIENTS_DIR=.clients
+	$(TEST_CLIENTS) tests/clients $(ARGS)
+
+test-clients-short: ANSWERS = 40
+test-clients-short: $(SERVERS_AND_SDKS) $(CLIENTS_DIR)/node/.installed-short  ## the most used of them, the SDKs; 700 MB, two and a half minutes
+	$(TEST_CLIENTS) tests/clients/test_sdks.py tests/clients/test_accumulators.py $(ARGS)
 
 MINUTES ?= 60
 chaos: $(FULL)/.installed-dev  ## faults of every kind done to servers under load; MINUTES=60
 	$(FULL)/bin/python -m tests.chaos.storm --minutes $(MINUTES)
 
 test-fast: $(FULL)/.installed-dev  ## light and full at once, in the full environment
-	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live and not agents" $(ARGS)
+	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live and not agents and not clients" $(ARGS)
 
 bench: $(FULL)/.installed-dev  ## against sglang.launch_server; ARGS="--model demo --rounds 1"
 	$(FULL)/bin/python -m bench compare $(ARGS)
@@ -117,5 +132,28 @@ $(AGENTS_DIR)/.installed: tests/agents/package.json
 	cd $(AGENTS_DIR) && npm install --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
+# One environment for each set of clients that agree about the packages they need.
+$(CLIENTS_DIR)/%/.installed: tests/clients/requirements-%.txt $(UV)
+	@echo "==> installing the clients of $<"
+	@test -d $(@D) || $(UV) venv -q --python $(PYTHON) $(@D)
+	$(INSTALL) $(@D)/bin/python -r $<
+	@touch $@
+
+# Not `npm ci`: it refuses a lock without opencode's programs for other systems, which npm leaves out
+# where it cannot reach them. A copy of it for processors without AVX2 is installed, too; the one that
+# runs here is linked into opencode-ai.
+$(CLIENTS_DIR)/node/.installed: NPM = npm install --no-audit --no-fund && rm -rf node_modules/opencode-linux-* && touch .installed
+$(CLIENTS_DIR)/node/.installed-short: NPM = npm install --no-audit --no-fund --omit=dev && rm -f .installed
+$(CLIENTS_DIR)/node/.installed $(CLIENTS_DIR)/node/.installed-short: tests/clients/node/package-lock.json
+	@echo "==> installing the clients of $<"
+	@mkdir -p $(@D)
+	@cp tests/clients/node/package.json $< $(@D)
+	@if command -v npm > /dev/null; then cd $(@D) && $(NPM) && touch .installed-short; \
+	else echo "npm is not installed: the tests of clients for Node will be skipped"; fi
+
+lock-clients: $(UV)  ## pin the newest release of every client
+	for each in sdks agents frameworks aider; do $(LOCK_CLIENTS) tests/clients/requirements-$$each.in -o tests/clients/requirements-$$each.txt; done
+	cd tests/clients/node && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
+
 clean:  ## remove the environments and caches
-	rm -rf $(FULL) $(LIGHT) $(TOOLS) .agents .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(FULL) $(LIGHT) $(TOOLS) $(CLIENTS_DIR) $(AGENTS_DIR) .mypy_cache .ruff_cache .pytest_cache

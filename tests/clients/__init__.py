@@ -1,0 +1,1 @@
+"""Client programs, unchanged, against this server: `make test-clients`."""
