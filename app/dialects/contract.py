@@ -33,12 +33,13 @@ class Call(msgspec.Struct, kw_only=True):
     model: ServedModel
     bounds: Bounds
     seal: Seal
-    owner: str
+    owner: str = ""
     """Whose request it is: what is kept for one owner is hidden from the others. \"\": there are no
     keys, and all clients are one."""
-    store: Store | None
-    background: Background
-    take_on: Callable[[int], None]
+    store: Store | None = None
+    background: Background | None = None
+    """None without a store."""
+    take_on: Callable[[int], None] = lambda _: None
     """Count bytes that are fetched for the request beside its body. Raises Overloaded."""
     stats: RequestStats
     log_fields: dict[str, Any]
@@ -195,6 +196,8 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     answer: Callable[[Ask], Awaitable[Reply]]
     body: type[Body] | None = None
+    example: Json | None = None
+    """A valid body."""
     query: Mapping[str, Json] = {}
     """Parameters that it takes: name -> JSON Schema."""
 

@@ -78,7 +78,11 @@ class Interpreter:
         """The text of an answer that would be empty: its blanks, or a call that was not allowed."""
         if self._dropped is not None and not self._has_text:
             name, arguments = self._dropped
-            return orjson.dumps({"name": name, "arguments": arguments}).decode()
+            try:
+                value = orjson.loads(arguments or "{}")
+            except orjson.JSONDecodeError:  # it was cut off
+                value = arguments
+            return orjson.dumps({"name": name, "arguments": value}).decode()
         return "".join(self._blank or ())
 
     def _say(self, text: str) -> list[Event]:

@@ -106,5 +106,6 @@ def _described(resource: Resource) -> Json:
     }
     if resource.body is not None:
         ref = {"$ref": f"#/components/schemas/{resource.body.__name__}"}
-        described["requestBody"] = {"content": {"application/json": {"schema": ref}}}
+        content = {"schema": ref, "example": resource.example}
+        described["requestBody"] = {"content": {"application/json": content}}
     return described

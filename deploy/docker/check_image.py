@@ -18,7 +18,8 @@ from packaging.utils import canonicalize_name
 # As pyproject.toml declares them; tests/deploy/test_requirements.py holds them together.
 NEEDED = (
     "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "prometheus-client",
-    "structlog", "orjson", "msgspec", "psutil", "httpx", "rich", "llguidance",
+    "structlog", "orjson", "msgspec", "psutil", "httpx", "rich", "llguidance", "sqlalchemy",
+    "aiosqlite", "asyncpg",
     "google-cloud-compute",
 )  # fmt: skip
 

@@ -85,7 +85,7 @@ def test_a_call_without_arguments_has_an_empty_object_unless_it_was_cut_off() ->
 def test_a_call_that_is_not_allowed_is_text_if_there_is_nothing_else(name: str) -> None:
     dropped = CallBegun(name), CallArguments("{}")
     assert events(*dropped) == [
-        TextDelta(f'{{"name":"{name}","arguments":"{{}}"}}', 0),
+        TextDelta(f'{{"name":"{name}","arguments":{{}}}}', 0),
         Finished("stop", 0),
     ]
     assert events(Said("a"), *dropped) == [TextDelta("a", 0), Finished("stop", 0)]

@@ -134,8 +134,10 @@ def test_no_generated_request_ends_in_a_5xx_or_harms_the_engine(live: LiveServer
     chance = random.Random(SEED)
     maker = Generator(document, chance)
     cases = []
+    kept = live.http.post("/v1/conversations", json={}).raise_for_status().json()["id"]
     for _ in range(CASES):
         path, content = chance.choice(list(paths.items()))
+        path = path.replace("{conversation_id}", chance.choice([kept, "conv_1", "%00", "é"]))
         cases.append((path, maker.body(content["schema"], content["example"])))
     statuses: Counter[tuple[str, int]] = Counter()
     bad: list[str] = []
@@ -183,5 +185,7 @@ def test_the_description_is_valid_and_its_examples_are_answered(live: LiveServer
         content = item.get("post", {}).get("requestBody", {}).get("content", {})
         if not content or path == "/v1/embeddings":
             continue  # needs an embedding model: test_embeddings.py
+        kept = live.http.post("/v1/conversations", json={}).raise_for_status().json()["id"]
+        path = path.replace("{conversation_id}", kept)
         answer = live.http.post(path, json=content["application/json"]["example"])
         assert answer.status_code == 200, (path, answer.text)

@@ -195,6 +195,7 @@ def _keeper(
 async def _in_background(
     call: Call, id: str, request: GenerationRequest, presenter: ResponsePresenter, *, stream: bool
 ) -> Reply:
+    assert call.background is not None
     call.log_fields["background"] = True
     run = await call.background.start(call, id, request, presenter, stream=stream)
     if not stream:

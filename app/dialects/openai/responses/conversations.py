@@ -165,6 +165,7 @@ RESOURCES = (
         summary="Begin a conversation",
         answer=create,
         body=NewConversation,
+        example={"items": [{"role": "user", "content": "My name is Ada."}]},
     ),
     Resource(method="GET", path=_ONE, summary="A conversation", answer=retrieve),
     Resource(
@@ -173,6 +174,7 @@ RESOURCES = (
         summary="Change a conversation's metadata",
         answer=change,
         body=ChangedConversation,
+        example={"metadata": {"topic": "names"}},
     ),
     Resource(method="DELETE", path=_ONE, summary="Remove a conversation", answer=end),
     Resource(
@@ -188,6 +190,7 @@ RESOURCES = (
         summary="Add items to a conversation",
         answer=add_items,
         body=NewItems,
+        example={"items": [{"role": "user", "content": "What is my name?"}]},
     ),
     Resource(method="GET", path=_ITEM, summary="An item", answer=retrieve_item),
     Resource(method="DELETE", path=_ITEM, summary="Remove an item", answer=remove_item),
