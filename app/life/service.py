@@ -76,11 +76,17 @@ class Service:
         )
         self.store = store_of(settings) if admits and settings.upstream_url is None else None
         """What has been answered; None: nothing is kept."""
+        self.lifecycle.listeners.append(self._open_store)
         self.lag = LoopLag()
         self.gauges = LocalGauges(self.gate, self.lag, self.host.silent_s, metric_files.series_lost)
         """Of this process alone."""
         if peers is not None:
             self.host.shortest_silence_s = lambda: peers.gauges().shortest_silence_s
+
+    def _open_store(self, phase: Phase) -> None:
+        """Once the model is there: before, SQLAlchemy's import would slow the engine's start."""
+        if phase is Phase.READY and self.store is not None:
+            self.store.start()
 
 
 class Work(Protocol):
@@ -115,8 +121,6 @@ async def live(work: Work, service: Service) -> int:
     """Serve until the end; returns the exit code, unless the process has to exit at once."""
     lifecycle, control = service.lifecycle, service.control
     await control.open(lifecycle, service.gate)
-    if service.store is not None:
-        service.store.start()
     running = await work.start()
     await first_of(running, control.requested.wait(), lifecycle.over.wait())
     if not running.done():
