@@ -83,7 +83,7 @@ async def test_with_tool_choice_none_a_call_stays_text() -> None:
 @pytest.mark.full
 async def test_a_call_of_an_unknown_tool_becomes_text() -> None:
     message, finish = await message_of(ScriptedEngine(call_text("third", '{"a": 1}')), tools=TOOLS)
-    assert json.loads(message["content"]) == {"name": "third", "arguments": '{"a": 1}'}
+    assert json.loads(message["content"]) == {"name": "third", "arguments": {"a": 1}}
     assert finish == "stop"
 
 
