@@ -67,7 +67,7 @@ class Run:
         presenter, self._presenter = self._presenter, None
         assert presenter is not None
         self.kept = presenter.kept
-        if not self.kept:  # nobody else has it
+        if not self.kept:  # the store does not have it
             self._final = presenter.now()
             self.size += len(self._final)
         self.ended = True
@@ -152,7 +152,7 @@ class Backgrounds:
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        # If its client leaves now, it goes on: nobody knows its id, and it is kept all the same.
+        # If its client disconnects now, the response is generated and kept all the same.
         await asyncio.shield(begun)
         return run
 
@@ -179,7 +179,7 @@ class Backgrounds:
                     await _generate(run, events, presenter)
             except ServeError as raised:
                 error = raised
-            except Exception:  # nobody awaits this task
+            except Exception:  # no task awaits this one: clients must see that it failed
                 log.exception("a response in the background failed")
                 error = InternalError("The server failed on this request.")
             await events.aclose()

@@ -658,8 +658,8 @@ class Settings(BaseModel):
         100_000,
         "STORE_MAX_RESPONSES",
         ge=1,
-        help="Responses and conversations that are kept. Past it the oldest go, of whoever has "
-        "most.",
+        help="Responses and conversations that are kept. Past it the oldest of "
+        "the API key with the most are removed.",
     )
     store_max_bytes: int = STORE.setting(
         2**30, "STORE_MAX_BYTES", ge=2**20, help="Bytes of all of them; past it likewise."

@@ -370,7 +370,7 @@ class Store:
             conversations, self._conversations_used = self._conversations_used, set()
             try:
                 await rows.upkeep.note_use(list(responses), list(conversations))
-            except BaseException:
+            except BaseException:  # the end of the server included: uses are not lost
                 self._used |= responses
                 self._conversations_used |= conversations
                 raise

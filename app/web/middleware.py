@@ -148,7 +148,7 @@ class Keys:
         self._digests = [_digest(key.get_secret_value().encode()) for key in keys]
 
     def accept(self, scope: Scope) -> str | None:
-        """Who has the key, as text that does not tell it; None: nobody."""
+        """An owner's name made of the key, which it does not reveal; None: the key is wrong."""
         keys = []
         for name, value in scope["headers"]:
             if name == b"authorization" and value[:7].lower() == b"bearer ":

@@ -38,7 +38,7 @@ class Model(ScriptedEngine):
         )
 
     def _ids(self, chat: ChatPrompt) -> list[int]:
-        self.chats.clear()  # nobody reads them here
+        self.chats.clear()  # no test reads them
         return self.encode("".join(part.text for part in chat.messages[-1].parts) or " ")
 
     def steps(self, question: Question, choice: int) -> Iterable[Step]:

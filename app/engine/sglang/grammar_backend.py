@@ -111,7 +111,22 @@ def _look_at_drafts_gently() -> None:
     module.traverse_tree = gently  # type: ignore[attr-defined]
 
 
-class Anything(BaseGrammarObject):  # type: ignore[misc]
+class _Masks:
+    """Which tokens are allowed, a row of bits for each sequence of a batch."""
+
+    def allocate_vocab_mask(self, vocab_size: int, batch_size: int, device: Any) -> torch.Tensor:
+        return allocate_token_bitmask(batch_size, vocab_size)
+
+    @staticmethod
+    def move_vocab_mask(vocab_mask: torch.Tensor, device: Any) -> torch.Tensor:
+        return vocab_mask.to(device, non_blocking=True)
+
+    @staticmethod
+    def apply_vocab_mask(logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
+        _apply(logits, vocab_mask)
+
+
+class Anything(_Masks, BaseGrammarObject):  # type: ignore[misc]
     """The grammar of every text. What bounds the thinking before an answer is wrapped around it."""
 
     def accept_token(self, token: int) -> None:
@@ -126,22 +141,11 @@ class Anything(BaseGrammarObject):  # type: ignore[misc]
     def fill_vocab_mask(self, vocab_mask: torch.Tensor, idx: int) -> None:
         pass  # whose rows allow everything at first
 
-    def allocate_vocab_mask(self, vocab_size: int, batch_size: int, device: Any) -> torch.Tensor:
-        return allocate_token_bitmask(batch_size, vocab_size)
-
-    @staticmethod
-    def move_vocab_mask(vocab_mask: torch.Tensor, device: Any) -> torch.Tensor:
-        return vocab_mask.to(device, non_blocking=True)
-
-    @staticmethod
-    def apply_vocab_mask(logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
-        _apply(logits, vocab_mask)
-
     def copy(self) -> Anything:
         return Anything()
 
 
-class LimitedBackend(BaseGrammarBackend):  # type: ignore[misc]
+class LimitedBackend(_Masks, BaseGrammarBackend):  # type: ignore[misc]
     """Takes the arguments with which SGLang makes its own."""
 
     def __init__(
@@ -189,17 +193,6 @@ class LimitedBackend(BaseGrammarBackend):  # type: ignore[misc]
             vocab_mask, token_ids, batch_idx, is_allowed=is_allowed,
             reset_vocab_mask=reset_vocab_mask,
         )  # fmt: skip
-
-    def allocate_vocab_mask(self, vocab_size: int, batch_size: int, device: Any) -> torch.Tensor:
-        return allocate_token_bitmask(batch_size, vocab_size)
-
-    @staticmethod
-    def move_vocab_mask(vocab_mask: torch.Tensor, device: Any) -> torch.Tensor:
-        return vocab_mask.to(device, non_blocking=True)
-
-    @staticmethod
-    def apply_vocab_mask(logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:
-        _apply(logits, vocab_mask)
 
 
 def _apply(logits: torch.Tensor, vocab_mask: torch.Tensor) -> None:

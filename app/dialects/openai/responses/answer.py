@@ -98,7 +98,7 @@ async def _answer_in(
         answering = _answer_with_history(body, call, store, model)
         del body
         reply = await answering
-    except BaseException:
+    except BaseException:  # a disconnect included: the conversation must not stay locked
         await store.release(*held)
         raise
     if in_background:

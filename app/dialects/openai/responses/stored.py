@@ -22,6 +22,7 @@ from app.types import Json
 
 RUNNING = ("queued", "in_progress")
 _POLL_S = 0.5
+"""Another server generates the response: only the database tells when it has ended."""
 _CANCELLED_WITHIN_S = 20.0
 _DIED = "The server that generated this response has ended."
 
