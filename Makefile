@@ -106,7 +106,7 @@ $(UV):
 $(LIGHT)/.installed: requirements/light.txt $(UV)
 	@echo "==> installing requirements/light.txt (340 MB; seconds with a warm cache)"
 	@test -d $(LIGHT) || $(UV) venv -q --python $(PYTHON) $(LIGHT)
-	$(INSTALL) $(LIGHT)/bin/python -r requirements/light.txt
+	$(INSTALL) $(LIGHT)/bin/python --compile-bytecode -r requirements/light.txt
 	@touch $@
 
 $(FULL)/.installed: requirements.txt $(UV)

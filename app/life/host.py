@@ -49,14 +49,17 @@ class ModelHost:
         launch: Launch,
         all_warm: AllWarm | None = None,
         *,
+        beside_warmup: Callable[[], Coroutine[Any, Any, None]] | None = None,
         quiet: bool = False,
     ) -> None:
-        """`quiet`: do not log the progress of the start; another process does."""
+        """`beside_warmup`: what else has to end before this process serves; never raises.
+        `quiet`: do not log the progress of the start; another process does."""
         self._settings = settings
         self._lifecycle = lifecycle
         self._gate = gate
         self._launch = launch
         self._all_warm = all_warm
+        self._beside_warmup = beside_warmup
         self._quiet = quiet
         self._task: asyncio.Task[None] | None = None
         self.shortest_silence_s: Callable[[], float] = lambda: math.inf
@@ -122,8 +125,15 @@ class ModelHost:
             progress.cancel()
 
     async def _make_ready(self, launched: Launched) -> None:
-        if launched.serves is not None:
-            await self._warm(launched.serves)
+        beside = asyncio.create_task(self._beside_warmup()) if self._beside_warmup else None
+        try:
+            if launched.serves is not None:
+                await self._warm(launched.serves)
+            if beside is not None:
+                await beside
+        finally:
+            if beside is not None:
+                beside.cancel()
         if self._all_warm is not None:
             await self._all_warm()
         launched.all_warm()

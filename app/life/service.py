@@ -71,22 +71,23 @@ class Service:
         )
         if peers is not None:
             all_warm = peers.all_warm
-        self.host = ModelHost(
-            settings, self.lifecycle, self.gate, launch, all_warm, quiet=peers is not None
-        )
         self.store = store_of(settings) if admits and settings.upstream_url is None else None
         """What has been answered; None: nothing is kept."""
-        self.lifecycle.listeners.append(self._open_store)
+        self.host = ModelHost(
+            settings,
+            self.lifecycle,
+            self.gate,
+            launch,
+            all_warm,
+            # Not earlier: SQLAlchemy's import would slow the engine's start.
+            beside_warmup=self.store.tried if self.store is not None else None,
+            quiet=peers is not None,
+        )
         self.lag = LoopLag()
         self.gauges = LocalGauges(self.gate, self.lag, self.host.silent_s, metric_files.series_lost)
         """Of this process alone."""
         if peers is not None:
             self.host.shortest_silence_s = lambda: peers.gauges().shortest_silence_s
-
-    def _open_store(self, phase: Phase) -> None:
-        """Once the model is there: before, SQLAlchemy's import would slow the engine's start."""
-        if phase is Phase.READY and self.store is not None:
-            self.store.start()
 
 
 class Work(Protocol):

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from app.store.rows import Rows
 
 T = TypeVar("T")
-_OPEN_S = 2.0
-"""That a call waits for the database to be opened."""
 _CALL_S = 8.0
 """That a call may take: longer than SQLite waits for another process's write."""
+_SETTLE_S = 2.0
+"""At the end of the server, for calls whose callers have left."""
 _REST_S = 5.0
 """After a call that took too long, others are not tried: an answer would wait for each."""
 _RETRY_S = (1.0, 30.0)
@@ -39,7 +39,7 @@ class Access:
     def __init__(self, url: str) -> None:
         self._url = url
         self._rows: Rows | None = None
-        self._opened = asyncio.Event()
+        self._tried, self._opened = asyncio.Event(), asyncio.Event()
         self._calls: set[asyncio.Future[Any]] = set()
         self._complained_at = -_COMPLAIN_S
         self._resting_until = 0.0
@@ -60,13 +60,19 @@ class Access:
                     with suppress(Exception):
                         await rows.close()
                 self.failed("open", in_short(error))
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, longest_s)
             else:
                 self._rows = rows
                 self._opened.set()
                 log.info("the store of responses is open")
                 return rows
+            finally:
+                self._tried.set()
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, longest_s)
+
+    async def tried(self) -> None:
+        """Returns once the first attempt to open it has ended, well or not."""
+        await self._tried.wait()
 
     async def opened(self) -> Rows:
         await self._opened.wait()
@@ -80,21 +86,20 @@ class Access:
     async def settled(self) -> None:
         """Wait a moment for calls whose callers have left."""
         if self._calls:
-            await asyncio.wait(self._calls, timeout=_OPEN_S)
+            await asyncio.wait(self._calls, timeout=_SETTLE_S)
 
     async def call(self, what: str, use: Callable[[Rows], Awaitable[T]]) -> T:
         """Use the database. What fails in it becomes StoreUnavailable.
 
         In a task of its own: a client that leaves cancels the wait and not the transaction.
         """
-        try:
-            async with asyncio.timeout(_OPEN_S):
-                await self._opened.wait()
-        except TimeoutError:
-            raise self.failed(what, "it is not open") from None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CALL_S):
+                await self._tried.wait()
+        if self._rows is None:
+            raise self.failed(what, "it is not open")
         if time.monotonic() < self._resting_until:
             raise self.failed(what, "it was too slow a moment ago")
-        assert self._rows is not None
         task = asyncio.ensure_future(use(self._rows))
         self._calls.add(task)
         task.add_done_callback(self._end)

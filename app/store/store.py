@@ -74,6 +74,11 @@ class Store:
         if self._task is None:
             self._task = asyncio.create_task(self._live(), name="store")
 
+    async def tried(self) -> None:
+        """Returns once the first attempt to open the database has ended, well or not."""
+        self.start()
+        await self._access.tried()
+
     async def close(self) -> None:
         await self._access.settled()
         if self._task is not None:

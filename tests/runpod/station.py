@@ -21,6 +21,7 @@ from app.runpod.backend import Backend
 from app.runpod.local import LocalBackend
 from app.settings.catalogue import Settings
 from app.store.opening import store_of
+from app.store.store import Store
 from tests.support.runpod_platform import Job, Platform
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import settings
@@ -80,8 +81,8 @@ async def working(
     configured = settings(**variables)
     lifecycle = Lifecycle()
     gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue)
-    host = _host(configured, lifecycle, gate, engine)
     store = store_of(configured)
+    host = _host(configured, lifecycle, gate, engine, store)
     if backend is None:
         await _start(host, lifecycle)
         backend = LocalBackend(configured, lifecycle, gate, host, store)
@@ -118,10 +119,15 @@ async def _start(host: ModelHost, lifecycle: Lifecycle) -> None:
 
 
 def _host(
-    configured: Settings, lifecycle: Lifecycle, gate: Gate, engine: ScriptedEngine | None
+    configured: Settings,
+    lifecycle: Lifecycle,
+    gate: Gate,
+    engine: ScriptedEngine | None,
+    store: Store | None,
 ) -> ModelHost:
     async def launch(loading: Any) -> Any:
         loading()
         return engine
 
-    return ModelHost(configured, lifecycle, gate, launch)
+    tried = store.tried if store is not None else None
+    return ModelHost(configured, lifecycle, gate, launch, beside_warmup=tried)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import tempfile
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from app.errors import ConfigError, StoreUnavailable
+from app.lifecycle import Phase
 from app.store.opening import store_of
 from app.store.records import (
     Added,
@@ -25,7 +28,9 @@ from app.store.records import (
 )
 from app.store.store import Store
 from tests.store.conftest import Opening
-from tests.support.serving import eventually, settings
+from tests.support.machine import allowed
+from tests.support.scripted import ScriptedEngine
+from tests.support.serving import eventually, serve, settings
 
 MOST: dict[str, int] = {"most_bytes": 10**7, "most_items": 10**6}
 BYTES = 10**7
@@ -365,7 +370,6 @@ async def test_pages_are_bounded_in_bytes(
 async def test_a_database_that_is_not_there_is_told_and_comes_back(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, owner: str
 ) -> None:
-    monkeypatch.setattr("app.store.access._OPEN_S", 0.2)
     folder = tmp_path / "gone"
     folder.write_text("a file where the folder should be")
     store = Store(
@@ -490,3 +494,41 @@ async def test_a_folder_that_cannot_be_written_gives_way_to_a_temporary_one(
     store = store_of(settings(STORE_URL="", STATE_DIR=str(tmp_path / "file" / "x")))
     assert store is not None
     assert tempfile.gettempdir() in store._access._url
+
+
+async def test_the_server_is_ready_once_its_database_was_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    imports, goes_on = importlib.import_module, threading.Event()
+
+    def slowly(name: str) -> Any:
+        if name == "app.store.rows":
+            assert goes_on.wait(60)
+        return imports(name)
+
+    monkeypatch.setattr("app.store.access.importlib.import_module", slowly)
+    async with serve(ScriptedEngine("x"), ready=False) as running:
+        try:
+            await eventually(lambda: running.serving.host.model is not None)
+            await asyncio.sleep(0)
+            assert running.lifecycle.phase is Phase.WARMING
+            assert (await running.client.get("/health")).status_code == 503
+        finally:
+            goes_on.set()
+        await eventually(lambda: running.lifecycle.phase is Phase.READY)
+        answer = await running.client.post(
+            "/v1/responses", json={"model": "default", "input": "hi"}
+        )
+        assert answer.json()["store"] is True
+
+
+async def test_a_server_whose_database_is_away_is_ready_and_says_so_at_once(tmp_path: Any) -> None:
+    (tmp_path / "file").write_text("where the folder should be")
+    async with serve(ScriptedEngine("x"), STORE_URL=f"sqlite:///{tmp_path}/file/x.db") as running:
+        began = time.monotonic()
+        answer = await running.client.post(
+            "/v1/responses", json={"model": "default", "input": "hi"}
+        )
+        assert answer.status_code == 200
+        assert answer.json()["store"] is False
+        assert time.monotonic() - began < allowed(1.5)
