@@ -501,7 +501,7 @@ class Settings(BaseModel):
         60.0,
         "WRITE_TIMEOUT",
         gt=0,
-        help="Seconds that a client may leave its stream unread before it is cut off.",
+        help="Seconds that a client may leave an answer unread before it is cut off.",
     )
     max_choices: int = BOUNDS.setting(
         8, "MAX_CHOICES", ge=1, le=128, bounds=("n", "best_of"), help="Largest `n` of a request."

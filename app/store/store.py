@@ -69,14 +69,14 @@ class Store:
         """Responses of this process that hold a conversation."""
         self._renewed_at = 0.0
 
-    def start(self) -> None:
+    def _start(self) -> None:
         """Begin to open the database. Idempotent."""
         if self._task is None:
             self._task = asyncio.create_task(self._live(), name="store")
 
     async def tried(self) -> None:
         """Returns once the first attempt to open the database has ended, well or not."""
-        self.start()
+        self._start()
         await self._access.tried()
 
     async def close(self) -> None:
@@ -152,8 +152,7 @@ class Store:
 
         Raises StoreUnavailable, TooLong.
         """
-        ids = [id for id in ids if is_id(id)]
-        if not ids:
+        if not (ids := [id for id in ids if is_id(id)]):
             return {}
         found = await self._call(
             "get",
@@ -235,12 +234,12 @@ class Store:
         """`holder`: the response that must hold it."""
         if not is_id(id):
             return False
-        done = await self._call(
+        added = await self._call(
             "put", lambda rows: rows.conversations.append(owner, id, items, holder=holder)
         )
-        if done:
+        if added:
             self._grow(sum(len(item.body) for item in items), count=0)
-        return done
+        return added
 
     async def history(
         self, owner: str, id: str, *, most_bytes: int, most_items: int
@@ -292,9 +291,9 @@ class Store:
 
     async def items(self, owner: str, ids: Sequence[str], *, most_bytes: int) -> dict[str, bytes]:
         """Of any conversation of the owner's. Raises TooLong, StoreUnavailable."""
-        ids = [id for id in ids if is_id(id)]
+        known = [id for id in ids if is_id(id)]
         return await self._call(
-            "get", lambda rows: rows.conversations.items(owner, ids, most_bytes=most_bytes)
+            "get", lambda rows: rows.conversations.items(owner, known, most_bytes=most_bytes)
         )
 
     async def hold(self, owner: str, id: str, response: str) -> bool | None:
@@ -325,7 +324,7 @@ class Store:
     # -- use -------------------------------------------------------------------------------------
 
     async def _call(self, what: str, use: Callable[[Rows], Awaitable[T]]) -> T:
-        self.start()
+        self._start()
         return await self._access.call(what, use)
 
     def _grow(self, size: int, *, count: int = 1) -> None:
@@ -382,7 +381,7 @@ class Store:
 
     async def tidy(self) -> None:
         """Remove what is too old or over a bound. Raises what the database raises."""
-        self.start()
+        self._start()
         await self._tidy(await self._access.opened())
 
     async def _tidy(self, rows: Rows) -> None:

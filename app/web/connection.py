@@ -3,6 +3,7 @@
     head       bytes and fields (web/head_budget.py), and the time it may take    431, 408
     body       the pieces (chunks, reads) it may come in                          413
     pipeline   requests sent before earlier ones are answered                     no more are read
+    unread     the time that the client leaves answers unread                     cut off
 
 An error that HTTP itself causes (400, 408, 413, 431) is answered in the API's form. Beyond that:
 
@@ -40,6 +41,9 @@ from app.web.responses import rendered
 
 _MAX_PIECES = 65_536
 _MAX_PIPELINED = 64
+_READ_BYTES = 32_768
+"""That a client has to read within WRITE_TIMEOUT while answers wait for it. An answer may be one
+write of megabytes; a client that reads a byte now and then would hold its place for ever."""
 _LINGER_S = 2.0
 """How long the client may take to read the last answer, once it has left our buffer. Closing a
 socket that holds unread data resets the connection, and the client loses the answer."""
@@ -66,6 +70,8 @@ class BoundedHttp(HttpToolsProtocol):
     on_lost: Callable[[], None] | None = None
     """Called once if the client disconnects, or is refused, before its answer is complete. The
     application sets it, on the connection that it finds as `scope["state"]["connection"]`."""
+    unread = False
+    """It was cut off because the client did not read."""
     _reading: Literal["nothing", "head", "body"] = "nothing"
     _refused = False
     """Whatever else comes from the client is thrown away."""
@@ -85,7 +91,7 @@ class BoundedHttp(HttpToolsProtocol):
             max_pieces=_MAX_PIECES,
         )
         self._answer_transport = _AnswerTransport(transport, self._close_after_answer)
-        self._deadline = Deadline(self.loop)
+        self._deadline, self._unread = Deadline(self.loop), Deadline(self.loop)
         self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
@@ -120,8 +126,30 @@ class BoundedHttp(HttpToolsProtocol):
             raised = error.__context__  # by a callback
             self._refuse(raised if isinstance(raised, ServeError) else _not_http())
 
+    def pause_writing(self) -> None:
+        """The client has left so much unread that its answers wait."""
+        super().pause_writing()
+        self._watch_unread()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread.stop()
+
+    def _watch_unread(self) -> None:
+        before = self.transport.get_write_buffer_size()
+
+        def expired() -> None:
+            if before - self.transport.get_write_buffer_size() >= _READ_BYTES:
+                self._watch_unread()
+            else:
+                self.unread = True
+                self.cut_off()
+
+        self._unread.start(self.settings.write_timeout_s, expired)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.stop()
+        self._unread.stop()
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()

@@ -39,6 +39,7 @@ class Connection(Protocol):
     """A request's `scope["state"]["connection"]`, as far as it is used here (web/connection.py)."""
 
     on_lost: Callable[[], None] | None
+    unread: bool
 
     def cut_off(self) -> None: ...
 
@@ -122,8 +123,8 @@ class _Writer:
         self._beating: asyncio.Task[Any] | None = None
         """Sends a heartbeat: it goes out before what comes after it."""
         self.last_write = time.monotonic()
-        self.sending_since: float | None = None
-        """When the write began that waits for the client to read; None if no write waits."""
+        self._sending = False
+        """A write may be waiting for the client to read."""
 
     @property
     def streaming(self) -> bool:
@@ -138,17 +139,16 @@ class _Writer:
         """`beats`: it is a heartbeat."""
         if self._beating is not None and not beats:
             await asyncio.wait({self._beating})
-        if self.sending_since is None:
-            self.sending_since = time.monotonic()
+        self._sending = True
         if not self._started:
             assert self._stream is not None
             await self._head(200, list(self._stream.headers))
         await self._send_body({"type": "http.response.body", "body": data, "more_body": True})
         self.last_write = time.monotonic()
-        self.sending_since = None
+        self._sending = False
 
     async def heartbeat(self) -> None:
-        if self._stream is None or self.ended or self.sending_since is not None:
+        if self._stream is None or self.ended or self._sending:
             return
         self._beating = asyncio.current_task()
         try:
@@ -160,7 +160,6 @@ class _Writer:
         self.ended = True
         if self._beating is not None:
             await asyncio.wait({self._beating})
-        self.sending_since = time.monotonic()
         await self._send_body({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def whole(
@@ -168,14 +167,12 @@ class _Writer:
     ) -> None:
         size = len(content) + sum(map(len, more))
         base = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-        self.sending_since = time.monotonic()
         await self._head(status, [*base, *headers])
         if more:
             for part in _slices(content, *more):
                 await self._send_body(
                     {"type": "http.response.body", "body": part, "more_body": True}
                 )
-                self.sending_since = time.monotonic()  # the client reads
             content = b""
         self.ended = True
         await self._send_body({"type": "http.response.body", "body": content})
@@ -207,15 +204,14 @@ class _Writer:
 
 
 class _Watch:
-    """Watches the client while its request is answered: a disconnect ends the request, a client
-    that does not read is cut off, and a silent stream gets heartbeats."""
+    """Watches the client while its request is answered: a disconnect ends the request, and a
+    silent stream gets heartbeats."""
 
     def __init__(
         self, connection: Connection, ticket: Ticket, writer: _Writer, serving: Serving
     ) -> None:
         self._connection, self._ticket, self._writer = connection, ticket, writer
         self._heartbeat_s = serving.settings.heartbeat_s
-        self._write_timeout_s = serving.settings.write_timeout_s
         self._loop = asyncio.get_running_loop()
         self._heartbeat: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -231,19 +227,15 @@ class _Watch:
 
     def _lost(self) -> None:
         if not self._writer.ended:
-            self._ticket.end(ClientGone("The client has left."))
+            unread = self._connection.unread
+            why = "The client does not read its answer." if unread else "The client has left."
+            self._ticket.end(ClientGone(why))
 
     def _check_in(self, wait_s: float) -> None:
-        self._timer = self._loop.call_later(min(wait_s, self._write_timeout_s), self._check)
+        self._timer = self._loop.call_later(wait_s, self._check)
 
     def _check(self) -> None:
-        now = time.monotonic()
-        since = self._writer.sending_since
-        if since is not None and now - since > self._write_timeout_s:
-            self._ticket.end(ClientGone("The client does not read its answer."))
-            self._connection.cut_off()
-            return
-        silent_s = now - self._writer.last_write
+        silent_s = time.monotonic() - self._writer.last_write
         if silent_s >= self._heartbeat_s:
             if self._heartbeat is None or self._heartbeat.done():
                 self._heartbeat = self._loop.create_task(self._writer.heartbeat())

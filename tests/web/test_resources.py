@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import socket
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 import pytest
 
 from app.dialects.routes import RESOURCES
 from tests.support.scripted import ScriptedEngine
-from tests.support.serving import serve
+from tests.support.serving import eventually, serve
 
 STRANGE = [
     "", "0", "-1", "1", "99", "100", "101", "0001" + "9" * 40, "1e9", "true", "TRUE", "desc", "asc",
@@ -56,3 +59,46 @@ async def test_strange_requests_are_answered_and_harm_nothing(seed: int) -> None
                 assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
                 assert len(answer.content) < 4096
         assert (await client.post("/v1/responses", json=body)).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["", "?stream=true"])
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_client_that_does_not_read_what_is_kept_is_cut_off(
+    query: str, background: bool
+) -> None:
+    engine = ScriptedEngine(*["x" * 10_000] * 500)
+    bounds = {"STORE_MAX_RESPONSE_BYTES": "99000000", "MAX_BODY_BYTES": "99000000"}
+    async with serve(engine, WRITE_TIMEOUT="1", **bounds) as running:
+        body = {"model": "default", "input": "hi", "background": background, "stream": background}
+        made = await running.client.post("/v1/responses", json=body)
+        response = made.json() if not background else _first(made.text)
+        path = f"/v1/responses/{response['id']}"
+        assert len((await running.client.get(path)).content) > 5_000_000
+        await running.client.aclose()
+        await eventually(lambda: not running.connections)
+        with socket.socket() as client:  # which never reads
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", running.port))
+            client.sendall(f"GET {path}{query} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            await eventually(lambda: bool(running.connections))
+            await eventually(lambda: not running.connections)
+
+
+async def test_a_slow_client_gets_all_of_a_long_response() -> None:
+    """What it reads renews its time."""
+    engine = ScriptedEngine(*["x" * 100_000] * 100)
+    async with serve(engine, WRITE_TIMEOUT="0.5", STORE_MAX_RESPONSE_BYTES="99000000") as running:
+        made = await running.client.post("/v1/responses", json={"model": "default", "input": "hi"})
+        path = f"/v1/responses/{made.json()['id']}"
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=65_536)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        read = 0
+        while some := await reader.read(200_000):
+            read += len(some)
+            await asyncio.sleep(0.02)
+        assert read > 10_000_000
+        writer.close()
+
+
+def _first(stream: str) -> Any:
+    return orjson.loads(stream.partition("data: ")[2].partition("\n")[0])["response"]
