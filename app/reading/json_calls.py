@@ -64,12 +64,9 @@ class MarkedCalls:
 
     def finish(self) -> list[Piece]:
         held, self._held = self._held, ""
-        match self._state:
-            case "begun":
-                return [Said(self._begin + held)]
-            case "text" if held.strip() or not self._called:
-                return joined([Said(held)])
-        return []
+        if self._state == "text" and (held.strip() or not self._called):
+            return joined([Said(held)])
+        return []  # "begun": the answer was cut off before the call's name
 
     def _step(self, character: str) -> list[Piece]:
         match self._state:

@@ -42,6 +42,13 @@ def test_a_marker_that_no_call_follows_is_text() -> None:
         assert text_in(read(MarkedCalls("<tool_call>", "</tool_call>"), parts)) == text
 
 
+@pytest.mark.parametrize("after", ["", "\n", "\n["])
+def test_a_marker_at_which_the_answer_is_cut_off_is_no_text(after: str) -> None:
+    text = "I look.<tool_call>" + after
+    for parts in cuttings(text):
+        assert text_in(read(MarkedCalls("<tool_call>", "</tool_call>"), parts)) == "I look."
+
+
 CALLS = (
     '[{"name": "search", "parameters": {"query": "a]}\\"{", "limit": 3}}, '
     '{"parameters": {}, "name": "ping"}]'
