@@ -107,8 +107,9 @@ def _check_sizes(node: Json, place: str) -> None:
             raise Refused(f"has in '{keyword}' at {place} {what}")
 
 
-_UNWRITTEN = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
-"""Control characters without an escape of two characters: grammars have no other escapes."""
+_UNWRITTEN = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+"""Control characters without an escape of two characters: grammars have no other escapes, and leave
+these out, DEL included."""
 
 
 def _unwritable(value: Any) -> str | None:

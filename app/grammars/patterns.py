@@ -16,14 +16,14 @@ _PART = re.compile(
     | (?P<set>\[\^?\]?(?:\\.|[^\]\\])*\])
     | (?P<count>\{\d+(?:,\d*)?\})
     | (?P<brace>[{}])
-    | (?P<control>[\x00-\x07\x0b\x0e-\x1f])
+    | (?P<control>[\x00-\x07\x0b\x0e-\x1f\x7f])
     """,
     re.VERBOSE | re.DOTALL,
 )
 _SYNTAX = re.compile(r"\\.|[\[&~]", re.DOTALL)
 
 
-_CONTROL = re.compile(r"\\(?:x|u00|x\{0*)(?:0[0-7bBeEfF]|1[0-9a-fA-F]|[0-7bBeEfF]\})")
+_CONTROL = re.compile(r"\\(?:x|u00|[xu]\{0*)(?:0[0-7bBeEfF]|1[0-9a-fA-F]|7[fF]|[0-7bBeEfF]\})")
 
 
 def plain_pattern(pattern: str) -> str:

@@ -17,12 +17,13 @@ MOST_LINKS = 1000
 RUNNING = ("queued", "in_progress")
 CONTINUED = ("completed", "incomplete")
 
+# Each link by its key alone: PostgreSQL without statistics would rather search all of the owner's.
 _CHAIN = """
 WITH RECURSIVE chain(id, parent, depth) AS (
     SELECT id, parent, 0 FROM {r} WHERE id = :id AND owner = :owner
     UNION ALL
     SELECT r.id, r.parent, chain.depth + 1 FROM chain JOIN {r} r ON r.id = chain.parent
-    WHERE r.owner = :owner AND chain.depth < :links
+    WHERE r.owner || '' = :owner AND chain.depth < :links
 ), total AS (
     SELECT sum(r.context_size) <= :bytes AND sum(r.context_items) <= :items AS fits
     FROM chain JOIN {r} r ON r.id = chain.id

@@ -68,7 +68,6 @@ async def test_a_chain_is_found_in_milliseconds_among_many_responses(
         f"\n{MANY} responses: {MANY / written_s:.0f} written a second; a chain of {LINKS} in "
         f"{among_ms:.1f} ms, {alone_ms:.1f} in an empty store; {grown / 2**20:.0f} MB grown"
     )
-    # Guards against a search of the whole table, which takes a hundred. PostgreSQL takes 6 to 9 ms
-    # until it has analysed the table, 2 ms after that; not understood yet.
+    # Guards against a search of the whole table, which takes a hundred.
     assert among_ms < 2 * alone_ms + allowed(10)
     assert grown < 100 * 2**20

@@ -336,9 +336,10 @@ async def test_the_lock_of_a_server_that_died_ends_and_it_adds_nothing_more(
     one, other, made = open_store(), open_store(), conversation()
     await one.start_conversation(owner, made, ())
     kept = response(conversation=made.id)
-    with monkeypatch.context() as patch:
-        patch.setattr("app.store.store._CLAIM_S", -1.0)
-        assert await one.hold(owner, made.id, kept.id)
+    monkeypatch.setattr("app.store.store._CLAIM_S", -1.0)  # of `one`'s task, too
+    assert await one.hold(owner, made.id, kept.id)
+    monkeypatch.setattr(one, "_holders", set())  # its server is dead: it renews no more
+    monkeypatch.setattr("app.store.store._CLAIM_S", 90.0)
     assert await other.hold(owner, made.id, "resp_2")
     await one.put(owner, kept, Added(made.id, items("a")))
     assert await one.history(owner, made.id, **MOST) == []
