@@ -24,14 +24,14 @@ from app.logs import setup as logs
 
 
 class Prefix(msgspec.Struct, frozen=True):
-    """What a prompt has in common with the most similar one before it."""
+    """What a prompt has in common with one before that begins alike."""
 
     tokens: int
     """Of the common beginning."""
     earlier: int
     """Tokens of that earlier prompt. As many as `tokens`: this one goes on from it."""
     differs_in: str | None = None
-    """Where the first difference lies, such as `messages[3]`; None: there is none."""
+    """Where the first difference lies, such as `message 4 of 9 (tool)`; None: there is none."""
 
 
 class RequestStats:

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.settings.bounds import Bounds
 
 _MAX_WORD = 64
+
+
+class Reasoning(Protocol):
+    """OpenRouter's object, in the dialects that take it."""
+
+    @property
+    def effort(self) -> str | None: ...
+
+    @property
+    def max_tokens(self) -> int | None: ...
+
+    @property
+    def enabled(self) -> bool | None: ...
+
+
+def thinking_switch(reasoning: Reasoning | None, enable_thinking: bool | None) -> bool | None:
+    """Whether the model shall think, if the request says so. A budget says so, too."""
+    if reasoning is not None and reasoning.enabled is not None:
+        return reasoning.enabled
+    budget = reasoning is not None and reasoning.effort != "none" and reasoning.max_tokens
+    return True if budget and enable_thinking is None else enable_thinking
 
 
 def template_kwargs(

@@ -44,6 +44,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     the model has no format of its own. Shown to clients, used by nothing else."""
     reasoning_parser: str | None = None
     """The same for the format in which the model thinks; None: it does not think."""
+    bounds_thinking: bool = True
+    """A budget of thinking can be kept: the format ends thinking with a marker of its own."""
+    caches_prefixes: bool = True
+    """What prompts begin with is read only once."""
     fills_middle: bool = False
     """It was trained to fill a gap in a text."""
     embedding_size: int | None = None

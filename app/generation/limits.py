@@ -39,6 +39,17 @@ def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
         )
 
 
+def check_budget(budget: int | None, info: EngineInfo, *, param: str) -> None:
+    """Bound the thinking only where the engine can."""
+    if budget is not None and not info.bounds_thinking:
+        raise InvalidRequest(
+            f"{param} cannot be kept in this model's format of thinking ({info.reasoning_parser}). "
+            "Please leave it out, or use reasoning_effort.",
+            param=param,
+            code="unsupported_parameter",
+        )
+
+
 def check_ids(ids: Sequence[int], info: EngineInfo, *, param: str) -> None:
     """Every token id must be a row of the embedding."""
     if ids and not (min(ids) >= 0 and max(ids) < info.vocab_size):

@@ -20,11 +20,11 @@ from app.generation import limits
 from app.generation.answer import Answer
 from app.generation.merge import merge, parts
 from app.generation.pieces import Pieces
-from app.generation.prefixes import LEAST_TOKENS, Prefixes
+from app.generation.prefixes import TAIL_TOKENS, Prefixes
 from app.generation.prompt import Job, Preparer
 from app.grammars.check import GrammarCheck
 from app.sequences import Share
-from app.stats import RequestStats
+from app.stats import Prefix, RequestStats
 from app.types import ChatPrompt, GenerationRequest, Prompt, Scoring, TextPrompt
 
 GENERIC_NAMES = ("sglang", "default")
@@ -58,7 +58,7 @@ class ServedModel:
             engine, max_chars=max_prompt_chars or min(self.limit * 8, 2_000_000)
         )
         self._pieces = Pieces()
-        self._prefixes = Prefixes(engine.decode)
+        self._prefixes = Prefixes() if self.info.caches_prefixes else None
         self.grammars = GrammarCheck(engine.grammar_vocabulary(), timeout_s=grammar_timeout_s)
 
     def check_name(self, name: str) -> None:
@@ -79,19 +79,19 @@ class ServedModel:
         """
         limits.check_sampling(request.sampling, self.info)
         prompts = await self._preparer.prepare(request)
-        if stats is not None and len(prompts) == 1 and len(prompts[0].ids) >= LEAST_TOKENS:
-            stats.prefix = self._prefixes.compare(request, prompts[0].ids, stats.owner)
         if request.scoring is not None:
             lengths = [len(prompt.ids) for prompt in prompts]
             limits.check_scores(request.scoring, lengths, request.n, self._max_prompt_scores)
         jobs = [self._job(request, no, rendered) for no, rendered in enumerate(prompts)]
         if request.scoring is not None:
             jobs = self._bounded(jobs, request, request.scoring)
-        # Megabytes of text that is not needed while the engine answers.
-        request = msgspec.structs.replace(request, prompts=())
         for no, job in enumerate(jobs):
             if (grammar := job.sampling.grammar) is not None:
                 jobs[no] = job.constrained(await self.grammars.check(grammar))
+        if stats is not None and len(jobs) == 1:
+            stats.prefix = await self._compared(request, prompts[0].ids, stats.owner)
+        # Megabytes of text that is not needed while the engine answers.
+        request = msgspec.structs.replace(request, prompts=())
         share = self._gate.sequences.of_one_request()
         answer = Answer(request, jobs, stats)
         most = self._gate.sequences.share
@@ -113,6 +113,19 @@ class ServedModel:
                     yield answer.beat(batch)
         if not answer.complete:
             raise InternalError("The engine ended this request without finishing it.")
+
+    async def _compared(
+        self, request: GenerationRequest, ids: Sequence[int], owner: str
+    ) -> Prefix | None:
+        """A request's only prompt with the one before that begins alike, of the same owner in the
+        same part of the cache."""
+        if self._prefixes is None:
+            return None
+        shared = self._prefixes.note(f"{owner}\0{request.cache_scope}", ids)
+        if shared is None or min(shared.earlier, len(ids)) - shared.tokens <= TAIL_TOKENS:
+            return shared
+        place = await self._preparer.place(shared.tokens, ids, request.prompts[0])
+        return msgspec.structs.replace(shared, differs_in=place)
 
     def _job(self, request: GenerationRequest, no: int, rendered: Rendered) -> Job:
         """One prompt with the bounds that follow from its length."""

@@ -1,4 +1,4 @@
-"""Why a prompt is not in the prefix cache: where it differs from the most similar one before.
+"""Why a prompt is not in the prefix cache: where it differs from one before that begins alike.
 
 Agents send a conversation again with each turn, and the engine reads only what is new, unless
 something in the middle has changed. Of the last prompts the token ids are kept, so that the first
@@ -11,13 +11,12 @@ difference can be told.
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from app.stats import Prefix
-from app.types import ChatPrompt, GenerationRequest, Message
+from app.types import Message
 
 LEAST_TOKENS = 256
 """A shorter prompt is read at once, in the cache or not."""
@@ -25,67 +24,84 @@ _BLOCK = 128
 """Prompts are compared by blocks of so many tokens, and within the first block that differs."""
 _MOST_TOKENS = 2_000_000
 """Of all prompts that are kept, 8 bytes each."""
-_TAIL_TOKENS = 16
+TAIL_TOKENS = 16
 """A template ends a prompt with what it leaves out of the turn that follows."""
-_WINDOW = 24
-"""Tokens at the difference that are looked for in the messages."""
+_HEAD = 48
+"""Characters by which a text of a message is found in the prompt."""
+_WINDOW = 2 * _HEAD
+"""Tokens after the difference that are decoded, too: a message may have begun just before it."""
+_REACH = 16_384
+"""Characters of the prompt that are searched for a text's head: the template may write some
+between two texts, or leave texts out."""
 
 
 class Prefixes:
     """The last prompts of this process, by whose they are."""
 
-    def __init__(
-        self, decode: Callable[[Sequence[int]], str], *, most_tokens: int = _MOST_TOKENS
-    ) -> None:
-        self._decode = decode
+    def __init__(self, *, most_tokens: int = _MOST_TOKENS) -> None:
         self._most_tokens = most_tokens
         self._tokens = 0
-        self._prompts: OrderedDict[int, tuple[array[int], list[int]]] = OrderedDict()
-        """Each with the hashes of its beginnings, by number; the oldest first."""
+        self._prompts: dict[int, _Kept] = {}
         self._ends: dict[int, int] = {}
-        """Hash of a beginning -> the last prompt that begins so."""
+        """Hash of a beginning -> the number of the last prompt that begins so."""
+        self._owners: dict[str, _Owner] = {}
         self._no = 0
 
-    def compare(self, request: GenerationRequest, ids: Sequence[int], owner: str) -> Prefix | None:
-        """A request's only prompt with the most similar one before it, of the same owner in the
-        same part of the cache."""
-        shared = self.note(f"{owner}\0{request.cache_scope}", ids)
-        if shared is None or shared.earlier - shared.tokens <= _TAIL_TOKENS:
-            return shared
-        prompt = request.prompts[0]
-        messages = prompt.messages if isinstance(prompt, ChatPrompt) else ()
-        where = place_of(shared.tokens, ids, messages, self._decode)
-        return msgspec.structs.replace(shared, differs_in=where)
-
     def note(self, owner: str, ids: Sequence[int]) -> Prefix | None:
-        """Keep a prompt; None: no earlier one of this owner has a block in common with it."""
+        """Keep a prompt, and tell what it has in common with the last one of its owner that begins
+        alike. None: there is none, or it is too short to matter."""
+        if len(ids) < LEAST_TOKENS:
+            return None
         prompt = array("q", ids)
         hashes = _beginnings(owner, prompt)
-        best = next((no for each in reversed(hashes) if (no := self._ends.get(each))), None)
+        last = next((no for each in reversed(hashes) if (no := self._ends.get(each))), None)
         shared = None
-        if best is not None:
-            earlier, _ = self._prompts[best]
-            shared = Prefix(_common(prompt, earlier, hashes, self._prompts[best][1]), len(earlier))
-            if shared.tokens == len(earlier):
-                self._remove(best)  # this one has all of it
-        self._keep(prompt, hashes)
+        if last is not None:
+            earlier = self._prompts[last]
+            shared = Prefix(_common(prompt, hashes, earlier), len(earlier.ids))
+            if shared.tokens == len(earlier.ids):
+                self._remove(last)  # this one has all of it
+        self._keep(_Kept(prompt, hashes, owner))
         return shared
 
-    def _keep(self, prompt: array[int], hashes: list[int]) -> None:
+    def _keep(self, kept: _Kept) -> None:
         self._no += 1
-        self._prompts[self._no] = prompt, hashes
-        self._tokens += len(prompt)
-        for each in hashes:
+        self._prompts[self._no] = kept
+        self._tokens += len(kept.ids)
+        owner = self._owners.setdefault(kept.owner, _Owner())
+        owner.numbers[self._no] = None
+        owner.tokens += len(kept.ids)
+        for each in kept.hashes:
             self._ends[each] = self._no
         while self._tokens > self._most_tokens:
-            self._remove(next(iter(self._prompts)))
+            most = max(self._owners.values(), key=lambda owner: owner.tokens)
+            self._remove(next(iter(most.numbers)))
 
     def _remove(self, no: int) -> None:
-        prompt, hashes = self._prompts.pop(no)
-        self._tokens -= len(prompt)
-        for each in hashes:
+        kept = self._prompts.pop(no)
+        self._tokens -= len(kept.ids)
+        owner = self._owners[kept.owner]
+        del owner.numbers[no]
+        owner.tokens -= len(kept.ids)
+        if not owner.numbers:
+            del self._owners[kept.owner]
+        for each in kept.hashes:
             if self._ends.get(each) == no:
                 del self._ends[each]
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    ids: array[int]
+    hashes: list[int]
+    """Of its beginnings, one for each whole block."""
+    owner: str
+
+
+class _Owner:
+    def __init__(self) -> None:
+        self.numbers: dict[int, None] = {}
+        """Of its prompts, the oldest first."""
+        self.tokens = 0
 
 
 def _beginnings(owner: str, prompt: array[int]) -> list[int]:
@@ -97,13 +113,15 @@ def _beginnings(owner: str, prompt: array[int]) -> list[int]:
     return hashes
 
 
-def _common(one: array[int], other: array[int], hashes: list[int], others: list[int]) -> int:
+def _common(ids: array[int], hashes: list[int], earlier: _Kept) -> int:
     """Tokens of the common beginning."""
     blocks = 0
-    while blocks < min(len(hashes), len(others)) and hashes[blocks] == others[blocks]:
+    while blocks < min(len(hashes), len(earlier.hashes)) and (
+        hashes[blocks] == earlier.hashes[blocks]
+    ):
         blocks += 1
-    at, most = blocks * _BLOCK, min(len(one), len(other))
-    while at < most and one[at] == other[at]:
+    at, most = blocks * _BLOCK, min(len(ids), len(earlier.ids))
+    while at < most and ids[at] == earlier.ids[at]:
         at += 1
     return at
 
@@ -114,23 +132,34 @@ def place_of(
     messages: Sequence[Message],
     decode: Callable[[Sequence[int]], str],
 ) -> str:
-    """Which message has the token at this place, as a field of the request."""
-    after = _words(decode(ids[at : at + _WINDOW]))
-    before = _words(decode(ids[max(0, at - _WINDOW) : at]))
-    for text in (before + after, after, before):
-        if len(text) < 8:
-            continue
-        for no, message in enumerate(messages):
-            if text in _words(_text(message)):
-                return f"messages[{no}]"
-    return "between messages, or in tools"
+    """Which message has the token at this place.
+
+    The texts of the messages are found in the prompt one after the other: the last that begins
+    before the token has it. Templates add and remove blanks, which are left out.
+    """
+    before = len(_solid(decode(ids[:at])))
+    prompt = _solid(decode(ids[: at + _WINDOW]))
+    begins, found = 0, -1
+    for no, text in _texts(messages):
+        head = text[:_HEAD]
+        place = prompt.find(head, begins, begins + len(head) + _REACH)
+        if place > before:
+            break
+        if place >= 0:
+            begins, found = place + min(len(text), before - place), no
+    if found < 0:
+        return "before the messages: tools or the template"
+    return f"message {found + 1} of {len(messages)} ({messages[found].role})"
 
 
-def _words(text: str) -> str:
-    """Without blanks, which templates add and remove."""
+def _texts(messages: Sequence[Message]) -> Iterator[tuple[int, str]]:
+    """Each text with the number of its message, as templates write them."""
+    for no, message in enumerate(messages):
+        texts = [message.reasoning or "", *(part.text for part in message.parts)]
+        for call in message.calls:
+            texts += [call.name, call.arguments]
+        yield from ((no, solid) for text in texts if (solid := _solid(text)))
+
+
+def _solid(text: str) -> str:
     return "".join(text.split())
-
-
-def _text(message: Message) -> str:
-    calls = "".join(call.name + call.arguments for call in message.calls)
-    return (message.reasoning or "") + "".join(part.text for part in message.parts) + calls

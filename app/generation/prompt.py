@@ -11,6 +11,7 @@ import msgspec
 
 from app.engine.base import Engine, Rendered
 from app.generation import limits
+from app.generation.prefixes import place_of
 from app.generation.turns import Turns
 from app.types import (
     ChatPrompt,
@@ -29,6 +30,7 @@ _INLINE_CHARS = 4_000
 """About a millisecond on the loop. A hop to the thread costs a tenth of one, and waits its turn."""
 _SLICE_CHARS = 50_000
 """Prompts of a request that the thread takes at a time, about ten milliseconds; one at least."""
+_OVERTAKEN_TOKENS_PER_S = 20_000
 _OVERTAKEN_CHARS_PER_S = 10_000
 """A request is due a second later for so many characters: short ones overtake it until then."""
 
@@ -80,6 +82,15 @@ class Preparer:
                 work = loop.run_in_executor(self._thread, self._several, prompts, grammar)
                 rendered += await work
         return rendered
+
+    async def place(self, at: int, ids: Sequence[int], prompt: Prompt) -> str:
+        """As `place_of`, in the thread."""
+        messages = prompt.messages if isinstance(prompt, ChatPrompt) else ()
+        loop = asyncio.get_running_loop()
+        async with self._turns.turn(loop.time() + at / _OVERTAKEN_TOKENS_PER_S):
+            return await loop.run_in_executor(
+                self._thread, place_of, at, ids, messages, self._engine.decode
+            )
 
     async def ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Only the token ids."""

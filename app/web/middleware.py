@@ -61,7 +61,7 @@ class RequestScope:
         headers = Headers(scope=scope)
         client_id = headers.get("x-request-id", "")
         request_id = client_id if _WELL_FORMED_ID.match(client_id) else engine_id
-        explains = "x-explain-cache" in headers
+        explains = headers.get("x-explain-cache") in ("1", "true")
         state: dict[str, Any] = scope.setdefault("state", {})
         state |= {
             "engine_id": engine_id,

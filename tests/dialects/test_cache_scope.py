@@ -70,7 +70,7 @@ async def test_on_request_the_answer_says_what_was_found_and_where_it_differs() 
         )
         said = changed.headers["x-prompt-cache"]
         assert f"shared={len(LONG) + 6}; " in said
-        assert 'differs_in="messages[0]"' in said
+        assert 'differs_in="message 1 of 1 (user)"' in said
         other = await ask(running, "two", LONG + "It is Monday. Where is Paris, do you know?")
         assert "shared" not in other.headers["x-prompt-cache"]
         plain = await running.client.post(
@@ -79,3 +79,30 @@ async def test_on_request_the_answer_says_what_was_found_and_where_it_differs() 
             headers={"authorization": "Bearer one"},
         )
         assert "x-prompt-cache" not in plain.headers
+
+
+async def test_a_difference_is_told_and_a_prompt_that_an_earlier_one_contains_has_none() -> None:
+    rules = "Answer in one short sentence, and never guess. " * 10
+    async with serve(ScriptedEngine("x")) as running:
+
+        async def told(*texts: str, **fields: Any) -> str:
+            said = [{"role": "user", "content": text} for text in texts]
+            body = {"model": "default", "messages": said, **fields}
+            answer = await running.client.post(CHAT, json=body, headers={"x-explain-cache": "1"})
+            return answer.headers.get("x-prompt-cache") or f"{answer.status_code}"
+
+        assert await told(rules, "It is Monday.", max_tokens=10**6) == "400"
+        first = await told(rules, "It is Monday. What is the capital of France?")
+        assert "shared" not in first  # of one that was refused nothing is kept
+        told_ = await told(rules, "It is Tuesday. What is the capital of France?")
+        assert f"shared={len(rules) + 6}" in told_
+        assert 'differs_in="message 2 of 2 (user)"' in told_
+        assert "differs_in" not in await told(rules)
+
+
+async def test_nothing_is_told_unless_it_is_asked_for() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        body = {"model": "default", "messages": [{"role": "user", "content": LONG}]}
+        for header in ({}, {"x-explain-cache": "0"}):
+            answer = await running.client.post(CHAT, json=body, headers=header)
+            assert "x-prompt-cache" not in answer.headers

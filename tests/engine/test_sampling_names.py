@@ -67,3 +67,10 @@ def test_a_budget_of_thinking_is_counted_beside_a_grammar_even_if_none_is_asked_
     grammar = Grammar("regex", "a+", "regex", compiled="compiled")
     both = params(Sampling(thinking_budget=7, grammar=grammar), thinks=True)
     assert both["ebnf"] == "compiled"
+
+
+def test_a_least_number_of_tokens_has_no_place_beside_a_budget() -> None:
+    """At the budget one token is left. If that stops the answer and may not come yet, none is."""
+    asked = Sampling(thinking_budget=0, min_tokens=5, stop_token_ids=(9,))
+    assert "min_new_tokens" in params(asked)
+    assert "min_new_tokens" not in params(asked, thinks=True)

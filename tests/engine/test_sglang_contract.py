@@ -104,6 +104,16 @@ assert not hasattr(MultiTokenizerRouter, "dump_requests_before_crash")
 assert envs.SGLANG_BATCH_TOKENIZER_OUTPUTS.get()  # outputs go out grouped by process
 from sglang.srt.constrained import base_grammar_backend
 assert "self.executor = ThreadPoolExecutor()" in inspect.getsource(base_grammar_backend)
+from sglang.srt.constrained import grammar_manager, reasoner_grammar_backend
+reasoner = reasoner_grammar_backend.ReasonerGrammarObject
+for name in ("enable_token_filter", "token_filter_fn", "tokens_after_end"):
+    assert f"self.{name} = " in inspect.getsource(reasoner.__init__), name
+assert "._thinking_match_history.pop()" in inspect.getsource(reasoner.rollback_state)
+assert "self.transfer_state(token)" in inspect.getsource(reasoner.accept_token)
+backend = reasoner_grammar_backend.ReasonerGrammarBackend
+assert "self._make_grammar_object(" in inspect.getsource(backend._init_value_dispatch)
+assert 'custom_params.get("thinking_budget")' in inspect.getsource(grammar_manager)
+assert "req.grammar.max_think_tokens = " in inspect.getsource(grammar_manager)
 from sglang.srt.managers.data_parallel_controller import DataParallelController
 from sglang.srt.managers.scheduler import run_scheduler_process
 rendezvous = sys.modules["torch.distributed.rendezvous"]

@@ -228,7 +228,12 @@ def _sampling(body: MessagesBody, grammar: Grammar | None, call: Call) -> Sampli
         top_k=-1 if top_k == 0 or (top_k or 0) > call.model.info.vocab_size else top_k,
         stop=stops,
         grammar=grammar,
-        thinking_budget=body.thinking.budget_tokens if body.thinking else None,
+        # A target to Anthropic's models, too, and sent by clients to every model.
+        thinking_budget=(
+            body.thinking.budget_tokens
+            if body.thinking and call.model.info.bounds_thinking
+            else None
+        ),
     )
     check_counts(sampling, call.bounds, stops="stop_sequences")
     return sampling

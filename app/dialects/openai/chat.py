@@ -25,7 +25,8 @@ from app.dialects.openai.sampling import (
     choice_count,
 )
 from app.dialects.openai.tools import AnyTool, ToolChoice
-from app.dialects.template_kwargs import template_kwargs
+from app.dialects.template_kwargs import template_kwargs, thinking_switch
+from app.engine.base import EngineInfo
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.events import (
     Choice,
@@ -43,6 +44,7 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
+from app.generation import limits
 from app.settings.bounds import Bounds, hard_limit
 from app.types import ChatPrompt, GenerationRequest, Json, Scoring, ToolCall
 
@@ -155,7 +157,7 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
         sampling=body.sampling(
             bounds,
             max_tokens=body.max_tokens if max_tokens is None else max_tokens,
-            thinking_budget=_budget(body),
+            thinking_budget=_budget(body, call.model.info),
         ),
         n=choice_count(body, call),
         scoring=_scoring(body, call.bounds),
@@ -204,20 +206,22 @@ def _switch(body: ChatBody) -> bool | None:
     """Whether the model shall think, if the request says so."""
     if body.thinking is not None:
         return body.thinking.type == "enabled"
-    if body.reasoning is not None and body.reasoning.enabled is not None:
-        return body.reasoning.enabled
-    return body.enable_thinking
+    return thinking_switch(body.reasoning, body.enable_thinking)
 
 
-def _budget(body: ChatBody) -> int | None:
+def _budget(body: ChatBody, info: EngineInfo) -> int | None:
     """How many tokens the model may think."""
-    asked = (
-        body.thinking.budget_tokens if body.thinking else None,
-        body.reasoning.max_tokens if body.reasoning else None,
-        body.thinking_budget,
-        body.max_thinking_tokens,
-    )
-    return next((each for each in asked if each is not None), None)
+    asked = {
+        "thinking.budget_tokens": body.thinking.budget_tokens if body.thinking else None,
+        "reasoning.max_tokens": body.reasoning.max_tokens if body.reasoning else None,
+        "thinking_budget": body.thinking_budget,
+        "max_thinking_tokens": body.max_thinking_tokens,
+    }
+    for param, budget in asked.items():
+        if budget is not None:
+            limits.check_budget(budget, info, param=param)
+            return budget
+    return None
 
 
 def _scoring(body: ChatBody, bounds: Bounds) -> Scoring | None:

@@ -23,6 +23,7 @@ from app.engine.sglang.fingerprint import device_name, fingerprint
 from app.engine.sglang.infill import Infill
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.pulse import Pulse, read_loads
+from app.engine.sglang.readers import ENDED_BY_ANY_MARKER
 from app.engine.sglang.sampling_names import sampling_params
 from app.engine.sglang.tokenizers import Tokenizers
 from app.engine.sglang.tokens import Vocabulary
@@ -107,6 +108,8 @@ class SGLangEngine:
             default_sampling=model.get_default_sampling_params(),
             tool_call_parser=renderer.tool_call_parser,
             reasoning_parser=renderer.reasoning_parser,
+            bounds_thinking=renderer.reasoning_parser not in ENDED_BY_ANY_MARKER,
+            caches_prefixes=not args.disable_radix_cache,
             fills_middle=self._infill is not None,
             embedding_size=pools.size if pools else None,
             dimensions=pools.dimensions if pools and pools.matryoshka else None,

@@ -39,6 +39,11 @@ def call_parser(name: str, tools: Sequence[Any]) -> Any:
     return FunctionCallParser(list(tools), name)
 
 
+ENDED_BY_ANY_MARKER = frozenset({"gpt-oss", "beam", "inkling", "muse", "response_template"})
+"""Formats of thinking that end as other parts of an answer do: SGLang, which looks for the end from
+the first token on, would take a part without thinking for thinking."""
+
+
 _MARKED = {
     "hermes": ("<tool_call>", "</tool_call>"),
     "qwen": ("<tool_call>", "</tool_call>"),

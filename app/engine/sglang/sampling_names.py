@@ -54,4 +54,7 @@ def sampling_params(
     if thinks and sampling.thinking_budget is not None:
         params["custom_params"] = {"thinking_budget": sampling.thinking_budget}
         params.setdefault("ebnf", ANYTHING)  # only beside a grammar the engine counts
+        # As beside a grammar: at the budget one token is left, which a least number may forbid.
+        # With none left the scheduler would end.
+        params.pop("min_new_tokens", None)
     return params

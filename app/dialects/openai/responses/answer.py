@@ -43,8 +43,10 @@ from app.dialects.openai.responses.stored import cannot_be_followed
 from app.dialects.openai.responses.toolbox import Toolbox
 from app.dialects.openai.sampling import alternative_count
 from app.dialects.sealing import Opening
-from app.dialects.template_kwargs import template_kwargs
+from app.dialects.template_kwargs import template_kwargs, thinking_switch
+from app.engine.base import EngineInfo
 from app.errors import InvalidRequest
+from app.generation import limits
 from app.settings.bounds import Bounds
 from app.store.store import Store
 from app.types import ChatPrompt, GenerationRequest, Grammar, Json, Sampling, Scoring
@@ -123,7 +125,7 @@ async def _releasing(
 
 def _begin(body: ResponsesBody, call: Call, model: str, history: History) -> Awaitable[Reply]:
     tools = Toolbox(call.bounds)
-    sampling = _sampling(body, call.bounds)
+    sampling = _sampling(body, call.bounds, call.model.info)
     own = _items(body, history)
     prompt = _prompt(
         body, [*history.earlier, *own], tools, call, formatted=sampling.grammar is not None
@@ -235,9 +237,7 @@ def _prompt(
         template_kwargs=template_kwargs(
             body.chat_template_kwargs,
             call.bounds,
-            thinks=body.enable_thinking
-            if reasoning is None or reasoning.enabled is None
-            else reasoning.enabled,
+            thinks=thinking_switch(reasoning, body.enable_thinking),
         ),
     )
 
@@ -293,9 +293,10 @@ def _grammar(body: PromptFields, bounds: Bounds) -> Grammar | None:
     return schema_grammar(format.json_schema, bounds.grammar, "text.format.schema")
 
 
-def _sampling(body: ResponsesBody, bounds: Bounds) -> Sampling:
+def _sampling(body: ResponsesBody, bounds: Bounds, info: EngineInfo) -> Sampling:
     grammar = _grammar(body, bounds)
     budget = body.reasoning.max_tokens if body.reasoning else None
+    limits.check_budget(budget, info, param="reasoning.max_tokens")
     sampling = body.sampling(bounds, max_tokens=body.max_output_tokens, thinking_budget=budget)
     if grammar is None:
         return sampling

@@ -14,9 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sglang.srt.constrained import base_grammar_backend, llguidance_backend
-from sglang.srt.constrained.reasoner_grammar_backend import ReasonerGrammarBackend
+from sglang.srt.constrained.reasoner_grammar_backend import (
+    ReasonerGrammarBackend,
+    ReasonerGrammarObject,
+)
 
-from app.engine.sglang.grammar_backend import LimitedBackend
+from app.engine.sglang.grammar_backend import Anything, LimitedBackend
 
 _AT_ONCE = 2
 _NICE = 10
@@ -41,18 +44,56 @@ def _set_cache(self: Any, key: tuple[str, str], value: Any) -> None:
         del self.cache[next(iter(self.cache))]
 
 
+def _prepare(
+    self: Any, grammar_backend: Any, reasoning_parser: Any, tokenizer: Any, **names: Any
+) -> None:
+    _their_init(self, grammar_backend, reasoning_parser, tokenizer, **names)
+    marker = getattr(reasoning_parser.detector, "tool_start_token", None)
+    ids = tokenizer.encode(marker, add_special_tokens=False) if marker else ()
+    self.call_begins = ids[0] if len(ids) == 1 else None
+    self.at_line_start = getattr(reasoning_parser.detector, "tool_start_at_line_start", False)
+
+
 def _budgets(self: Any, grammar: Any, reasoning: bool) -> Any:
     """SGLang keeps a request's budget of thinking only with --enable-strict-thinking, which costs
     every request of a batch a mask at each step."""
-    made = _make_grammar_object(self, grammar, reasoning)
+    made = _their_make(self, grammar, reasoning)
     if not made.enable_token_filter:
         made.enable_token_filter = True
         made.token_filter_fn = LimitedBackend.set_token_filter
+    if isinstance(grammar, Anything):
+        made.call_begins, made.at_line_start = self.call_begins, self.at_line_start
     return made
 
 
-_make_grammar_object = ReasonerGrammarBackend._make_grammar_object
+def _copy(self: Any) -> Any:
+    made = _their_copy(self)
+    made.call_begins, made.at_line_start = self.call_begins, self.at_line_start
+    made.begins_line = self.begins_line
+    return made
+
+
+def _advance(self: Any, token: int) -> None:
+    """A call ends the thinking where SGLang's parser says so. Else its arguments would count, and
+    be broken off by the end of the thinking."""
+    if self.call_begins is not None and self._is_thinking():
+        if token == self.call_begins and (self.begins_line or not self.at_line_start):
+            self._thinking_match_history.append(self._matched_think_end_tokens)
+            self.tokens_after_end = 0
+            return
+        self.begins_line = self.decode([token]).endswith("\n")
+    _their_transfer(self, token)
+
+
+_their_init: Any = ReasonerGrammarBackend.__init__
+_their_make: Any = ReasonerGrammarBackend._make_grammar_object
+_their_copy: Any = ReasonerGrammarObject.copy
+_their_transfer: Any = ReasonerGrammarObject.transfer_state
+ReasonerGrammarBackend.__init__ = _prepare
 ReasonerGrammarBackend._make_grammar_object = _budgets
+ReasonerGrammarObject.call_begins = None
+ReasonerGrammarObject.begins_line = ReasonerGrammarObject.at_line_start = True
+ReasonerGrammarObject.copy, ReasonerGrammarObject.transfer_state = _copy, _advance
 base_grammar_backend.ThreadPoolExecutor = _limited
 base_grammar_backend.BaseGrammarBackend.set_cache = _set_cache
 llguidance_backend.GuidanceBackend = LimitedBackend
