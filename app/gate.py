@@ -155,7 +155,7 @@ class Gate:
         self._max_bytes = max_bytes
         self._bytes = 0
         """Of the bodies of the requests in flight: of them prompts are made, nine times as large
-        as lists of token ids."""
+        as lists of token ids. And of the answers without a place."""
         self._in_flight = 0
         self._tickets: set[Ticket] = set()
         self._unfinished = 0
@@ -220,6 +220,18 @@ class Gate:
         finally:
             self._unfinished -= 1
             self._note_idle()
+
+    @contextmanager
+    def carrying(self, size_bytes: int) -> Iterator[None]:
+        """Count an answer that has no place while it is sent. Raises Overloaded."""
+        if self._bytes and self._bytes + size_bytes > self._max_bytes:
+            raise self._too_many_bytes()
+        self._bytes += size_bytes
+        try:
+            with self.unfinished():
+                yield
+        finally:
+            self._bytes -= size_bytes
 
     def _note_idle(self) -> None:
         if not self._tickets and not self._unfinished:

@@ -31,7 +31,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from app import metrics
-from app.errors import HeadTimeout, InvalidRequest, ServeError
+from app.errors import ClientGone, HeadTimeout, InvalidRequest, ServeError
 from app.logs.setup import log
 from app.settings.catalogue import Settings
 from app.web import upgrade
@@ -134,6 +134,15 @@ class BoundedHttp(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._unread.stop()
+
+    async def sent(self) -> None:
+        """Returns once the client has read all but some kilobytes of its answer, or is lost.
+
+        Raises ClientGone if it did not read.
+        """
+        await self.flow.drain()
+        if self.unread:
+            raise ClientGone("The client does not read its answer.")
 
     def _watch_unread(self) -> None:
         before = self.transport.get_write_buffer_size()

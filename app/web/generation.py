@@ -43,6 +43,8 @@ class Connection(Protocol):
 
     def cut_off(self) -> None: ...
 
+    async def sent(self) -> None: ...
+
 
 class Generation:
     """A dialect's endpoint, as an ASGI application."""
@@ -82,7 +84,8 @@ class Generation:
         headers, settings = Headers(scope=scope), self._serving.settings
         raw = await read_body(headers, receive, settings, arrived=ticket.grow)
         ticket.arrive()
-        with _Watch(state["connection"], ticket, writer, self._serving):
+        connection: Connection = state["connection"]
+        with _Watch(connection, ticket, writer, self._serving):
             answer = self._serving.answering.answer(
                 self._dialect,
                 raw,
@@ -106,6 +109,7 @@ class Generation:
                     await writer.end()
                 case _:
                     assert_never(reply)
+            await connection.sent()  # until then it is in memory, and has its place
 
 
 class _Writer:

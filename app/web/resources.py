@@ -8,14 +8,18 @@ from contextlib import aclosing, suppress
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from app.dialects.contract import Resource, Stream, Whole
 from app.dialects.routes import RESOURCES
-from app.errors import ServeError
+from app.errors import ClientGone, ServeError
+from app.gate import Gate
 from app.types import Json
 from app.web.bodies import read_body
 from app.web.state import serving_of
+
+_STREAM_BYTES = 1_000_000
+"""Of a stream's frames that may wait for the client."""
 
 
 def add_to(app: FastAPI) -> None:
@@ -48,12 +52,31 @@ def _endpoint(resource: Resource) -> Callable[[Request], Awaitable[Response]]:
             owner=request.scope["state"]["owner"],
         )
         if isinstance(reply, Whole):
-            return Response(b"".join([reply.body, *reply.more]), media_type="application/json")
+            content = b"".join([reply.body, *reply.more])
+            whole = Response(content, media_type="application/json")
+            return _Carried(whole, len(content), serving.gate)
         response = StreamingResponse(_beating(reply, serving.settings.heartbeat_s))
         response.raw_headers = list(reply.headers)
-        return response
+        return _Carried(response, _STREAM_BYTES, serving.gate)
 
     return answer
+
+
+class _Carried(Response):
+    """Another response, counted until its client has read it: it may have megabytes."""
+
+    def __init__(self, response: Response, size_bytes: int, gate: Gate) -> None:
+        super().__init__()
+        self._response, self._size_bytes, self._gate = response, size_bytes, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._gate.carrying(self._size_bytes):
+            await self._response(scope, receive, send)
+            try:
+                await scope["state"]["connection"].sent()
+            except ClientGone as gone:
+                scope["state"]["ended_by"] = gone.code
+                scope["state"]["status"] = gone.status
 
 
 def _names(scope: Scope) -> set[str]:

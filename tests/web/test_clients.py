@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
 from app.errors import Draining, EngineDied
 from app.lifecycle import Phase
+from app.web.connection import BoundedHttp
 from tests.support import sse
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import Running, eventually, serve
@@ -91,7 +93,7 @@ async def test_a_client_that_sends_no_body_gets_a_timeout() -> None:
 
 
 async def test_a_client_that_does_not_read_is_disconnected(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, no_kernel_timeout: None, cut_off: list[BoundedHttp]
 ) -> None:
     engine = ScriptedEngine(*["x" * 100_000] * 400)
     async with serve(engine, HEARTBEAT_INTERVAL="0.1", WRITE_TIMEOUT="0.3") as running:
@@ -102,7 +104,25 @@ async def test_a_client_that_does_not_read_is_disconnected(
         # Nothing is buffered for the client any more, and uvicorn logs no error.
         await eventually(lambda: not running.connections)
         assert not [record for record in caplog.records if record.levelname == "ERROR"]
+        assert len(cut_off) == 1
         writer.close()
+
+
+async def test_a_whole_answer_has_its_place_until_it_is_read(
+    no_kernel_timeout: None, cut_off: list[BoundedHttp]
+) -> None:
+    engine = ScriptedEngine(*["x" * 10_000] * 500)
+    async with serve(engine, WRITE_TIMEOUT="1") as running:
+        with socket.socket() as client:  # which never reads
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", running.port))
+            body = _body(False)
+            head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+            client.sendall(head.encode() + body)
+            await eventually(lambda: len(engine.calls) == 1 and engine.running == 0)
+            assert running.gate.in_flight == 1
+            await eventually(lambda: running.gate.in_flight == 0 and not running.connections)
+        assert len(cut_off) == 1
 
 
 @pytest.mark.parametrize("stream", [True, False])

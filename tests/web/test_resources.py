@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from app.dialects.routes import RESOURCES
+from app.web.connection import BoundedHttp
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
 
@@ -64,7 +65,7 @@ async def test_strange_requests_are_answered_and_harm_nothing(seed: int) -> None
 @pytest.mark.parametrize("query", ["", "?stream=true"])
 @pytest.mark.parametrize("background", [False, True])
 async def test_a_client_that_does_not_read_what_is_kept_is_cut_off(
-    query: str, background: bool
+    query: str, background: bool, no_kernel_timeout: None, cut_off: list[BoundedHttp]
 ) -> None:
     engine = ScriptedEngine(*["x" * 10_000] * 500)
     bounds = {"STORE_MAX_RESPONSE_BYTES": "99000000", "MAX_BODY_BYTES": "99000000"}
@@ -82,6 +83,31 @@ async def test_a_client_that_does_not_read_what_is_kept_is_cut_off(
             client.sendall(f"GET {path}{query} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
             await eventually(lambda: bool(running.connections))
             await eventually(lambda: not running.connections)
+        assert len(cut_off) == 1
+        await eventually(lambda: running.gate._bytes == 0)
+
+
+async def test_what_is_kept_is_counted_while_it_is_sent(no_kernel_timeout: None) -> None:
+    engine = ScriptedEngine(*["x" * 10_000] * 500)
+    bounds = {"STORE_MAX_RESPONSE_BYTES": "99000000", "MAX_REQUEST_BYTES": "12000000"}
+    async with serve(engine, **bounds) as running:
+        made = await running.client.post("/v1/responses", json={"model": "default", "input": "hi"})
+        path = f"/v1/responses/{made.json()['id']}"
+        clients = [socket.socket() for _ in range(2)]
+        for no, client in enumerate(clients):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", running.port))
+            client.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            await eventually(lambda no=no: running.gate._bytes > 5_000_000 * (no + 1))
+        refused = await running.client.get(path)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (
+            503,
+            "server_is_overloaded",
+        )
+        for client in clients:
+            client.close()
+        await eventually(lambda: running.gate._bytes == 0)
+        assert (await running.client.get(path)).status_code == 200
 
 
 async def test_a_slow_client_gets_all_of_a_long_response() -> None:

@@ -50,7 +50,7 @@ def _prepare(
     _their_init(self, grammar_backend, reasoning_parser, tokenizer, **names)
     marker = getattr(reasoning_parser.detector, "tool_start_token", None)
     ids = tokenizer.encode(marker, add_special_tokens=False) if marker else ()
-    self.call_begins = ids[0] if len(ids) == 1 else None
+    self.call_begins = next(iter(ids)) if len(ids) == 1 else None
     self.at_line_start = getattr(reasoning_parser.detector, "tool_start_at_line_start", False)
 
 
