@@ -12,6 +12,7 @@
     ├── HeadTimeout                    408
     ├── BodyTimeout                    408
     ├── BodyTooLarge                   413
+    ├── TooLargeToKeep                 413  a response in the background, which must be kept
     ├── UnsupportedEncoding            415
     ├── HeadersTooLarge                431
     ├── RequestCancelled               409  its own client ended it; only in logs
@@ -127,6 +128,14 @@ class BodyTooLarge(ServeError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class TooLargeToKeep(ServeError):
+    """A response that the store does not take."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "response_too_large"
 
 
 class UnsupportedEncoding(ServeError):

@@ -119,7 +119,7 @@ class ModelHost:
             self._lifecycle.enter(Phase.FAILED, str(error))
         except Exception as error:  # no task awaits this one: the lifecycle must carry its error
             log.exception("the start failed unexpectedly")
-            self.start_error = StartError(f"{type(error).__name__}: {error}".splitlines()[0][:400])
+            self.start_error = StartError(f"{type(error).__name__}: {error}".splitlines()[0][:800])
             self._lifecycle.enter(Phase.FAILED, str(self.start_error))
         finally:
             progress.cancel()

@@ -126,14 +126,14 @@ class _LastError:
             text = f"{line['event']}\n{line.get('exception', '')}"
             lines = [each.strip() for each in text.splitlines()]
             telling = [each for each in lines if each and not set(each) <= set("^~- ")]
-            self._logged = telling[-1][:400] if telling else self._logged
+            self._logged = telling[-1][:800] if telling else self._logged
 
     def _note_printed(self, text: str) -> None:
         if text.startswith(_TRACEBACK):
             self._in_traceback = True
         elif self._in_traceback and not text.startswith(" "):
             self._in_traceback = False
-            self._printed = text[:400]
+            self._printed = text[:800]
 
 
 def _flush_streams() -> None:

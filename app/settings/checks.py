@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import SecretStr
 
 from app.errors import ConfigError
 from app.settings.catalogue import DECLARATIONS, Settings
 
+_DATABASE_PARAMETERS = {
+    "sslmode", "ssl", "channel_binding", "application_name", "connect_timeout",
+}  # fmt: skip
+"""Of a PostgreSQL URL."""
 _NETWORK = ("hathora_hostname", "hathora_default_port", "hathora_region", "gcp_key")
 
 
@@ -24,6 +29,7 @@ def refuse(settings: Settings, origins: Mapping[str, str], *, supervised: bool) 
     _check_that_it_can_be_honoured(settings)
     _check_combinations(settings)
     _check_keys(settings, origins)
+    _check_store(settings)
     if not supervised:
         _check_network(settings, origins)
     if settings.demo and "model_path" in origins:
@@ -74,6 +80,24 @@ def _check_combinations(settings: Settings) -> None:
         raise ConfigError("NNODES needs DIST_INIT_ADDR, the host:port of node 0")
     if settings.min_batch_size > settings.max_batch_size:
         raise ConfigError("DEFAULT_MIN_BATCH_SIZE must not be over DEFAULT_BATCH_SIZE")
+
+
+def _check_store(settings: Settings) -> None:
+    url = (settings.store_url or "").strip()
+    if url.lower() == "memory" and settings.tokenizer_workers > 1:
+        raise ConfigError("STORE_URL: TOKENIZER_WORKERS do not share a store in memory")
+    if not url or url.lower() in ("memory", "off"):
+        return
+    parts = urlsplit(url)
+    kind = parts.scheme.partition("+")[0]
+    right = bool(parts.hostname) if kind in ("postgresql", "postgres") else not parts.netloc
+    if kind not in ("sqlite", "postgresql", "postgres") or not right:
+        raise ConfigError(
+            "STORE_URL: must be sqlite:////ABSOLUTE/PATH, postgresql://USER:PASSWORD@HOST/NAME, "
+            "memory or off"
+        )
+    if kind != "sqlite" and (unknown := parse_qs(parts.query).keys() - _DATABASE_PARAMETERS):
+        raise ConfigError(f"STORE_URL: the parameter {min(unknown)[:40]!r} is not known here")
 
 
 def _check_keys(settings: Settings, origins: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from app import metrics
 from app.errors import StoreUnavailable
 from app.logs.setup import log
-from app.store.records import InConversation, NotAnswered, TooLong
+from app.store.records import InConversation, LinkGone, NotAnswered, TooLong
 
 if TYPE_CHECKING:
     from app.store.rows import Rows
@@ -43,6 +43,8 @@ class Access:
         self._calls: set[asyncio.Future[Any]] = set()
         self._complained_at = -_COMPLAIN_S
         self._resting_until = 0.0
+        self._where = ""
+        """The database, without the password."""
 
     async def open(self) -> Rows:
         """Returns once it is there."""
@@ -52,6 +54,7 @@ class Access:
             try:
                 # SQLAlchemy takes half a second, which nothing at the start should wait for.
                 module = await asyncio.to_thread(importlib.import_module, "app.store.rows")
+                self._where = module.where(self._url)
                 rows = module.Rows(self._url)
                 async with asyncio.timeout(_CALL_S):
                     await rows.create()
@@ -63,7 +66,7 @@ class Access:
             else:
                 self._rows = rows
                 self._opened.set()
-                log.info("the store of responses is open")
+                log.info("the store of responses is open", database=self._where)
                 return rows
             finally:
                 self._tried.set()
@@ -108,7 +111,7 @@ class Access:
             self._resting_until = time.monotonic() + _REST_S
             raise self.failed(what, f"it takes over {_CALL_S:g} s")
         error = task.exception()
-        if error is None or isinstance(error, TooLong | NotAnswered | InConversation):
+        if error is None or isinstance(error, TooLong | NotAnswered | InConversation | LinkGone):
             return task.result()
         raise self.failed(what, in_short(error)) from None
 
@@ -122,7 +125,7 @@ class Access:
         now = time.monotonic()
         if now - self._complained_at >= _COMPLAIN_S:
             self._complained_at = now
-            log.error("the store of responses fails", call=what, reason=why)
+            log.error("the store of responses fails", call=what, reason=why, database=self._where)
         return StoreUnavailable("The store of responses is not available; please try again.")
 
 

@@ -95,5 +95,9 @@ class NotAnswered(Exception):
     """A response is not complete, or never will be; with its status."""
 
 
+class LinkGone(Exception):
+    """A response goes on from one that is not there, whose id this has."""
+
+
 class InConversation(Exception):
     """A response is part of a conversation, which has its history."""

@@ -9,7 +9,7 @@ from sqlalchemy import and_, delete, func, insert, select, text, update
 
 from app.store.conversation_rows import append_items, release_conversation
 from app.store.database import Database
-from app.store.records import Added, InConversation, Kept, NotAnswered, TooLong, Turn
+from app.store.records import Added, InConversation, Kept, LinkGone, NotAnswered, TooLong, Turn
 from app.store.tables import BODIES, RESPONSES, portions
 
 MOST_LINKS = 1000
@@ -149,17 +149,19 @@ class ResponseRows:
     async def chain(
         self, owner: str, id: str, *, most_bytes: int, most_items: int
     ) -> tuple[list[str], list[Turn]] | None:
-        """A response and those before it, the oldest first. None if one of them is not there.
+        """A response and those before it, the oldest first. None if it is not there.
 
-        Raises TooLong, NotAnswered, InConversation.
+        Raises LinkGone, TooLong, NotAnswered, InConversation.
         """
         values = {
             "id": id, "owner": owner, "links": MOST_LINKS, "bytes": most_bytes, "items": most_items,
         }  # fmt: skip
         async with self._database.reading() as connection:
             rows = (await connection.execute(self._chain, values)).all()
-        if not rows or (rows[0].parent is not None and len(rows) <= MOST_LINKS):
+        if not rows:
             return None
+        if rows[0].parent is not None and len(rows) <= MOST_LINKS:
+            raise LinkGone(rows[0].parent)
         last = rows[-1]
         if last.status not in CONTINUED:
             dead = last.status in RUNNING and last.left_s <= 0

@@ -33,9 +33,9 @@ T = TypeVar("T")
 _ROUND_S = 1.0
 """Between rounds of the task."""
 _TIDY_S = 60.0
-_CLAIM_S = 90.0
+_CLAIM_S = 30.0
 """A claim that is not renewed ends: its server is dead."""
-_RENEW_S = 20.0
+_RENEW_S = 8.0
 _LOW = 0.95
 """Over a bound, so much of it is kept: what is removed is not counted anew at every write."""
 _PAGE_BYTES = 4 * 2**20
@@ -101,7 +101,7 @@ class Store:
                 f"A response of {kept.size} bytes is not kept (STORE_MAX_RESPONSE_BYTES)."
             )
         claimed = kept.id in self._cancels
-        running = claimed and kept.status == "queued"
+        running = claimed and kept.status == "in_progress"
         self._used.update(after)
         await self._call(
             "put",

@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 
-from app.errors import Draining, InternalError
+from app.errors import Draining, InternalError, Overloaded
 from app.types import ChatPrompt
 from tests.agents.conftest import FOLDER, RUNS, Script, Stage, called, kill, said
 from tests.support.serving import eventually
@@ -137,6 +138,11 @@ async def test_it_is_cut_off_and_resumes_with_all_that_was_said(codex: Stage, ru
     assert any(message.calls for message in codex.running.engine.chats[-1].messages)
 
 
+def refused() -> float:
+    samples = REGISTRY.get_sample_value("serve_refused_total", {"reason": Overloaded.code})
+    return samples or 0.0
+
+
 async def test_it_waits_for_a_server_that_is_full(codex: Stage, run: int) -> None:
     gate = codex.running.gate
     tickets = []
@@ -146,7 +152,8 @@ async def test_it_waits_for_a_server_that_is_full(codex: Stage, run: int) -> Non
         tickets.append(ticket)
     codex.conductor.will_say(said("Here I am."))
     running = asyncio.create_task(execute(codex, "are you there?"))
-    await asyncio.sleep(3)  # it asks and is refused meanwhile, which the gate does not tell
+    before = refused()
+    await eventually(lambda: refused() > before)
     for ticket in tickets:
         await ticket.__aexit__(None, None, None)
     code, events = await running

@@ -61,8 +61,11 @@ def _serving(program: list[str], folder: Path) -> Iterator[str]:
         )
     try:
         url = f"http://127.0.0.1:{_port(process, out)}"
+        ends = time.monotonic() + HANGS_S
         while httpx.get(url + "/readyz", verify=PLAIN).status_code != 200:
             assert process.poll() is None, out.read_text()
+            assert time.monotonic() < ends, out.read_text()
+            time.sleep(0.02)
         yield url
     finally:
         stop(process)

@@ -43,6 +43,25 @@ async def test_the_operator_says_what_keeps_tenants_caches_apart(
         assert seen["plain"] == ""
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}),
+    ],
+)
+async def test_a_salt_and_a_session_are_taken_by_every_dialect_of_clients(
+    path: str, body: dict[str, Any]
+) -> None:
+    async with serve(ScriptedEngine("x"), CACHE_SCOPE="session") as running:
+        for fields in ({}, {"cache_salt": "s"}, {"prompt_cache_key": "t"}):
+            answer = await running.client.post(path, json={"model": "default", **body, **fields})
+            assert answer.status_code == 200, answer.text
+        assert len(set(running.engine.scopes)) == 3
+
+
 async def test_every_dialect_has_a_scope() -> None:
     async with serve(ScriptedEngine("x"), API_KEY="one", CACHE_SCOPE="key") as running:
         headers = {"authorization": "Bearer one"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,8 +23,7 @@ def model(folder: Path, **files: bytes) -> Path:
 
 
 def of(folder: Path, device: str = "cpu", release: str = "1", **options: Any) -> str:
-    args = SimpleNamespace(model_path=str(folder), revision=None, **options)
-    return fingerprint(args, release=release, device=device)
+    return fingerprint({"model_path": str(folder), **options}, release=release, device=device)
 
 
 def test_copies_of_a_model_with_the_same_options_have_the_same_fingerprint(tmp_path: Path) -> None:
@@ -56,3 +54,11 @@ def test_another_release_device_or_option_has_another(tmp_path: Path) -> None:
         of(folder, tp_size=2),
     }  # fmt: skip
     assert len(prints) == 5
+
+
+def test_a_file_that_cannot_be_read_does_not_fail_the_start(tmp_path: Path) -> None:
+    folder = model(tmp_path / "one")
+    whole = of(folder)
+    (folder / "gone.json").symlink_to(folder / "nowhere")
+    (folder / "folder.json").mkdir()
+    assert of(folder) not in ("", whole)

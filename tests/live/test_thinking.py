@@ -80,7 +80,18 @@ def test_a_budget_ends_the_thinking_and_an_answer_follows(
     assert text
 
 
-def test_no_budget_at_all_is_an_answer_at_once(thinker: LiveServer) -> None:
+def test_a_budget_whose_end_may_not_come_yet_harms_nothing(thinker: LiveServer) -> None:
+    """All tokens of the end stop the answer, and a least length would forbid them."""
+    ids = thinker.http.post("/tokenize", json={"prompt": "</think>", "add_special_tokens": False})
+    answer = _chat(
+        thinker, thinking_budget=0, min_tokens=5, stop_token_ids=ids.json()["tokens"],
+        top_p=0.9, temperature=1, ignore_eos=False,
+    )  # fmt: skip
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert _thought(_chat(thinker, thinking_budget=5))[2]
+
+
+def test_a_budget_of_zero_is_an_answer_at_once(thinker: LiveServer) -> None:
     _, thinking, text = _thought(_chat(thinker, thinking_budget=0))
     assert thinking.strip() == ""
     assert text
@@ -115,13 +126,13 @@ def test_responses_and_messages_keep_it_too(thinker: LiveServer) -> None:
         "/v1/messages",
         json={
             "model": "default", "messages": ASK, "max_tokens": 1200,
-            "thinking": {"type": "enabled", "budget_tokens": 1024},
+            "thinking": {"type": "enabled", "budget_tokens": 1024}, "temperature": 0,
         },
     ).raise_for_status().json()  # fmt: skip
     assert message["content"][0]["type"] == "thinking"
-    if message["stop_reason"] == "max_tokens":
-        assert [block["type"] for block in message["content"]] == ["thinking", "text"]
-        assert message["usage"]["output_tokens_details"]["thinking_tokens"] <= 1024 + 8
+    assert message["stop_reason"] == "max_tokens"  # greedy, the model never ends by itself
+    assert [block["type"] for block in message["content"]] == ["thinking", "text"]
+    assert message["usage"]["output_tokens_details"]["thinking_tokens"] <= 1024 + 8
 
 
 def test_many_at_once_each_keep_their_own(thinker: LiveServer) -> None:

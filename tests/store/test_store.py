@@ -22,6 +22,7 @@ from app.store.records import (
     InConversation,
     Item,
     Kept,
+    LinkGone,
     NotAnswered,
     TooLarge,
     TooLong,
@@ -100,7 +101,9 @@ async def test_a_chain_with_a_removed_link_is_not_found(open_store: Opening, own
     ids = await chain(store, owner, 3)
     assert await store.remove(owner, ids[1])
     assert not await store.remove(owner, ids[1])
-    assert await store.chain(owner, ids[2], **MOST) is None
+    with pytest.raises(LinkGone, match=ids[1]):
+        await store.chain(owner, ids[2], **MOST)
+    assert await store.chain(owner, ids[1], **MOST) is None
     assert await store.chain(owner, ids[0], **MOST) is not None
 
 
@@ -125,12 +128,12 @@ async def test_a_response_that_is_not_complete_or_in_a_conversation_has_no_chain
     open_store: Opening, owner: str
 ) -> None:
     store = open_store()
-    queued, within = response(status="queued"), response(conversation="conv_1")
-    store.claim(queued.id, lambda: None)
-    await store.put(owner, queued)
+    running, within = response(status="in_progress"), response(conversation="conv_1")
+    store.claim(running.id, lambda: None)
+    await store.put(owner, running)
     await store.put(owner, within)
     with pytest.raises(NotAnswered):
-        await store.chain(owner, queued.id, **MOST)
+        await store.chain(owner, running.id, **MOST)
     with pytest.raises(InConversation):
         await store.chain(owner, within.id, **MOST)
 
@@ -198,7 +201,7 @@ async def test_another_server_can_cancel_what_this_one_generates(
     open_store: Opening, owner: str
 ) -> None:
     one, other = open_store(), open_store()
-    kept, cancelled = response(status="queued"), asyncio.Event()
+    kept, cancelled = response(status="in_progress"), asyncio.Event()
     one.claim(kept.id, cancelled.set)
     await one.put(owner, kept)
     await other.cancel(owner, kept.id)
@@ -210,14 +213,14 @@ async def test_a_response_whose_server_has_died_is_dead(
     open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = open_store(), open_store()
-    kept = response(status="queued")
+    kept = response(status="in_progress")
     one.claim(kept.id, lambda: None)
     await one.put(owner, kept)
     found = await other.get(owner, kept.id)
     assert found is not None
-    assert found.status == "queued"
+    assert found.status == "in_progress"
     monkeypatch.setattr("app.store.store._CLAIM_S", -1.0)
-    kept = response(status="queued")
+    kept = response(status="in_progress")
     one.claim(kept.id, lambda: None)
     await one.put(owner, kept)
     found = await other.get(owner, kept.id)
@@ -238,7 +241,7 @@ async def test_what_was_removed_while_it_was_generated_stays_removed(
     open_store: Opening, owner: str
 ) -> None:
     one, other = open_store(), open_store()
-    kept = response(status="queued")
+    kept = response(status="in_progress")
     one.claim(kept.id, lambda: None)
     await one.put(owner, kept)
     assert await other.remove(owner, kept.id)
@@ -479,13 +482,14 @@ def test_a_postgresql_url_is_taken_as_hosters_write_it() -> None:
     [
         ({"STORE_URL": "mysql://h/db"}, "STORE_URL: must be"),
         ({"STORE_URL": "postgresql:///db"}, "STORE_URL: must be"),
+        ({"STORE_URL": "sqlite://relative.db"}, "STORE_URL: must be"),
         ({"STORE_URL": "postgresql://h/db?sslrootcert=x"}, "'sslrootcert'"),
         ({"STORE_URL": "memory", "TOKENIZER_WORKERS": "2"}, "TOKENIZER_WORKERS"),
     ],
 )
 def test_a_wrong_url_is_told_at_the_start(environment: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        store_of(settings(**environment))
+        settings(**environment)
 
 
 async def test_a_folder_that_cannot_be_written_gives_way_to_a_temporary_one(

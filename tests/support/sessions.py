@@ -48,7 +48,10 @@ def write(name: str, path: str, bodies: list[Json]) -> None:
     turns: list[Json] = []
     before: Json = {}
     for body in bodies:
-        turn: Json = {"same": [key for key in body if before.get(key) == body[key]], "new": {}}
+        turn: Json = {
+            "same": [key for key in body if key in before and before[key] == body[key]],
+            "new": {},
+        }
         for key in body.keys() - set(turn["same"]):
             old, new = before.get(key), body[key]
             shared = 0

@@ -43,6 +43,8 @@ def answer(body: MessagesBody, call: Call) -> Awaitable[Reply]:
         sampling=_sampling(body, grammar, call),
         clamps=True,
         whole=not body.stream,
+        cache_salt=body.cache_salt or "",
+        session=body.prompt_cache_key or "",
     )
     call.log_fields |= {
         "model": body.model,

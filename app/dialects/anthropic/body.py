@@ -118,3 +118,5 @@ class MessagesBody(PromptFields):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     stop_sequences: Annotated[list[str], Field(max_length=_MAX_STOPS)] | None = None
+    cache_salt: Annotated[str, Field(max_length=256)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None

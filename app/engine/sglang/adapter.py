@@ -19,7 +19,6 @@ import numpy as np
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered, Watched
 from app.engine.sglang.endings import aborted, refused
 from app.engine.sglang.exchange import Exchange, Pending
-from app.engine.sglang.fingerprint import device_name, fingerprint
 from app.engine.sglang.infill import Infill
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.pulse import Pulse, read_loads
@@ -32,7 +31,6 @@ from app.errors import InvalidRequest, StartError
 from app.grammars.compiler import Vocabulary as GrammarVocabulary
 from app.lifecycle import Phase
 from app.types import ChatPrompt, Grammar, Json, Sampling
-from app.version import version
 
 _PROFILE_S = 900.0
 _EXCUSED_S, _EXCUSED_ON_CPU_S = 600.0, 3600.0
@@ -46,7 +44,13 @@ class SGLangEngine:
     phase_when_up = Phase.WARMING
 
     def __init__(
-        self, engine: Any, pools: Pooling | None, watch: Watched, *, widest_stride: int = 1
+        self,
+        engine: Any,
+        pools: Pooling | None,
+        watch: Watched,
+        *,
+        fingerprint: str,
+        widest_stride: int = 1,
     ) -> None:
         self._engine = engine
         self._manager = engine.tokenizer_manager
@@ -65,51 +69,47 @@ class SGLangEngine:
         self._exchange = Exchange(self._manager, Vocabulary(tokenizer), widest_stride=widest_stride)
         self._grammar_vocabulary: GrammarVocabulary | None = None
         self._infill = Infill.of(tokenizer)
-        self.info = self._read_info(pools)
+        self._resolved: dict[str, Any] = dict(engine.server_args.resolved_dict())
+        """SGLang's options; its `server_args` themselves have some of them as they were given."""
+        self.info = self._read_info(pools, fingerprint)
         self._profiled_at = 0.0
         self._excused_s = _EXCUSED_ON_CPU_S if self.info.device == "cpu" else _EXCUSED_S
         # Between nodes the snapshots of the replicas are read only when a request is sent.
         self._one_node = engine.server_args.nnodes == 1
-        args = engine.server_args
         self._pulse = Pulse(
             self._manager,
             watch.owner,
             self.silent_s,
             lambda: self._exchange.heard_at,
-            longest=self.info.context_length + 2 * (args.max_prefill_tokens or 0),
+            longest=self.info.context_length + 2 * (self._resolved["max_prefill_tokens"] or 0),
             on_cpu=self.info.device == "cpu",
         )
         self._take_over()
 
-    def _read_info(self, pools: Pooling | None) -> EngineInfo:
-        import torch
+    def _read_info(self, pools: Pooling | None, fingerprint: str) -> EngineInfo:
         from sglang.version import __version__
 
-        model, args = self._manager.model_config, self._engine.server_args
+        model, args = self._manager.model_config, self._resolved
         scheduler = self._engine._scheduler_init_result.scheduler_infos[0]
         renderer = self._tokenizers.loop.renderer
         context = self._manager.context_len
         return EngineInfo(
-            model_path=args.model_path,
+            model_path=args["model_path"],
             version=f"sglang {__version__}",
-            fingerprint=fingerprint(
-                args,
-                release=f"{version()} {torch.__version__}",
-                device=device_name(args.device),
-            ),
-            device=args.device,
+            fingerprint=fingerprint,
+            device=args["device"],
             # Of the model's own context SGLang keeps a few tokens (0.5.23: scheduler.py).
             context_length=scheduler["max_req_input_len"] if pools is None else context,
             max_prompt_tokens=(scheduler["max_req_input_len"] if pools is None else context) - 1,
             vocab_size=model.vocab_size,
             model_type=getattr(model.hf_config, "model_type", None),
             architectures=tuple(getattr(model.hf_config, "architectures", None) or ()),
-            honours_seed=bool(args.enable_deterministic_inference),
+            honours_seed=bool(args["enable_deterministic_inference"]),
             default_sampling=model.get_default_sampling_params(),
             tool_call_parser=renderer.tool_call_parser,
             reasoning_parser=renderer.reasoning_parser,
             bounds_thinking=renderer.reasoning_parser not in ENDED_BY_ANY_MARKER,
-            caches_prefixes=not args.disable_radix_cache,
+            caches_prefixes=not args["disable_radix_cache"],
             fills_middle=self._infill is not None,
             embedding_size=pools.size if pools else None,
             dimensions=pools.dimensions if pools and pools.matryoshka else None,
@@ -251,7 +251,7 @@ class SGLangEngine:
     def options(self) -> Json:
         from app.settings.secrets import redacted
 
-        return redacted(dict(self._engine.server_args.resolved_dict()))
+        return redacted(dict(self._resolved))
 
     async def flush_cache(self) -> bool:
         return bool((await self._manager.flush_cache()).success)
@@ -303,14 +303,22 @@ class SGLangEngine:
             if len(embedding.vector) != self.info.embedding_size:
                 raise StartError("the engine did not give a vector when it was warmed up")
         else:
-            sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
-            question = Question(prompt=prompt, sampling=sampling)
-            async with aclosing(self.generate(question, id=id, choices=1)) as stream:
-                tokens = [chunk.completion_tokens async for chunk in stream]
-            if tokens[-1:] != [1]:
-                raise StartError("the engine did not generate a token when it was warmed up")
+            for no in range(self._resolved["dp_size"]):
+                await self._generate_first(prompt, id=f"{id[:-2]}{no % 256:02x}")
         # Freeze the heap of the engine's processes, so that garbage collections skip the model.
         await self._manager.freeze_gc()
+
+    async def _generate_first(self, prompt: list[int], *, id: str) -> None:
+        sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
+        if self.info.device != "cpu":
+            # The kernels of decoding and of sampling are compiled when they are first needed, in
+            # up to minutes (94 s on an H100): not while clients wait.
+            sampling = Sampling(max_tokens=4, temperature=1.0, top_p=0.9, top_k=20, ignore_eos=True)
+        question = Question(prompt=prompt, sampling=sampling)
+        async with aclosing(self.generate(question, id=id, choices=1)) as stream:
+            tokens = [chunk.completion_tokens async for chunk in stream]
+        if tokens[-1:] != [sampling.max_tokens]:
+            raise StartError("the engine did not generate a token when it was warmed up")
 
     async def close(self) -> None:
         if self._closed:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from app.version import version
 
 _DECISIVE = (
     "dtype", "kv_cache_dtype", "quantization", "load_format", "revision", "context_length",
@@ -20,28 +24,40 @@ _DECISIVE = (
     "disable_cuda_graph", "speculative_algorithm", "speculative_draft_model_path",
     "speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens",
     "json_model_override_args", "chat_template", "tokenizer_path", "tool_call_parser",
-    "reasoning_parser", "sampling_defaults",
+    "reasoning_parser", "sampling_defaults", "preferred_sampling_params", "model_impl",
+    "tokenizer_mode", "enable_fp32_lm_head", "enable_watermark", "hf_chat_template_name",
+    "default_chat_template_kwargs", "speculative_accept_threshold_single",
+    "speculative_accept_threshold_acc",
 )  # fmt: skip
 """Options of SGLang on which an answer depends."""
-_SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
+_SMALL = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".gguf"}
 _READ_BYTES = 64 * 1024
 """Of a file of weights, at its beginning and its end: the rest is gigabytes."""
 
 
-def fingerprint(server_args: Any, *, release: str, device: str) -> str:
-    """`server_args`: SGLang's. `release`: of this program, SGLang and PyTorch. `device`: its name.
+def fingerprint(resolved: Mapping[str, Any], *, release: str, device: str) -> str:
+    """`resolved`: SGLang's options, resolved. `release`: of this program, SGLang and PyTorch.
+    `device`: its name.
 
     Reads some kilobytes of each file of the model.
     """
-    options = {name: str(getattr(server_args, name, None)) for name in _DECISIVE}
+    options = {name: str(resolved.get(name)) for name in _DECISIVE}
     if (template := options["chat_template"]) != "None":
         options["chat_template"] = _digest_of(Path(template))
     if Path(options["tokenizer_path"]).is_dir():
         options["tokenizer_path"] = _digest_of(Path(options["tokenizer_path"]))
-    folder = _folder_of(server_args.model_path, server_args.revision)
+    folder = _folder_of(resolved["model_path"], resolved.get("revision"))
     decisive = [release, device, platform.machine(), options, _digest_of(folder)]
     return "fp_" + hashlib.sha256(orjson.dumps(decisive)).hexdigest()[:12]
+
+
+def fingerprint_of(resolved: Mapping[str, Any]) -> str:
+    """Of this process's server. Not for the event loop: the disk may be slow."""
+    import torch
+
+    release = f"{version()} {torch.__version__}"
+    return fingerprint(resolved, release=release, device=device_name(resolved["device"]))
 
 
 def device_name(device: str) -> str:
@@ -66,14 +82,18 @@ def _folder_of(model: str, revision: str | None) -> Path:
 def _digest_of(path: Path) -> str:
     """Of a file, of the files in a folder, or of a name in the place of one."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
+    every = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
+    files = [file for file in every if file == path or file.suffix in _SMALL | _WEIGHTS]
     for file in files:
-        if file.suffix in _SMALL or path == file:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-        elif file.suffix in _WEIGHTS:
-            digest.update(f"{file.name}\0{file.stat().st_size}".encode())
-            with file.open("rb") as weights:
-                digest.update(weights.read(_READ_BYTES))
-                weights.seek(max(0, file.stat().st_size - _READ_BYTES))
-                digest.update(weights.read(_READ_BYTES))
+        digest.update(file.name.encode() + b"\0")
+        with suppress(OSError):  # SGLang may not need it
+            if file.suffix in _SMALL or path == file:
+                digest.update(file.read_bytes())
+            elif file.suffix in _WEIGHTS:
+                size = file.stat().st_size
+                digest.update(f"{size}".encode())
+                with file.open("rb") as weights:
+                    digest.update(weights.read(_READ_BYTES))
+                    weights.seek(max(0, size - _READ_BYTES))
+                    digest.update(weights.read(_READ_BYTES))
     return digest.hexdigest() if files else str(path)

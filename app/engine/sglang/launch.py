@@ -34,6 +34,7 @@ from app.engine.base import EngineLost
 from app.engine.environment import RuntimeDir
 from app.engine.sglang import shared_memory
 from app.engine.sglang.adapter import SGLangEngine
+from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.follower import Follower
 from app.engine.sglang.importing import follow, import_for_requests, prepare_import
 from app.engine.sglang.model_files import model_path
@@ -68,7 +69,7 @@ async def launch(
     except Exception as error:
         if (killed := watch.killed()) is not None:
             raise EngineLost(killed) from error
-        reason = runtime.last_error() or f"{type(error).__name__}: {error}".splitlines()[0][:400]
+        reason = runtime.last_error() or f"{type(error).__name__}: {error}".splitlines()[0][:800]
         raise StartError(f"the engine could not be started: {reason}") from error
     finally:
         watching.cancel()
@@ -76,7 +77,13 @@ async def launch(
         return Follower(engine, watch)
     if settings.tokenizer_workers > 1:
         return SharedEngine(engine, watch)
-    return SGLangEngine(engine, pools, watch, widest_stride=settings.max_stream_interval)
+    return SGLangEngine(
+        engine,
+        pools,
+        watch,
+        fingerprint=await asyncio.to_thread(fingerprint_of, engine.server_args.resolved_dict()),
+        widest_stride=settings.max_stream_interval,
+    )
 
 
 def _build_in_thread(build: Callable[[], Any]) -> asyncio.Future[Any]:

@@ -23,6 +23,7 @@ from typing import Any
 
 from app.engine.base import Watched
 from app.engine.sglang.adapter import SGLangEngine
+from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.importing import import_for_requests, prepare_import
 from app.engine.sglang.shared_memory import check_own
 from app.engine.sglang.watch import end_schedulers
@@ -80,7 +81,11 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
     owner = await parent
     engine = await asyncio.to_thread(_attach, owner)
     return SGLangEngine(
-        engine, None, _WatchedElsewhere(owner), widest_stride=settings.max_stream_interval
+        engine,
+        None,
+        _WatchedElsewhere(owner),
+        fingerprint=await asyncio.to_thread(fingerprint_of, engine.server_args.resolved_dict()),
+        widest_stride=settings.max_stream_interval,
     )
 
 

@@ -51,6 +51,8 @@ from app.settings.bounds import Bounds
 from app.store.store import Store
 from app.types import ChatPrompt, GenerationRequest, Grammar, Json, Sampling, Scoring
 
+_PATIENCE_S = 300.0
+"""For a store that is away when a response in the background ends: as long as it is remembered."""
 _LOGPROBS = "message.output_text.logprobs"
 _ENCRYPTED = "reasoning.encrypted_content"
 
@@ -191,6 +193,7 @@ def _keeper(
         history=history,
         parent=body.previous_response_id,
         stored=stored,
+        patience_s=_PATIENCE_S if getattr(body, "background", None) else 0.0,
     )
 
 

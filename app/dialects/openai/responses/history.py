@@ -12,7 +12,7 @@ from app.dialects.openai.responses import kept_items
 from app.dialects.openai.responses.body import ConversationId, PromptFields, ResponsesBody
 from app.dialects.openai.responses.items import Item, ReferenceItem
 from app.errors import InvalidRequest, ItemNotFound, UnsupportedParameter
-from app.store.records import InConversation, NotAnswered, TooLong
+from app.store.records import InConversation, LinkGone, NotAnswered, TooLong
 from app.store.store import Store
 
 
@@ -127,6 +127,13 @@ async def _chain(id: str, call: Call, store: Store, most_items: int) -> tuple[Se
     except NotAnswered as error:
         raise InvalidRequest(
             f"The response '{id[:100]}' cannot be gone on from: it is {error}.", param=param
+        ) from None
+    except LinkGone as error:
+        raise InvalidRequest(
+            f"Previous response with id '{id[:100]}' goes on from '{error}', which is not found: "
+            "it was deleted, or is gone by age or by the bounds of the store.",
+            param=param,
+            code="previous_response_not_found",
         ) from None
     except InConversation as error:
         raise InvalidRequest(

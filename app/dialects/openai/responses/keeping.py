@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 
 import orjson
@@ -9,7 +11,7 @@ import orjson
 from app.dialects.openai.responses import kept_items
 from app.dialects.openai.responses.history import History
 from app.dialects.openai.responses.response import Bytes, Rendered
-from app.errors import StoreUnavailable
+from app.errors import StoreUnavailable, TooLargeToKeep
 from app.logs.setup import log
 from app.store.records import Added, Item, Kept, TooLarge
 from app.store.store import Store
@@ -17,6 +19,8 @@ from app.types import Json
 
 _UNFINISHED = ("queued", "in_progress")
 _ANSWERED = ("completed", "incomplete")
+_RETRY_S = (0.5, 10.0)
+"""Between attempts: the first and the longest."""
 
 
 class ResponseKeeper:
@@ -32,18 +36,32 @@ class ResponseKeeper:
         history: History,
         parent: str | None,
         stored: bool,
+        patience_s: float = 0.0,
     ) -> None:
-        """`items`: what it answers. `stored`: False: only the conversation has it."""
+        """`items`: what it answers. `stored`: False: only the conversation has it. `patience_s`:
+        for a store that is away when the response ends, and no client waits for its last event."""
         self._store, self._owner, self._id = store, owner, id
         self._items = items
         self._after = history.responses
         self._parent, self._conversation = parent, history.conversation
-        self._stored = stored
+        self._stored, self._patience_s = stored, patience_s
 
     async def keep(self, status: str, response: Rendered, context: Sequence[Bytes] | None) -> None:
-        """Raises StoreUnavailable. However it ends, the conversation is free again."""
+        """However it ends, the conversation is free again.
+
+        Raises StoreUnavailable, TooLargeToKeep.
+        """
+        ends, (wait_s, longest_s) = time.monotonic() + self._patience_s, _RETRY_S
         try:
-            await self._keep(status, response, context)
+            while True:
+                try:
+                    await self._keep(status, response, context)
+                    return
+                except StoreUnavailable:
+                    if status in _UNFINISHED or time.monotonic() + wait_s > ends:
+                        raise
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, longest_s)
         finally:
             if self._conversation is not None and status not in _UNFINISHED:
                 await self._store.release(self._conversation, self._id)
@@ -71,9 +89,14 @@ class ResponseKeeper:
                 await self._store.put(self._owner, kept, added, after=self._after)
             except TooLarge as error:
                 log.info("a response is not kept", response=self._id, reason=str(error))
-                raise StoreUnavailable(str(error)) from None
+                if added is not None:
+                    await self._append(added)
+                raise TooLargeToKeep(str(error)) from None
         elif added is not None:
-            await self._store.append(self._owner, added.conversation, added.items, holder=self._id)
+            await self._append(added)
+
+    async def _append(self, added: Added) -> None:
+        await self._store.append(self._owner, added.conversation, added.items, holder=self._id)
 
 
 def _parsed(items: bytes) -> list[Json]:

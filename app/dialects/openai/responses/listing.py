@@ -41,7 +41,12 @@ class Paging(msgspec.Struct, frozen=True):
         order = ask.query.get("order", "desc")
         if order not in ("asc", "desc"):
             raise InvalidRequest("Invalid value for 'order': must be asc or desc.", param="order")
-        return cls(int(limit), order == "desc", ask.query.get("after"))
+        if ask.query.get("before"):
+            raise InvalidRequest(
+                "'before' is not supported; please use 'after' with the other 'order'.",
+                param="before",
+            )
+        return cls(int(limit), order == "desc", ask.query.get("after") or None)
 
 
 def listed(items: Sequence[Json], *, more: bool) -> Whole:

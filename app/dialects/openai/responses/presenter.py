@@ -18,6 +18,7 @@ import orjson
 from app.dialects.contract import in_one_line, keep_alive
 from app.dialects.json_array import encoded
 from app.dialects.openai.frames import logprob_json
+from app.dialects.openai.responses.numbering import apart, renumbered
 from app.dialects.openai.responses.output_items import (
     THINKING,
     CallOutput,
@@ -28,7 +29,7 @@ from app.dialects.openai.responses.output_items import (
     ThinkingOutput,
 )
 from app.dialects.openai.responses.response import Bytes, Rendered, ResponseObject
-from app.errors import RequestCancelled, ServeError, StoreUnavailable
+from app.errors import RequestCancelled, ServeError, StoreUnavailable, TooLargeToKeep
 from app.events import (
     Event,
     Finished,
@@ -54,7 +55,7 @@ class Keeper(Protocol):
     async def keep(self, status: str, response: Rendered, context: Sequence[Bytes] | None) -> None:
         """`context`: the output as a later request reads it, if it differs.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable, TooLargeToKeep.
         """
 
 
@@ -177,7 +178,7 @@ class ResponsePresenter:
             try:
                 await self._keeper.keep(status, ended, self._context)
                 self.kept = True
-            except StoreUnavailable:
+            except (StoreUnavailable, TooLargeToKeep):
                 self._response.is_not_kept()
                 ended = self._response.render(status, output, usage=usage, incomplete=incomplete)
         return self._last(status, ended)
@@ -200,7 +201,8 @@ class ResponsePresenter:
 
     async def keep_begun(self) -> None:
         assert self._keeper is not None
-        await self._keeper.keep("queued", self._response.render("queued", ()), None)
+        status = "in_progress"  # until its end: other servers know no more of it
+        await self._keeper.keep(status, self._response.render(status, ()), None)
 
     async def break_off(self, error: ServeError) -> bytes:
         """Keep it as failed, or as cancelled, which no event of OpenAI's says."""
@@ -215,7 +217,7 @@ class ResponsePresenter:
         try:
             await self._keeper.keep(status, ended, None)
             self.kept = True
-        except StoreUnavailable:
+        except (StoreUnavailable, TooLargeToKeep):
             self._response.is_not_kept()
         return before + self._last(event, ended)
 
@@ -228,8 +230,11 @@ class ResponsePresenter:
         response: Rendered,
         after: int,
     ) -> bytes:
-        """The frames after this number. `items`: each with its text, its status and its scores."""
-        frames = [self._begin()]
+        """The frames after this number. `items`: each with its text, its status and its scores.
+
+        If there were more while it was generated: those that end its items, which have the texts.
+        """
+        frames, ends = [self._begin()], []
         for item, text, status, scores in items:
             frames.append(self._opened(item))
             if isinstance(item, MessageOutput) and scores:
@@ -240,11 +245,13 @@ class ResponsePresenter:
             elif text:
                 frames.append(self._delta(item, text))
             if status == "completed" or not isinstance(item, CallOutput):
-                frames.append(self._close(status))
+                ends.append(self._close(status))
+                frames.append(ends[-1])
             else:  # it was cut off
                 self._open = None
-        wanted = b"".join(frames).split(b"\n\n")[after + 1 : -1]
-        self._no = max(self._no, after + 1)  # it had more events when it was generated
+        wanted = apart(b"".join(frames))[after + 1 :]
+        if after >= self._no:
+            wanted, self._no = renumbered(apart(b"".join(ends)), after + 1)
         last = self._last(event, response)
         return in_one_line(b"".join([frame + b"\n\n" for frame in wanted])) + last
 

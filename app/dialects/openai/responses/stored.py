@@ -10,12 +10,13 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import msgspec
 import orjson
 
-from app.dialects.contract import Ask, Reply, Resource, Stream, Whole
+from app.dialects.contract import Ask, Reply, Resource, Running, Stream, Whole
 from app.dialects.openai.responses import replay
 from app.dialects.openai.responses.listing import LIMIT, ORDER, Paging, listed, text
-from app.dialects.openai.responses.response import Rendered, error_json
+from app.dialects.openai.responses.response import error_json
 from app.errors import InternalError, InvalidRequest, ItemNotFound, RouteNotFound, ServeError
 from app.store.records import Kept
 from app.types import Json
@@ -23,7 +24,8 @@ from app.types import Json
 RUNNING = ("queued", "in_progress")
 _POLL_S = 0.5
 """Another server generates the response: only the database tells when it has ended."""
-_CANCELLED_WITHIN_S = 20.0
+_CANCELLED_WITHIN_S = 40.0
+"""Longer than a claim lasts whose server has died."""
 _DIED = "The server that generated this response has ended."
 
 
@@ -32,10 +34,11 @@ async def retrieve(ask: Ask) -> Reply:
     run = ask.background.find(ask.owner, id)
     if _switch(ask, "stream"):
         after = _after(ask)
-        if run is None or not run.streams:
+        if run is not None and run.streams:
+            return Stream(run.follow(after), cannot_be_followed)
+        if run is None or run.kept:
             await _kept(ask, id)
-            return Stream(_replayed(ask, id, after), cannot_be_followed)
-        return Stream(run.follow(after), cannot_be_followed)
+        return Stream(_replayed(ask, id, after), cannot_be_followed)
     if run is not None and not (run.ended and run.kept):
         return Whole(run.now())
     return Whole((await _kept(ask, id)).body)
@@ -108,28 +111,35 @@ async def _kept(ask: Ask, id: str) -> Kept:
 def _failed(kept: Kept) -> Kept:
     body: Json = orjson.loads(kept.head + kept.tail)
     body |= {"status": "failed", "error": error_json(InternalError(_DIED))}
+    return _with(body, kept.output, kept)
+
+
+def _with(body: Json, output: bytes, kept: Kept) -> Kept:
+    """`kept`, with this in its place."""
     head, _, tail = orjson.dumps(body | {"output": []}).partition(b'"output":[')
-    rendered = Rendered(head + b'"output":[', kept.output, tail)
-    return Kept(
-        id=kept.id,
-        status="failed",
-        head=rendered.head,
-        output=rendered.output,
-        tail=rendered.tail,
-        input=kept.input,
-        parent=kept.parent,
-        conversation=kept.conversation,
+    return msgspec.structs.replace(
+        kept, status=body["status"], head=head + b'"output":[', output=output, tail=tail
     )
 
 
 async def _replayed(ask: Ask, id: str, after: int) -> AsyncGenerator[bytes, None]:
+    if (run := ask.background.find(ask.owner, id)) is not None:
+        await run.end()
+        if not run.kept:
+            yield replay.events(_only_here(run), after=after)
+            return
     kept = await _kept(ask, id)
-    while kept.status in RUNNING:
-        if (run := ask.background.find(ask.owner, id)) is not None:
-            await run.end()
+    while kept.status in RUNNING:  # another server's
         await asyncio.sleep(_POLL_S)
         kept = await _kept(ask, id)
     yield replay.events(kept, after=after)
+
+
+def _only_here(run: Running) -> Kept:
+    """A response that has ended, and that the store does not have."""
+    body: Json = orjson.loads(run.now())
+    output = orjson.dumps(body["output"])[1:-1]
+    return _with(body, output, Kept(id=body["id"], status=body["status"]))
 
 
 def _after(ask: Ask) -> int:

@@ -222,7 +222,7 @@ async def test_a_response_in_the_background_is_polled_until_it_is_complete() -> 
         await eventually(has_begun)
         assert (await sdk.responses.retrieve(response.id)).status == "in_progress"
         refused = await ask(running, previous_response_id=response.id)
-        assert "it is queued" in refused.json()["error"]["message"]
+        assert "it is in_progress" in refused.json()["error"]["message"]
         release.set()
 
         async def is_over() -> bool:
@@ -288,7 +288,7 @@ async def test_a_kept_response_is_streamed_again_as_events_of_the_same_items() -
         rest = await running.client.get(path, params={"stream": "true", "starting_after": 3})
         assert events_of(rest.text) == events[4:]
         late = await running.client.get(path, params={"stream": "true", "starting_after": 999})
-        assert [event["type"] for event in events_of(late.text)] == ["response.completed"]
+        assert events_of(late.text)[-1]["type"] == "response.completed"
         wrong = await running.client.get(path, params={"stream": "true", "starting_after": "x"})
         assert error_of(wrong)[2] == "starting_after"
         sdk = sdk_of(running, "x")
@@ -417,15 +417,18 @@ async def test_a_client_that_leaves_frees_its_conversation_and_adds_nothing() ->
 # -- a store that fails --------------------------------------------------------------------------
 
 
-def broken(store: Store | None, what: str) -> None:
-    """Make a call of the store's database fail, as a full disk does."""
+def broken(store: Store | None, what: str, patch: pytest.MonkeyPatch | None = None) -> list[None]:
+    """Make a call of the store's database fail, as a full disk does. Returns an entry for each."""
+    tried: list[None] = []
 
     async def full(*_: Any, **__: Any) -> None:
+        tried.append(None)
         raise OSError(28, "No space left on device")
 
     assert store is not None
     assert store._access._rows is not None
-    setattr(store._access._rows.responses, what, full)
+    (patch or pytest.MonkeyPatch()).setattr(store._access._rows.responses, what, full)
+    return tried
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -524,10 +527,17 @@ async def test_a_conversation_is_free_after_a_cancelled_response_in_the_backgrou
         assert said(running) == [("user", "two")]
 
 
-async def test_a_response_in_the_background_that_could_not_be_kept_is_there_for_a_while() -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_response_in_the_background_that_could_not_be_kept_is_there_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr("app.dialects.openai.responses.answer._PATIENCE_S", 0.0)
     release = asyncio.Event()
     async with serve(ScriptedEngine("a", release)) as running:
-        response = await answered(running, background=True)
+        begun = await running.client.post(
+            PATH, json={"model": "default", "input": "hi", "background": True}
+        )
+        response = begun.json()
         broken(running.serving.store, "put")
         release.set()
         path = f"{PATH}/{response['id']}"
@@ -536,7 +546,65 @@ async def test_a_response_in_the_background_that_could_not_be_kept_is_there_for_
             return (await running.client.get(path)).json()["status"] == "completed"
 
         await eventually(is_over)
-        assert (await running.client.get(path)).json()["store"] is False
+        if stream:
+            events = events_of((await running.client.get(path, params={"stream": "true"})).text)
+            assert [event["sequence_number"] for event in events] == list(range(len(events)))
+            ended = events[-1]["response"]
+        else:
+            ended = (await running.client.get(path)).json()
+        assert (ended["status"], ended["store"]) == ("completed", False)
+        assert ended["output"][0]["content"][0]["text"] == "a"
+
+
+async def test_a_store_that_is_away_when_a_response_in_the_background_ends_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.dialects.openai.responses.keeping._RETRY_S", (0.05, 0.05))
+    release = asyncio.Event()
+    async with serve(ScriptedEngine("a", release)) as running:
+        made = (await running.client.post("/v1/conversations", json={})).json()["id"]
+        response = await answered(running, background=True, conversation=made)
+        path = f"{PATH}/{response['id']}"
+        with pytest.MonkeyPatch.context() as patch:
+            tried = broken(running.serving.store, "put", patch)
+            release.set()
+            await eventually(lambda: len(tried) > 2)
+            assert (await running.client.get(path)).json()["status"] == "in_progress"
+
+        async def is_over() -> bool:
+            return (await running.client.get(path)).json()["status"] == "completed"
+
+        await eventually(is_over)
+        assert (await running.client.get(path)).json()["store"] is True
+        items = (await running.client.get(f"/v1/conversations/{made}/items")).json()["data"]
+        assert len(items) == 2
+
+
+async def test_a_turn_too_large_to_be_kept_is_in_its_conversation_all_the_same() -> None:
+    async with serve(ScriptedEngine("x" * 2000), STORE_MAX_RESPONSE_BYTES="2048") as running:
+        made = (await running.client.post("/v1/conversations", json={})).json()["id"]
+        assert (await answered(running, conversation=made))["store"] is False
+        items = (await running.client.get(f"/v1/conversations/{made}/items")).json()["data"]
+        assert [item["role"] for item in items] == ["assistant", "user"]
+
+
+async def test_a_request_in_the_background_too_large_to_be_kept_is_refused_for_good() -> None:
+    async with serve(ScriptedEngine("x"), STORE_MAX_RESPONSE_BYTES="2048") as running:
+        body = {"model": "default", "input": "long " * 600, "background": True}
+        refused = await running.client.post(PATH, json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "response_too_large")
+        assert "retry-after" not in refused.headers
+
+
+async def test_a_chain_whose_link_was_deleted_names_the_link() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        first = await answered(running)
+        second = await answered(running, previous_response_id=first["id"])
+        await running.client.delete(f"{PATH}/{first['id']}")
+        body = {"model": "default", "input": "hi", "previous_response_id": second["id"]}
+        refused = await running.client.post(PATH, json=body)
+        assert refused.json()["error"]["code"] == "previous_response_not_found"
+        assert first["id"] in refused.json()["error"]["message"]
 
 
 async def test_an_answer_too_large_to_be_kept_is_no_failure_of_the_store() -> None:
@@ -588,13 +656,18 @@ async def test_lines_of_unicode_do_not_cut_the_events_of_a_response_that_is_foll
         assert "\u2028" not in again.text
 
 
-async def test_the_last_event_is_numbered_after_what_the_client_has_seen() -> None:
+async def test_who_follows_from_beyond_the_kept_events_gets_the_texts_once_more() -> None:
+    """Of the events that were sent while it was generated only the texts are kept."""
     async with serve(ScriptedEngine("a")) as running:
         response = await answered(running)
         path = f"{PATH}/{response['id']}"
         late = await running.client.get(path, params={"stream": "true", "starting_after": 500})
-        (event,) = events_of(late.text)
-        assert (event["type"], event["sequence_number"]) == ("response.completed", 501)
+        events = events_of(late.text)
+        assert [event["sequence_number"] for event in events] == [501, 502, 503, 504]
+        assert [event["type"].removeprefix("response.") for event in events] == [
+            "output_text.done", "content_part.done", "output_item.done", "completed",
+        ]  # fmt: skip
+        assert events[0]["text"] == "a"
 
 
 async def test_hidden_thinking_is_kept_for_the_turns_that_follow() -> None:
