@@ -101,12 +101,9 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = None
 
 
-class SamplingFields(GrammarFields):
-    """The sampling fields of chat and plain completions."""
+class CommonFields(Body):
+    """What OpenAI's API as vLLM extends it, and SGLang's own, have by the same names."""
 
-    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -117,12 +114,20 @@ class SamplingFields(GrammarFields):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
     stop: Stops | None = None
     stop_token_ids: StopTokenIds | None = None
-    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     ignore_eos: bool | None = None
-    cache_salt: Annotated[str, Field(max_length=256)] | None = None
-    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
     skip_special_tokens: bool | None = None
     logit_bias: Biases | None = None
+
+
+class SamplingFields(CommonFields, GrammarFields):
+    """The sampling fields of chat and plain completions."""
+
+    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    cache_salt: Annotated[str, Field(max_length=256)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
 

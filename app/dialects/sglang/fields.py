@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from app.dialects.body import Body, Unsupported
 from app.dialects.openai.grammars import schema_grammar
-from app.dialects.openai.sampling import Biases, Stops, StopTokenIds, check_counts
+from app.dialects.openai.sampling import CommonFields, check_counts
 from app.dialects.prompts import IDS_SCHEMA, TEXTS_SCHEMA, read_prompts
 from app.dialects.sglang.unsupported import UNSUPPORTED
 from app.errors import InvalidRequest, UnsupportedParameter
@@ -56,7 +56,7 @@ Ids = Annotated[Any, PlainValidator(_ids), WithJsonSchema(IDS_SCHEMA)]
 Same = BeforeValidator(_same_for_all)
 
 
-class GenerateSampling(Body):
+class GenerateSampling(CommonFields):
     """SGLang's SamplingParams. Unknown fields are refused, as SGLang refuses them."""
 
     unsupported: ClassVar[Unsupported] = {
@@ -72,19 +72,6 @@ class GenerateSampling(Body):
     max_new_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = _DEFAULT_MAX_TOKENS
     """None: up to the end of the context."""
     min_new_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
-    stop: Stops | None = None
-    stop_token_ids: StopTokenIds | None = None
-    ignore_eos: bool | None = None
-    skip_special_tokens: bool | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
-    logit_bias: Biases | None = None
     sampling_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     json_schema: str | None = None
     regex: str | None = None
