@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
 from app.stats import RequestStats
 from app.store.store import Store
+
+_LONG_BYTES = 200_000
+"""To read such a body takes ten milliseconds and more, and what follows as long again."""
 
 
 class Answering:
@@ -65,7 +69,7 @@ class Answering:
             stats=stats,
             log_fields=log_fields,
         )
-        return dialect.answer(body, call)
+        return dialect.answer(body, call) if len(raw) < _LONG_BYTES else _later(dialect, body, call)
 
     async def look_up(
         self,
@@ -90,3 +94,9 @@ class Answering:
                 background=self._background,
             )
         )
+
+
+async def _later(dialect: Dialect[Any], body: Any, call: Call) -> Reply:
+    """Other requests have their turn before."""
+    await asyncio.sleep(0)
+    return await dialect.answer(body, call)
