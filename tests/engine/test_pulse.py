@@ -148,6 +148,17 @@ async def test_with_a_gpu_only_a_compiler_below_the_scheduler_works() -> None:
     pulse.close()
 
 
+async def test_with_gpus_a_compiler_speaks_for_all_replicas() -> None:
+    """Kernels are compiled under a lock, for which the others wait without any sign."""
+    for on_cpu in (False, True):
+        pulse = _pulse(on_cpu=on_cpu)
+        still = pulses.Times(1, 0.0, 0.0)
+        pulse.note_times({1: pulses.Times(0, 0.0, 0.0), 2: still}, 100.0)
+        pulse.note_times({1: pulses.Times(0, 0.0, 0.9), 2: still}, 101.0)
+        assert set(pulse._shown_at) == ({0} if on_cpu else {0, 1})
+        pulse.close()
+
+
 async def test_the_snapshots_are_looked_at_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulses, "_LOOK_S", 0.01)
     pulse = _pulse(SimpleNamespace(read_all=lambda: [_load(at=1.0, prefilled=1)]))

@@ -8,7 +8,8 @@ a long prompt    each chunk of a prefill is counted in the snapshot that its sch
 processor time   so where the model runs on processors, what the schedulers use of it is a sign,
                  while no snapshot says that a step has ended, which should have sent something;
                  with a GPU it is none: a scheduler that waits for the GPU turns in a circle
-a compiler       of kernels, below a scheduler, and its processor time
+a compiler       of kernels, below a scheduler, and its processor time; with GPUs for all replicas,
+                 which wait for its lock if they need the same kernel
 one of several   a replica whose snapshot stands still hangs, though the others speak
 a stop           while a process of the engine is stopped (SIGSTOP), nothing is a sign
 """
@@ -117,16 +118,23 @@ class Pulse:
         least = _WORKS * (now - self._times_at)
         idle: set[int] = set()
         working: set[int] = set()
+        compiling = False
         for pid, (replica, own, below) in times.items():
             before = self._times.get(pid)
             if before is None:
                 continue
-            if below - before.below >= least or (self._on_cpu and own - before.own >= least):
+            if below - before.below >= least:
+                compiling = True
+                working.add(replica)
+            elif self._on_cpu and own - before.own >= least:
                 working.add(replica)
             else:
                 idle.add(replica)
-        # The parts of one replica work together: one that stands still stops the others.
-        for replica in working - idle if self._on_cpu else working:
+        if self._on_cpu:
+            working -= idle  # the parts of one replica work together: one that hangs stops all
+        elif compiling:
+            working |= idle  # each may wait for the same kernel, which one of them compiles
+        for replica in working:
             if now - self._moved_at.get(replica, -math.inf) > _STEP_S:
                 self.worked_at = self._shown_at[replica] = now
         self._times, self._times_at = times, now
