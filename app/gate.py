@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -222,13 +222,14 @@ class Gate:
             self._note_idle()
 
     @contextmanager
-    def carrying(self, size_bytes: int) -> Iterator[None]:
-        """Count an answer that has no place while it is sent. Raises Overloaded."""
+    def carrying(self, size_bytes: int, *, waited_for: bool) -> Iterator[None]:
+        """Count an answer that has no place while it is sent. `waited_for`: by a drain. Raises
+        Overloaded."""
         if self._bytes and self._bytes + size_bytes > self._max_bytes:
             raise self._too_many_bytes()
         self._bytes += size_bytes
         try:
-            with self.unfinished():
+            with self.unfinished() if waited_for else nullcontext():
                 yield
         finally:
             self._bytes -= size_bytes

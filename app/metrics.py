@@ -60,7 +60,18 @@ for _phase in ("waiting", "streaming"):
 for _refusal in (NotReady, Overloaded, Draining, EngineDied):
     REFUSED.labels(_refusal.code)
 
-for _call in ("open", "put", "get", "chain", "remove", "hold", "release", "cancel", "round"):
+for _call in (
+    "open",
+    "put",
+    "get",
+    "chain",
+    "remove",
+    "hold",
+    "release",
+    "cancel",
+    "round",
+    "evict",
+):
     STORE_FAILURES.labels(_call)
 for _reason in ("age", "bounds"):
     STORE_EVICTED.labels(_reason)

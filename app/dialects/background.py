@@ -113,6 +113,11 @@ class Backgrounds:
         self._runs: dict[str, Run] = {}
         """By the id of the answer, those that have ended included, in their order."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._beginning: set[str] = set()
+        """Ids of answers that are not kept as begun yet."""
+
+    def has(self, id: str) -> bool:
+        return id in self._beginning or id in self._runs
 
     def find(self, owner: str, id: str) -> Run | None:
         run = self._runs.get(id)
@@ -150,6 +155,7 @@ class Backgrounds:
         task = asyncio.create_task(
             self._live(run, call, events, presenter, begun, stats), name="background"
         )
+        self._beginning.add(id)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # If its client disconnects now, the response is generated and kept all the same.
@@ -175,6 +181,7 @@ class Backgrounds:
                     self._store.claim(run.id, lambda: ticket.end(cancelled))
                     await presenter.keep_begun()
                     self._runs[run.id] = run
+                    self._beginning.discard(run.id)
                     begun.set_result(None)
                     await _generate(run, events, presenter)
             except ServeError as raised:
@@ -187,6 +194,8 @@ class Backgrounds:
                 begun.set_exception(error or InternalError("The request was ended."))
                 begun.exception()  # its client may have left
                 self._store.disclaim(run.id)
+                await presenter.abandon()
+                self._beginning.discard(run.id)
                 return
             try:
                 # Outside the ticket: from here on nothing ends it any more.

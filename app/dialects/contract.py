@@ -78,6 +78,9 @@ class Background(Protocol):
     ) -> Running:
         """Begin. Raises ServeError, and then nothing has begun."""
 
+    def has(self, id: str) -> bool:
+        """It begins or runs here, or has ended here lately: what it holds is its own to let go."""
+
     def find(self, owner: str, id: str) -> Running | None:
         """One that runs here, or has ended here lately."""
 
@@ -246,6 +249,9 @@ class KeptPresenter(OrderedPresenter, Protocol):
 
     async def break_off(self, error: ServeError) -> bytes:
         """Keep that it failed, or was cancelled; the last frames."""
+
+    async def abandon(self) -> None:
+        """It has failed before it was kept as begun: let go of what it holds."""
 
 
 async def present_in_order(events: Events, presenter: OrderedPresenter, *, stream: bool) -> Reply:

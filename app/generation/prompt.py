@@ -47,8 +47,11 @@ class Job(msgspec.Struct, frozen=True):
 
     def constrained(self, grammar: Grammar) -> Job:
         """With the grammar as the engine compiles it. It decides where the answer ends, so that a
-        least number of tokens has no place beside it."""
-        sampling = msgspec.structs.replace(self.sampling, grammar=grammar, min_tokens=0)
+        least number of tokens has no place beside it; nor has `ignore_eos`: after the grammar's end
+        nothing but end tokens would follow."""
+        sampling = msgspec.structs.replace(
+            self.sampling, grammar=grammar, min_tokens=0, ignore_eos=False
+        )
         return msgspec.structs.replace(self, sampling=sampling)
 
 

@@ -48,6 +48,9 @@ def _check_keywords(schema: dict[str, Any], bounds: GrammarBounds, param: str) -
         raise _beyond(f"has an enum of more than {bounds.max_schema_enum} values", param)
     if isinstance(pattern := schema.get("pattern"), str):
         check_regex(pattern, bounds, param=param)
+    if isinstance(patterns := schema.get("patternProperties"), dict):
+        for pattern in patterns:
+            check_regex(pattern, bounds, param=param)
 
 
 def check_regex(pattern: str, bounds: GrammarBounds, *, param: str) -> None:

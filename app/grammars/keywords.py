@@ -5,10 +5,11 @@ llguidance 1.9.1 would take some of what is refused here in silence, and end the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
+from app.grammars.patterns import UNWRITTEN
 from app.grammars.refused import Refused
 from app.types import Json
 
@@ -107,9 +108,12 @@ def _check_sizes(node: Json, place: str) -> None:
             raise Refused(f"has in '{keyword}' at {place} {what}")
 
 
-_UNWRITTEN = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
-"""Control characters without an escape of two characters: grammars have no other escapes, and leave
-these out, DEL included."""
+def _is_written_back(value: float) -> bool:
+    """llguidance reads the same number: it takes the digits as one, and a power of ten, which are
+    both exact only so far."""
+    _, digits, exponent = Decimal(repr(value)).as_tuple()
+    significand = int("".join(map(str, digits)))
+    return significand <= 2**53 and isinstance(exponent, int) and abs(exponent) <= 22
 
 
 def _unwritable(value: Any) -> str | None:
@@ -122,10 +126,12 @@ def _unwritable(value: Any) -> str | None:
                 stack += [*each, *each.values()]
             case list():
                 stack += each
-            case str() if _UNWRITTEN.search(each):
+            case str() if not UNWRITTEN.isdisjoint(map(ord, each)):
                 return "a control character"
             case int() | float() if abs(each) > LARGEST or int(float(each)) != int(each):
                 return "a number that is no 64-bit float"
+            case float() if not _is_written_back(each):
+                return "a number with too many digits"
     return None
 
 

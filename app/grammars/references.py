@@ -41,12 +41,15 @@ class References:
     def _add(self, schema: Json) -> None:
         # Everything that is an object, a property's or an enum's value too: a place is only looked
         # up by what a `$ref` says.
-        stack: list[tuple[Any, str]] = [(schema, "")]
+        stack: list[tuple[Any, str, bool]] = [(schema, "", False)]
         self._resources[""] = schema
         while stack:
-            value, base = stack.pop()
+            value, base, named = stack.pop()
             if isinstance(value, list):
-                stack += [(each, base) for each in value]
+                stack += [(each, base, False) for each in value]
+            elif isinstance(value, dict) and named:
+                self._bases[id(value)] = base
+                stack += [(each, base, False) for each in value.values()]
             elif isinstance(value, dict):
                 if isinstance(own := value.get("$id"), str) and not own.startswith("#"):
                     with suppress(ValueError):  # no address
@@ -57,7 +60,11 @@ class References:
                         key = base, anchor
                         self._anchors[key] = None if key in self._anchors else value
                 self._bases[id(value)] = base
-                stack += [(each, base) for key, each in value.items() if key not in _DATA]
+                stack += [
+                    (each, base, key in _SCHEMAS_BY_NAME)
+                    for key, each in value.items()
+                    if key not in _DATA
+                ]
 
 
 def rerooted(schema: Json, root: str) -> Json:
@@ -68,13 +75,15 @@ def rerooted(schema: Json, root: str) -> Json:
     places: dict[int, str] = {}
     _note_places(schema, root, places)
 
-    def moved(value: Any) -> Any:
+    def moved(value: Any, *, named: bool = False) -> Any:
         if isinstance(value, list):
             return [moved(each) for each in value]
         if not isinstance(value, dict):
             return value
+        if named:
+            return {name: moved(each) for name, each in value.items()}
         copy = {
-            key: each if key in _DATA else moved(each)
+            key: each if key in _DATA else moved(each, named=key in _SCHEMAS_BY_NAME)
             for key, each in value.items()
             if not (key in _NAMES and isinstance(each, str))
         }
@@ -89,6 +98,8 @@ def rerooted(schema: Json, root: str) -> Json:
 
 _DATA = ("const", "enum", "default", "examples", "example")
 """Keywords whose values are no schemas."""
+_SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords whose values have any names, those of keywords too."""
 _NAMES = ("$id", "$anchor", "$dynamicAnchor")
 
 

@@ -82,7 +82,7 @@ class LocalBackend:
         return await self._answering.look_up(
             resource,
             ids=ids,
-            query={name: _parameter(value) for name, value in query.items()},
+            query={name: _parameter(value) for name, value in query.items() if value is not None},
             raw=raw,
             owner="",
         )

@@ -541,7 +541,7 @@ class Settings(BaseModel):
         2048, "MAX_INPUTS", ge=1, help="Texts in one request for embeddings."
     )
     max_messages: int = BOUNDS.setting(
-        2048, "MAX_MESSAGES", ge=1, bounds=("messages",), help="Messages in one conversation."
+        8192, "MAX_MESSAGES", ge=1, bounds=("messages",), help="Messages in one conversation."
     )
     max_prompt_chars: int | None = BOUNDS.setting(
         None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,12 +56,11 @@ class Access:
                 module = await asyncio.to_thread(importlib.import_module, "app.store.rows")
                 self._where = module.where(self._url)
                 rows = module.Rows(self._url)
-                async with asyncio.timeout(_CALL_S):
-                    await rows.create()
+                await _within(rows.create())
             except Exception as error:  # whatever it is, the server serves without a store
                 if rows is not None:
                     with suppress(Exception):
-                        await rows.close()
+                        await _within(rows.close())
                 self.failed("open", in_short(error))
             else:
                 self._rows = rows
@@ -84,7 +83,8 @@ class Access:
 
     async def close(self) -> None:
         if self._rows is not None:
-            await self._rows.close()
+            with suppress(TimeoutError):
+                await _within(self._rows.close())
 
     async def settled(self) -> None:
         """Wait a moment for calls whose callers have left."""
@@ -134,3 +134,14 @@ def in_short(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     first = (str(cause).splitlines() or [""])[0]
     return f"{type(cause).__name__}: {first}"[:200]
+
+
+async def _within(work: Coroutine[Any, Any, None]) -> None:
+    """Raises TimeoutError. To cancel SQLite's waits for the thread that works on it, so that it is
+    left to itself: the disk may hang."""
+    task = asyncio.ensure_future(work)
+    await asyncio.wait({task}, timeout=_CALL_S)
+    if not task.done():
+        task.add_done_callback(lambda each: each.cancelled() or each.exception())
+        raise TimeoutError("the database does not answer")
+    task.result()

@@ -14,6 +14,12 @@ def is_id(text: str) -> bool:
     return _WELL_FORMED_ID.fullmatch(text) is not None
 
 
+RUNNING = ("in_progress",)
+"""The statuses of a response that is being generated."""
+ANSWERED = ("completed", "incomplete")
+"""Of one that can be gone on from."""
+
+
 class Kept(msgspec.Struct, kw_only=True):
     """One response."""
 
@@ -93,6 +99,10 @@ class TooLarge(Exception):
 
 class NotAnswered(Exception):
     """A response is not complete, or never will be; with its status."""
+
+
+class NotKept(Exception):
+    """It was removed while it was generated."""
 
 
 class LinkGone(Exception):

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import and_, delete, func, insert, select, text, update
 
 from app.store.conversation_rows import append_items, release_conversation
 from app.store.database import Database
-from app.store.records import Added, InConversation, Kept, LinkGone, NotAnswered, TooLong, Turn
+from app.store.records import (
+    ANSWERED,
+    RUNNING,
+    Added,
+    InConversation,
+    Kept,
+    LinkGone,
+    NotAnswered,
+    TooLong,
+    Turn,
+)
 from app.store.tables import BODIES, RESPONSES, portions
 
 MOST_LINKS = 1000
 """Responses of one history."""
-RUNNING = ("queued", "in_progress")
-CONTINUED = ("completed", "incomplete")
 
 # Each link by its key alone: PostgreSQL without statistics would rather search all of the owner's.
 _CHAIN = """
@@ -36,6 +45,13 @@ ORDER BY chain.depth DESC
 """
 
 
+class Put(NamedTuple):
+    written: bool
+    """False: the response was removed meanwhile."""
+    added: bool
+    """False: the conversation is not there, or has been another's since."""
+
+
 class ResponseRows:
     """Raises SQLAlchemyError and OSError."""
 
@@ -53,11 +69,11 @@ class ResponseRows:
         server: str | None,
         alive_s: float,
         added: Added | None,
-    ) -> None:
+    ) -> Put:
         """Write a response, or what has become of it, and what it adds to its conversation.
 
-        `begins`: False: it has been written before, unless it was removed since. `server`: who
-        generates it, and is known to live for `alive_s`; None: it is complete.
+        `begins`: False: it has been written before; if it was removed since, nothing is written.
+        `server`: who generates it, and is known to live for `alive_s`; None: it is complete.
         """
         row = {
             "status": kept.status,
@@ -78,20 +94,49 @@ class ResponseRows:
                     .where(RESPONSES.c.id == kept.id, RESPONSES.c.owner == owner)
                     .values(row)
                 )
-                if known.rowcount:
-                    await connection.execute(
-                        update(BODIES).where(BODIES.c.id == kept.id).values(content)
-                    )
+                if not known.rowcount:
+                    return Put(written=False, added=False)
+                await connection.execute(
+                    update(BODIES).where(BODIES.c.id == kept.id).values(content)
+                )
             else:
                 new = {"id": kept.id, "owner": owner, "created": time.time(), "cancelled": False}
                 new |= {"parent": kept.parent, "conversation": kept.conversation}
                 await connection.execute(insert(RESPONSES).values(new | row))
                 await connection.execute(insert(BODIES).values({"id": kept.id, **content}))
+            has = True
             if added is not None:
-                await append_items(
+                has = await append_items(
                     connection, owner, added.conversation, added.items, holder=kept.id
                 )
                 await release_conversation(connection, added.conversation, kept.id)
+        return Put(written=True, added=has)
+
+    async def fail_dead(self, owner: str, kept: Kept) -> bool:
+        """Write that a response has failed whose server has died; False: it has not."""
+        r = RESPONSES.c
+        dead = and_(r.status.in_(RUNNING), r.alive_until <= self._database.clock)
+        async with self._database.writing() as connection:
+            known = await connection.execute(
+                update(RESPONSES)
+                .where(r.id == kept.id, r.owner == owner, dead)
+                .values(status=kept.status, size=kept.size, server=None)
+            )
+            if known.rowcount:
+                content = {"head": kept.head, "output": kept.output, "tail": kept.tail}
+                await connection.execute(
+                    update(BODIES).where(BODIES.c.id == kept.id).values(content)
+                )
+        return bool(known.rowcount)
+
+    async def runs(self, owner: str, id: str, *, alive: bool) -> bool:
+        """It is being generated. `alive`: by a server that is known to live."""
+        r = RESPONSES.c
+        mine = (r.id == id, r.owner == owner, r.status.in_(RUNNING))
+        lives = (r.alive_until > self._database.clock,) if alive else ()
+        async with self._database.reading() as connection:
+            found = await connection.execute(select(r.id).where(*mine, *lives))
+            return found.first() is not None
 
     async def get(self, owner: str, id: str) -> tuple[Kept, bool] | None:
         """A response; and whether it may still change."""
@@ -163,7 +208,7 @@ class ResponseRows:
         if rows[0].parent is not None and len(rows) <= MOST_LINKS:
             raise LinkGone(rows[0].parent)
         last = rows[-1]
-        if last.status not in CONTINUED:
+        if last.status not in ANSWERED:
             dead = last.status in RUNNING and last.left_s <= 0
             raise NotAnswered("failed" if dead else last.status)
         if len(rows) > MOST_LINKS or not last.fits:

@@ -10,7 +10,7 @@ from sqlalchemy import Select, Table, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.store.database import Database
-from app.store.response_rows import RUNNING
+from app.store.records import RUNNING
 from app.store.tables import BODIES, CONVERSATIONS, ITEMS, KINDS, RESPONSES, portions
 
 _AT_A_TIME = 500
@@ -33,7 +33,7 @@ class Upkeep:
                 await connection.execute(
                     update(RESPONSES)
                     .where(r.id.in_(some), r.server == server, r.status.in_(RUNNING))
-                    .values(alive_until=until)
+                    .values(alive_until=until, used=time.time())
                 )
             for some in portions(sorted(holders)):
                 await connection.execute(

@@ -225,7 +225,8 @@ class _Watch:
         self._check_in(self._heartbeat_s)
 
     def __exit__(self, *_: object) -> None:
-        self._connection.on_lost = None
+        if self._connection.on_lost == self._lost:  # else the next request's, which came early
+            self._connection.on_lost = None
         assert self._timer is not None
         self._timer.cancel()  # a heartbeat that waits for the client goes out before what follows
 

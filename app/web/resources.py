@@ -54,10 +54,10 @@ def _endpoint(resource: Resource) -> Callable[[Request], Awaitable[Response]]:
         if isinstance(reply, Whole):
             content = b"".join([reply.body, *reply.more])
             whole = Response(content, media_type="application/json")
-            return _Carried(whole, len(content), serving.gate)
+            return _Carried(whole, len(content), serving.gate, ends=True)
         response = StreamingResponse(_beating(reply, serving.settings.heartbeat_s))
         response.raw_headers = list(reply.headers)
-        return _Carried(response, _STREAM_BYTES, serving.gate)
+        return _Carried(response, _STREAM_BYTES, serving.gate, ends=False)
 
     return answer
 
@@ -65,12 +65,14 @@ def _endpoint(resource: Resource) -> Callable[[Request], Awaitable[Response]]:
 class _Carried(Response):
     """Another response, counted until its client has read it: it may have megabytes."""
 
-    def __init__(self, response: Response, size_bytes: int, gate: Gate) -> None:
+    def __init__(self, response: Response, size_bytes: int, gate: Gate, *, ends: bool) -> None:
+        """`ends`: False: it may follow what another server generates, for hours."""
         super().__init__()
         self._response, self._size_bytes, self._gate = response, size_bytes, gate
+        self._waited_for = ends
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._gate.carrying(self._size_bytes):
+        with self._gate.carrying(self._size_bytes, waited_for=self._waited_for):
             await self._response(scope, receive, send)
             try:
                 await scope["state"]["connection"].sent()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.grammars.keywords import MAX_OPTIONAL, MAX_PATTERNS
+from app.grammars.references import rerooted
 from app.grammars.refused import Refused
 from tests.support.grammars import accepts, matcher
 
@@ -148,6 +149,14 @@ def test_a_schema_is_enforced_as_it_stands(schema: Any, right: str, wrong: str) 
         ({"type": "string", "pattern": r"^a\u{1}$"}, "'pattern' with a control character"),
         ({"type": "string", "pattern": r"^a\x7f$"}, "'pattern' with a control character"),
         ({"type": "string", "pattern": "^a\x7f$"}, "'pattern' with a control character"),
+        ({"type": "string", "pattern": r"^a\vb$"}, "'pattern' with a control character"),
+        ({"type": "string", "pattern": r"^a[\x7f]b$"}, "'pattern' with a control character"),
+        ({"type": "string", "pattern": "^a[\x7f]b$"}, "'pattern' with a control character"),
+        ({"type": "string", "pattern": r"[\x01-\x03]"}, "'pattern' with a control character"),
+        ({"type": "string", "pattern": r"[^\0-\x7e\x80-\u{10ffff}]"},
+         "'pattern' with a control character"),
+        ({"const": 99.99999999999999}, "'const' at # a number with too many digits"),
+        ({"enum": [8e-25]}, "'enum' at # a number with too many digits"),
         ({"const": {"a": [-(2**63)]}}, "'const'"),
         ({"not": {"type": "string"}}, "'not' at #"),
         ({"properties": {"a/b": {"items": {"contains": {}}}}},
@@ -231,3 +240,40 @@ def test_with_best_effort_what_cannot_be_enforced_is_left_out(
 def test_best_effort_does_not_take_what_has_no_meaning(schema: Any) -> None:
     with pytest.raises(Refused):
         matcher("json_schema", {**schema, "x-best-effort": True})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        (r"^\u{1F600}$", "😀"),
+        (r"^\x{10FFFF}$", "\U0010ffff"),
+        (r"^\u{0041}\u{00000041}$", "AA"),
+        (r"^a\ud83d\ude00b$", "a😀b"),
+        (r"^[\ud83d\ude00x]$", "😀"),
+        (r"^[\x7fa]$", "a"),
+        (r"^[^\x7f]$", "b"),
+        (r"^\\ud83d\\ude00$", r"\ud83d\ude00"),
+        (r"^[a\-\x01]$", "-"),
+    ],
+)
+def test_characters_are_written_in_every_way_that_ecmascript_has(
+    pattern: str, matches: str
+) -> None:
+    grammar = matcher("json_schema", {"type": "string", "pattern": pattern})
+    assert accepts(grammar, json.dumps(matches, ensure_ascii=False))
+
+
+def test_a_property_may_have_the_name_of_a_keyword() -> None:
+    words = ["default", "enum", "const", "example", "$id", "$anchor"]
+    schema = {
+        "type": "object",
+        "properties": {word: {"$ref": "#/$defs/T"} for word in words},
+        "required": words,
+        "$defs": {"T": {"type": "integer"}},
+        "additionalProperties": False,
+    }
+    tool = rerooted(schema, "#/$defs/tool0")
+    assert tool["properties"]["default"] == {"$ref": "#/$defs/tool0/%24defs/T"}
+    grammar = matcher("json_schema", {"$ref": "#/$defs/tool0", "$defs": {"tool0": tool}})
+    assert accepts(grammar, json.dumps(dict.fromkeys(words, 1)))
+    assert not accepts(grammar, json.dumps(dict.fromkeys(words, "x")))

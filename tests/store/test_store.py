@@ -159,7 +159,7 @@ async def test_bytes_are_bounded(open_store: Opening, owner: str) -> None:
     store = open_store(most_bytes=100_000)
     for _ in range(40):
         await store.put(owner, response(output=bytes(9_000)))
-    await eventually(lambda: not store._crowded.is_set())
+    await eventually(lambda: not store._care.crowded.is_set())
     await store.tidy()
     count, size = await store._call("get", lambda rows: rows.upkeep.totals())
     assert 8 <= count <= 11
@@ -219,7 +219,7 @@ async def test_a_response_whose_server_has_died_is_dead(
     found = await other.get(owner, kept.id)
     assert found is not None
     assert found.status == "in_progress"
-    monkeypatch.setattr("app.store.store._CLAIM_S", -1.0)
+    monkeypatch.setattr("app.store.care.CLAIM_S", -1.0)
     kept = response(status="in_progress")
     one.claim(kept.id, lambda: None)
     await one.put(owner, kept)
@@ -339,10 +339,10 @@ async def test_the_lock_of_a_server_that_died_ends_and_it_adds_nothing_more(
     one, other, made = open_store(), open_store(), conversation()
     await one.start_conversation(owner, made, ())
     kept = response(conversation=made.id)
-    monkeypatch.setattr("app.store.store._CLAIM_S", -1.0)  # of `one`'s task, too
+    monkeypatch.setattr("app.store.care.CLAIM_S", -1.0)  # of `one`'s task, too
     assert await one.hold(owner, made.id, kept.id)
-    monkeypatch.setattr(one, "_holders", set())  # its server is dead: it renews no more
-    monkeypatch.setattr("app.store.store._CLAIM_S", 90.0)
+    monkeypatch.setattr(one._care, "holders", set())  # its server is dead: it renews no more
+    monkeypatch.setattr("app.store.care.CLAIM_S", 90.0)
     assert await other.hold(owner, made.id, "resp_2")
     await one.put(owner, kept, Added(made.id, items("a")))
     assert await one.history(owner, made.id, **MOST) == []

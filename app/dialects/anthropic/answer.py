@@ -102,6 +102,12 @@ def _prompt(body: PromptFields, call: Call, grammar: Grammar | None) -> ChatProm
     continues = bool(messages) and messages[-1].role == "assistant"
     if continues:
         messages, continues = _begun(messages, len(body.messages) - 1)
+    if continues and grammar is not None:
+        raise InvalidRequest(
+            "messages: a last message of the assistant cannot begin an answer that follows a "
+            "schema",
+            param=f"messages[{len(body.messages) - 1}]",
+        )
     if not messages:
         raise InvalidRequest("messages: all of them are empty", param="messages")
     config = body.output_config

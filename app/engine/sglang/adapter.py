@@ -105,7 +105,7 @@ class SGLangEngine:
             model_type=getattr(model.hf_config, "model_type", None),
             architectures=tuple(getattr(model.hf_config, "architectures", None) or ()),
             honours_seed=bool(args["enable_deterministic_inference"]),
-            default_sampling=model.get_default_sampling_params(),
+            default_sampling=_valid(model.get_default_sampling_params()),
             tool_call_parser=renderer.tool_call_parser,
             reasoning_parser=renderer.reasoning_parser,
             bounds_thinking=renderer.reasoning_parser not in ENDED_BY_ANY_MARKER,
@@ -339,3 +339,13 @@ def _embedding(result: dict[str, Any]) -> Embedding:
     vector = np.asarray(result["embedding"], dtype=np.float32)
     length = float(np.linalg.norm(vector.astype(np.float64))) or 1.0
     return Embedding((vector / np.float32(length)).tolist(), result["meta_info"]["prompt_tokens"])
+
+
+def _valid(defaults: dict[str, Any]) -> dict[str, Any]:
+    """A model's generation config as SGLang takes it: to others 0 means no bound."""
+    valid = dict(defaults)
+    if valid.get("top_k") == 0:
+        valid["top_k"] = -1
+    if (top_p := valid.get("top_p")) is not None and top_p <= 0:
+        valid["top_p"] = 1e-6
+    return valid

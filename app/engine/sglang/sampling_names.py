@@ -56,5 +56,6 @@ def sampling_params(
         params.setdefault("ebnf", ANYTHING)  # only beside a grammar the engine counts
         # As beside a grammar: at the budget one token is left, which a least number may forbid.
         # With none left the scheduler would end.
-        params.pop("min_new_tokens", None)
+    if "ebnf" in params:
+        params["min_new_tokens"] = 0  # that of the operator's `preferred_sampling_params`, too
     return params

@@ -79,7 +79,8 @@ async def count(body: InputTokensBody, call: Call) -> Reply:
     grammar = _grammar(body, call.bounds)
     tools = Toolbox(call.bounds)
     items = [*history.earlier, *_items(body, history)]
-    prompt = _prompt(body, items, tools, call, formatted=grammar is not None)
+    formatted, first = grammar is not None, len(history.earlier)
+    prompt = _prompt(body, items, tools, call, formatted=formatted, first=first)
     (ids,) = await call.model.tokenize([prompt])
     return Whole(orjson.dumps({"object": "response.input_tokens", "input_tokens": len(ids)}))
 
@@ -103,7 +104,8 @@ async def _answer_in(
         del body
         reply = await answering
     except BaseException:  # a disconnect included: the conversation must not stay locked
-        await store.release(*held)
+        if not (in_background and call.background is not None and call.background.has(held[1])):
+            await store.release(*held)
         raise
     if in_background:
         return reply  # it holds the conversation until it is kept
@@ -129,9 +131,9 @@ def _begin(body: ResponsesBody, call: Call, model: str, history: History) -> Awa
     tools = Toolbox(call.bounds)
     sampling = _sampling(body, call.bounds, call.model.info)
     own = _items(body, history)
-    prompt = _prompt(
-        body, [*history.earlier, *own], tools, call, formatted=sampling.grammar is not None
-    )
+    items = [*history.earlier, *own]
+    formatted = sampling.grammar is not None
+    prompt = _prompt(body, items, tools, call, formatted=formatted, first=len(history.earlier))
     scoring = _scoring(body, call.bounds)
     request = GenerationRequest(
         id=call.id,
@@ -189,11 +191,12 @@ def _keeper(
         call.store,
         call.owner,
         f"resp_{call.id}",
-        items=kept_items.written(own, call.id),
+        # A conversation has each id once: its pages are found by them.
+        items=kept_items.written(own, call.id, anew=history.conversation is not None),
         history=history,
         parent=body.previous_response_id,
         stored=stored,
-        patience_s=_PATIENCE_S if getattr(body, "background", None) else 0.0,
+        patience_s=_PATIENCE_S if body.background else 0.0,
     )
 
 
@@ -212,13 +215,22 @@ async def _in_background(
 
 
 def _prompt(
-    body: PromptFields, items: Sequence[Item], tools: Toolbox, call: Call, *, formatted: bool
+    body: PromptFields,
+    items: Sequence[Item],
+    tools: Toolbox,
+    call: Call,
+    *,
+    formatted: bool,
+    first: int,
 ) -> ChatPrompt:
-    """The conversation, with the tools that are put into `tools`. Raises ServeError."""
+    """The conversation, with the tools that are put into `tools`. `first`: of `items` that is the
+    request's own. Raises ServeError."""
     tools.add(body.tools or (), "tools")
     for no, item in enumerate(items):
         if isinstance(item, ToolsItem):
-            tools.add_more(item.tools or (), f"input[{no}].tools")
+            earlier = "conversation" if body.conversation is not None else "previous_response_id"
+            param = f"input[{no - first}].tools" if no >= first else earlier
+            tools.add_more(item.tools or (), param)
     reasoning = body.reasoning
     opening = Opening(call.seal, call.owner.encode())
     messages = conversation.messages(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from app.dialects.body import Body
@@ -164,6 +164,8 @@ class ToolsItem(Body):
 class IgnoredItem(Body):
     """What other servers' own tools left in a history: their results are in the text that follows,
     or are of no use to a model."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: Literal[
         "web_search_call", "file_search_call", "image_generation_call", "code_interpreter_call",

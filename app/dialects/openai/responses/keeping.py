@@ -13,12 +13,10 @@ from app.dialects.openai.responses.history import History
 from app.dialects.openai.responses.response import Bytes, Rendered
 from app.errors import StoreUnavailable, TooLargeToKeep
 from app.logs.setup import log
-from app.store.records import Added, Item, Kept, TooLarge
+from app.store.records import ANSWERED, RUNNING, Added, Item, Kept, NotKept, TooLarge
 from app.store.store import Store
 from app.types import Json
 
-_UNFINISHED = ("queued", "in_progress")
-_ANSWERED = ("completed", "incomplete")
 _RETRY_S = (0.5, 10.0)
 """Between attempts: the first and the longest."""
 
@@ -49,7 +47,7 @@ class ResponseKeeper:
     async def keep(self, status: str, response: Rendered, context: Sequence[Bytes] | None) -> None:
         """However it ends, the conversation is free again.
 
-        Raises StoreUnavailable, TooLargeToKeep.
+        Raises StoreUnavailable, TooLargeToKeep, NotKept.
         """
         ends, (wait_s, longest_s) = time.monotonic() + self._patience_s, _RETRY_S
         try:
@@ -58,18 +56,23 @@ class ResponseKeeper:
                     await self._keep(status, response, context)
                     return
                 except StoreUnavailable:
-                    if status in _UNFINISHED or time.monotonic() + wait_s > ends:
+                    if status in (*RUNNING, "cancelled") or time.monotonic() + wait_s > ends:
                         raise
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, longest_s)
         finally:
-            if self._conversation is not None and status not in _UNFINISHED:
-                await self._store.release(self._conversation, self._id)
+            if status not in RUNNING:
+                await self.release()
+
+    async def release(self) -> None:
+        """Let go of its conversation. Idempotent."""
+        if self._conversation is not None:
+            await self._store.release(self._conversation, self._id)
 
     async def _keep(self, status: str, response: Rendered, context: Sequence[Bytes] | None) -> None:
         read = response.output if context is None else b",".join(context)
         added = None
-        if self._conversation is not None and status in _ANSWERED:
+        if self._conversation is not None and status in ANSWERED:
             output = [Item(str(item["id"]), orjson.dumps(item)) for item in _parsed(read)]
             added = Added(self._conversation, [*self._items, *output])
         if self._stored:
@@ -86,17 +89,21 @@ class ResponseKeeper:
                 conversation=self._conversation,
             )
             try:
-                await self._store.put(self._owner, kept, added, after=self._after)
+                written = await self._store.put(self._owner, kept, added, after=self._after)
             except TooLarge as error:
                 log.info("a response is not kept", response=self._id, reason=str(error))
                 if added is not None:
                     await self._append(added)
                 raise TooLargeToKeep(str(error)) from None
+            if not written:
+                raise NotKept
         elif added is not None:
             await self._append(added)
 
     async def _append(self, added: Added) -> None:
-        await self._store.append(self._owner, added.conversation, added.items, holder=self._id)
+        conversation = added.conversation
+        if not await self._store.append(self._owner, conversation, added.items, holder=self._id):
+            log.warning("a turn is lost: its conversation has been another's", id=conversation)
 
 
 def _parsed(items: bytes) -> list[Json]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, assert_never
+from typing import NamedTuple, assert_never
 
 import orjson
 
@@ -28,7 +28,7 @@ from app.dialects.openai.responses.output_items import (
     OutputItem,
     ThinkingOutput,
 )
-from app.dialects.openai.responses.response import Bytes, Rendered, ResponseObject
+from app.dialects.openai.responses.response import Bytes, Keeper, Rendered, ResponseObject
 from app.errors import RequestCancelled, ServeError, StoreUnavailable, TooLargeToKeep
 from app.events import (
     Event,
@@ -44,19 +44,10 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
+from app.store.records import NotKept
 from app.types import Json
 
 _BEATS_S = 60.0
-
-
-class Keeper(Protocol):
-    """Keeps one response."""
-
-    async def keep(self, status: str, response: Rendered, context: Sequence[Bytes] | None) -> None:
-        """`context`: the output as a later request reads it, if it differs.
-
-        Raises StoreUnavailable, TooLargeToKeep.
-        """
 
 
 class _End(NamedTuple):
@@ -178,7 +169,7 @@ class ResponsePresenter:
             try:
                 await self._keeper.keep(status, ended, self._context)
                 self.kept = True
-            except (StoreUnavailable, TooLargeToKeep):
+            except (StoreUnavailable, TooLargeToKeep, NotKept):
                 self._response.is_not_kept()
                 ended = self._response.render(status, output, usage=usage, incomplete=incomplete)
         return self._last(status, ended)
@@ -204,6 +195,10 @@ class ResponsePresenter:
         status = "in_progress"  # until its end: other servers know no more of it
         await self._keeper.keep(status, self._response.render(status, ()), None)
 
+    async def abandon(self) -> None:
+        assert self._keeper is not None
+        await self._keeper.release()
+
     async def break_off(self, error: ServeError) -> bytes:
         """Keep it as failed, or as cancelled, which no event of OpenAI's says."""
         before = self._begin()
@@ -217,7 +212,7 @@ class ResponsePresenter:
         try:
             await self._keeper.keep(status, ended, None)
             self.kept = True
-        except (StoreUnavailable, TooLargeToKeep):
+        except (StoreUnavailable, TooLargeToKeep, NotKept):
             self._response.is_not_kept()
         return before + self._last(event, ended)
 
@@ -249,8 +244,11 @@ class ResponsePresenter:
                 frames.append(ends[-1])
             else:  # it was cut off
                 self._open = None
-        wanted = apart(b"".join(frames))[after + 1 :]
-        if after >= self._no:
+        every = apart(b"".join(frames))
+        # Up to the first delta the numbers are the same.
+        same = next((no for no, frame in enumerate(every) if b".delta\n" in frame), len(every))
+        wanted = every[after + 1 :]
+        if after >= same:
             wanted, self._no = renumbered(apart(b"".join(ends)), after + 1)
         last = self._last(event, response)
         return in_one_line(b"".join([frame + b"\n\n" for frame in wanted])) + last

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -168,3 +168,16 @@ def _choice(body: ResponsesBody) -> Json | str:
     if choice is None or isinstance(choice, str):
         return choice or "auto"
     return choice.model_dump(exclude_none=True)
+
+
+class Keeper(Protocol):
+    """Keeps one response."""
+
+    async def keep(self, status: str, response: Rendered, context: Sequence[Bytes] | None) -> None:
+        """`context`: the output as a later request reads it, if it differs.
+
+        Raises StoreUnavailable, TooLargeToKeep, NotKept.
+        """
+
+    async def release(self) -> None:
+        """Let go of its conversation."""

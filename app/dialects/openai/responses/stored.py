@@ -6,8 +6,8 @@ Source: OpenAI's OpenAPI document of 2026-08.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -18,12 +18,11 @@ from app.dialects.openai.responses import replay
 from app.dialects.openai.responses.listing import LIMIT, ORDER, Paging, listed, text
 from app.dialects.openai.responses.response import error_json
 from app.errors import InternalError, InvalidRequest, ItemNotFound, RouteNotFound, ServeError
-from app.store.records import Kept
+from app.store.records import RUNNING, Kept
+from app.store.store import Store
 from app.types import Json
 
-RUNNING = ("queued", "in_progress")
 _POLL_S = 0.5
-"""Another server generates the response: only the database tells when it has ended."""
 _CANCELLED_WITHIN_S = 40.0
 """Longer than a claim lasts whose server has died."""
 _DIED = "The server that generated this response has ended."
@@ -34,10 +33,10 @@ async def retrieve(ask: Ask) -> Reply:
     run = ask.background.find(ask.owner, id)
     if _switch(ask, "stream"):
         after = _after(ask)
-        if run is not None and run.streams:
-            return Stream(run.follow(after), cannot_be_followed)
         if run is None or run.kept:
             await _kept(ask, id)
+        if run is not None and run.streams:
+            return Stream(run.follow(after), cannot_be_followed)
         return Stream(_replayed(ask, id, after), cannot_be_followed)
     if run is not None and not (run.ended and run.kept):
         return Whole(run.now())
@@ -46,17 +45,25 @@ async def retrieve(ask: Ask) -> Reply:
 
 async def remove(ask: Ask) -> Reply:
     id = ask.ids["response_id"]
-    if ask.store is not None and (run := ask.background.find(ask.owner, id)) is not None:
-        await ask.store.cancel(ask.owner, id)
-        await run.end()
-        ask.background.forget(ask.owner, id)
-    if ask.store is None or not await ask.store.remove(ask.owner, id):
+    if ask.store is None:
         raise _not_found(id)
+    run = ask.background.find(ask.owner, id)
+    if run is not None or await ask.store.runs(ask.owner, id):
+        await ask.store.cancel(ask.owner, id)
+        await _ended(ask, id)
+    if not await ask.store.remove(ask.owner, id) and run is None:
+        raise _not_found(id)
+    ask.background.forget(ask.owner, id)
     return Whole(orjson.dumps({"id": id, "object": "response", "deleted": True}))
 
 
 async def cancel(ask: Ask) -> Reply:
     id = ask.ids["response_id"]
+    run = ask.background.find(ask.owner, id)
+    if run is not None and not run.ended and ask.store is not None:
+        await ask.store.cancel(ask.owner, id)
+        await _ended(ask, id)
+        return Whole((await _kept(ask, id)).body if run.kept else run.now())
     kept = await _kept(ask, id)
     if kept.status not in RUNNING:
         if not orjson.loads(kept.head + kept.tail).get("background"):
@@ -67,14 +74,24 @@ async def cancel(ask: Ask) -> Reply:
         return Whole(kept.body)
     assert ask.store is not None
     await ask.store.cancel(ask.owner, id)
-    if (run := ask.background.find(ask.owner, id)) is not None:
-        await run.end()
-        return Whole((await _kept(ask, id)).body if run.kept else run.now())
-    deadline = time.monotonic() + _CANCELLED_WITHIN_S
-    while kept.status in RUNNING and time.monotonic() < deadline:  # another server's
+    await _ended(ask, id)
+    return Whole((await _kept(ask, id)).body)
+
+
+async def _ended(ask: Ask, id: str) -> None:
+    """Returns once it is not generated any more, here or at another server, or after a while."""
+    assert ask.store is not None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CANCELLED_WITHIN_S):
+            if (run := ask.background.find(ask.owner, id)) is not None:
+                await run.end()
+            await _ended_elsewhere(ask.store, ask.owner, id)
+
+
+async def _ended_elsewhere(store: Store, owner: str, id: str) -> None:
+    """Another server's: only the database tells when it has ended."""
+    while await store.runs(owner, id):  # noqa: ASYNC110
         await asyncio.sleep(_POLL_S)
-        kept = await _kept(ask, id)
-    return Whole(kept.body)
 
 
 async def input_items(ask: Ask) -> Reply:
@@ -104,7 +121,8 @@ async def _kept(ask: Ask, id: str) -> Kept:
     if kept.status == "dead":
         assert ask.store is not None
         kept = _failed(kept)
-        await ask.store.fail(ask.owner, kept)
+        if not await ask.store.fail(ask.owner, kept):  # it has ended meanwhile
+            return await _kept(ask, id)
     return kept
 
 
@@ -128,11 +146,9 @@ async def _replayed(ask: Ask, id: str, after: int) -> AsyncGenerator[bytes, None
         if not run.kept:
             yield replay.events(_only_here(run), after=after)
             return
-    kept = await _kept(ask, id)
-    while kept.status in RUNNING:  # another server's
-        await asyncio.sleep(_POLL_S)
-        kept = await _kept(ask, id)
-    yield replay.events(kept, after=after)
+    assert ask.store is not None
+    await _ended_elsewhere(ask.store, ask.owner, id)
+    yield replay.events(await _kept(ask, id), after=after)
 
 
 def _only_here(run: Running) -> Kept:
