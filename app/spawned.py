@@ -16,22 +16,21 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
+def end_with_parent(pipe: int | None = None) -> None:
     """Have the kernel kill this process when the thread that has spawned it ends.
 
-    If the parent has ended already, the kernel sends nothing; then exit.
+    If the parent has ended already, the kernel sends nothing; then exit. `pipe`: whose other end
+    the parent keeps open as long as it lives. None: that from which multiprocessing's `spawn_main`
+    is reading what to run.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if _hung_up():
+    if pipe is None and (handle := re.search(r"pipe_handle=(\d+)", " ".join(sys.orig_argv))):
+        pipe = int(handle[1])
+    if pipe is not None and _hung_up(pipe):
         os._exit(1)
 
 
-def _hung_up() -> bool:
-    """The parent's end of the pipe is closed, from which multiprocessing's `spawn_main` is reading
-    what to run; the parent keeps its end open as long as it lives."""
-    handle = re.search(r"pipe_handle=(\d+)", " ".join(sys.orig_argv))
-    if handle is None:
-        return False
-    pipe = select.poll()
-    pipe.register(int(handle[1]), select.POLLHUP)
-    return bool(pipe.poll(0))
+def _hung_up(pipe: int) -> bool:
+    ends = select.poll()
+    ends.register(pipe, select.POLLHUP)
+    return bool(ends.poll(0))

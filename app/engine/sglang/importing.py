@@ -7,6 +7,7 @@ those that do not depend on the device.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any
 
 from app.errors import ConfigError
 
-EMBEDDING_MODELS = "app.engine.sglang.models"
+OWN_MODELS = "app.engine.sglang.models"
+ARCHITECTURE = "SERVE_MODEL_ARCHITECTURE"
+"""Variable that tells the schedulers which model they load (models/served.py)."""
 _STAND_IN = Path(__file__).parent / "cpu"
 
 
-def prepare_import(device: str | None) -> bool:
-    """Make this process ready to import SGLang; `device`: DEVICE. True: the engine runs on the CPU.
+def prepare_import(device: str | None, path: str | None = None) -> bool:
+    """Make this process ready to import SGLang. `device`: DEVICE. `path`: the model's.
+    True: the engine runs on the CPU.
 
     Raises ConfigError if the device is missing.
     """
@@ -28,7 +32,7 @@ def prepare_import(device: str | None) -> bool:
     on_cpu = _choose_cpu(device, torch)
     if on_cpu:
         use_cpu()
-    use_own_models()
+    use_own_models(path)
     return on_cpu
 
 
@@ -62,12 +66,25 @@ def use_cpu() -> None:
         os.environ["PYTHONPATH"] = f"{_STAND_IN}{os.pathsep}{path}" if path else str(_STAND_IN)
 
 
-def use_own_models() -> None:
+def use_own_models(path: str | None = None) -> None:
     """Make SGLang prefer our model classes to its own of the same name.
 
-    Ours pool as an embedding model's files ask; SGLang's always pool the same way.
+    Ours pool as an embedding model's files ask; SGLang's always pool the same way. `path`: the
+    model's, so that a scheduler imports its class alone.
     """
-    os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = EMBEDDING_MODELS
+    os.environ["SGLANG_EXTERNAL_MODEL_PACKAGE"] = OWN_MODELS
+    if path is not None and (architecture := architecture_of(path)) is not None:
+        os.environ[ARCHITECTURE] = architecture
+
+
+def architecture_of(path: str) -> str | None:
+    """As the model's config.json has it; None if that is not on this machine."""
+    try:
+        config = json.loads((Path(path) / "config.json").read_text())
+        (architecture,) = config["architectures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return architecture if isinstance(architecture, str) else None
 
 
 def follow() -> None:

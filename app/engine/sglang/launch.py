@@ -34,6 +34,7 @@ from app.engine.base import EngineLost
 from app.engine.environment import RuntimeDir
 from app.engine.sglang import shared_memory
 from app.engine.sglang.adapter import SGLangEngine
+from app.engine.sglang.early import EarlyProcesses
 from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.follower import Follower
 from app.engine.sglang.importing import follow, import_for_requests, prepare_import
@@ -124,11 +125,35 @@ def _build(
     resource_tracker.ensure_running()
     signals.block_in_this_thread()
     path = model_path(settings)
-    on_cpu = prepare_import(settings.device)
+    on_cpu = prepare_import(settings.device, path)
     if on_cpu and settings.device is None:
         log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")
     if settings.node_rank:
         follow()
+    early = EarlyProcesses(_schedulers(settings))
+    try:
+        return _build_with(early, settings, runtime, loading, path, on_cpu=on_cpu)
+    finally:
+        early.end()
+
+
+def _schedulers(settings: Settings) -> int:
+    """Processes of this machine that SGLang starts before its detokenizer, as far as is known."""
+    if (settings.dp_size or 1) > 1:
+        return 1  # the controller, which starts them
+    tensor_parallel = settings.tp_size if isinstance(settings.tp_size, int) else 1
+    return max(1, tensor_parallel * (settings.pp_size or 1) // settings.nnodes)
+
+
+def _build_with(
+    early: EarlyProcesses,
+    settings: Settings,
+    runtime: RuntimeDir,
+    loading: Callable[[], object],
+    path: str,
+    *,
+    on_cpu: bool,
+) -> tuple[Any, Pooling | None]:
     from sglang.srt.entrypoints.engine import Engine
 
     from app.engine.sglang.scheduler import SingleMachineEngine
@@ -138,4 +163,5 @@ def _build(
     shared_memory.take_over(runtime)
     loading()
     engine = Engine if settings.nnodes > 1 else SingleMachineEngine
-    return engine(**options), pools
+    with early.used():
+        return engine(**options), pools

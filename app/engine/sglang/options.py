@@ -12,7 +12,7 @@ from typing import Any
 
 from app.engine.environment import RuntimeDir
 from app.engine.sglang import hardware, parser_names, pooling
-from app.engine.sglang.importing import EMBEDDING_MODELS
+from app.engine.sglang.importing import OWN_MODELS
 from app.engine.sglang.model_files import tokenizer_at
 from app.engine.sglang.pooling import Pooling
 from app.errors import ConfigError
@@ -169,5 +169,5 @@ def _embedding(model_path: str, options: dict[str, Any], on_cpu: bool) -> Poolin
         )
     options |= needed
     # If ours failed to import, SGLang would go on with its own after a warning.
-    importlib.import_module(EMBEDDING_MODELS + ".bert")
+    importlib.import_module(OWN_MODELS + ".bert")
     return pools

@@ -1,0 +1,173 @@
+"""Processes that import SGLang before there is anything for them to do.
+
+SGLang imports for ten seconds in this process, then starts its schedulers and its detokenizer, each
+of which imports the same for as long. Here they are started first, so that all import at once:
+
+    this process    import torch ─ import SGLang ─ options ─ Process.start ─────> wait
+    early process          start ─ import SGLang ──────────── what to run ─> load the model
+
+`multiprocessing` starts a process by sending what it runs through a pipe; so it may have been
+started long before. It is a child of this process as any other, with an interpreter and a GPU of
+its own. Its environment is that of its start and of its imports: what differs from the parent's is
+set before it runs, and if that could have mattered to an import, it begins anew (early_child.py).
+
+Written against Python 3.11, `multiprocessing/popen_spawn_posix.py` and `popen_forkserver.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from multiprocessing import resource_tracker, spawn
+from pathlib import Path
+from typing import Any
+
+context, forkserver, reduction, spawned, util = (  # whose types leave out what is used here
+    importlib.import_module(f"multiprocessing.{name}")
+    for name in ("context", "popen_forkserver", "reduction", "popen_spawn_posix", "util")
+)
+_ROOT = str(Path(__file__).parents[3])
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[2]); "
+    "from app.engine.sglang.early_child import main; main()"
+)
+_AHEAD = {
+    "CUDA_DEVICE_MAX_CONNECTIONS": "8",
+    "CUTE_DSL_LOG_LEVEL": "30",
+    "CUTE_DSL_LOG_TO_CONSOLE": "1",
+}
+"""What SGLang sets itself before it starts a process (0.5.23: `_set_envs_and_config`)."""
+
+
+class EarlyProcess:
+    """Imports SGLang, then waits for what to run."""
+
+    def __init__(self) -> None:
+        """It is killed when the calling thread ends, and has the signals blocked that it has."""
+        ours, theirs = socket.socketpair()
+        tracker = resource_tracker.getfd()
+        # "--multiprocessing-fork" is how such a process is known.
+        command = [
+            sys.executable, *util._args_from_interpreter_flags(), "-c", _START,
+            "--multiprocessing-fork", _ROOT, str(theirs.fileno()), str(tracker),
+        ]  # fmt: skip
+        with theirs, _environment({**_AHEAD, **os.environ}):
+            self.pid = util.spawnv_passfds(
+                os.fsencode(sys.executable), command, [theirs.fileno(), tracker]
+            )
+        self._socket = ours
+        """Open as long as this process lives, by which the other knows that it does."""
+
+    def fits(self) -> bool:
+        """It is alive, and what SGLang starts is Python alone, without numactl in front."""
+        return os.waitpid(self.pid, os.WNOHANG) == (0, 0) and (
+            os.fsencode(spawn.get_executable()) == os.fsencode(sys.executable)
+        )
+
+    def hand_over(self, fds: list[int]) -> None:
+        """What it shall run comes through the first of `fds`."""
+        message = pickle.dumps((len(fds), dict(os.environ)))
+        self._socket.sendall(len(message).to_bytes(4, "big") + message)
+        reduction.sendfds(self._socket, fds)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def end(self) -> None:
+        """Of one that runs nothing."""
+        self.close()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+class EarlyProcesses:
+    """Those of one start of an engine."""
+
+    def __init__(self, schedulers: int) -> None:
+        """With one for the detokenizer."""
+        self._waiting = [EarlyProcess() for _ in range(schedulers + 1)]
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Inside, `multiprocessing` takes them, in their order, for the processes that it starts.
+        Those that are left end with it."""
+        theirs = context.SpawnProcess._Popen
+        try:
+            context.SpawnProcess._Popen = staticmethod(self._popen)
+            yield
+        finally:
+            context.SpawnProcess._Popen = staticmethod(theirs)
+            self.end()
+
+    def end(self) -> None:
+        for process in self._waiting:
+            process.end()
+        self._waiting.clear()
+
+    def _popen(self, process_obj: Any) -> Any:
+        while self._waiting:
+            process = self._waiting.pop(0)
+            if process.fits():
+                return _Popen(process_obj, process)
+            process.end()
+        return spawned.Popen(process_obj)
+
+
+class _Popen(spawned.Popen):  # type: ignore[name-defined,misc]
+    """Starts a process that runs already."""
+
+    DupFd = forkserver._DupFd
+    """Of a descriptor: the child finds it by its place in what it was sent."""
+
+    def __init__(self, process_obj: Any, process: EarlyProcess) -> None:
+        self._process = process
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def _launch(self, process_obj: Any) -> None:
+        content = io.BytesIO()
+        context.set_spawning_popen(self)
+        try:
+            reduction.dump(spawn.get_preparation_data(process_obj._name), content)
+            reduction.dump(process_obj, content)
+        finally:
+            context.set_spawning_popen(None)
+        # The child's end of the first is closed by the child's end, that of the second by ours.
+        parent_r, child_w = os.pipe()
+        child_r, parent_w = os.pipe()
+        self.sentinel, self.pid = parent_r, self._process.pid
+        self.finalizer = util.Finalize(self, _close, [self._process, parent_r, parent_w])
+        try:
+            self._process.hand_over([child_r, child_w, *self._fds])
+        finally:
+            os.close(child_r)
+            os.close(child_w)
+        with open(parent_w, "wb", closefd=False) as pipe:
+            pipe.write(content.getbuffer())
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables.keys() - before.keys():
+            del os.environ[name]
+
+
+def _close(process: EarlyProcess, *fds: int) -> None:
+    process.close()
+    util.close_fds(*fds)

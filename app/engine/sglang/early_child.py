@@ -1,0 +1,86 @@
+"""The main function of a process that early.py starts."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pickle
+import socket
+import sys
+from collections.abc import Mapping
+from multiprocessing import forkserver, reduction, spawn
+
+from app.spawned import end_with_parent
+
+_MODULES = (
+    "sglang.srt.managers.scheduler",
+    "sglang.srt.managers.detokenizer_manager",
+    "app.engine.sglang.scheduler",
+)
+_LATE = ("NCCL_", "SGLANG_RUN_ID", "TRTLLM_ENABLE_PDL", "SERVE_")
+"""Beginnings of variables that no import reads."""
+_OFF = {"", "0", "false"}
+"""The same as no variable."""
+_AGAIN = (
+    "import sys; sys.path.insert(0, sys.argv[2]); "
+    "from app.engine.sglang.early_child import begin_anew; begin_anew()"
+)
+
+
+def main() -> None:
+    _, root, fd, tracker = sys.argv[1:]
+    end_with_parent(int(fd))
+    # What fails here fails again, and is told, where SGLang imports it.
+    with contextlib.suppress(Exception):
+        for name in _MODULES:
+            importlib.import_module(name)
+    with socket.socket(fileno=int(fd)) as parent:
+        length = int.from_bytes(_received(parent, 4), "big")
+        count, environment = pickle.loads(_received(parent, length))  # noqa: S301  # the parent's
+        fds: list[int] = reduction.recvfds(parent, count)
+    if names := changed(os.environ, environment):
+        print("an engine process begins anew, for its variables:", *names, flush=True)
+        for each in (*fds, int(tracker)):
+            os.set_inheritable(each, True)
+        command = [sys.executable, "-c", _AGAIN, "--multiprocessing-fork", root,
+                   ",".join(map(str, fds)), tracker]  # fmt: skip
+        os.execve(sys.executable, command, environment)  # noqa: S606
+    # No more than what differs: all of it moved, the process could not be renamed.
+    os.environ.update(dict(environment.items() - os.environ.items()))
+    _run(fds, int(tracker))
+
+
+def begin_anew() -> None:
+    _, _, fds, tracker = sys.argv[1:]
+    _run(list(map(int, fds.split(","))), int(tracker))
+
+
+def changed(own: Mapping[str, str], parents: Mapping[str, str]) -> list[str]:
+    """The variables that an import may have read otherwise. What this process alone has was set by
+    its own imports."""
+    return sorted(
+        name
+        for name, value in parents.items()
+        if own.get(name) != value
+        and not name.startswith(_LATE)
+        and not (name not in own and value.lower() in _OFF)
+    )
+
+
+def _run(fds: list[int], tracker: int) -> None:
+    """What the parent sends through the first of `fds`; the second is closed by this one's end."""
+    end_with_parent(fds[0])
+    forkserver._forkserver._inherited_fds = fds[2:]  # type: ignore[attr-defined]
+    sys.argv = [sys.argv[0], "--multiprocessing-fork"]
+    spawn.spawn_main(fds[0], tracker_fd=tracker)
+
+
+def _received(parent: socket.socket, length: int) -> bytes:
+    """Exits if the parent has nothing to run, or has ended."""
+    data = bytearray()
+    while len(data) < length:
+        if not (some := parent.recv(length - len(data))):
+            os._exit(0)
+        data += some
+    return bytes(data)

@@ -1,0 +1,138 @@
+"""Processes that wait for what multiprocessing starts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app.engine.sglang import early, early_child
+from tests.support.serving import HANGS_S
+
+ROOT = Path(__file__).parents[2]
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def two() -> Iterator[early.EarlyProcesses]:
+    """Not a fixture: pytest has another variable in a test than before it."""
+    started = early.EarlyProcesses(1)
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+def say(writer: Any, name: str) -> None:
+    writer.send((os.getpid(), os.environ.get(name), multiprocessing.parent_process() is not None))
+    writer.close()
+
+
+def leave(code: int) -> None:
+    sys.exit(code)
+
+
+def wait() -> None:
+    time.sleep(HANGS_S)
+
+
+def said(name: str = "HOME") -> tuple[int, Any]:
+    """Pid and what a process has received and seen."""
+    reader, writer = SPAWN.Pipe(duplex=False)
+    process = SPAWN.Process(target=say, args=(writer, name))
+    process.start()
+    writer.close()
+    assert reader.poll(HANGS_S)
+    answer = reader.recv()
+    process.join(HANGS_S)
+    assert process.exitcode == 0
+    assert answer[0] == process.pid
+    assert process.pid is not None
+    return process.pid, answer[1:]
+
+
+def waiting(processes: early.EarlyProcesses) -> list[int]:
+    return [process.pid for process in processes._waiting]
+
+
+def test_a_process_that_is_started_is_one_that_waits() -> None:
+    with two() as processes, processes.used():
+        first, last = waiting(processes)
+        pid, (home, has_parent) = said()
+        assert (pid, home, has_parent) == (first, os.environ.get("HOME"), True)
+        assert psutil.pid_exists(last)
+    assert not psutil.pid_exists(last)
+    assert said()[0] not in (first, last)
+
+
+def test_how_it_ends_is_known() -> None:
+    with two() as processes, processes.used():
+        left = SPAWN.Process(target=leave, args=(7,))
+        left.start()
+        left.join(HANGS_S)
+        assert left.exitcode == 7
+        killed = SPAWN.Process(target=wait)
+        killed.start()
+        assert killed.is_alive()
+        assert killed.pid is not None
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.join(HANGS_S)
+        assert killed.exitcode == -signal.SIGKILL
+
+
+def test_what_an_import_may_have_read_is_read_anew(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with two() as processes, processes.used():
+        first, last = waiting(processes)
+        monkeypatch.setenv("SERVE_SOMETHING", "late")
+        assert said("SERVE_SOMETHING") == (first, ("late", True))
+        assert "anew" not in capfd.readouterr().out
+        monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
+        assert said("TRITON_CACHE_DIR") == (last, ("/elsewhere", True))
+        assert "begins anew, for its variables: TRITON_CACHE_DIR" in capfd.readouterr().out
+
+
+def test_a_variable_that_is_off_is_as_none() -> None:
+    own = {"A": "1", "OWN": "x"}
+    assert early_child.changed(own, {"A": "1", "B": "0", "C": "False", "NCCL_X": "1"}) == []
+    assert early_child.changed(own, {"A": "0", "B": "1"}) == ["A", "B"]
+
+
+def test_without_one_that_waits_a_process_is_started_as_ever() -> None:
+    with two() as processes, processes.used():
+        pids = waiting(processes)
+        os.kill(pids[0], signal.SIGKILL)
+        os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOWAIT)
+        assert said()[0] == pids[1]
+        assert said()[0] not in pids
+
+
+def test_none_outlives_the_process_that_has_started_it(tmp_path: Path) -> None:
+    """However it ends, and whatever they do meanwhile."""
+    script = tmp_path / "starts.py"
+    script.write_text(
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from app.engine.sglang.early import EarlyProcesses\n"
+        "early = EarlyProcesses(1)\n"
+        "print(*[each.pid for each in early._waiting], flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        started = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        assert len(started) == 2
+        parent.kill()
+    gone, alive = psutil.wait_procs(started, timeout=HANGS_S)
+    assert (len(gone), alive) == (2, [])
