@@ -18,7 +18,8 @@ use_cpu(); use_own_models()
 import sys
 from sglang.srt.models.registry import ModelRegistry
 found = ModelRegistry.resolve_model_cls(["{}"])[0]
-print(found.__module__, len([name for name in sys.modules if name.startswith("sglang.srt.models.")]))
+imported = [name for name in sys.modules if name.startswith("sglang.srt.models.")]
+print(found.__module__, len(imported))
 """
 
 

@@ -104,6 +104,12 @@ assert not hasattr(MultiTokenizerRouter, "dump_requests_before_crash")
 assert envs.SGLANG_BATCH_TOKENIZER_OUTPUTS.get()  # outputs go out grouped by process
 from sglang.srt.constrained import base_grammar_backend
 assert "self.executor = ThreadPoolExecutor()" in inspect.getsource(base_grammar_backend)
+from sglang.srt.entrypoints import engine as engine_module
+assert 'mp.set_start_method("spawn", force=True)' in inspect.getsource(engine_module)
+from sglang.srt.models.registry import _ModelRegistry
+assert "model_cls = self.models.get(first_arch)" in inspect.getsource(
+    _ModelRegistry.resolve_model_cls
+)
 from sglang.srt.constrained import grammar_manager, reasoner_grammar_backend
 reasoner = reasoner_grammar_backend.ReasonerGrammarObject
 for name in ("enable_token_filter", "token_filter_fn", "tokens_after_end"):
