@@ -162,7 +162,7 @@ def test_functions_are_short() -> None:
         ("signal.signal(", "signals.py grammars/worker.py"),
         ("pthread_sigmask", "signals.py"),
         ("open_unix_connection", "channel.py"),
-        ("socket.socketpair", "workers/parent.py hathora/supervisor.py"),
+        ("socket.socketpair", "workers/parent.py hathora/supervisor.py engine/sglang/early.py"),
         ("exit_code(lifecycle", "life/service.py"),
         ("gate.end_all", "gate.py web/server.py runpod/worker.py"),
         ("form_of(path: str)", "dialects/error_forms.py"),
@@ -178,6 +178,8 @@ READS_ENVIRONMENT = ("settings/load.py",)
 WRITES_ENVIRONMENT = (
     "engine/environment.py",
     "engine/sglang/importing.py",
+    "engine/sglang/early.py",
+    "engine/sglang/early_child.py",
     "engine/sglang/loopback.py",
 )
 

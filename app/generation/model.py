@@ -20,7 +20,7 @@ from app.generation import limits
 from app.generation.answer import Answer
 from app.generation.merge import merge, parts
 from app.generation.pieces import Pieces
-from app.generation.prefixes import TAIL_TOKENS, Prefixes
+from app.generation.prefixes import LEAST_TOKENS, TAIL_TOKENS, Prefixes
 from app.generation.prompt import Job, Preparer
 from app.grammars.check import GrammarCheck
 from app.sequences import Share
@@ -88,7 +88,7 @@ class ServedModel:
         for no, job in enumerate(jobs):
             if (grammar := job.sampling.grammar) is not None:
                 jobs[no] = job.constrained(await self.grammars.check(grammar))
-        if stats is not None and len(jobs) == 1:
+        if stats is not None and len(jobs) == 1 and len(prompts[0].ids) >= LEAST_TOKENS:
             stats.prefix = await self._compared(request, prompts[0].ids, stats.owner)
         # Megabytes of text that is not needed while the engine answers.
         request = msgspec.structs.replace(request, prompts=())

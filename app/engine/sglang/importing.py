@@ -77,6 +77,11 @@ def use_own_models(path: str | None = None) -> None:
         os.environ[ARCHITECTURE] = architecture
 
 
+def served_architecture() -> str | None:
+    """In a scheduler: of the model that it loads."""
+    return os.environ.get(ARCHITECTURE)
+
+
 def architecture_of(path: str) -> str | None:
     """As the model's config.json has it; None if that is not on this machine."""
     try:

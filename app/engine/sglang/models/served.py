@@ -8,14 +8,13 @@ one, unless a package of SGLANG_EXTERNAL_MODEL_PACKAGE, as this one, has it. Wri
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import sglang.srt.models
 
-from app.engine.sglang.importing import ARCHITECTURE
+from app.engine.sglang.importing import served_architecture
 from app.engine.sglang.models import bert
 
 
@@ -33,6 +32,6 @@ def _classes(architecture: str) -> list[Any]:
 
 
 EntryClass: list[Any] = []
-_architecture = os.environ.get(ARCHITECTURE)
+_architecture = served_architecture()
 if _architecture and _architecture not in {each.__name__ for each in bert.EntryClass}:
     EntryClass = _classes(_architecture)
