@@ -102,7 +102,7 @@ class NotAnswered(Exception):
 
 
 class NotKept(Exception):
-    """It was removed while it was generated."""
+    """It was removed while it was generated, or taken for dead."""
 
 
 class LinkGone(Exception):

@@ -72,7 +72,8 @@ class ResponseRows:
     ) -> Put:
         """Write a response, or what has become of it, and what it adds to its conversation.
 
-        `begins`: False: it has been written before; if it was removed since, nothing is written.
+        `begins`: False: it has been written before; if it was removed since, or taken for dead,
+        nothing is written.
         `server`: who generates it, and is known to live for `alive_s`; None: it is complete.
         """
         row = {
@@ -91,7 +92,11 @@ class ResponseRows:
             if not begins:
                 known = await connection.execute(
                     update(RESPONSES)
-                    .where(RESPONSES.c.id == kept.id, RESPONSES.c.owner == owner)
+                    .where(
+                        RESPONSES.c.id == kept.id,
+                        RESPONSES.c.owner == owner,
+                        RESPONSES.c.status.in_(RUNNING),
+                    )
                     .values(row)
                 )
                 if not known.rowcount:

@@ -86,7 +86,8 @@ class Store:
     ) -> bool:
         """Keep a response, and add to its conversation. `after`: those that it goes on from.
 
-        Returns False if it was removed while it was generated. Raises StoreUnavailable, TooLarge.
+        Returns False if it was removed while it was generated, or taken for dead.
+        Raises StoreUnavailable, TooLarge.
         """
         if kept.size > self.most_response_bytes:
             raise TooLarge(

@@ -237,16 +237,73 @@ async def test_a_response_whose_server_has_died_is_dead(
     assert await other.get(owner, kept.id) is None
 
 
-async def test_what_was_removed_while_it_was_generated_stays_removed(
+async def test_what_was_removed_while_it_was_generated_stays_removed_and_adds_nothing(
     open_store: Opening, owner: str
 ) -> None:
+    one, other, made = open_store(), open_store(), conversation()
+    await one.start_conversation(owner, made, ())
+    kept = response(status="in_progress", conversation=made.id)
+    assert await one.hold(owner, made.id, kept.id)
+    one.claim(kept.id, lambda: None)
+    assert await one.put(owner, kept)
+    assert await other.remove(owner, kept.id)
+    assert not await one.put(owner, response(kept.id), Added(made.id, items("a")))
+    assert await one.get(owner, kept.id) is None
+    assert await one.history(owner, made.id, **MOST) == []
+
+
+async def test_no_server_is_taken_for_dead_while_the_store_was_away(
+    open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None could renew its claims then."""
     one, other = open_store(), open_store()
     kept = response(status="in_progress")
     one.claim(kept.id, lambda: None)
+    monkeypatch.setattr("app.store.care.CLAIM_S", -1.0)
     await one.put(owner, kept)
-    assert await other.remove(owner, kept.id)
-    await one.put(owner, response(kept.id))
-    assert await one.get(owner, kept.id) is None
+    monkeypatch.setattr("app.store.care.CLAIM_S", 30.0)
+    for since, status in ((time.monotonic(), "in_progress"), (time.monotonic() - 31, "dead")):
+        other._care._steady_since = since
+        found = await other.get(owner, kept.id)
+        assert found is not None
+        assert found.status == status
+        assert await other.runs(owner, kept.id) is (status == "in_progress")
+    assert not await other.runs(owner, response().id)
+
+
+async def test_what_has_ended_is_not_failed_and_what_was_failed_does_not_end_otherwise(
+    open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = open_store(), open_store()
+    monkeypatch.setattr("app.store.care.CLAIM_S", -1.0)
+    for ended_first in (True, False):
+        kept = response(status="in_progress")
+        one.claim(kept.id, lambda: None)
+        await one.put(owner, kept)
+        ends = (one.put(owner, response(kept.id)),
+                other.fail(owner, response(kept.id, status="failed")))  # fmt: skip
+        first, second = ends if ended_first else ends[::-1]
+        assert await first
+        assert not await second
+        found = await other.get(owner, kept.id)
+        assert found is not None
+        assert found.status == ("completed" if ended_first else "failed")
+
+
+async def test_what_is_generated_is_not_removed_over_a_bound(
+    open_store: Opening, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.care._RENEW_S", 0.0)
+    monkeypatch.setattr("app.store.care._ROUND_S", 0.02)
+    store = open_store(most_responses=5)
+    running = response(status="in_progress")
+    store.claim(running.id, lambda: None)
+    await store.put(owner, running)
+    for _ in range(12):
+        await store.put(owner, response())
+        await asyncio.sleep(0.05)  # so that the claim is renewed between
+    await store.tidy()
+    assert await store.put(owner, response(running.id))
 
 
 # -- conversations -------------------------------------------------------------------------------

@@ -204,16 +204,18 @@ class ResponsePresenter:
         before = self._begin()
         if isinstance(error, RequestCancelled):
             status, event = "cancelled", "incomplete"
-            ended = self._response.render(status, [*self._closed, *self._cut_off()])
+            output, failure = [*self._closed, *self._cut_off()], None
         else:
             status = event = "failed"
-            ended = self._response.render(status, self._closed, error=error)
+            output, failure = [*self._closed], error
         assert self._keeper is not None
         try:
+            ended = self._response.render(status, output, error=failure)
             await self._keeper.keep(status, ended, None)
             self.kept = True
         except (StoreUnavailable, TooLargeToKeep, NotKept):
             self._response.is_not_kept()
+            ended = self._response.render(status, output, error=failure)
         return before + self._last(event, ended)
 
     # -- after its end ---------------------------------------------------------------------------

@@ -527,6 +527,107 @@ async def test_a_conversation_is_free_after_a_cancelled_response_in_the_backgrou
         assert said(running) == [("user", "two")]
 
 
+async def test_a_client_that_leaves_while_its_response_begins_frees_no_conversation() -> None:
+    release = asyncio.Event()
+    async with serve(ScriptedEngine("a", release)) as running:
+        made = (await running.client.post("/v1/conversations", json={})).json()["id"]
+        store = running.serving.store
+        assert store is not None
+        assert store._access._rows is not None
+        rows, begins, goes_on = store._access._rows.responses, asyncio.Event(), asyncio.Event()
+        put = rows.put
+
+        async def slowly(*arguments: Any, **options: Any) -> Any:
+            begins.set()
+            await goes_on.wait()
+            return await put(*arguments, **options)
+
+        rows.put = slowly  # type: ignore[method-assign]
+        body = {"model": "default", "input": "hi", "background": True, "conversation": made}
+        asking = asyncio.create_task(running.client.post(PATH, json=body))
+        await begins.wait()
+        asking.cancel()
+        await asyncio.wait({asking})
+        await eventually(lambda: running.gate.in_flight == 1)  # the response's own place
+        assert error_of(await ask(running, conversation=made))[1] == "conversation_locked"
+        goes_on.set()
+        release.set()
+        items = f"/v1/conversations/{made}/items"
+
+        async def is_there() -> bool:
+            return len((await running.client.get(items)).json()["data"]) == 2
+
+        await eventually(is_there)
+        running.engine._script = lambda _: ("b",)
+        await answered(running, "two", conversation=made)
+
+
+async def test_a_response_that_cannot_begin_frees_its_conversation() -> None:
+    async with serve(ScriptedEngine("a")) as running:
+        made = (await running.client.post("/v1/conversations", json={})).json()["id"]
+        with pytest.MonkeyPatch.context() as patch:
+            broken(running.serving.store, "put", patch)
+            refused = await ask(running, background=True, conversation=made)
+            assert refused.status_code == 503
+        await answered(running, conversation=made)
+
+
+async def test_a_response_that_another_server_generates_ends_when_it_is_deleted(
+    tmp_path: Path,
+) -> None:
+    shared = {"STORE_URL": f"sqlite:///{tmp_path}/shared.sqlite3"}
+    async with (
+        serve(ScriptedEngine("x"), **shared) as one,
+        serve(ScriptedEngine("a", asyncio.Event()), **shared) as other,
+    ):
+        made = (await other.client.post("/v1/conversations", json={})).json()["id"]
+        response = await answered(other, background=True, conversation=made)
+        deleted = await one.client.delete(f"{PATH}/{response['id']}", timeout=60)
+        assert deleted.json()["deleted"] is True
+        assert other.engine.running == 0
+        for each in (one, other):
+            assert (await each.client.get(f"{PATH}/{response['id']}")).status_code == 404
+        follow = await other.client.get(f"{PATH}/{response['id']}", params={"stream": "true"})
+        assert follow.status_code == 404
+        assert (await one.client.get(f"/v1/conversations/{made}/items")).json()["data"] == []
+
+
+async def test_a_response_here_can_be_cancelled_while_the_store_is_away() -> None:
+    async with serve(ScriptedEngine("a", asyncio.Event())) as running:
+        response = await answered(running, background=True)
+        broken(running.serving.store, "get")
+        broken(running.serving.store, "put")
+        broken(running.serving.store, "runs")
+        await running.client.post(f"{PATH}/{response['id']}/cancel")
+        await eventually(lambda: running.engine.running == 0)
+        now = (await running.client.get(f"{PATH}/{response['id']}")).json()
+        assert (now["status"], now["store"]) == ("cancelled", False)
+
+
+async def test_an_item_that_is_in_a_conversation_twice_harms_no_page() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        made = (await running.client.post("/v1/conversations", json={})).json()["id"]
+        first = await answered(running, "one", conversation=made)
+        reference = [{"type": "item_reference", "id": first["output"][0]["id"]}]
+        await answered(running, reference, conversation=made)
+        sdk = sdk_of(running, "x")
+        ids = [item.id async for item in sdk.conversations.items.list(made, limit=1)]
+        assert len(set(ids)) == len(ids) == 4
+
+
+async def test_who_follows_from_a_number_within_the_first_item_gets_all_items() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        response = await answered(running)
+        path = f"{PATH}/{response['id']}"
+        for after in (4, 5, 6):  # of the deltas, as they were numbered when it was generated
+            late = await running.client.get(
+                path, params={"stream": "true", "starting_after": after}
+            )
+            types = [event["type"].removeprefix("response.") for event in events_of(late.text)]
+            assert types == ["output_text.done", "content_part.done", "output_item.done",
+                             "completed"]  # fmt: skip
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_response_in_the_background_that_could_not_be_kept_is_there_for_a_while(
     monkeypatch: pytest.MonkeyPatch, stream: bool
