@@ -67,7 +67,8 @@ async def test_a_disconnect_frees_the_slots_of_all_pipelined_requests(
 
 async def test_a_disconnect_after_the_first_of_two_requests_ends_the_second() -> None:
     """The first one's answer waited to be read when the second one began."""
-    engine = ScriptedEngine(script=lambda no: ["x" * 400_000] if no == 0 else [asyncio.Event()])
+    scripts = iter([["x" * 20_000_000], [asyncio.Event()]])
+    engine = ScriptedEngine(script=lambda _: next(scripts))
     body = b'{"messages":[{"role":"user","content":"hi"}]}'
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(
         body
@@ -77,8 +78,9 @@ async def test_a_disconnect_after_the_first_of_two_requests_ends_the_second() ->
         writer.write((head + body) * 2)
         await eventually(lambda: len(engine.calls) == 2)
         read = 0
-        while read < 400_000:
+        while read < 20_000_000:
             read += len(await reader.read(65_536))
         await eventually(lambda: running.gate.in_flight == 1)
         writer.close()
         await eventually(lambda: engine.running == 0 and running.gate.in_flight == 0)
+        await writer.wait_closed()
