@@ -58,18 +58,20 @@ class EarlyProcess:
             sys.executable, *util._args_from_interpreter_flags(), "-c", _START,
             "--multiprocessing-fork", _ROOT, str(theirs.fileno()), str(tracker),
         ]  # fmt: skip
-        with theirs, _environment({**_AHEAD, **os.environ}):
+        with theirs, _also_in_environment(_AHEAD):
             self.pid = util.spawnv_passfds(
                 os.fsencode(sys.executable), command, [theirs.fileno(), tracker]
             )
+        self._ended = False
         self._socket = ours
         """Open as long as this process lives, by which the other knows that it does."""
 
     def fits(self) -> bool:
         """It is alive, and what SGLang starts is Python alone, without numactl in front."""
-        return os.waitpid(self.pid, os.WNOHANG) == (0, 0) and (
-            os.fsencode(spawn.get_executable()) == os.fsencode(sys.executable)
-        )
+        if os.waitpid(self.pid, os.WNOHANG) != (0, 0):
+            self._ended = True
+        alone = os.fsencode(spawn.get_executable()) == os.fsencode(sys.executable)
+        return alone and not self._ended
 
     def hand_over(self, fds: list[int]) -> None:
         """What it shall run comes through the first of `fds`."""
@@ -83,9 +85,10 @@ class EarlyProcess:
     def end(self) -> None:
         """Of one that runs nothing."""
         self.close()
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        if not self._ended:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
+            self._ended = True
 
 
 class EarlyProcesses:
@@ -158,13 +161,14 @@ class _Popen(spawned.Popen):  # type: ignore[name-defined,misc]
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
+def _also_in_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """What is set already stays as it is."""
+    new = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(new)
     try:
         yield
     finally:
-        for name in variables.keys() - before.keys():
+        for name in new:
             del os.environ[name]
 
 
