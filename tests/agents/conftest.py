@@ -84,6 +84,12 @@ class Stage:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.running.port}"
 
+    @property
+    def shown(self) -> list[str]:
+        """The texts of the last conversation that the model has seen."""
+        messages = self.running.engine.chats[-1].messages
+        return ["".join(part.text for part in message.parts) for message in messages]
+
     async def run(
         self, *command: str, within_s: float = 120, **environment: str
     ) -> tuple[int, str, str]:

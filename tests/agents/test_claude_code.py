@@ -88,10 +88,7 @@ async def test_a_conversation_goes_on_and_is_summarised(claude: Stage, run: int)
     claude.conductor.will_say(said("Ada it is."))
     code, result = await go_on(claude, "what is my name?")
     assert (code, result["result"]) == (0, "Ada it is.")
-    texts = [
-        "".join(part.text for part in message.parts)
-        for message in claude.running.engine.chats[-1].messages
-    ]
+    texts = claude.shown
     assert any("Nice to meet you, Ada." in text for text in texts)
     summary = said("<summary>The user is called Ada.</summary>")
     claude.conductor.aside = "<summary>The user is called Ada.</summary>"
@@ -102,10 +99,7 @@ async def test_a_conversation_goes_on_and_is_summarised(claude: Stage, run: int)
     claude.conductor.will_say(said("Still Ada."))
     code, result = await go_on(claude, "and now?")
     assert (code, result["result"]) == (0, "Still Ada.")
-    texts = [
-        "".join(part.text for part in message.parts)
-        for message in claude.running.engine.chats[-1].messages
-    ]
+    texts = claude.shown
     assert any("The user is called Ada." in text for text in texts)
 
 

@@ -129,10 +129,7 @@ async def test_it_is_cut_off_and_resumes_with_all_that_was_said(codex: Stage, ru
     code, events = await execute(codex, "resume", "--last", "go on")
     assert code == 0
     assert last_message(events) == "It was made before."
-    texts = [
-        "".join(part.text for part in message.parts)
-        for message in codex.running.engine.chats[-1].messages
-    ]
+    texts = codex.shown
     assert "make one.txt" in texts
     assert texts[-1] == "go on"
     assert any(message.calls for message in codex.running.engine.chats[-1].messages)
