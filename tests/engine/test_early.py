@@ -66,7 +66,7 @@ def waiting(processes: early.EarlyProcesses) -> list[int]:
 
 
 def test_a_process_that_is_started_is_one_that_waits() -> None:
-    with two() as processes, processes.used():
+    with two() as processes, processes.used(print):
         first, last = waiting(processes)
         pid, (home, has_parent) = said()
         assert (pid, home, has_parent) == (first, os.environ.get("HOME"), True)
@@ -76,7 +76,7 @@ def test_a_process_that_is_started_is_one_that_waits() -> None:
 
 
 def test_how_it_ends_is_known() -> None:
-    with two() as processes, processes.used():
+    with two() as processes, processes.used(print):
         left = SPAWN.Process(target=leave, args=(7,))
         left.start()
         left.join(HANGS_S)
@@ -94,7 +94,7 @@ def test_what_an_import_may_have_read_is_read_anew(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with two() as processes, processes.used():
+    with two() as processes, processes.used(print):
         first, last = waiting(processes)
         monkeypatch.setenv("SERVE_SOMETHING", "late")
         assert said("SERVE_SOMETHING") == (first, ("late", True))
@@ -111,7 +111,7 @@ def test_a_variable_that_is_off_is_as_none() -> None:
 
 
 def test_without_one_that_waits_a_process_is_started_as_ever() -> None:
-    with two() as processes, processes.used():
+    with two() as processes, processes.used(print):
         pids = waiting(processes)
         os.kill(pids[0], signal.SIGKILL)
         os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOWAIT)

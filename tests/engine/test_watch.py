@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -15,6 +17,7 @@ import pytest
 
 from app.engine.base import EngineLost
 from app.engine.sglang import watch as watching
+from app.engine.sglang.early import EarlyProcesses
 from app.engine.sglang.watch import Watch
 from tests.support.serving import HANGS_S, eventually
 
@@ -106,6 +109,28 @@ async def test_a_replica_that_is_killed_while_it_loads_ends_the_start() -> None:
         engine.titled("sglang::scheduler_DP1").kill()
         with pytest.raises(EngineLost, match=r"scheduler_DP1.*killed by SIGKILL"):
             await watch.unless_lost(engine.built)
+
+
+async def test_a_process_killed_as_soon_as_it_is_started_ends_the_start() -> None:
+    """Whose end has been waited for before the watch looks."""
+    watch = Watch()
+    built: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(HANGS_S,))
+    with EarlyProcesses(0).used(watch.started):
+        await asyncio.to_thread(process.start)
+        process.kill()
+        await asyncio.to_thread(process.join)
+    gathering = asyncio.create_task(watch.gather(built))
+    try:
+        async with asyncio.timeout(HANGS_S):
+            with pytest.raises(EngineLost, match=r"killed by SIGKILL"):
+                await watch.unless_lost(built)
+        built.set_exception(EOFError())
+        assert watch.killed() is not None
+    finally:
+        built.exception()
+        gathering.cancel()
+        watch.close()
 
 
 async def test_the_end_of_a_compiler_that_a_scheduler_runs_is_no_loss() -> None:

@@ -24,7 +24,7 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import resource_tracker, spawn
 from pathlib import Path
 from typing import Any
@@ -99,12 +99,19 @@ class EarlyProcesses:
         self._waiting = [EarlyProcess() for _ in range(schedulers + 1)]
 
     @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
+    def used(self, started: Callable[[Any], object]) -> Iterator[None]:
         """Inside, `multiprocessing` takes them, in their order, for the processes that it starts.
-        Those that are left end with it."""
+        Those that are left end with it. `started` is called with the `Popen` of each process
+        before any other code can have waited for its end."""
         theirs = context.SpawnProcess._Popen
+
+        def popen(process_obj: Any) -> Any:
+            process = self._popen(process_obj)
+            started(process)
+            return process
+
         try:
-            context.SpawnProcess._Popen = staticmethod(self._popen)
+            context.SpawnProcess._Popen = staticmethod(popen)
             yield
         finally:
             context.SpawnProcess._Popen = staticmethod(theirs)

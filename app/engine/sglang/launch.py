@@ -60,7 +60,7 @@ async def launch(
     loop = asyncio.get_running_loop()
     watch = Watch()
     built = _build_in_thread(
-        lambda: _build(settings, runtime, lambda: loop.call_soon_threadsafe(loading))
+        lambda: _build(settings, runtime, watch.started, lambda: loop.call_soon_threadsafe(loading))
     )
     watching = loop.create_task(watch.gather(built))
     try:
@@ -117,7 +117,10 @@ def _build_in_thread(build: Callable[[], Any]) -> asyncio.Future[Any]:
 
 
 def _build(
-    settings: Settings, runtime: RuntimeDir, loading: Callable[[], object]
+    settings: Settings,
+    runtime: RuntimeDir,
+    started: Callable[[Any], object],
+    loading: Callable[[], object],
 ) -> tuple[Any, Pooling | None]:
     """Everything that blocks, in the engine thread: demo model, imports, children, weights."""
     # Children inherit what this thread blocks. Starting the tracker unblocks SIGINT and SIGTERM.
@@ -132,7 +135,7 @@ def _build(
         follow()
     early = EarlyProcesses(_schedulers(settings))
     try:
-        return _build_with(early, settings, runtime, loading, path, on_cpu=on_cpu)
+        return _build_with(early, settings, runtime, started, loading, path, on_cpu=on_cpu)
     finally:
         early.end()
 
@@ -149,6 +152,7 @@ def _build_with(
     early: EarlyProcesses,
     settings: Settings,
     runtime: RuntimeDir,
+    started: Callable[[Any], object],
     loading: Callable[[], object],
     path: str,
     *,
@@ -163,5 +167,5 @@ def _build_with(
     shared_memory.take_over(runtime)
     loading()
     engine = Engine if settings.nnodes > 1 else SingleMachineEngine
-    with early.used():
+    with early.used(started):
         return engine(**options), pools

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import os
 import select
 import time
@@ -39,8 +38,8 @@ _CONTROLLER = "sglang::data_parallel_controller"
 class Member:
     """A process of the engine: a child of this one, or a child's child."""
 
-    def __init__(self, process: psutil.Process, child: Any) -> None:
-        """`child`: multiprocessing's own object, for a child of this process.
+    def __init__(self, process: psutil.Process, child: Any = None) -> None:
+        """`child`: multiprocessing's `Popen`, for a child of this process.
 
         Raises psutil.Error or OSError if the process is gone.
         """
@@ -49,7 +48,7 @@ class Member:
         if not process.is_running():  # another has its pid by now
             os.close(self.pidfd)
             raise psutil.NoSuchProcess(process.pid)
-        self.name = _title(process)
+        self.name = _title(process) or process.name()
         self._child = child
         self._status: int | None = None
 
@@ -61,20 +60,20 @@ class Member:
     def note_end(self) -> None:
         """Keep how it ended, as long as the kernel can say so."""
         if self._child is not None:
-            self._child.join(timeout=1)
+            self._child.wait(timeout=1)
         else:
             self._status = _status_of_zombie(self.pid)
 
     @property
     def exitcode(self) -> int | None:
         """As `Popen.returncode`; None if it is alive, or if its own parent knows it alone."""
-        code: int | None = self._status if self._child is None else self._child.exitcode
+        code: int | None = self._status if self._child is None else self._child.poll()
         return code
 
     def rename(self) -> None:
         """Take the title that SGLang may have set since."""
         with contextlib.suppress(psutil.Error):
-            self.name = _title(psutil.Process(self.pid))
+            self.name = _title(psutil.Process(self.pid)) or self.name
 
     @property
     def end(self) -> str:
@@ -98,6 +97,12 @@ class Watch:
     @property
     def processes(self) -> Sequence[EngineProcess]:
         return list(self._members.values())
+
+    def started(self, child: Any) -> None:
+        """Watch a child of this process from its start; called in any thread. It may be killed, and
+        waited for by SGLang, before `gather` looks again. `child`: multiprocessing's `Popen`."""
+        member = Member(psutil.Process(child.pid), child)
+        self._loop.call_soon_threadsafe(self._add, member)
 
     async def gather(self, built: asyncio.Future[Any]) -> None:
         """Watch new processes as they appear, until the engine is built."""
@@ -140,12 +145,16 @@ class Watch:
         for member in self._members.values():
             member.rename()
         known = self._members.keys() | self._others
-        children = {child.pid: child for child in multiprocessing.active_children()}
-        for process in await asyncio.to_thread(_engine_processes, known, children.keys()):
+        for process in await asyncio.to_thread(_engine_processes, known):
             with contextlib.suppress(psutil.Error, OSError):
-                member = Member(process, children.get(process.pid))
-                self._members[member.pid] = member
-                self._loop.add_reader(member.pidfd, self._ended, member)
+                self._add(Member(process))
+
+    def _add(self, member: Member) -> None:
+        if member.pid in self._members:  # it was started while the others were looked for
+            os.close(member.pidfd)
+            return
+        self._members[member.pid] = member
+        self._loop.add_reader(member.pidfd, self._ended, member)
 
     def _ended(self, member: Member) -> None:
         self._loop.remove_reader(member.pidfd)
@@ -179,14 +188,14 @@ async def end_schedulers(manager: Any, watch: Watched) -> None:
         await asyncio.sleep(0.05)
 
 
-def _engine_processes(known: set[int], children: Any) -> list[psutil.Process]:
-    """The engine's processes that are not known yet. `children`: pids of multiprocessing's own."""
+def _engine_processes(known: set[int]) -> list[psutil.Process]:
+    """The engine's processes that are not known yet."""
     found = []
     for process in psutil.Process().children(recursive=True):
         if process.pid in known:
             continue
         with contextlib.suppress(psutil.Error):
-            if process.pid in children or _is_engines(process):
+            if _is_engines(process):
                 found.append(process)
     return found
 
@@ -208,7 +217,10 @@ def _is_engines(process: psutil.Process) -> bool:
 
 
 def _title(process: psutil.Process) -> str:
-    return process.cmdline()[0]
+    """Empty once it has ended."""
+    with contextlib.suppress(psutil.ZombieProcess):
+        return next(iter(process.cmdline()), "")
+    return ""
 
 
 def _status_of_zombie(pid: int) -> int | None:
