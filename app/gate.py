@@ -48,6 +48,10 @@ class Ticket:
         """Count bytes that were fetched for it beside its body. Raises Overloaded."""
         self._gate.add_bytes(self, size_bytes)
 
+    def hand_over(self, *names: str) -> Ticket:
+        """One that has its place from now on, for work that goes on without the client."""
+        return self._gate.hand_over(self, names)
+
     def end(self, error: ServeError) -> None:
         """Make the request's task raise `error` from this context. Only the first call counts.
 
@@ -202,6 +206,14 @@ class Gate:
         self._bytes += ticket.size_bytes
         self._in_flight += 1
         self.on_change()
+
+    def hand_over(self, ticket: Ticket, names: tuple[str, ...]) -> Ticket:
+        heir = Ticket(self, names)
+        heir.in_flight, ticket.in_flight = ticket.in_flight, False
+        heir.size_bytes, ticket.size_bytes = ticket.size_bytes, 0
+        self._tickets.add(heir)
+        self._idle.clear()
+        return heir
 
     def add_bytes(self, ticket: Ticket, size_bytes: int) -> None:
         if self._in_flight > 1 and self._bytes + size_bytes > self._max_bytes:

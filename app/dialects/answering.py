@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from app.dialects.background import Backgrounds
@@ -11,7 +11,7 @@ from app.dialects.body import read
 from app.dialects.contract import Ask, Call, Dialect, Reply, Resource
 from app.dialects.sealing import Seal
 from app.errors import NotReady
-from app.gate import Gate
+from app.gate import Gate, Ticket
 from app.generation.model import ServedModel
 from app.logs.setup import log
 from app.settings.bounds import Bounds
@@ -43,11 +43,11 @@ class Answering:
         id: str,
         owner: str,
         model: ServedModel | None,
-        take_on: Callable[[int], None],
+        ticket: Ticket,
         stats: RequestStats,
         log_fields: dict[str, Any],
     ) -> Awaitable[Reply]:
-        """`raw`: the body. `id`, `owner`, `take_on`: as of `Call`. Fills in `stats`, `log_fields`.
+        """`raw`: the body. `id`, `owner`, `ticket`: as of `Call`. Fills in `stats`, `log_fields`.
 
         Raises ServeError when called or when awaited.
         """
@@ -65,7 +65,7 @@ class Answering:
             owner=owner,
             store=self._store,
             background=self._background,
-            take_on=take_on,
+            ticket=ticket,
             stats=stats,
             log_fields=log_fields,
         )

@@ -2,7 +2,7 @@
 
     start ─ ticket ─ kept as begun ─ (the client has its answer) ─ beats ─ kept as ended
 
-Each holds a ticket of the gate as any request: it counts, it is drained, the engine's end ends it.
+Each has the place of the request that began it: it counts, it is drained, the engine's end ends it.
 The server is not idle before its end is kept, too.
 """
 
@@ -16,7 +16,7 @@ from app import metrics
 from app.dialects.contract import Call, KeptPresenter, in_one_line
 from app.errors import InternalError, Overloaded, RequestCancelled, ServeError, UnsupportedParameter
 from app.events import Events
-from app.gate import Gate
+from app.gate import Gate, Ticket
 from app.logs import setup as logs
 from app.logs.setup import log
 from app.stats import RequestStats
@@ -136,7 +136,8 @@ class Backgrounds:
         *,
         stream: bool,
     ) -> Run:
-        """Returns once the answer has its place and is kept as begun. Raises ServeError."""
+        """Returns once the answer has the request's place and is kept as begun. Raises
+        ServeError."""
         if not self._most:
             raise UnsupportedParameter(
                 "'background' is switched off on this server.", param="background"
@@ -152,8 +153,9 @@ class Backgrounds:
         stats = RequestStats()
         stats.owner = call.owner
         events = call.generate(request, stats)
+        ticket = call.ticket.hand_over(call.id, run.id, logs.request_id.get() or "")
         task = asyncio.create_task(
-            self._live(run, call, events, presenter, begun, stats), name="background"
+            self._live(run, call, events, presenter, begun, stats, ticket), name="background"
         )
         self._beginning.add(id)
         self._tasks.add(task)
@@ -170,13 +172,13 @@ class Backgrounds:
         presenter: KeptPresenter,
         begun: asyncio.Future[None],
         stats: RequestStats,
+        ticket: Ticket,
     ) -> None:
         assert self._store is not None
         error: ServeError | None = None
         with self._gate.unfinished():
             try:
-                async with self._gate.admit(call.id, run.id, logs.request_id.get() or "") as ticket:
-                    ticket.arrive()
+                async with ticket:
                     cancelled = RequestCancelled("The response was cancelled.")
                     self._store.claim(run.id, lambda: ticket.end(cancelled))
                     await presenter.keep_begun()

@@ -18,6 +18,7 @@ from app.dialects.json_array import encoded_parts
 from app.dialects.sealing import Seal
 from app.errors import ServeError
 from app.events import Event, Events, Result, Scored, fold
+from app.gate import Ticket
 from app.generation.model import ServedModel
 from app.settings.bounds import Bounds
 from app.stats import RequestStats
@@ -39,8 +40,8 @@ class Call(msgspec.Struct, kw_only=True):
     store: Store | None = None
     background: Background | None = None
     """None without a store."""
-    take_on: Callable[[int], None] = lambda _: None
-    """Count bytes that are fetched for the request beside its body. Raises Overloaded."""
+    ticket: Ticket
+    """Its place in the server."""
     stats: RequestStats
     log_fields: dict[str, Any]
     """Fields of the request's end line in the log: `model`, `max_tokens`, `stream`, ..."""

@@ -54,6 +54,15 @@ def leave_out(node: Json, *, without_patterns: bool) -> None:
         node.pop(keyword, None)
 
 
+def asserted(node: Json) -> set[str]:
+    """The keywords of a schema that a value may break; others are annotations."""
+    return {
+        keyword
+        for keyword in node.keys() & _ASSERTIONS
+        if keyword not in UNSUPPORTED or not _asks_for_nothing(keyword, node)
+    }
+
+
 def check(node: Json, place: str) -> None:
     """Raises Refused that names the keyword and its place."""
     for keyword, value in node.items():
@@ -212,3 +221,7 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     **dict.fromkeys((*NAMED, "$defs", "definitions"), _is_map),
     **dict.fromkeys(LISTED, _is_list),
 }
+_ASSERTIONS = frozenset(
+    {*_CHECKS, *UNSUPPORTED, "$ref", "const", "items", "additionalItems", "additionalProperties"}
+    - {"$defs", "definitions"}
+)

@@ -46,7 +46,7 @@ _EXACT = 2**53
 
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-_FORMATS = {
+FORMATS = {
     "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
 }  # fmt: skip
 _SINGLE = ("items", "additionalItems", "additionalProperties")
@@ -260,7 +260,7 @@ def _make_plain(node: Json) -> None:
         node["additionalProperties"] = False
     for keyword in (*UNSUPPORTED, "then", "else", "minContains", "maxContains"):
         node.pop(keyword, None)  # checked: it asks for nothing
-    if node.get("format") not in _FORMATS:
+    if node.get("format") not in FORMATS:
         node.pop("format", None)
     for keyword in _COUNTS:
         if keyword in node:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
-from app.grammars.keywords import BEST_EFFORT
+from app.grammars.keywords import BESIDE, BEST_EFFORT, LARGEST_COUNT, asserted, check, leave_out
 from app.grammars.refused import Refused
+from app.grammars.schema import FORMATS
 from app.types import Json
 
 _DSML = "\uff5cDSML\uff5c"
@@ -30,9 +31,7 @@ STYLES = frozenset(_STYLES)
 _BLANK = r"/[ \n]{0,2}/"
 _SHARED = ("$defs", "definitions", BEST_EFFORT)
 """What the schema of each argument needs of the whole."""
-_ANNOTATIONS = {"type", "title", "description", "default", "examples", "deprecated"}
-_ROOT = {*_ANNOTATIONS, "properties", "required", "additionalProperties", "$defs", "definitions",
-         "$schema", BEST_EFFORT}  # fmt: skip
+_OF_ROOT = {"type", "properties", "required", "additionalProperties"}
 
 
 class Pieces(Protocol):
@@ -57,9 +56,12 @@ class Pieces(Protocol):
 
 def arguments(schema: Json, style: str, pieces: Pieces) -> str:
     """The expression for an object of this schema. Raises Refused."""
+    best_effort = schema.get(BEST_EFFORT) is True
+    parts_only = {key: schema[key] for key in _OF_ROOT if key in schema}
+    check(parts_only if best_effort else schema, "#")
     properties, required = schema.get("properties", {}), schema.get("required", [])
-    if schema.get(BEST_EFFORT) is not True:
-        if unknown := sorted(schema.keys() - _ROOT):
+    if not best_effort:
+        if unknown := sorted(asserted(schema) - _OF_ROOT):
             raise Refused(f"has '{unknown[0]}' at #, {_NOT_HERE}")
         if undeclared := sorted(set(required) - properties.keys()):
             raise Refused(f"has '{undeclared[0][:64]}' in 'required' at # but not in 'properties'")
@@ -83,7 +85,9 @@ def arguments(schema: Json, style: str, pieces: Pieces) -> str:
 _NOT_HERE = "which cannot be enforced in this model's way of calling"
 
 
-_OF_TEXT = {*_ANNOTATIONS, "enum", "const", "minLength", "maxLength", "x-lark", BEST_EFFORT}
+_REFUSED_OF_TEXT = {*BESIDE, "pattern", "not", "if", "$dynamicRef", "$recursiveRef"}
+"""Of what a text may break."""
+_TYPES = ["string", "null", "boolean", "number", "array", "object"]
 _MAX_STEPS = 8
 """Of `$ref` and combinators inside each other."""
 
@@ -101,22 +105,26 @@ class _Value:
         schema = {} if schema is True else schema
         if not isinstance(schema, dict):
             raise Refused(f"has at {self._place} a schema that no value follows")
-        asked = schema.keys() - _ANNOTATIONS - {BEST_EFFORT}
-        types = schema.get("type")
-        if types is None and not asked:
-            return [self._any_text(), self._json(schema)]
-        if types is None and (branches := self._branches(schema, asked, steps)) is not None:
+        if self._best_effort:
+            schema = {**schema}
+            leave_out(schema, without_patterns=False)
+        try:
+            check(schema, self._place)
+        except Refused as refused:
+            return self._refuse(str(refused))
+        asked = asserted(schema)
+        if (branches := self._branches(schema, asked, steps)) is not None:
             forms = [form for each in branches for form in self.forms(each, steps + 1)]
             return list(dict.fromkeys(forms))
-        if types is None and asked & {"enum", "const"}:
-            types = ["string", "null", "boolean", "number", "array", "object"]
+        types = schema.get("type", _TYPES)
         names = types if isinstance(types, list) else [types]
-        if names == [None]:
-            return self._unknown(sorted(asked)[0], schema)
         if "string" not in names:
             return [self._json(schema)]
-        if unknown := sorted(schema.keys() - _OF_TEXT):
-            return self._unknown(unknown[0], schema)
+        unknown = sorted(asked & _REFUSED_OF_TEXT)
+        if schema.get("format") in FORMATS:
+            unknown.append("format")
+        if unknown and not (self._best_effort and BESIDE.isdisjoint(unknown)):
+            return self._refuse(f"has '{unknown[0]}' at {self._place}, {_NOT_HERE}")
         return self._of_types(schema, [str(name) for name in names if name != "string"])
 
     def _branches(self, schema: Json, asked: set[str], steps: int) -> list[Any] | None:
@@ -144,6 +152,8 @@ class _Value:
             value for value in values if isinstance(value, str) and least <= len(value) <= most
         ]
         forms = []
+        if any(self._end in text for text in texts):
+            return self._refuse(f"has at {self._place} a value with {self._end}, which ends it")
         if texts:
             choices = " | ".join(map(self._pieces.literal, texts))
             forms.append(("true", f"{_BLANK} ({choices}) {_BLANK} {self._last}"))
@@ -153,16 +163,19 @@ class _Value:
             raise Refused(f"has at {self._place} a schema that no value follows")
         return forms
 
-    def _unknown(self, keyword: str, schema: Json) -> list[tuple[str, str]]:
+    def _refuse(self, reason: str) -> list[tuple[str, str]]:
         if not self._best_effort:
-            raise Refused(f"has '{keyword}' at {self._place}, {_NOT_HERE}")
+            raise Refused(reason)
         return [self._any_text(), self._json({})]
 
     def _any_text(self) -> tuple[str, str]:
         return "true", self._pieces.text_until(self._end)
 
     def _json(self, schema: Json) -> tuple[str, str]:
-        value = self._pieces.json({**schema, **self._shared})
+        try:
+            value = self._pieces.json({**schema, **self._shared})
+        except Refused as refused:
+            raise Refused(str(refused).replace(" at #", f" at {self._place}", 1)) from None
         return "false", f"{_BLANK} {value} {_BLANK} {self._last}"
 
     def _text(self, schema: Json) -> tuple[str, str]:
@@ -171,5 +184,5 @@ class _Value:
         least, most = schema.get("minLength", 0), schema.get("maxLength")
         if not least and most is None:
             return self._any_text()
-        count = f"{int(least)},{'' if most is None else int(most)}"
+        count = f"{int(least)},{'' if most is None else min(int(most), LARGEST_COUNT)}"
         return "true", self._pieces.text_until(self._end, f"\\n?(?s:.){{{count}}}\\n?")

@@ -22,7 +22,7 @@ import msgspec
 from app import metrics
 from app.dialects.error_forms import form_of
 from app.errors import ClientGone, InternalError, ServeError, Unavailable
-from app.gate import Gate
+from app.gate import Gate, Ticket
 from app.logs import setup as logs
 from app.logs.setup import log
 from app.runpod.backend import Backend, JobRequest, JobStats, OutputForm
@@ -100,8 +100,7 @@ class _Job:
         try:
             async with self._gate.admit(self._stats.id, self._job_id) as ticket:
                 ticket.arrive()  # a job comes with its body
-                self._stats.take_on = ticket.take_on
-                await self._answer()
+                await self._answer(ticket)
         except asyncio.CancelledError:
             self._note(ClientGone("The job was stopped."))
             metrics.DISCONNECTS.labels("streaming" if self._streaming else "waiting").inc()
@@ -120,12 +119,12 @@ class _Job:
                 self._deliver(_END)  # or the job would never end
                 logs.request_id.reset(token)
 
-    async def _answer(self) -> None:
+    async def _answer(self, ticket: Ticket) -> None:
         request = read_job(self._input, self._rules)
         self._input = None
         self._request = msgspec.structs.replace(request, body=b"")
         writer = self._writer = Writer(request.form, request.growth, self._deliver, raw=self._raw)
-        answer = self._backend.answer(request, self._stats)
+        answer = self._backend.answer(request, self._stats, ticket)
         del request  # megabytes that are not needed while the engine answers
         await writer.write(await answer)
 

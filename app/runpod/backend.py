@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from app.dialects.contract import Reply
+from app.gate import Ticket
 from app.runpod.batches import Growth
 from app.stats import RequestStats
 
@@ -41,14 +41,12 @@ class JobStats(msgspec.Struct, kw_only=True):
     request: RequestStats
     log_fields: dict[str, Any]
     """Fields of its end line in the log."""
-    take_on: Callable[[int], None] = lambda _: None
-    """As of a dialect's `Call`."""
 
 
 class Backend(Protocol):
     def route_label(self, route: str) -> str:
         """The route's name in metrics, of which there are only a few."""
 
-    async def answer(self, request: JobRequest, stats: JobStats) -> Reply:
-        """Answer one job. Raises ServeError. Cancelling this call, or closing the stream that it
-        returned, ends the work at once."""
+    async def answer(self, request: JobRequest, stats: JobStats, ticket: Ticket) -> Reply:
+        """Answer one job, which has its place. Raises ServeError. Cancelling this call, or closing
+        the stream that it returned, ends the work at once."""

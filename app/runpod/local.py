@@ -12,7 +12,7 @@ from app.dialects.openai import models
 from app.dialects.routes import DIALECTS, methods_of, resource_at, route_of
 from app.dialects.vllm import batch_output
 from app.errors import MethodNotAllowed, RouteNotFound
-from app.gate import Gate
+from app.gate import Gate, Ticket
 from app.life.host import ModelHost
 from app.lifecycle import Lifecycle, Phase
 from app.runpod.backend import JobRequest, JobStats, OutputForm
@@ -49,7 +49,7 @@ class LocalBackend:
         known = (route, OutputForm.OPENAI) in _DIALECTS or route in (MODELS, HEALTH)
         return route if known else "unmatched"
 
-    async def answer(self, request: JobRequest, stats: JobStats) -> Reply:
+    async def answer(self, request: JobRequest, stats: JobStats, ticket: Ticket) -> Reply:
         route, method = request.route, request.method
         if (dialect := _DIALECTS.get((route, request.form))) is not None:
             if method != "POST":
@@ -59,7 +59,7 @@ class LocalBackend:
                 request.body,
                 id=stats.id,
                 owner="",  # the platform has authenticated the caller, and does not say whom
-                take_on=stats.take_on,
+                ticket=ticket,
                 model=self._host.model,
                 stats=stats.request,
                 log_fields=stats.log_fields,

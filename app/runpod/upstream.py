@@ -17,6 +17,7 @@ import orjson
 from app.dialects.contract import Reply, Stream, Whole
 from app.dialects.openai.frames import DONE, error_frames
 from app.errors import ConfigError, RouteNotFound, ServeError
+from app.gate import Ticket
 from app.logs.setup import log
 from app.runpod.backend import JobRequest, JobStats
 from app.runpod.jobs import CHAT, COMPLETIONS, GENERATE, HEALTH, MODELS
@@ -62,7 +63,7 @@ class UpstreamBackend:
     def route_label(self, route: str) -> str:
         return route if route in _KNOWN else "other"
 
-    async def answer(self, request: JobRequest, stats: JobStats) -> Reply:
+    async def answer(self, request: JobRequest, stats: JobStats, ticket: Ticket) -> Reply:
         route, posts = request.route, request.method == "POST"
         if not route.startswith("/v1/") and route not in _FORWARDED:
             raise RouteNotFound(f"There is no {route[:100]} here.")

@@ -91,7 +91,7 @@ class Generation:
                 raw,
                 id=state["engine_id"],
                 owner=state["owner"],
-                take_on=ticket.take_on,
+                ticket=ticket,
                 model=self._serving.host.model,
                 stats=state["stats"],
                 log_fields=state["log_fields"],

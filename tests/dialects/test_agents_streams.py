@@ -14,7 +14,7 @@ from app.dialects.contract import Call, Dialect, Stream, Whole
 from app.dialects.openai.responses.answer import RESPONSES
 from app.dialects.sealing import Seal
 from app.engine.sglang import importing
-from app.gate import Gate
+from app.gate import Gate, Ticket
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle
 from app.settings.bounds import Bounds
@@ -40,9 +40,10 @@ PATCH = {"type": "custom", "name": "patch"}
 
 
 async def _answer(dialect: Dialect[Any], engine: ScriptedEngine, body: dict[str, Any]) -> Any:
+    gate = Gate(Lifecycle(), max_running=9, max_waiting=9)
     model = ServedModel(
         engine,
-        Gate(Lifecycle(), max_running=9, max_waiting=9),
+        gate,
         names=["m"],
         max_total_tokens=None,
         max_prompt_chars=None,
@@ -55,6 +56,7 @@ async def _answer(dialect: Dialect[Any], engine: ScriptedEngine, body: dict[str,
         model=model,
         bounds=Bounds.of(settings()),
         seal=Seal(["secret"]),
+        ticket=Ticket(gate, ()),
         stats=RequestStats(),
         log_fields={},
     )

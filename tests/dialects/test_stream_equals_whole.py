@@ -19,7 +19,7 @@ from app.dialects.contract import Call, Stream, Whole
 from app.dialects.openai.chat import CHAT
 from app.dialects.sealing import Seal
 from app.engine.sglang import importing
-from app.gate import Gate
+from app.gate import Gate, Ticket
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle
 from app.settings.bounds import Bounds
@@ -61,6 +61,7 @@ async def _answer(engine: ScriptedEngine, stream: bool, **fields: Any) -> Any:
         model=model,
         bounds=_bounds(),
         seal=Seal(()),
+        ticket=Ticket(gate, ()),
         stats=RequestStats(),
         log_fields={},
     )

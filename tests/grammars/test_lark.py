@@ -218,6 +218,15 @@ def test_arguments_in_xml_follow_their_schema(text: str, right: bool) -> None:
         ({"type": "object", "properties": {"a": {"type": "string", "pattern": "a"}}},
          "'pattern' at #/properties/a"),
         ({"type": "object", "properties": {"a": {"not": {}}}}, "'not'"),
+        ({"type": "object", "properties": {"a": {"type": "array", "items": {"not": {}}}}},
+         "'not' at #/properties/a/items"),
+        ({"type": "object", "properties": {"a": {"type": "string", "minLength": "1"}}},
+         "'minLength' that is no whole number"),
+        ({"type": "object", "properties": {"a": {"enum": 3}}}, "'enum' that is no array"),
+        ({"type": "object", "properties": {"a": {"type": "string", "format": "date"}}}, "'format'"),
+        ({"type": "object", "properties": {"a": {"const": "a</parameter>"}}}, "</parameter>"),
+        ({"type": "object", "required": "a"}, "'required' that is no array of names"),
+        ({"type": "object", "properties": []}, "'properties' that is no object"),
         ({"type": "object", "properties": {"a": {"pattern": "a"}}}, "'pattern'"),
         ({"type": "object", "properties": {"a": {"anyOf": [{"type": "string", "pattern": "a"},
           {"type": "null"}]}}}, "'pattern'"),
@@ -229,6 +238,37 @@ def test_what_xml_cannot_be_held_to_is_refused_by_name(schema: Any, named: str) 
     with pytest.raises(Refused) as refused:
         matcher("structural_tag", _in_xml("qwen_xml", schema))
     assert named in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "string", "x-order": 1, "$comment": "of text", "nullable": True}, "any"),
+        ({"type": "string", "format": "file-path"}, "any"),
+        ({"type": ["string", "integer"], "minimum": 3}, "any"),
+        ({"type": ["string", "integer"], "minimum": 3}, "4"),
+        ({"minLength": 2}, "[]"),
+        ({"type": "string", "minLength": 3, "maxLength": 1e300}, "any"),
+    ],
+)
+def test_in_xml_what_says_nothing_of_a_text_has_no_effect_on_one(schema: Any, text: str) -> None:
+    whole = {"type": "object", "properties": {"a": schema}, "required": ["a"], "x-order": ["a"]}
+    grammar = matcher("structural_tag", _in_xml("qwen_xml", whole))
+    assert accepts(grammar, f"<f><parameter=a>{text}</parameter>\n</f>")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "string", "pattern": "b"}, {"type": "string", "not": {}}, {"enum": 3},
+     {"minLength": "1"}, {"type": "string", "format": "date"},
+     {"oneOf": [{"type": "string"}, {"type": "null"}]}],
+)  # fmt: skip
+def test_in_xml_what_cannot_be_held_to_is_left_out_of_a_tool_that_is_not_strict(
+    schema: Any,
+) -> None:
+    whole = {"type": "object", "properties": {"a": schema}, "x-best-effort": True, "not": {}}
+    grammar = matcher("structural_tag", _in_xml("qwen_xml", whole))
+    assert accepts(grammar, "<f><parameter=a>any</parameter>\n</f>")
 
 
 def test_a_tag_of_xml_may_be_a_special_token() -> None:

@@ -74,7 +74,7 @@ async def load(body: PromptFields, call: Call, store: Store) -> History:
         responses, earlier = await _chain(id, call, store, most_items)
     elif (conversation := conversation_of(body)) is not None:
         earlier = await _items_of(conversation, call, store, most_items)
-    call.take_on(len(earlier))
+    call.ticket.take_on(len(earlier))
     return History(
         earlier=kept_items.read(earlier),
         responses=responses,
@@ -188,7 +188,7 @@ async def _resolve(ids: Sequence[str], call: Call, store: Store) -> dict[str, It
                 f"Item with id '{id[:100]}' not found. Items are kept if 'store' is not false.",
                 param="input",
             )
-    call.take_on(sum(map(len, found.values())))
+    call.ticket.take_on(sum(map(len, found.values())))
     return dict(zip(found, kept_items.read(b",".join(found.values())), strict=True))
 
 

@@ -277,6 +277,28 @@ async def test_a_stream_in_the_background_outlives_its_connection_and_is_resumed
         assert events_of(all_of_it.text) == seen + rest
 
 
+async def test_a_response_in_the_background_has_one_place_its_requests() -> None:
+    release = asyncio.Event()
+    engine = ScriptedEngine("a", release, "b")
+    async with serve(engine, MAX_CONCURRENCY="1", MAX_QUEUE="0") as running:
+        body = {"model": "default", "input": "hi", "background": True, "stream": True}
+        async with running.client.stream("POST", PATH, json=body) as answer:
+            assert answer.status_code == 200
+            chunks = answer.aiter_bytes()
+            begun = await anext(chunks)
+            assert running.gate.in_flight == 1
+            refused = await ask(running)
+            assert error_of(refused)[:2] == (503, "server_is_overloaded")
+            release.set()
+            rest = b"".join([begun, *[chunk async for chunk in chunks]])
+        assert events_of(rest.decode())[-1]["type"] == "response.completed"
+        await eventually(lambda: running.gate.in_flight == 0)
+        whole = await answered(running, background=True)
+        assert whole["status"] == "queued"
+        await eventually(lambda: running.gate.in_flight == 0)
+        await asyncio.wait_for(running.gate.wait_idle(), 20)
+
+
 async def test_a_kept_response_is_streamed_again_as_events_of_the_same_items() -> None:
     async with serve(ScriptedEngine("Hel", "lo")) as running:
         response = await answered(running)
