@@ -31,6 +31,11 @@ _MEMBER = re.compile(rf"(?P<pair>{_PAIR})|(?P<escape>{_ESCAPE})|(?P<syntax>[\[&~
 _HEX = re.compile(r"\\[xuU]\{?([0-9a-fA-F]+)\}?")
 _ESCAPED = {"a": 0x07, "v": 0x0B, "0": 0x00, "f": 0x0C, "n": 0x0A, "r": 0x0D, "t": 0x09}
 """Letters of escapes, and the characters that they are. The other letters are classes."""
+_BLANKS = r"\t\n\f\r \x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
+_BLANKS_OF_SOME = rf"{_BLANKS}\x{{0B}}\x{{1C}}-\x{{1F}}\x{{85}}\x{{FEFF}}"
+_DOT = r"[^\n\r\x{2028}\x{2029}]"
+"""ECMAScript's; Rust's is all but a line feed."""
+_DOT_IS_ALL = re.compile(r"\(\?[a-z]*s")
 
 
 def plain_pattern(pattern: str) -> str:
@@ -40,6 +45,37 @@ def plain_pattern(pattern: str) -> str:
     it out. In a set it may stand beside others.
     """
     return _PART.sub(_plain, pattern)
+
+
+def plain_schema_pattern(pattern: str) -> str:
+    """The same of a schema's, whose blanks and dots are ECMAScript's: what matches is valid there,
+    and to validators that take the pattern for Python's or Rust's."""
+    dot = "." if _DOT_IS_ALL.search(pattern) else _DOT
+
+    def plain(part: re.Match[str]) -> str:
+        if part["character"] == ".":
+            return dot
+        if part["escape"] in (r"\s", r"\S"):
+            return f"[{_blanks(part['escape'], inverted=False)}]"
+        if part["set"] is not None:
+            inverted = part["set"].startswith("[^")
+            return _MEMBER.sub(
+                lambda member: _blanks(member[0], inverted=inverted), plain_set(part["set"])
+            )
+        return _plain(part)
+
+    return _PART.sub(plain, pattern)
+
+
+def _blanks(member: str, *, inverted: bool) -> str:
+    """A member of a set, with `\\s` and `\\S` written out. `inverted`: the set is."""
+    match member:
+        case r"\s":
+            return _BLANKS_OF_SOME if inverted else _BLANKS
+        case r"\S":
+            return f"[^{_BLANKS if inverted else _BLANKS_OF_SOME}]"
+        case _:
+            return member
 
 
 def plain_set(text: str) -> str:

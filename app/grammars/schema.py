@@ -33,7 +33,7 @@ from app.grammars.keywords import (
     check,
     leave_out,
 )
-from app.grammars.patterns import plain_pattern
+from app.grammars.patterns import plain_schema_pattern
 from app.grammars.references import References
 from app.grammars.refused import Refused
 from app.types import Json
@@ -271,10 +271,11 @@ def _make_plain(node: Json) -> None:
         if keyword in node:
             _bound(node, keyword)
     if isinstance(node.get("pattern"), str):
-        node["pattern"] = plain_pattern(node["pattern"])
+        node["pattern"] = plain_schema_pattern(node["pattern"])
     if "patternProperties" in node:
         node["patternProperties"] = {
-            plain_pattern(pattern): each for pattern, each in node["patternProperties"].items()
+            plain_schema_pattern(pattern): each
+            for pattern, each in node["patternProperties"].items()
         }
     if isinstance(node.get("$ref"), str):
         node["$ref"] = quote(node["$ref"], safe="#/%:?&=~!$'()*+,;@-._")

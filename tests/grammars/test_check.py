@@ -30,8 +30,8 @@ def _schema(text: str, param: str = "response_format") -> Grammar:
 
 
 def _slow(no: int) -> Grammar:
-    """A second and more."""
-    return _schema(json.dumps({"type": "integer", "multipleOf": 99_991 + 2 * no}))
+    """Two seconds and more."""
+    return _schema(json.dumps({"type": "integer", "multipleOf": 399_989 + 2 * no}))
 
 
 async def test_a_grammar_is_given_in_the_form_that_the_engine_compiles(
