@@ -89,13 +89,23 @@ def news(frames: bytes) -> list[str]:
 async def main() -> None:
     bounds = Bounds.of(Settings())
     engine = StandIn(Options(token_s=0.0))
-    model = served(engine)
+    lifecycle = Lifecycle()
+    lifecycle.enter(Phase.READY)
+    gate = Gate(lifecycle, max_running=1, max_waiting=0)
+    model = served(engine, gate)
 
     body = read(ChatBody, RAW, bounds, "/v1/chat/completions")
     show("1 the body", body.model_dump(exclude_none=True))
 
-    seal = Seal(())
-    call = Call(id=ID, model=model, bounds=bounds, seal=seal, stats=RequestStats(), log_fields={})
+    call = Call(
+        id=ID,
+        model=model,
+        bounds=bounds,
+        seal=Seal(()),
+        ticket=gate.admit(),
+        stats=RequestStats(),
+        log_fields={},
+    )
     request = lower(body, call)
     (prompt,) = request.prompts
     assert isinstance(prompt, ChatPrompt)
@@ -132,10 +142,7 @@ async def main() -> None:
     await model.close()
 
 
-def served(engine: StandIn) -> ServedModel:
-    lifecycle = Lifecycle()
-    lifecycle.enter(Phase.READY)
-    gate = Gate(lifecycle, max_running=1, max_waiting=0)
+def served(engine: StandIn, gate: Gate) -> ServedModel:
     return ServedModel(
         engine,
         gate,
