@@ -37,8 +37,11 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """As its config.json says, such as `llama`."""
     architectures: tuple[str, ...] = ()
     honours_seed: bool = False
+    drafts: bool = False
+    """It decodes speculatively."""
     default_sampling: dict[str, Any] = {}
-    """The model's own generation config: temperature, top_p, top_k, min_p, repetition_penalty."""
+    """The model's own generation config, and the operator's: temperature, top_p, top_k, min_p,
+    repetition_penalty."""
     tool_call_parser: str | None = None
     """Name of the format in which the model calls tools, as the engine's operator knows it; None:
     the model has no format of its own. Shown to clients, used by nothing else."""

@@ -30,6 +30,12 @@ def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
         raise InvalidRequest(
             "min_p is not supported while the engine samples deterministically.", param="min_p"
         )
+    if info.drafts and sampling.min_p:
+        raise InvalidRequest(
+            "min_p would have no effect: the engine decodes speculatively. Please leave it out.",
+            param="min_p",
+            code="unsupported_parameter",
+        )
     check_ids(sampling.stop_token_ids, info, param="stop_token_ids")
     if sampling.logit_bias:
         check_ids([int(key) for key in sampling.logit_bias], info, param="logit_bias")

@@ -59,6 +59,13 @@ def test_min_p_is_refused_while_the_engine_samples_deterministically() -> None:
     )
 
 
+def test_min_p_is_refused_where_the_engine_would_ignore_it() -> None:
+    for min_p in (None, 0.0):
+        limits.check_sampling(Sampling(min_p=min_p), info(drafts=True))
+    with pytest.raises(InvalidRequest, match="speculatively"):
+        limits.check_sampling(Sampling(min_p=0.5), info(drafts=True))
+
+
 def fitted(prompt: int, max_tokens: int | None, limit: int = 100) -> int | None:
     sampling = Sampling(max_tokens=max_tokens)
     return limits.fit(sampling, range(prompt), info(), limit, param="prompt").max_tokens

@@ -11,6 +11,8 @@ from app.types import Sampling
 
 ANYTHING = "anything"
 """In the place of a grammar: of the answer itself nothing is asked (grammar_backend.py)."""
+SAMPLERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Those that have the same name here."""
 _WHOLE_INTERVAL = 64
 """Tokens between two messages of an answer that is not read as it comes."""
 
@@ -28,7 +30,7 @@ def sampling_params(
         params["stream_interval"] = _WHOLE_INTERVAL
     # Absent would mean 128; None means up to the end of the context.
     params["max_new_tokens"] = sampling.max_tokens
-    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
+    for name in SAMPLERS:
         if (value := getattr(sampling, name)) is not None:
             params[name] = value
     if sampling.min_tokens:
