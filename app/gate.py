@@ -49,7 +49,9 @@ class Ticket:
         self._gate.add_bytes(self, size_bytes)
 
     def hand_over(self, *names: str) -> Ticket:
-        """One that has its place from now on, for work that goes on without the client."""
+        """One that has its place from now on, for work that goes on without the client. This one is
+        still waited for, and the bytes of its body are counted: its client has an answer to read.
+        What ends requests from outside ends the other one."""
         return self._gate.hand_over(self, names)
 
     def end(self, error: ServeError) -> None:
@@ -58,14 +60,17 @@ class Ticket:
         Like `asyncio.timeout`: the task is cancelled, and the cancellation becomes `error` when the
         context exits.
         """
-        if self._error is None and self._task is not None:
+        if self._error is None:
             self._error = error
-            self._task.cancel()
+            if self._task is not None:  # else its task has not begun, and is cancelled when it does
+                self._task.cancel()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
         assert self._task is not None
         self._cancelling = self._task.cancelling()
+        if self._error is not None:
+            self._task.cancel()
         return self
 
     async def __aexit__(
@@ -162,6 +167,8 @@ class Gate:
         as lists of token ids. And of the answers without a place."""
         self._in_flight = 0
         self._tickets: set[Ticket] = set()
+        self._without_place: set[Ticket] = set()
+        """Those that have handed theirs over."""
         self._unfinished = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -210,9 +217,11 @@ class Gate:
     def hand_over(self, ticket: Ticket, names: tuple[str, ...]) -> Ticket:
         heir = Ticket(self, names)
         heir.in_flight, ticket.in_flight = ticket.in_flight, False
-        heir.size_bytes, ticket.size_bytes = ticket.size_bytes, 0
+        heir.size_bytes = ticket.size_bytes
+        self._bytes += heir.size_bytes
+        self._tickets.discard(ticket)
         self._tickets.add(heir)
-        self._idle.clear()
+        self._without_place.add(ticket)
         return heir
 
     def add_bytes(self, ticket: Ticket, size_bytes: int) -> None:
@@ -247,14 +256,15 @@ class Gate:
             self._bytes -= size_bytes
 
     def _note_idle(self) -> None:
-        if not self._tickets and not self._unfinished:
+        if not self._tickets and not self._without_place and not self._unfinished:
             self._idle.set()
 
     def release(self, ticket: Ticket) -> None:
         self._tickets.discard(ticket)
+        self._without_place.discard(ticket)
         self._note_idle()
+        self._bytes -= ticket.size_bytes
         if ticket.in_flight:
-            self._bytes -= ticket.size_bytes
             self._in_flight -= 1
             self.on_change()
         else:

@@ -94,6 +94,8 @@ class Scoring(msgspec.Struct, frozen=True):
     top: int = 0
     """Number of alternatives at each position."""
     prompt_from: int | None = None
+    param: str = "logprobs"
+    """The request field that asks for them."""
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):

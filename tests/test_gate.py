@@ -33,6 +33,45 @@ async def test_the_gate_admits_as_many_requests_as_configured() -> None:
     await gate.wait_idle()
 
 
+async def test_a_place_that_is_handed_over_is_held_once_and_waited_for_twice() -> None:
+    gate = Gate(_ready(), max_running=1, max_waiting=1, max_bytes=100)
+    async with gate.admit("first") as first:
+        first.grow(60)
+        first.arrive()
+        heir = first.hand_over("second")
+        assert gate.in_flight == 1
+        assert gate.end("first", lambda: Draining("x")) == 0
+        async with heir:
+            pass
+        assert gate.in_flight == 0
+        # Its body, and what is made of it, is still in memory for its client.
+        async with gate.admit() as other, gate.admit() as third:
+            other.grow(30)
+            other.arrive()
+            third.grow(30)
+            with pytest.raises(Overloaded):
+                third.arrive()
+        idle = asyncio.create_task(gate.wait_idle())
+        await asyncio.sleep(0)
+        assert not idle.done()
+    await idle
+    async with gate.admit() as one, gate.admit() as two:  # all its bytes are given back
+        one.grow(50)
+        two.grow(50)
+        one.arrive()
+        two.arrive()
+
+
+async def test_what_ends_a_request_before_its_task_has_begun_ends_it_when_it_does() -> None:
+    gate = Gate(_ready(), max_running=1, max_waiting=0)
+    ticket = gate.admit("name")
+    assert gate.end("name", lambda: Draining("x")) == 1
+    with pytest.raises(Draining):
+        async with ticket:
+            await asyncio.Event().wait()
+    await gate.wait_idle()
+
+
 def _gate(*, max_arriving: int = 9, max_arriving_bytes: int = 999, max_bytes: int = 9999) -> Gate:
     return Gate(
         _ready(), max_running=1, max_waiting=1, max_arriving=max_arriving,

@@ -99,4 +99,6 @@ class Answering:
 async def _later(dialect: Dialect[Any], body: Any, call: Call) -> Reply:
     """Other requests have their turn before."""
     await asyncio.sleep(0)
-    return await dialect.answer(body, call)
+    answer = dialect.answer(body, call)
+    del body, call  # as in `Dialect.answer`
+    return await answer

@@ -74,10 +74,9 @@ class Run:
         self._wake()
 
     async def follow(self, after: int) -> AsyncGenerator[bytes, None]:
+        """Ends early if the frames have become too many to be kept."""
         at = after + 1
-        while True:
-            if not self.streams:
-                raise InternalError("This response has become too long to be followed.")
+        while self.streams:
             if at < len(self._frames):
                 some = self._frames[at : at + _SLICE]
                 at += len(some)
@@ -180,7 +179,7 @@ class Backgrounds:
             try:
                 async with ticket:
                     cancelled = RequestCancelled("The response was cancelled.")
-                    self._store.claim(run.id, lambda: ticket.end(cancelled))
+                    self._store.claim(run.owner, run.id, lambda: ticket.end(cancelled))
                     await presenter.keep_begun()
                     self._runs[run.id] = run
                     self._beginning.discard(run.id)

@@ -104,7 +104,8 @@ class Running(Protocol):
         """The answer as far as it is, as JSON."""
 
     def follow(self, after: int) -> AsyncGenerator[bytes, None]:
-        """Its frames after this sequence number, until its end. -1: all of them."""
+        """Its frames after this sequence number, until its end, or until `streams` is no more. -1:
+        all of them."""
 
     async def end(self) -> None:
         """Returns once it has ended."""

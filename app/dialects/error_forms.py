@@ -49,16 +49,19 @@ _BY_PREFIX = (("/v1/messages", ANTHROPIC), ("/v1/complete", ANTHROPIC))
 OpenAI's envelope, which contains theirs."""
 
 
-def answer_headers(path: str, request_id: str) -> tuple[tuple[bytes, bytes], ...]:
+def answer_headers(
+    path: str, request_id: str, *, anthropics: bool
+) -> tuple[tuple[bytes, bytes], ...]:
     """Headers that the path's vendor has on every answer that is no error."""
-    if form_of(path) is OPENAI:
+    if form_of(path, anthropics=anthropics) is OPENAI:
         return ()
     return ((b"request-id", anthropic.header_id(request_id).encode()),)
 
 
-def form_of(path: str, *, anthropics: bool = False) -> ErrorForm:
-    """`anthropics`: the client is, which matters where several vendors have the same path."""
+def form_of(path: str, *, anthropics: bool = False, unknown: bool = False) -> ErrorForm:
+    """`anthropics`: the client is, which matters where several vendors have the same path, or none
+    has (`unknown`)."""
     for prefix, form in _BY_PREFIX:
         if path == prefix or path.startswith(prefix + "/"):
             return form
-    return ANTHROPIC if anthropics and path.startswith(_SHARED) else OPENAI
+    return ANTHROPIC if anthropics and (unknown or path.startswith(_SHARED)) else OPENAI

@@ -149,9 +149,10 @@ def scored_tokens(
     if request.sampling.max_tokens is None and fits >= request.sampling.min_tokens:
         return fits
     raise InvalidRequest(
-        f"logprobs of this answer may be {scores} numbers, of which at most {most} are given in "
-        "one request (MAX_ANSWER_SCORES). Please ask for fewer tokens, choices or alternatives.",
-        param="logprobs",
+        f"{scoring.param} of this answer may be {scores} numbers, of which at most {most} are "
+        "given in one request (MAX_ANSWER_SCORES). Please ask for fewer tokens, choices or "
+        "alternatives.",
+        param=scoring.param,
     )
 
 
@@ -167,8 +168,8 @@ def check_scores(scoring: Scoring, lengths: Sequence[int], n: int, most: int) ->
     scores = sum(max(0, length - scoring.prompt_from) for length in lengths) * (scoring.top + 1) * n
     if scores > most:
         raise InvalidRequest(
-            f"logprobs of these prompts are {scores} numbers, of which at most {most} are given "
-            "in one request (MAX_PROMPT_SCORES). Please ask for fewer prompts, choices or "
+            f"{scoring.param} of these prompts are {scores} numbers, of which at most {most} are "
+            "given in one request (MAX_PROMPT_SCORES). Please ask for fewer prompts, choices or "
             "alternatives at a time.",
-            param="logprobs",
+            param=scoring.param,
         )

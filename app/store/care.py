@@ -42,8 +42,9 @@ class Care:
         self.used: set[str] = set()
         """Responses, since the last round."""
         self.conversations_used: set[str] = set()
-        self.cancels: dict[str, Callable[[], None]] = {}
-        """Of the responses that this process generates in the background: how one is ended."""
+        self.cancels: dict[str, tuple[str, Callable[[], None]]] = {}
+        """Of the responses that this process generates in the background: the owner, and what ends
+        it."""
         self.holders: set[str] = set()
         """Responses of this process that hold a conversation."""
         self.crowded = asyncio.Event()
@@ -103,8 +104,8 @@ class Care:
         await self._flush(rows)
         if self.cancels:
             for id in await rows.responses.asked_to_cancel(self.server):
-                if (cancel := self.cancels.get(id)) is not None:
-                    cancel()
+                if (claimed := self.cancels.get(id)) is not None:
+                    claimed[1]()
         due = time.monotonic() - self._renewed_at >= _RENEW_S
         if due and (self.cancels or self.holders):
             await rows.upkeep.renew(self.server, list(self.cancels), list(self.holders), CLAIM_S)

@@ -140,7 +140,7 @@ class Store:
 
     async def runs(self, owner: str, id: str) -> bool:
         """It is being generated, as far as is known. Raises StoreUnavailable."""
-        if id in self._care.cancels:
+        if self._claimed(owner, id) is not None:
             return True
         if not is_id(id):
             return False
@@ -192,9 +192,14 @@ class Store:
 
     # -- responses in the background -------------------------------------------------------------
 
-    def claim(self, id: str, cancel: Callable[[], None]) -> None:
+    def claim(self, owner: str, id: str, cancel: Callable[[], None]) -> None:
         """This process generates it from now on; `cancel` ends that, as another may ask for."""
-        self._care.cancels[id] = cancel
+        self._care.cancels[id] = (owner, cancel)
+
+    def _claimed(self, owner: str, id: str) -> Callable[[], None] | None:
+        """What ends a response that this process generates for the owner."""
+        claimed = self._care.cancels.get(id)
+        return claimed[1] if claimed is not None and claimed[0] == owner else None
 
     def disclaim(self, id: str) -> None:
         """If it was not kept as ended, it is dead when its claim has run out."""
@@ -202,9 +207,9 @@ class Store:
 
     async def cancel(self, owner: str, id: str) -> None:
         """End a response that the owner has and some server generates. Raises StoreUnavailable."""
-        if (cancel := self._care.cancels.get(id)) is not None:
+        if (cancel := self._claimed(owner, id)) is not None:
             cancel()
-        else:
+        elif is_id(id):
             await self._call("cancel", lambda rows: rows.responses.ask_to_cancel(owner, id))
 
     # -- conversations ---------------------------------------------------------------------------

@@ -191,6 +191,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     match error.status_code:
         case 404:
             translated = RouteNotFound(f"There is no {request.method} {path} here.")
+        case 405 if request.headers.get("upgrade", "").lower() == "websocket":
+            # Codex asks so for a connection, and after 404 it goes on without one.
+            translated = RouteNotFound(f"There is no websocket at {path}.")
         case 405:
             translated = MethodNotAllowed(f"{path} does not answer {request.method}.")
         case _:

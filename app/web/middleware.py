@@ -88,7 +88,9 @@ class RequestScope:
                 if explains and state["stats"].prompt_tokens is not None:
                     message["headers"].append((b"x-prompt-cache", state["stats"].cache_header()))
                 if message["status"] < 400:
-                    message["headers"] += answer_headers(path, request_id)
+                    message["headers"] += answer_headers(
+                        path, request_id, anthropics="anthropic-version" in headers
+                    )
             await send(message)
 
         write_line(

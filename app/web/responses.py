@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from app.dialects.error_forms import form_of
-from app.errors import BodyTimeout, Draining, RequestAborted, ServeError
+from app.errors import BodyTimeout, Draining, RequestAborted, RouteNotFound, ServeError
 
 
 def json_response(
@@ -26,7 +26,8 @@ def error_response(error: ServeError, scope: Scope) -> Response:
 
 def rendered(error: ServeError, scope: Scope) -> tuple[int, bytes, dict[str, str]]:
     """Status, body and headers (without the content's own) of an error answer."""
-    form = form_of(scope["path"], anthropics=is_anthropics(scope))
+    unknown = isinstance(error, RouteNotFound)
+    form = form_of(scope["path"], anthropics=is_anthropics(scope), unknown=unknown)
     request_id = scope["state"]["request_id"]
     headers = form.headers(error, request_id)
     if isinstance(error, RequestAborted):

@@ -78,3 +78,22 @@ async def test_a_missing_route_and_a_missing_key_are_answered_in_the_vendors_wor
     assert missing.json()["request_id"] == missing.headers["request-id"]
     assert missing.headers["request-id"] == "req_" + missing.headers["x-request-id"]
     assert openai.json()["error"]["code"] == "unknown_url"
+
+
+async def test_a_client_of_anthropics_is_answered_in_its_words_where_no_path_says_whose() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        running.client.headers["anthropic-version"] = "2023-06-01"
+        missing = await running.client.post("/v1/nothing", json={})
+        models = await running.client.get("/v1/models")
+        chat = await running.client.post("/v1/chat/completions", json={})
+    assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
+    assert models.headers["request-id"] == "req_" + models.headers["x-request-id"]
+    assert "request-id" not in chat.headers
+    assert chat.json()["error"]["code"] == "missing_required_parameter"
+
+
+async def test_a_websocket_is_refused_so_that_codex_goes_on_without_one() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        wanted = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+        assert (await running.client.get("/v1/responses", headers=wanted)).status_code == 404
+        assert (await running.client.get("/v1/responses")).status_code == 405

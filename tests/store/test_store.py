@@ -129,7 +129,7 @@ async def test_a_response_that_is_not_complete_or_in_a_conversation_has_no_chain
 ) -> None:
     store = open_store()
     running, within = response(status="in_progress"), response(conversation="conv_1")
-    store.claim(running.id, lambda: None)
+    store.claim(owner, running.id, lambda: None)
     await store.put(owner, running)
     await store.put(owner, within)
     with pytest.raises(NotAnswered):
@@ -202,7 +202,7 @@ async def test_another_server_can_cancel_what_this_one_generates(
 ) -> None:
     one, other = open_store(), open_store()
     kept, cancelled = response(status="in_progress"), asyncio.Event()
-    one.claim(kept.id, cancelled.set)
+    one.claim(owner, kept.id, cancelled.set)
     await one.put(owner, kept)
     await other.cancel(owner, kept.id)
     async with asyncio.timeout(30):
@@ -214,14 +214,14 @@ async def test_a_response_whose_server_has_died_is_dead(
 ) -> None:
     one, other = open_store(), open_store()
     kept = response(status="in_progress")
-    one.claim(kept.id, lambda: None)
+    one.claim(owner, kept.id, lambda: None)
     await one.put(owner, kept)
     found = await other.get(owner, kept.id)
     assert found is not None
     assert found.status == "in_progress"
     monkeypatch.setattr("app.store.care.CLAIM_S", -1.0)
     kept = response(status="in_progress")
-    one.claim(kept.id, lambda: None)
+    one.claim(owner, kept.id, lambda: None)
     await one.put(owner, kept)
     found = await other.get(owner, kept.id)
     assert found is not None
@@ -244,7 +244,7 @@ async def test_what_was_removed_while_it_was_generated_stays_removed_and_adds_no
     await one.start_conversation(owner, made, ())
     kept = response(status="in_progress", conversation=made.id)
     assert await one.hold(owner, made.id, kept.id)
-    one.claim(kept.id, lambda: None)
+    one.claim(owner, kept.id, lambda: None)
     assert await one.put(owner, kept)
     assert await other.remove(owner, kept.id)
     assert not await one.put(owner, response(kept.id), Added(made.id, items("a")))
@@ -258,7 +258,7 @@ async def test_no_server_is_taken_for_dead_while_the_store_was_away(
     """None could renew its claims then."""
     one, other = open_store(), open_store()
     kept = response(status="in_progress")
-    one.claim(kept.id, lambda: None)
+    one.claim(owner, kept.id, lambda: None)
     monkeypatch.setattr("app.store.care.CLAIM_S", -1.0)
     await one.put(owner, kept)
     monkeypatch.setattr("app.store.care.CLAIM_S", 30.0)
@@ -278,7 +278,7 @@ async def test_what_has_ended_is_not_failed_and_what_was_failed_does_not_end_oth
     monkeypatch.setattr("app.store.care.CLAIM_S", -1.0)
     for ended_first in (True, False):
         kept = response(status="in_progress")
-        one.claim(kept.id, lambda: None)
+        one.claim(owner, kept.id, lambda: None)
         await one.put(owner, kept)
         ends = (one.put(owner, response(kept.id)),
                 other.fail(owner, response(kept.id, status="failed")))  # fmt: skip
@@ -296,7 +296,7 @@ async def test_what_is_generated_is_not_removed_over_a_bound(
     monkeypatch.setattr("app.store.care._RENEW_S", 0.0)
     store = open_store(most_responses=5)
     running = response(status="in_progress")
-    store.claim(running.id, lambda: None)
+    store.claim(owner, running.id, lambda: None)
     await store.put(owner, running)
     for _ in range(12):
         await store.put(owner, response())

@@ -24,6 +24,8 @@ MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
         ("/v1/chat/completions", MESSAGES),
         ("/v1/completions", {"prompt": "hi"}),
         ("/generate", {"text": "hi"}),
+        ("/v1/responses", {"input": "hi", "model": "default"}),
+        ("/v1/messages", {**MESSAGES, "model": "default", "max_tokens": 9}),
     ],
 )
 async def test_a_request_in_the_engine_keeps_nothing_of_its_body(

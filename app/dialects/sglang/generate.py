@@ -82,7 +82,8 @@ def lower(body: GenerateBody, call: Call) -> GenerationRequest:
 def _scoring(body: GenerateBody, bounds: Bounds) -> Scoring:
     start = body.logprob_start_len
     top = alternative_count(body.top_logprobs_num, bounds, param="top_logprobs_num")
-    return Scoring(top=top, prompt_from=None if start == -1 else start)
+    start_at = None if start == -1 else start
+    return Scoring(top=top, prompt_from=start_at, param="return_logprob")
 
 
 class GeneratePresenter:

@@ -39,7 +39,7 @@ from app.dialects.openai.responses.keeping import ResponseKeeper
 from app.dialects.openai.responses.output_items import Channel
 from app.dialects.openai.responses.presenter import ResponsePresenter
 from app.dialects.openai.responses.response import ResponseObject, constant
-from app.dialects.openai.responses.stored import cannot_be_followed
+from app.dialects.openai.responses.stored import cannot_be_followed, followed
 from app.dialects.openai.responses.toolbox import Toolbox
 from app.dialects.openai.sampling import alternative_count
 from app.dialects.sealing import Opening
@@ -208,7 +208,7 @@ async def _in_background(
     run = await call.background.start(call, id, request, presenter, stream=stream)
     if not stream:
         return Whole(run.first)
-    return Stream(run.follow(-1), cannot_be_followed)
+    return Stream(followed(call, run, id, -1), cannot_be_followed)
 
 
 # -- the request -------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def _sampling(body: ResponsesBody, bounds: Bounds, info: EngineInfo) -> Sampling
 
 def _scoring(body: ResponsesBody, bounds: Bounds) -> Scoring | None:
     top = alternative_count(body.top_logprobs, bounds, param="top_logprobs")
-    return Scoring(top=top) if _LOGPROBS in body.included else None
+    return Scoring(top=top, param="top_logprobs") if _LOGPROBS in body.included else None
 
 
 def _channel(body: ResponsesBody, bounds: Bounds) -> Channel:

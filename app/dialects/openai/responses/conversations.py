@@ -85,7 +85,8 @@ async def list_items(ask: Ask) -> Reply:
     if page is None:
         await _existing(store, ask)
         raise ItemNotFound(f"Item with id '{str(paging.after)[:100]}' not found.", param="after")
-    return listed([orjson.loads(item.body) for item in page.items], more=page.more)
+    items = [kept_items.shown(orjson.loads(item.body)) for item in page.items]
+    return listed(items, more=page.more)
 
 
 async def add_items(ask: Ask) -> Reply:
@@ -94,7 +95,7 @@ async def add_items(ask: Ask) -> Reply:
     items = _written(ask.body.items)
     if not await store.append(ask.owner, id, items):
         raise _not_found(id)
-    return listed([orjson.loads(item.body) for item in items], more=False)
+    return listed([kept_items.shown(orjson.loads(item.body)) for item in items], more=False)
 
 
 async def retrieve_item(ask: Ask) -> Reply:
@@ -102,7 +103,7 @@ async def retrieve_item(ask: Ask) -> Reply:
     body = await store.item(ask.owner, id, item)
     if body is None:
         raise ItemNotFound(f"Item with id '{item[:100]}' not found.", param="item_id")
-    return Whole(body)
+    return Whole(orjson.dumps(kept_items.shown(orjson.loads(body))))
 
 
 async def remove_item(ask: Ask) -> Reply:

@@ -102,7 +102,8 @@ async def hold(id: str, call: Call, store: Store) -> None:
 
 def _refuse(body: PromptFields) -> None:
     for field in ("previous_response_id", "conversation", "background"):
-        if getattr(body, field, None):
+        asked = getattr(body, field, None)
+        if asked is not None and asked is not False:
             raise UnsupportedParameter(
                 f"'{field}' needs a server that keeps responses; this one does not (STORE_URL). "
                 "Please send the whole conversation as 'input'.",

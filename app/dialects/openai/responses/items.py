@@ -82,6 +82,8 @@ class ReasoningItem(Body):
     summary: Annotated[list[Part], _PARTS] | None = None
     content: Annotated[list[Part], _PARTS] | None = None
     encrypted_content: str | None = None
+    hidden: bool | None = None
+    """Ours: the content is shown to no client."""
 
 
 class FunctionCallItem(Body):

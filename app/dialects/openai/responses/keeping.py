@@ -43,6 +43,8 @@ class ResponseKeeper:
         self._after = history.responses
         self._parent, self._conversation = parent, history.conversation
         self._stored, self._patience_s = stored, patience_s
+        self._begun = False
+        """It is kept as one that is being generated."""
 
     async def keep(self, status: str, response: Rendered, context: Sequence[Bytes] | None) -> None:
         """However it ends, the conversation is free again.
@@ -92,11 +94,14 @@ class ResponseKeeper:
                 written = await self._store.put(self._owner, kept, added, after=self._after)
             except TooLarge as error:
                 log.info("a response is not kept", response=self._id, reason=str(error))
+                if self._begun:  # else it would be taken for one whose server has died
+                    await self._store.remove(self._owner, self._id)
                 if added is not None:
                     await self._append(added)
                 raise TooLargeToKeep(str(error)) from None
             if not written:
                 raise NotKept
+            self._begun = status in RUNNING
         elif added is not None:
             await self._append(added)
 

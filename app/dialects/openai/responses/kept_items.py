@@ -81,7 +81,11 @@ def written(items: Sequence[Item], owner: str, *, anew: bool = False) -> list[re
     else those keep theirs that are this server's own."""
     kept: list[records.Item] = []
     ids: set[str] = set()
+    calls = {item.id: item.call_id for item in items if isinstance(item, ClientCallItem)}
     for no, item in enumerate(items):
+        if isinstance(item, ClientResultItem) and item.call_id is None:
+            # It names the item of its call, which gets another id here.
+            item = item.model_copy(update={"call_id": calls.get(item.id, item.id)})
         id = getattr(item, "id", None)
         if anew or id is None or id in ids or place_of(id) is None:
             id = f"{_PREFIXES[type(item)]}_{owner}i{no:04x}"
@@ -99,6 +103,13 @@ def _written(item: Item, id: str) -> records.Item:
             "content": _parts(item.content or "", by_model=item.role == "assistant"),
         }
     return records.Item(id, orjson.dumps(json))
+
+
+def shown(item: Json) -> Json:
+    """As clients see it: without thinking that is hidden from them."""
+    if item.pop("hidden", None):
+        item.pop("content", None)
+    return item
 
 
 def _parts(content: str | Sequence[Part], *, by_model: bool) -> list[Json]:

@@ -171,7 +171,8 @@ class HiddenOutput(ThinkingOutput):
 
     def context(self, status: str) -> Json:
         part = {"type": "reasoning_text", "text": self.text}
-        return {"id": self.id, "type": "reasoning", "summary": [], "content": [part]}
+        thought = {"id": self.id, "type": "reasoning", "summary": [], "content": [part]}
+        return thought | {"hidden": True}
 
 
 THINKING: dict[Channel, type[ThinkingOutput]] = {

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import msgspec
 import orjson
 
-from app.dialects.contract import Ask, Reply, Resource, Running, Stream, Whole
-from app.dialects.openai.responses import replay
+from app.dialects.contract import Ask, Call, Reply, Resource, Running, Stream, Whole
+from app.dialects.openai.responses import kept_items, replay
 from app.dialects.openai.responses.listing import LIMIT, ORDER, Paging, listed, text
 from app.dialects.openai.responses.response import error_json
 from app.errors import InternalError, InvalidRequest, ItemNotFound, RouteNotFound, ServeError
@@ -36,7 +36,7 @@ async def retrieve(ask: Ask) -> Reply:
         if run is None or run.kept:
             await _kept(ask, id)
         if run is not None and run.streams:
-            return Stream(run.follow(after), cannot_be_followed)
+            return Stream(followed(ask, run, id, after), cannot_be_followed)
         return Stream(_replayed(ask, id, after), cannot_be_followed)
     if run is not None and not (run.ended and run.kept):
         return Whole(run.now())
@@ -48,7 +48,7 @@ async def remove(ask: Ask) -> Reply:
     if ask.store is None:
         raise _not_found(id)
     run = ask.background.find(ask.owner, id)
-    if run is not None or await ask.store.runs(ask.owner, id):
+    if (run is not None and not run.ended) or (run is None and await ask.store.runs(ask.owner, id)):
         await ask.store.cancel(ask.owner, id)
         await _ended(ask, id)
     if not await ask.store.remove(ask.owner, id) and run is None:
@@ -60,9 +60,10 @@ async def remove(ask: Ask) -> Reply:
 async def cancel(ask: Ask) -> Reply:
     id = ask.ids["response_id"]
     run = ask.background.find(ask.owner, id)
-    if run is not None and not run.ended and ask.store is not None:
-        await ask.store.cancel(ask.owner, id)
-        await _ended(ask, id)
+    if run is not None and not (run.ended and run.kept) and ask.store is not None:
+        if not run.ended:
+            await ask.store.cancel(ask.owner, id)
+            await _ended(ask, id)
         return Whole((await _kept(ask, id)).body if run.kept else run.now())
     kept = await _kept(ask, id)
     if kept.status not in RUNNING:
@@ -85,7 +86,8 @@ async def _ended(ask: Ask, id: str) -> None:
         async with asyncio.timeout(_CANCELLED_WITHIN_S):
             if (run := ask.background.find(ask.owner, id)) is not None:
                 await run.end()
-            await _ended_elsewhere(ask.store, ask.owner, id)
+            else:
+                await _ended_elsewhere(ask.store, ask.owner, id)
 
 
 async def _ended_elsewhere(store: Store, owner: str, id: str) -> None:
@@ -97,7 +99,7 @@ async def _ended_elsewhere(store: Store, owner: str, id: str) -> None:
 async def input_items(ask: Ask) -> Reply:
     paging = Paging.of(ask)
     kept = await _kept(ask, ask.ids["response_id"])
-    items: list[Json] = orjson.loads(b"[%b]" % kept.input)
+    items = [kept_items.shown(item) for item in orjson.loads(b"[%b]" % kept.input)]
     if paging.newest_first:
         items.reverse()
     if paging.after is not None:
@@ -113,7 +115,7 @@ async def compact(ask: Ask) -> Reply:
     raise RouteNotFound("Conversations are not compacted here; a client does it by itself.")
 
 
-async def _kept(ask: Ask, id: str) -> Kept:
+async def _kept(ask: Ask | Call, id: str) -> Kept:
     """Raises ItemNotFound, StoreUnavailable."""
     kept = None if ask.store is None else await ask.store.get(ask.owner, id)
     if kept is None:
@@ -140,8 +142,23 @@ def _with(body: Json, output: bytes, kept: Kept) -> Kept:
     )
 
 
-async def _replayed(ask: Ask, id: str, after: int) -> AsyncGenerator[bytes, None]:
-    if (run := ask.background.find(ask.owner, id)) is not None:
+async def followed(
+    ask: Ask | Call, run: Running, id: str, after: int
+) -> AsyncGenerator[bytes, None]:
+    """The events after this number as they come; if they become too many, the last at the end."""
+    async with aclosing(run.follow(after)) as frames:
+        async for some in frames:
+            after += some.count(b"\n\n")
+            yield some
+    if not run.streams:
+        async with aclosing(_replayed(ask, id, after)) as frames:
+            async for some in frames:
+                yield some
+
+
+async def _replayed(ask: Ask | Call, id: str, after: int) -> AsyncGenerator[bytes, None]:
+    run = None if ask.background is None else ask.background.find(ask.owner, id)
+    if run is not None:
         await run.end()
         if not run.kept:
             yield replay.events(_only_here(run), after=after)
