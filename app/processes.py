@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import signal
 import socket
 import subprocess
@@ -18,6 +19,8 @@ from app.logs import setup as logs
 
 ROOT = Path(__file__).parents[1]
 """The folder of serve_hathora.py, from which `python -m app...` works."""
+_FILES, _STACK_BYTES = 65_535, 65_535 * 1024
+"""As SGLang raises them for itself and what it starts (0.5.23: `set_ulimit`)."""
 _ROUNDS_WITHOUT = 2
 _ROUND_S = 0.01
 
@@ -66,6 +69,15 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return str(number)
+
+
+def raise_limits() -> None:
+    """Let this process, and what it starts, have the files and stacks that an engine may need."""
+    for limit, least in ((resource.RLIMIT_NOFILE, _FILES), (resource.RLIMIT_STACK, _STACK_BYTES)):
+        soft, hard = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY and soft < least:
+            most = least if hard == resource.RLIM_INFINITY else min(least, hard)
+            resource.setrlimit(limit, (most, hard))
 
 
 def kill_children(timeout_s: float = 1.0) -> tuple[int, int]:

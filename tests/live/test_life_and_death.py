@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
+import shutil
 import signal
 import threading
 import time
@@ -16,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from bench import models
 from tests.live.conftest import HANGS_S, LiveServer, registered
 from tests.support import sse
 from tests.support.compute import GROUP, FakeCompute
@@ -229,6 +232,26 @@ def test_an_engine_killed_while_loading_ends_the_start(start: Start) -> None:
     _nothing_left(pids)
 
 
+def test_the_engines_processes_have_started_early_and_have_the_limits_of_the_server(
+    start: Start,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        server = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    server.ready()
+    assert "begins anew" not in server.log
+    for title in ("sglang::scheduler", "sglang::detokenizer"):
+        process = server.child(title)
+        for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_STACK):
+            own = resource.prlimit(server.process.pid, limit)
+            assert resource.prlimit(process.pid, limit) == own
+        most = hard if hard != resource.RLIM_INFINITY else 65_535
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0] >= min(65_535, most)
+
+
 def test_sigterm_while_loading_ends_the_server_cleanly(start: Start) -> None:
     server = start()
     server.wait_for("/livez", 200)
@@ -337,6 +360,21 @@ def test_a_config_that_sglang_refuses_stops_the_start(start: Start, tmp_path: Pa
     code, line = _failed_start(start("--model-path", str(tmp_path), model=None), within_s=120)
     assert code == 71
     assert "the engine could not be started: " in line
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_a_broken_model_stops_the_start_and_is_not_taken_for_a_lost_engine(
+    start: Start, tmp_path: Path, file: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(models.find("tiny"), model)
+    (model / file).write_bytes((model / file).read_bytes()[:500])
+    code, line = _failed_start(
+        start("--model-path", str(model), "--dtype", "float32", model=None), within_s=120
+    )
+    assert code == 71, line
+    assert "the engine could not be started: " in line
+    assert "SIGKILL" not in line
 
 
 def test_a_taken_port_stops_the_start(start: Start, live: LiveServer) -> None:

@@ -21,10 +21,11 @@ import importlib
 import io
 import os
 import pickle
+import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker, spawn
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,11 @@ context, forkserver, reduction, spawned, util = (  # whose types leave out what 
     importlib.import_module(f"multiprocessing.{name}")
     for name in ("context", "popen_forkserver", "reduction", "popen_spawn_posix", "util")
 )
-_ROOT = str(Path(__file__).parents[3])
 _START = (
-    "import sys; sys.path.insert(0, sys.argv[2]); "
-    "from app.engine.sglang.early_child import main; main()"
+    "import sys; sys.path[:] = {path!r}; from app.engine.sglang.early_child import main; main()"
 )
-_AHEAD = {
-    "CUDA_DEVICE_MAX_CONNECTIONS": "8",
-    "CUTE_DSL_LOG_LEVEL": "30",
-    "CUTE_DSL_LOG_TO_CONSOLE": "1",
-}
-"""What SGLang sets itself before it starts a process (0.5.23: `_set_envs_and_config`)."""
+_NUMA = Path("/sys/devices/system/node/node1")
+"""There if memory is nearer to some processors than to others."""
 
 
 class EarlyProcess:
@@ -53,12 +48,14 @@ class EarlyProcess:
         """It is killed when the calling thread ends, and has the signals blocked that it has."""
         ours, theirs = socket.socketpair()
         tracker = resource_tracker.getfd()
-        # "--multiprocessing-fork" is how such a process is known.
+        # The paths of this process, as multiprocessing gives them to its children: not also the
+        # working directory. "--multiprocessing-fork" is how such a process is known.
+        start = _START.format(path=spawn.get_preparation_data("early")["sys_path"])
         command = [
-            sys.executable, *util._args_from_interpreter_flags(), "-c", _START,
-            "--multiprocessing-fork", _ROOT, str(theirs.fileno()), str(tracker),
+            sys.executable, *util._args_from_interpreter_flags(), "-c", start,
+            "--multiprocessing-fork", str(theirs.fileno()), str(tracker),
         ]  # fmt: skip
-        with theirs, _also_in_environment(_AHEAD):
+        with theirs:
             self.pid = util.spawnv_passfds(
                 os.fsencode(sys.executable), command, [theirs.fileno(), tracker]
             )
@@ -66,12 +63,13 @@ class EarlyProcess:
         self._socket = ours
         """Open as long as this process lives, by which the other knows that it does."""
 
-    def fits(self) -> bool:
-        """It is alive, and what SGLang starts is Python alone, without numactl in front."""
-        if os.waitpid(self.pid, os.WNOHANG) != (0, 0):
-            self._ended = True
-        alone = os.fsencode(spawn.get_executable()) == os.fsencode(sys.executable)
-        return alone and not self._ended
+    def is_alive(self) -> bool:
+        if not self._ended:
+            try:
+                self._ended = os.waitpid(self.pid, os.WNOHANG) != (0, 0)
+            except ChildProcessError:  # the kernel waits for it: SIGCHLD is ignored
+                self._ended = True
+        return not self._ended
 
     def hand_over(self, fds: list[int]) -> None:
         """What it shall run comes through the first of `fds`."""
@@ -85,18 +83,18 @@ class EarlyProcess:
     def end(self) -> None:
         """Of one that runs nothing."""
         self.close()
-        if not self._ended:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
             self._ended = True
 
 
 class EarlyProcesses:
     """Those of one start of an engine."""
 
-    def __init__(self, schedulers: int) -> None:
-        """With one for the detokenizer."""
-        self._waiting = [EarlyProcess() for _ in range(schedulers + 1)]
+    def __init__(self, count: int) -> None:
+        self._waiting = [EarlyProcess() for _ in range(count)]
 
     @contextlib.contextmanager
     def used(self, started: Callable[[Any], object]) -> Iterator[None]:
@@ -123,12 +121,19 @@ class EarlyProcesses:
         self._waiting.clear()
 
     def _popen(self, process_obj: Any) -> Any:
-        while self._waiting:
+        # SGLang has put numactl in front of this one; the next may be one without.
+        fits = os.fsencode(spawn.get_executable()) == os.fsencode(sys.executable)
+        while self._waiting and fits:
             process = self._waiting.pop(0)
-            if process.fits():
+            if process.is_alive():
                 return _Popen(process_obj, process)
             process.end()
         return spawned.Popen(process_obj)
+
+
+def is_bound_to_memory() -> bool:
+    """SGLang starts its schedulers through numactl on this machine, as far as is known."""
+    return _NUMA.exists() and shutil.which("numactl") is not None
 
 
 class _Popen(spawned.Popen):  # type: ignore[name-defined,misc]
@@ -158,25 +163,15 @@ class _Popen(spawned.Popen):  # type: ignore[name-defined,misc]
         child_r, parent_w = os.pipe()
         self.sentinel, self.pid = parent_r, self._process.pid
         self.finalizer = util.Finalize(self, _close, [self._process, parent_r, parent_w])
-        try:
-            self._process.hand_over([child_r, child_w, *self._fds])
-        finally:
-            os.close(child_r)
-            os.close(child_w)
-        with open(parent_w, "wb", closefd=False) as pipe:
-            pipe.write(content.getbuffer())
-
-
-@contextlib.contextmanager
-def _also_in_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """What is set already stays as it is."""
-    new = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            del os.environ[name]
+        # One that has been killed by now has been started all the same: its end is noticed.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            try:
+                self._process.hand_over([child_r, child_w, *self._fds])
+            finally:
+                os.close(child_r)
+                os.close(child_w)
+            with open(parent_w, "wb", closefd=False) as pipe:
+                pipe.write(content.getbuffer())
 
 
 def _close(process: EarlyProcess, *fds: int) -> None:

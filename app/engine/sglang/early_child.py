@@ -9,28 +9,47 @@ import pickle
 import socket
 import sys
 from collections.abc import Mapping
-from multiprocessing import forkserver, reduction, spawn
+from multiprocessing import forkserver, reduction, resource_tracker, spawn
 
 from app.spawned import end_with_parent
+
+_args_from_interpreter_flags = importlib.import_module(
+    "multiprocessing.util"
+)._args_from_interpreter_flags
+"""Which its types leave out."""
 
 _MODULES = (
     "sglang.srt.managers.scheduler",
     "sglang.srt.managers.detokenizer_manager",
     "app.engine.sglang.scheduler",
 )
-_LATE = ("NCCL_", "SGLANG_RUN_ID", "TRTLLM_ENABLE_PDL", "SERVE_")
-"""Beginnings of variables that no import reads."""
-_OFF = {"", "0", "false"}
-"""The same as no variable."""
+_AHEAD = {
+    "CUDA_DEVICE_MAX_CONNECTIONS": "8",
+    "SGLANG_ENABLE_TORCH_COMPILE": "0",
+    "SGLANG_DISABLE_OUTLINES_DISK_CACHE": "0",
+    "SGLANG_ENABLE_DETERMINISTIC_INFERENCE": "0",
+    "SGLANG_USE_CUDA_IPC_TRANSPORT": "0",
+}
+"""What SGLang sets before it starts a process, whatever it was (0.5.23: `_set_envs_and_config`,
+`serving_hook.py`), as it is without options that say otherwise."""
+_UNLESS_SET = {"CUTE_DSL_LOG_LEVEL": "30", "CUTE_DSL_LOG_TO_CONSOLE": "1"}
+_LATE = ("NCCL_", "SGLANG_RUN_ID", "TRTLLM_ENABLE_PDL", "SGLANG_OPT_FP8_WO_A_GEMM", "SERVE_")
+"""Beginnings of variables that no import here reads."""
 _AGAIN = (
-    "import sys; sys.path.insert(0, sys.argv[2]); "
+    "import sys; sys.path[:] = {path!r}; "
     "from app.engine.sglang.early_child import begin_anew; begin_anew()"
 )
 
 
 def main() -> None:
-    _, root, fd, tracker = sys.argv[1:]
+    _, fd, tracker = sys.argv[1:]
     end_with_parent(int(fd))
+    os.set_inheritable(int(fd), False)
+    # As `spawn_main` does: else an import that needs one would start another.
+    resource_tracker._resource_tracker._fd = int(tracker)  # type: ignore[attr-defined]
+    os.environ.update(_AHEAD)
+    for name, value in _UNLESS_SET.items():
+        os.environ.setdefault(name, value)
     # What fails here fails again, and is told, where SGLang imports it.
     with contextlib.suppress(Exception):
         for name in _MODULES:
@@ -43,8 +62,10 @@ def main() -> None:
         print("an engine process begins anew, for its variables:", *names, flush=True)
         for each in (*fds, int(tracker)):
             os.set_inheritable(each, True)
-        command = [sys.executable, "-c", _AGAIN, "--multiprocessing-fork", root,
-                   ",".join(map(str, fds)), tracker]  # fmt: skip
+        command = [
+            sys.executable, *_args_from_interpreter_flags(), "-c", _AGAIN.format(path=sys.path),
+            "--multiprocessing-fork", ",".join(map(str, fds)), tracker,
+        ]  # fmt: skip
         os.execve(sys.executable, command, environment)  # noqa: S606
     # No more than what differs: all of it moved, the process could not be renamed.
     os.environ.update(dict(environment.items() - os.environ.items()))
@@ -52,7 +73,7 @@ def main() -> None:
 
 
 def begin_anew() -> None:
-    _, _, fds, tracker = sys.argv[1:]
+    _, fds, tracker = sys.argv[1:]
     _run(list(map(int, fds.split(","))), int(tracker))
 
 
@@ -62,9 +83,7 @@ def changed(own: Mapping[str, str], parents: Mapping[str, str]) -> list[str]:
     return sorted(
         name
         for name, value in parents.items()
-        if own.get(name) != value
-        and not name.startswith(_LATE)
-        and not (name not in own and value.lower() in _OFF)
+        if own.get(name) != value and not name.startswith(_LATE)
     )
 
 

@@ -34,7 +34,7 @@ from app.engine.base import EngineLost
 from app.engine.environment import RuntimeDir
 from app.engine.sglang import shared_memory
 from app.engine.sglang.adapter import SGLangEngine
-from app.engine.sglang.early import EarlyProcesses
+from app.engine.sglang.early import EarlyProcesses, is_bound_to_memory
 from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.follower import Follower
 from app.engine.sglang.importing import follow, import_for_requests, prepare_import
@@ -45,6 +45,7 @@ from app.engine.sglang.shared import SharedEngine
 from app.engine.sglang.watch import Watch
 from app.errors import StartError
 from app.logs.setup import log
+from app.processes import raise_limits
 from app.settings.catalogue import Settings
 
 
@@ -107,9 +108,10 @@ def _build_in_thread(build: Callable[[], Any]) -> asyncio.Future[Any]:
             if isinstance(error, SystemExit):
                 error = StartError(f"SGLang ended the start (exit {error.code})")
             loop.call_soon_threadsafe(settle, None, error)
-            return
-        loop.call_soon_threadsafe(settle, result, None)
-        # The children asked the kernel to be killed when the *thread* that made them ends.
+        else:
+            loop.call_soon_threadsafe(settle, result, None)
+        # The children asked the kernel to be killed when the *thread* that made them ends. After an
+        # error, too, or it would seem to be that they were killed.
         threading.Event().wait()
 
     threading.Thread(target=run, name="engine", daemon=True).start()
@@ -133,19 +135,27 @@ def _build(
         log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")
     if settings.node_rank:
         follow()
-    early = EarlyProcesses(_schedulers(settings))
+    raise_limits()
+    early = EarlyProcesses(_early(settings, on_cpu=on_cpu))
     try:
         return _build_with(early, settings, runtime, started, loading, path, on_cpu=on_cpu)
     finally:
         early.end()
 
 
-def _schedulers(settings: Settings) -> int:
-    """Processes of this machine that SGLang starts before its detokenizer, as far as is known."""
-    if (settings.dp_size or 1) > 1:
-        return 1  # the controller, which starts them
-    tensor_parallel = settings.tp_size if isinstance(settings.tp_size, int) else 1
-    return max(1, tensor_parallel * (settings.pp_size or 1) // settings.nnodes)
+def _early(settings: Settings, *, on_cpu: bool) -> int:
+    """Processes that SGLang will start on this machine and that can be started before, as far as is
+    known: more cost the time of an import, and fewer gain less."""
+    detokenizers = 0 if settings.node_rank else 1
+    options = settings.engine_options()
+    if options.get("dp_size", 1) > 1:
+        return 1 + detokenizers  # the controller, which starts the schedulers
+    if not on_cpu and is_bound_to_memory():
+        return detokenizers
+    tp_size = options.get("tp_size", settings.tp_size)
+    tensor_parallel = tp_size if isinstance(tp_size, int) else 1
+    schedulers = max(1, tensor_parallel * int(options.get("pp_size", 1)) // settings.nnodes)
+    return schedulers + detokenizers
 
 
 def _build_with(

@@ -60,7 +60,7 @@ class Member:
     def note_end(self) -> None:
         """Keep how it ended, as long as the kernel can say so."""
         if self._child is not None:
-            self._child.wait(timeout=1)
+            self._child.poll()
         else:
             self._status = _status_of_zombie(self.pid)
 
