@@ -52,12 +52,18 @@ class ResponseKeeper:
         Raises StoreUnavailable, TooLargeToKeep, NotKept.
         """
         ends, (wait_s, longest_s) = time.monotonic() + self._patience_s, _RETRY_S
+        again = False
         try:
             while True:
                 try:
                     await self._keep(status, response, context)
                     return
+                except NotKept:
+                    if again and await self._has(status):  # the call that failed has succeeded late
+                        return
+                    raise
                 except StoreUnavailable:
+                    again = True
                     if status in (*RUNNING, "cancelled") or time.monotonic() + wait_s > ends:
                         raise
                 await asyncio.sleep(wait_s)
@@ -104,6 +110,10 @@ class ResponseKeeper:
             self._begun = status in RUNNING
         elif added is not None:
             await self._append(added)
+
+    async def _has(self, status: str) -> bool:
+        kept = await self._store.get(self._owner, self._id)
+        return kept is not None and kept.status == status
 
     async def _append(self, added: Added) -> None:
         conversation = added.conversation

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import EngineDied
+from app.errors import EngineDied, StoreUnavailable
 from tests.dialects.openai.responses.replay import Replay, events_of
 from tests.dialects.openai.responses.test_kept import (
     KEYS,
@@ -75,6 +75,35 @@ async def test_one_that_ended_and_could_not_be_kept_is_not_taken_for_dead(
             assert cancelled.json()["status"] == "completed"
             assert (await running.client.delete(f"{PATH}/{id}")).json()["deleted"]
         assert (await running.client.get(f"{PATH}/{id}")).status_code == 404
+
+
+async def test_one_whose_write_was_given_up_and_succeeded_all_the_same_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.dialects.openai.responses.keeping._RETRY_S", (0.05, 0.05))
+    release = asyncio.Event()
+    async with serve(ScriptedEngine("a", release)) as running:
+        id = (await answered(running, background=True))["id"]
+        store = running.serving.store
+        assert store is not None
+        put, failed = store.put, []
+
+        async def late(*args: Any, **options: Any) -> bool:
+            written = await put(*args, **options)
+            if not failed:
+                failed.append(written)
+                raise StoreUnavailable("The database does not answer.")
+            return written
+
+        monkeypatch.setattr(store, "put", late)
+        release.set()
+
+        async def is_over() -> bool:
+            return await status_of(running, id) == "completed"
+
+        await eventually(is_over)
+        assert failed == [True]
+        assert (await running.client.get(f"{PATH}/{id}")).json()["store"] is True
 
 
 async def test_the_stream_of_one_ends_as_the_response_does_when_the_engine_is_lost() -> None:
