@@ -1,6 +1,6 @@
 """Grammars of requests: compiled on trial before the engine gets them, in the form it gets.
 
-A new grammar is tried in a process of its own (process.py), one at a time, with a limit of
+A new grammar is tried in a process of its own (worker.py), one at a time, with a limit of
 processor time: a limit by the clock would refuse on a busy machine what an idle one accepts. Nearly
 all take a few milliseconds. One that does not is put behind the others and begun again with four
 times the limit, up to the whole: clients whose schemas are slow wait for each other.
@@ -17,10 +17,12 @@ from collections import OrderedDict
 import msgspec
 
 from app.errors import InvalidRequest, Overloaded
-from app.grammars.compiler import BYTES, Unusable, Vocabulary
+from app.grammars.compiler import BYTES, Vocabulary
 from app.grammars.lark import RULES
-from app.grammars.process import GrammarProcess
+from app.grammars.worker import Trial, Verdict
 from app.logs.setup import log
+from app.trials.process import TrialProcess
+from app.trials.worker import Unusable
 from app.types import Grammar
 
 _FIRST_CPU_S = 0.01
@@ -33,7 +35,7 @@ _WAITING_SLOW = 16
 """Of them, those that have failed twice."""
 
 
-class _Trial(msgspec.Struct, order=True):
+class _Waiting(msgspec.Struct, order=True):
     """A grammar that waits: the least tried ones first, then in order of arrival."""
 
     tries: int
@@ -55,12 +57,15 @@ class GrammarCheck:
         `timeout_s`: of processor time, for one grammar.
         """
         self._vocabulary = vocabulary
-        self._process = None if vocabulary is None else GrammarProcess(vocabulary)
+        self._process = None
+        if vocabulary is not None:
+            setup = msgspec.json.encode(vocabulary)
+            self._process = TrialProcess("app.grammars.worker", setup, tries="schemas")
         self._timeout_s = timeout_s
         self._results: OrderedDict[bytes, str | InvalidRequest] = OrderedDict()
         self._bytes = 0
-        self._trials: dict[bytes, _Trial] = {}
-        self._queue: list[_Trial] = []
+        self._trials: dict[bytes, _Waiting] = {}
+        self._queue: list[_Waiting] = []
         self._numbers = itertools.count()
         self._working: asyncio.Task[None] | None = None
 
@@ -110,11 +115,11 @@ class GrammarCheck:
         finally:
             trial.waiting -= 1
 
-    def _queued(self, key: bytes, grammar: Grammar) -> _Trial:
+    def _queued(self, key: bytes, grammar: Grammar) -> _Waiting:
         if len(self._trials) >= _WAITING:
             raise Overloaded("Too many new schemas wait to be compiled; please try again.")
         verdict = asyncio.get_running_loop().create_future()
-        trial = self._trials[key] = _Trial(0, next(self._numbers), key, grammar, verdict)
+        trial = self._trials[key] = _Waiting(0, next(self._numbers), key, grammar, verdict)
         heapq.heappush(self._queue, trial)
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work())
@@ -129,31 +134,38 @@ class GrammarCheck:
                 self._forget(trial)
                 trial.verdict.cancel()
 
-    async def _try(self, trial: _Trial) -> None:
+    async def _try(self, trial: _Waiting) -> None:
         assert self._process is not None
         grammar = trial.grammar
         cpu_s = min(_FIRST_CPU_S * _MORE**trial.tries, self._timeout_s)
         try:
-            verdict = await self._process.compile(grammar, cpu_s=cpu_s)
+            text = grammar.text.encode(
+                errors="replace"
+            ).decode()  # half a surrogate pair is no text
+            task = msgspec.json.encode(Trial(grammar.kind, text))
+            outcome = await self._process.run(task, cpu_s=cpu_s)
         except Unusable:
             self._fail(trial, _unusable(grammar))
             return
         except Exception as error:  # Unavailable; whatever else, a request waits for its answer
             self._fail(trial, error)
             return
+        verdict = Verdict()
+        if outcome.output:
+            verdict = msgspec.json.decode(outcome.output, type=Verdict)
         if verdict.grammar is not None:
             self._forget(trial)
             self._remember(trial.key, verdict.grammar)
             if not trial.verdict.done():
                 trial.verdict.set_result(verdict.grammar)
-        elif verdict.too_slow and cpu_s < self._timeout_s:
+        elif outcome.too_slow and cpu_s < self._timeout_s:
             self._put_behind(trial)
         else:
-            refusal = self._error(grammar, verdict.refused, verdict.too_slow)
+            refusal = self._error(grammar, verdict.refused, outcome.too_slow)
             self._remember(trial.key, refusal)
             self._fail(trial, refusal)
 
-    def _put_behind(self, trial: _Trial) -> None:
+    def _put_behind(self, trial: _Waiting) -> None:
         trial.tries += 1
         if trial.tries > 1 and sum(each.tries > 1 for each in self._queue) >= _WAITING_SLOW:
             self._fail(
@@ -179,11 +191,11 @@ class GrammarCheck:
             code="grammar_timeout",
         )
 
-    def _forget(self, trial: _Trial) -> None:
+    def _forget(self, trial: _Waiting) -> None:
         """Before its verdict is known: who asks from now on must not get what others are told."""
         self._trials.pop(trial.key, None)
 
-    def _fail(self, trial: _Trial, error: Exception) -> None:
+    def _fail(self, trial: _Waiting, error: Exception) -> None:
         self._forget(trial)
         if not trial.verdict.done():
             trial.verdict.set_exception(error)

@@ -16,6 +16,7 @@ import orjson
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from app.grammars.refused import Refused
+from app.trials.worker import Unusable
 
 
 def _limits(max_items_in_row: int) -> LLParserLimits:
@@ -35,10 +36,6 @@ LIMITS_OF_TEXT = _limits(300)
 """For rules that clients write: an ambiguous one costs a token 200 ms with 2000 items."""
 
 
-class Unusable(Exception):
-    """llguidance cannot use this tokenizer, such as that of BERT (WordPiece)."""
-
-
 class Vocabulary(msgspec.Struct, frozen=True):
     """The tokens of a model, as llguidance takes them."""
 
@@ -50,7 +47,8 @@ class Vocabulary(msgspec.Struct, frozen=True):
     """Ids of the tokens that end an answer; empty: as the tokenizer says."""
 
     def load(self) -> LLTokenizer:
-        """Takes up to a second. Raises Unusable."""
+        """Takes up to a second. Raises Unusable if llguidance cannot use the tokenizer, such as
+        that of BERT (WordPiece)."""
         end = list(self.end) if self.end else None
         try:
             return LLTokenizer(self.tokenizer, n_vocab=self.size, eos_token=end)

@@ -28,9 +28,10 @@ from sglang.srt.constrained.torch_ops.token_filter_torch_ops import set_token_fi
 
 from app.engine.sglang.sampling_names import ANYTHING
 from app.engine.sglang.tokenizers import vocabulary_of
-from app.grammars.compiler import Unusable, compiled
+from app.grammars.compiler import compiled
 from app.grammars.lowering import limits_of
 from app.grammars.refused import Refused
+from app.trials.worker import Unusable
 
 _TOO_COMPLEX = "the grammar became too complex"
 

@@ -1,4 +1,4 @@
-"""The process that compiles grammars on trial: this server's end. worker.py is the other.
+"""A process that tries untrusted input: this server's end. worker.py is the other.
 
 It is started before it is needed, and again after each end.
 """
@@ -7,66 +7,74 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from app.errors import Unavailable
-from app.grammars.compiler import Unusable, Vocabulary
-from app.grammars.worker import Trial, Verdict
 from app.logs.setup import log
 from app.settings.load import without_secrets
-from app.types import Grammar
+from app.trials.worker import Outcome, Task, Unusable
 
 _START_TIMEOUT_S = 120.0
 _HANGS_S = 60.0
-"""Of the clock, for one trial: the processor time that is its limit may be long in coming."""
+"""Of the clock, for one task: the processor time that is its limit may be long in coming."""
 _LINE_BYTES = 16 * 2**20
 
 
-class GrammarProcess:
-    """Compiles one grammar at a time."""
+class TrialProcess:
+    """Does one task at a time."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
+    def __init__(
+        self, module: str, setup: bytes, *, tries: str, pass_fds: Sequence[int] = ()
+    ) -> None:
+        """`module`: whose main function is worker.py's `serve`. `setup`: one line. `tries`: what,
+        in the plural, for the log and for clients. `pass_fds`: what it inherits."""
+        self._module, self._setup = module, setup
+        self._tries = tries
+        self._pass_fds = pass_fds
         self._process: asyncio.subprocess.Process | None = None
         self._starting: asyncio.Task[None] | None = None
         self._unusable: Unusable | None = None
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
     def start(self) -> None:
-        """Begin to start the process, which takes about a second."""
+        """Begin to start the process, which takes up to a second."""
         self._starting = asyncio.create_task(self._start())
-        self._starting.add_done_callback(_log_failed_start)
+        self._starting.add_done_callback(self._log_failed_start)
 
-    async def compile(self, grammar: Grammar, *, cpu_s: float) -> Verdict:
-        """Try a grammar, with a limit of processor time.
+    async def run(self, input: bytes, *, cpu_s: float) -> Outcome:
+        """Do a task, with a limit of processor time. `input`: JSON, without line breaks.
 
-        Raises Unusable, for good, if the tokenizer is, and Unavailable if no process can be
-        started. Not to be called again before it returns.
+        Raises Unusable, for good, if the process is, and Unavailable if it cannot be started or has
+        failed. Not to be called again before it returns.
         """
         try:
             process = await self._running()
         except (OSError, TimeoutError) as error:
-            log.warning("grammars cannot be tried", error=repr(error))
-            raise Unavailable("Schemas cannot be compiled now; please try again.") from error
+            raise self._unavailable("cannot be tried", error) from error
         answered = False
-        text = grammar.text.encode(errors="replace").decode()  # half a surrogate pair is no text
         try:
             async with asyncio.timeout(_HANGS_S):
-                verdict = await self._ask(process, Trial(grammar.kind, text, cpu_s))
+                outcome = await self._ask(process, Task(cpu_s, msgspec.Raw(input)))
             answered = True
         except (OSError, TimeoutError, ValueError) as error:
-            log.warning("the grammar process has failed", error=repr(error))
-            raise Unavailable("Schemas cannot be compiled now; please try again.") from error
+            raise self._unavailable(
+                "could not be tried: their process has failed", error
+            ) from error
         finally:
-            if not answered:  # its next answer would be of this grammar
+            if not answered:  # its next answer would be of this task
                 self._process = None
                 with suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
                 self.start()
-        return verdict
+        return outcome
 
     async def close(self) -> None:
         if self._starting is not None:
@@ -77,15 +85,15 @@ class GrammarProcess:
             process.kill()
             await process.wait()
 
-    async def _ask(self, process: asyncio.subprocess.Process, trial: Trial) -> Verdict:
+    async def _ask(self, process: asyncio.subprocess.Process, task: Task) -> Outcome:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(msgspec.json.encode(trial) + b"\n")
+        process.stdin.write(msgspec.json.encode(task) + b"\n")
         await process.stdin.drain()
         line = await process.stdout.readline()
         if not line:
             raise OSError("it has ended")
-        return msgspec.json.decode(line, type=Verdict)
+        return msgspec.json.decode(line, type=Outcome)
 
     async def _running(self) -> asyncio.subprocess.Process:
         """The process, once it is up.
@@ -99,7 +107,7 @@ class GrammarProcess:
         assert self._starting is not None
         await asyncio.shield(self._starting)
         if self._process is None:
-            raise OSError("the grammar process is not running")
+            raise OSError("the process is not running")
         return self._process
 
     @property
@@ -110,22 +118,23 @@ class GrammarProcess:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "app.grammars.worker",
+            self._module,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             cwd=Path(__file__).parents[2],
-            env=without_secrets(),  # it compiles what clients send
+            env=without_secrets(),  # it reads what clients send
             limit=_LINE_BYTES,
+            pass_fds=self._pass_fds,
         )
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                process.stdin.write(msgspec.json.encode(self._vocabulary) + b"\n")
+                process.stdin.write(self._setup + b"\n")
                 if not (line := await process.stdout.readline()):
-                    raise OSError("the grammar process ended at its start")
-                if (reason := msgspec.json.decode(line, type=Verdict).refused) is not None:
+                    raise OSError("the process ended at its start")
+                if (reason := msgspec.json.decode(line, type=Outcome).unusable) is not None:
                     self._unusable = Unusable(reason)
                     raise self._unusable
         except BaseException:
@@ -135,11 +144,14 @@ class GrammarProcess:
             raise
         self._process = process
 
+    def _unavailable(self, what: str, error: Exception) -> Unavailable:
+        log.warning(f"{self._tries} {what}", error=repr(error))
+        return Unavailable(f"{self._tries.capitalize()} cannot be read now; please try again.")
 
-def _log_failed_start(starting: asyncio.Task[None]) -> None:
-    """No request may be waiting for it, so its error would be lost."""
-    error = None if starting.cancelled() else starting.exception()
-    if isinstance(error, Unusable):
-        log.warning("no grammars: the tokenizer cannot be used for them", reason=str(error))
-    elif isinstance(error, OSError | TimeoutError):
-        log.warning("the grammar process could not be started", error=repr(error))
+    def _log_failed_start(self, starting: asyncio.Task[None]) -> None:
+        """No request may be waiting for it, so its error would be lost."""
+        error = None if starting.cancelled() else starting.exception()
+        if isinstance(error, Unusable):
+            log.warning(f"{self._tries} are refused", reason=str(error))
+        elif isinstance(error, OSError | TimeoutError):
+            log.warning(f"{self._tries} cannot be tried", error=repr(error))
