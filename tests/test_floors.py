@@ -31,7 +31,7 @@ FLOORS = [
         "trials",
         "version",
     },
-    {"reading", "grammars", "store"},
+    {"reading", "grammars", "store", "media"},
     {"engine"},
     {"generation"},
     {"dialects", "hathora"},

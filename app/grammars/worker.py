@@ -49,4 +49,4 @@ def _tried(trial: Trial, tokenizer: LLTokenizer, special: dict[str, int]) -> Ver
 
 
 if __name__ == "__main__":
-    worker.serve(set_up, run, memory_bytes=_MEMORY_BYTES)
+    worker.serve(set_up, run, memory_bytes=lambda _: _MEMORY_BYTES)

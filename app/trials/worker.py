@@ -43,12 +43,15 @@ class Unusable(Exception):
 
 
 def serve(
-    set_up: Callable[[bytes], T], run: Callable[[T, bytes], bytes], *, memory_bytes: int
+    set_up: Callable[[bytes], T],
+    run: Callable[[T, bytes], bytes],
+    *,
+    memory_bytes: Callable[[T], int],
 ) -> None:
     """The main function of such a process.
 
     `set_up` makes what `run` needs, or raises Unusable; `run` takes a task's input and returns its
-    output, both JSON. `memory_bytes`: what each task may take beside what is loaded.
+    output, both JSON. `memory_bytes`: what each task may take beside what is loaded then.
     """
     # Of what reaches the whole group, such as Ctrl-C, only the server takes notice: it drains.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -60,7 +63,7 @@ def serve(
     except Unusable as unusable:
         _write(out, Outcome(unusable=str(unusable)))
         sys.exit(1)
-    _limit_memory(memory_bytes)
+    _limit_memory(memory_bytes(state))
     _write(out, Outcome())
     for line in sys.stdin.buffer:
         task = msgspec.json.decode(line, type=Task)

@@ -1,0 +1,149 @@
+"""One picture: its size from its header, its pixels; each step is cheaper than the next.
+
+    bytes ─ magic ─ header: sides, ratio, pixels ─ decode ─ upright ─ 8 bits ─ on white ─ RGB
+
+Pure and bounded; runs in a child of worker.py, since the decoders are C and the bytes a client's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from io import BytesIO
+
+import PIL.Image
+from PIL import ImageOps
+from PIL.Image import Image
+
+from app.media.picture import Bounds, Decoded
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+_MAGIC = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"))
+_ORIENTATION = 0x0112
+_SIDEWAYS = range(5, 9)
+"""Orientations that turn a picture by a right angle."""
+_MAX_SCANS = 64
+"""Of a JPEG. Each is a pass over the whole picture, and may be a few bytes; cameras write ten."""
+_SCAN, _END = 0xDA, 0xD9
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")
+"""The next one that has a segment, or is the end; what a scan holds has others."""
+
+
+class Refused(Exception):
+    """`str()` continues "Invalid value for '...': the picture "."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def measure(data: bytes, bounds: Bounds) -> tuple[int, int]:
+    """Width and height as it will be seen, from the header. Raises Refused."""
+    with _opened(data, bounds) as image:
+        return _upright_size(image)
+
+
+def decode(data: bytes, bounds: Bounds, *, longest: int | None = None) -> Decoded:
+    """`longest`: scale it down to a longest side of so many pixels. Raises Refused, MemoryError."""
+    with _opened(data, bounds) as image:
+        if longest is not None:
+            image.draft("RGB", (longest, longest))
+        try:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # what the decoders happen to raise at broken files
+            raise _broken() from error
+    rgb = _as_rgb(upright)
+    if longest is not None:
+        rgb.thumbnail((longest, longest))
+    pixels = rgb.tobytes()
+    size = b"%dx%d " % rgb.size
+    return Decoded(*rgb.size, pixels, hashlib.sha256(size + pixels).digest())
+
+
+def _opened(data: bytes, bounds: Bounds) -> Image:
+    """With its header read."""
+    format = _format_of(data)
+    if format is None:
+        raise Refused("invalid_image_format", f"must be one of {', '.join(FORMATS)}")
+    if format == "JPEG" and _has_more_scans(data, _MAX_SCANS):
+        raise Refused("image_too_large", f"has more than {_MAX_SCANS} scans")
+    # The bounds here are far below its own.
+    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+    try:
+        image = PIL.Image.open(BytesIO(data), formats=[format])
+    except MemoryError:
+        raise
+    except PIL.Image.DecompressionBombError as error:
+        raise Refused("image_too_large", _too_many(bounds)) from error
+    except Exception as error:  # what the decoders happen to raise at broken headers
+        raise _broken() from error
+    _check(*image.size, bounds)
+    return image
+
+
+def _has_more_scans(data: bytes, most: int) -> bool:
+    """Of the picture itself: after its end, and in its segments, there may be others."""
+    at = scans = 0
+    while scans <= most and (found := _MARKER.search(data, at)) is not None:
+        marker = found[1][0]
+        if marker == _END:
+            return False
+        scans += marker == _SCAN
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return scans > most
+
+
+def _format_of(data: bytes) -> str | None:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for magic, name in _MAGIC if data.startswith(magic)), None)
+
+
+def _check(width: int, height: int, bounds: Bounds) -> None:
+    if width * height > bounds.max_pixels:
+        raise Refused("image_too_large", f"is {width} x {height}: it {_too_many(bounds)}")
+    shorter, longer = sorted((width, height))
+    if shorter < bounds.min_side:
+        raise Refused(
+            "image_too_small",
+            f"is {width} x {height}: a side must be at least {bounds.min_side} pixels",
+        )
+    if longer > shorter * bounds.max_ratio:
+        raise Refused(
+            "invalid_image_size",
+            f"is {width} x {height}: one side may be at most {bounds.max_ratio:g} times the other",
+        )
+
+
+def _too_many(bounds: Bounds) -> str:
+    return f"may have at most {bounds.max_pixels} pixels (MEDIA_MAX_PIXELS)"
+
+
+def _broken() -> Refused:
+    return Refused("image_parse_error", "is broken: it cannot be decoded")
+
+
+def _upright_size(image: Image) -> tuple[int, int]:
+    # `getexif` of a PNG without one decodes it whole.
+    known = image.format != "PNG" or "exif" in image.info
+    try:
+        orientation = image.getexif().get(_ORIENTATION) if known else None
+    except Exception:  # broken ones are ignored, as by `exif_transpose`
+        orientation = None
+    width, height = image.size
+    return (height, width) if orientation in _SIDEWAYS else (width, height)
+
+
+def _as_rgb(image: Image) -> Image:
+    if image.mode.startswith("I;16"):  # else all above 255 would be white
+        image = image.convert("I").point([value >> 8 for value in range(2**16)], "L")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    opaque = PIL.Image.new("RGB", image.size, "white")
+    opaque.paste(image, mask=image.getchannel("A"))
+    return opaque

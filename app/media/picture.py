@@ -1,0 +1,22 @@
+"""Pictures, and what bounds one."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    max_pixels: int
+    min_side: int
+    max_ratio: float
+    """Of the longer side to the shorter one."""
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """A picture as the model's processor takes it: rows of RGB, 8 bits each, upright, opaque."""
+
+    width: int
+    height: int
+    pixels: bytes
+    identity: bytes
+    """SHA-256 of size and pixels: two pictures that the model cannot tell apart have the same."""

@@ -1,0 +1,153 @@
+"""One picture: what it shows is what the model gets, and what is no picture costs nothing."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from PIL import Image
+
+from app.media.decode import Refused, decode, measure
+from tests.support.pictures import BLACK, BOUNDS, NOISE, RED, WHITE, encoded
+
+
+def pixel(data: bytes, x: int = 0, y: int = 0) -> tuple[int, ...]:
+    decoded = decode(data, BOUNDS)
+    at = 3 * (y * decoded.width + x)
+    return tuple(decoded.pixels[at : at + 3])
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_each_format_shows_its_colours(format: str) -> None:
+    data = encoded(Image.new("RGB", (40, 30), RED), format, lossless=True)
+    decoded = decode(data, BOUNDS)
+    assert (decoded.width, decoded.height) == measure(data, BOUNDS) == (40, 30)
+    assert len(decoded.pixels) == 40 * 30 * 3
+    assert all(abs(a - b) < 3 for a, b in zip(pixel(data), RED, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("image", "seen"),
+    [
+        (Image.new("1", (8, 8), 1), WHITE),
+        (Image.new("L", (8, 8), 128), (128, 128, 128)),
+        (Image.new("RGBA", (8, 8), (0, 0, 0, 0)), WHITE),
+        (Image.new("RGBA", (8, 8), (0, 0, 0, 128)), (127, 127, 127)),
+        (Image.new("LA", (8, 8), (0, 0)), WHITE),
+        (Image.new("I;16", (8, 8), 0x80FF), (128, 128, 128)),
+    ],
+)
+def test_each_mode_is_seen_as_a_person_sees_it(image: Image.Image, seen: tuple[int, ...]) -> None:
+    assert pixel(encoded(image)) == seen
+
+
+def test_a_palette_with_a_transparent_colour_is_on_white() -> None:
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([*BLACK, *RED])
+    image.putpixel((7, 7), 1)
+    data = encoded(image, "PNG", transparency=0)
+    assert (pixel(data), pixel(data, 7, 7)) == (WHITE, RED)
+
+
+def test_inks_are_colours() -> None:
+    data = encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")
+    assert pixel(data)[0] > 200
+    assert pixel(data)[1] < 50
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(("orientation", "size"), [(1, (40, 30)), (3, (40, 30)), (6, (30, 40))])
+def test_a_picture_from_a_phone_stands_upright(
+    format: str, orientation: int, size: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.new("RGB", (40, 30), WHITE)
+    image.paste(BLACK, (0, 0, 20, 15))  # its first quarter
+    data = encoded(image, format, exif=exif)
+    decoded = decode(data, BOUNDS)
+    assert (decoded.width, decoded.height) == measure(data, BOUNDS) == size
+    corners = {1: (0, 0), 3: (size[0] - 1, size[1] - 1), 6: (size[0] - 1, 0)}
+    assert sum(pixel(data, *corners[orientation])) < 60
+
+
+def test_of_an_animation_the_first_frame_is_seen() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLACK, WHITE)]
+    for format in ("GIF", "WEBP", "PNG"):
+        options = {"lossless": True} if format == "WEBP" else {}
+        data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
+        assert pixel(data) == RED
+
+
+def test_a_smaller_picture_is_made_where_little_detail_is_asked_for() -> None:
+    for format in ("PNG", "JPEG"):
+        data = encoded(Image.new("RGB", (2000, 1500), RED), format)
+        decoded = decode(data, BOUNDS, longest=512)
+        assert (decoded.width, decoded.height) == (512, 384)
+        small = encoded(Image.new("RGB", (100, 50), RED), format)
+        assert decode(small, BOUNDS, longest=512).width == 100
+
+
+def test_pictures_of_other_sizes_have_other_identities() -> None:
+    wide, tall = (decode(encoded(Image.new("RGB", size)), BOUNDS) for size in ((40, 20), (20, 40)))
+    assert wide.pixels == tall.pixels
+    assert wide.identity != tall.identity
+    again = decode(encoded(Image.new("L", (40, 20)), "GIF"), BOUNDS)
+    assert again.identity == wide.identity
+
+
+def _flat(width: int, height: int, mode: str = "1") -> bytes:
+    return encoded(Image.new(mode, (width, height)))
+
+
+def _scans(count: int) -> bytes:
+    """A JPEG that says so many times that it goes on."""
+    data = encoded(Image.new("L", (64, 64)), "JPEG", progressive=True)
+    at = data.index(b"\xff\xda")
+    end = data.index(b"\xff", at + 14)
+    return data[:at] + data[at:end] * count + data[end:]
+
+
+REFUSED = {
+    "no bytes": (b"", "invalid_image_format"),
+    "text": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "invalid_image_format"),
+    "TIFF": (encoded(Image.new("L", (9, 9)), "TIFF"), "invalid_image_format"),
+    "BMP": (encoded(Image.new("L", (9, 9)), "BMP"), "invalid_image_format"),
+    "PDF": (encoded(Image.new("L", (9, 9)), "PDF"), "invalid_image_format"),
+    "JPEG 2000": (encoded(Image.new("L", (9, 9)), "JPEG2000"), "invalid_image_format"),
+    "magic alone": (b"\x89PNG\r\n\x1a\n" + b"0" * 99, "image_parse_error"),
+    "cut off": (encoded(NOISE, "JPEG")[:3000], "image_parse_error"),
+    "cut off PNG": (encoded(NOISE)[:3000], "image_parse_error"),
+    "cut off WEBP": (encoded(NOISE, "WEBP")[:1000], "image_parse_error"),
+    "a bomb": (_flat(13_000, 13_000), "image_too_large"),
+    "below Pillow's own bound": (_flat(9_000, 9_000, "L"), "image_too_large"),
+    "beyond it": (_flat(20_000, 10_000), "image_too_large"),
+    "many scans": (_scans(500), "image_too_large"),
+    "one pixel": (_flat(1, 1), "image_too_small"),
+    "a line": (_flat(300, 1), "image_too_small"),
+    "a strip": (_flat(5_000, 30), "invalid_image_size"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_picture_is_refused_before_it_costs_anything(name: str) -> None:
+    data, code = REFUSED[name]
+    began = time.process_time()
+    with pytest.raises(Refused) as refused:
+        decode(data, BOUNDS)
+    assert time.process_time() - began < 0.1
+    assert refused.value.code == code
+    assert not any(part in str(refused.value) for part in ("0x", "<", "/", "PIL"))
+
+
+def test_what_stands_after_a_jpeg_or_in_its_segments_is_not_counted() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "\xff\xda" * 100
+    data = encoded(Image.new("RGB", (8, 8), RED), "JPEG", exif=exif, quality=95)
+    assert decode(data + b"\xff\xda\x00\x02" * 1000, BOUNDS).width == 8
+
+
+def test_a_picture_of_the_largest_size_is_taken() -> None:
+    assert decode(_flat(4096, 4096), BOUNDS).width == 4096
+    with pytest.raises(Refused, match="16777216"):
+        measure(_flat(4097, 4096), BOUNDS)
