@@ -5,6 +5,7 @@ What comes back is in events.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -19,8 +20,34 @@ class Text(msgspec.Struct, frozen=True):
     text: str
 
 
-Part: TypeAlias = Text
+Detail: TypeAlias = Literal["auto", "low", "high"]
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """A part of a message: a picture as the client has sent it."""
+
+    url: str
+    """`data:` with the file in base64, or where it is."""
+    param: str
+    """The request field that holds it."""
+    detail: Detail = "auto"
+    """`low`: it is made smaller, so that it costs fewer tokens."""
+
+
+Part: TypeAlias = Text | Picture
 """One part of a message. Other kinds of content become further members of this union."""
+
+
+def pictures_of(prompt: Prompt) -> list[Picture]:
+    """In their order."""
+    if not isinstance(prompt, ChatPrompt):
+        return []
+    return [part for turn in prompt.messages for part in turn.parts if isinstance(part, Picture)]
+
+
+def texts(parts: Iterable[Part]) -> list[str]:
+    """Those of the parts that are text."""
+    return [part.text for part in parts if isinstance(part, Text)]
 
 
 class ToolCall(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ import msgspec
 from app.events import EndReason, ScoredToken
 from app.grammars.compiler import Vocabulary
 from app.lifecycle import Phase
+from app.media.picture import Decoded
 from app.reading.pieces import Reader
 from app.types import ChatPrompt, Grammar, Json, Sampling, Scoring
 
@@ -51,6 +52,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A budget of thinking can be kept: the format ends thinking with a marker of its own."""
     caches_prefixes: bool = True
     """What prompts begin with is read only once."""
+    takes_pictures: bool = False
+    picture_markers: tuple[str, ...] = ()
+    """Texts that mean a picture to the model."""
     fills_middle: bool = False
     """It was trained to fill a gap in a text."""
     embedding_size: int | None = None
@@ -101,6 +105,14 @@ class Rendered(msgspec.Struct, frozen=True):
     """The grammar applies only once the thinking is over."""
     keep_special_tokens: bool = False
     """The output's markers are special tokens, and the reader must get them."""
+    text: str = ""
+    """Of a prompt with pictures: the prompt, with the model's marker for each."""
+    pictures: tuple[int, ...] = ()
+    """The request's pictures in the order in which the prompt has them."""
+    picture_tokens: int = 0
+    """Of `ids`."""
+    inputs: Any = None
+    """What the engine needs of the pictures, for itself alone."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +131,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool = False
     """The answer is not read as it comes: it may come in few chunks, the first of them still at the
     first token."""
+    inputs: Any = None
+    """As of `Rendered`."""
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -220,6 +234,17 @@ class Engine(Launched, Protocol):
 
         `grammar`: the request's. Raises InvalidRequest if the template refuses the conversation,
         UnsupportedParameter if grammar and tools do not go together. As thread-safe as `encode`.
+        """
+
+    def picture_tokens(self, sizes: Sequence[tuple[int, int]]) -> list[int] | None:
+        """How many tokens pictures of these widths and heights are; None: it is not known before
+        they are seen."""
+
+    async def see(self, rendered: Rendered, pictures: Sequence[Decoded], *, param: str) -> Rendered:
+        """The prompt with its pictures: their tokens in the place of the markers, and `inputs`.
+
+        `pictures`: in the order of the request. `param`: the field that an error names. If
+        info.takes_pictures. Raises ServeError.
         """
 
     def generate(self, question: Question, *, id: str, choices: int) -> AsyncGenerator[Chunk, None]:

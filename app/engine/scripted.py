@@ -16,15 +16,22 @@ import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered
 from app.events import EndReason, ScoredToken, Token
 from app.grammars.compiler import BYTES, Vocabulary
 from app.lifecycle import Phase
-from app.types import ChatPrompt, Grammar, Json, Scoring
+from app.media.picture import Decoded
+from app.types import ChatPrompt, Grammar, Json, Scoring, Text
 
 Step = str | float | Exception | asyncio.Event
 """A text: a chunk of one token. A number: seconds of silence. An exception: raised. An event:
 awaited."""
+
+PICTURE = "\ufffc"
+"""Each token of a picture."""
+_PIXELS_OF_TOKEN = 28 * 28
 
 
 class ScriptedEngine:
@@ -82,10 +89,25 @@ class ScriptedEngine:
         return [*self.encode(prefix), 0, *self.encode(suffix)]
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
-        return Rendered(self._ids(chat), grammar=grammar)
+        ids = self._ids(chat)
+        return Rendered(ids, grammar=grammar, pictures=tuple(range(ids.count(ord(PICTURE)))))
 
     def _ids(self, chat: ChatPrompt) -> list[int]:
-        return self.encode("".join(part.text for turn in chat.messages for part in turn.parts))
+        parts = [part for turn in chat.messages for part in turn.parts]
+        return self.encode(
+            "".join(part.text if isinstance(part, Text) else PICTURE for part in parts)
+        )
+
+    def picture_tokens(self, sizes: Sequence[tuple[int, int]]) -> list[int] | None:
+        return [max(1, width * height // _PIXELS_OF_TOKEN) for width, height in sizes]
+
+    async def see(self, rendered: Rendered, pictures: Sequence[Decoded], *, param: str) -> Rendered:
+        counts = iter(self.picture_tokens([(each.width, each.height) for each in pictures]) or ())
+        ids: list[int] = []
+        for id in rendered.ids:
+            ids += [id] * (next(counts) if id == ord(PICTURE) else 1)
+        more = len(ids) - len(rendered.ids) + len(pictures)
+        return msgspec.structs.replace(rendered, ids=ids, picture_tokens=more, inputs=pictures)
 
     def steps(self, question: Question, choice: int) -> Iterable[Step]:
         """The script of one choice."""

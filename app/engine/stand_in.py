@@ -24,7 +24,7 @@ from app.events import EndReason
 from app.lifecycle import Phase
 from app.reading.json_calls import CallArray
 from app.settings.catalogue import Settings
-from app.types import ChatPrompt, Grammar
+from app.types import ChatPrompt, Grammar, texts
 
 _CONTEXT_TOKENS = 32_768
 
@@ -73,7 +73,7 @@ class StandIn(ScriptedEngine):
         return time.monotonic() - self._spoke_at if self.running else 0.0
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
-        ids = self.encode("".join(part.text for part in chat.messages[-1].parts) or " ")
+        ids = self.encode("".join(texts(chat.messages[-1].parts)) or " ")
         use = chat.tool_use
         if use is not None and use.required:
             return Rendered(ids, grammar=calls_grammar(use), reader=CallArray)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from app.engine.base import Chunk, Question, Rendered
 from app.engine.scripted import ScriptedEngine
-from app.types import ChatPrompt, Grammar
+from app.types import ChatPrompt, Grammar, Text
 
 _STEPPED_CONTEXT_TOKENS = 1_000_000
 
@@ -56,6 +56,7 @@ class SteppedEngine(ScriptedEngine):
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         (turn,) = chat.messages
         (part,) = turn.parts
+        assert isinstance(part, Text)
         return Rendered(self.encode(part.text))
 
     async def generate(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from app.types import Message, Text
+from app.types import Message, Part, Picture, Text, texts
 
 _SYSTEM = ("system", "developer")
 
@@ -38,7 +38,7 @@ class SystemTurns(msgspec.Struct, frozen=True):
         def keeps(*messages: Message) -> bool:
             """All of them, in their order: some templates move each to the front."""
             text = render(list(messages)) or ""
-            places = [text.find(message.parts[0].text) for message in messages]
+            places = [text.find(texts(message.parts)[0]) for message in messages]
             return -1 not in places and places == sorted(places)
 
         return cls(
@@ -113,10 +113,22 @@ def _as_one(group: list[Message]) -> Message:
 
 
 def _joined(*messages: Message) -> Message:
-    text = "\n\n".join(
-        "\n".join(part.text for part in message.parts) for message in messages if message.parts
-    )
-    return msgspec.structs.replace(messages[0], name=None, parts=(Text(text),))
+    if any(isinstance(part, Picture) for message in messages for part in message.parts):
+        parts = _joined_parts(messages)
+    else:
+        joined = ("\n".join(texts(message.parts)) for message in messages if message.parts)
+        parts = (Text("\n\n".join(joined)),)
+    return msgspec.structs.replace(messages[0], name=None, parts=parts)
+
+
+def _joined_parts(messages: Sequence[Message]) -> tuple[Part, ...]:
+    """Those of all, so that pictures keep their places."""
+    parts: list[Part] = []
+    for message in messages:
+        if parts and message.parts:
+            parts.append(Text("\n\n"))
+        parts += message.parts
+    return tuple(parts)
 
 
 def _said(role: str, text: str) -> Message:

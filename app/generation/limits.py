@@ -7,13 +7,14 @@ the dialects' bodies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from app.engine.base import EngineInfo
 from app.errors import ContextLengthExceeded, InvalidRequest
-from app.types import GenerationRequest, Sampling, Scoring
+from app.types import ChatPrompt, GenerationRequest, Prompt, Sampling, Scoring, texts
 
 
 def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
@@ -66,6 +67,35 @@ def check_ids(ids: Sequence[int], info: EngineInfo, *, param: str) -> None:
         )
 
 
+def check_markers(prompt: Prompt, markers: Sequence[str]) -> None:
+    """Beside pictures no text may have what marks one to the model: some would end the engine.
+
+    Raises InvalidRequest.
+    """
+    written = "\0".join(_written(prompt))
+    for marker in markers:
+        if marker in written:
+            raise InvalidRequest(
+                f"Invalid value for '{prompt.param}': beside pictures no text may have '{marker}', "
+                "which marks one to this model.",
+                param=prompt.param,
+            )
+
+
+def _written(prompt: Prompt) -> Iterator[str]:
+    """All that the client writes into a conversation."""
+    if not isinstance(prompt, ChatPrompt):
+        return
+    for message in prompt.messages:
+        yield from texts(message.parts)
+        yield message.reasoning or ""
+        yield message.name or ""
+        for call in message.calls:
+            yield from (call.id, call.name, call.arguments)
+    for tool in prompt.tool_use.tools if prompt.tool_use else ():
+        yield from (tool.name, tool.description or "", json.dumps(tool.parameters))
+
+
 def check_chars(chars: int, longest: int, info: EngineInfo, *, param: str) -> None:
     """Bound a prompt before it is tokenised, which costs more than any other step on it here."""
     if chars > longest:
@@ -96,16 +126,8 @@ def fit(
     """
     if not prompt:
         raise InvalidRequest(f"{param} is empty: the model needs at least one token.", param=param)
-    longest = min(info.max_prompt_tokens, limit - 1)
+    check_length(len(prompt), info, limit, param=param)
     head = f"This model's maximum context length is {limit} tokens. However, "
-    if len(prompt) > longest:
-        raise ContextLengthExceeded(
-            f"{head}your {param} resulted in {len(prompt)} tokens, of which at most {longest} fit. "
-            f"Please reduce the length of the {param}.",
-            param=param,
-            size=(len(prompt), "tokens"),
-            most=longest,
-        )
     wanted = sampling.max_tokens
     if wanted is not None and len(prompt) + wanted > limit:
         if clamps:
@@ -118,6 +140,20 @@ def fit(
     if wanted is None and limit < info.context_length:
         return msgspec.structs.replace(sampling, max_tokens=limit - len(prompt))
     return sampling
+
+
+def check_length(length: int, info: EngineInfo, limit: int, *, param: str) -> None:
+    """A prompt of so many tokens must leave room for one more. Raises ContextLengthExceeded."""
+    longest = min(info.max_prompt_tokens, limit - 1)
+    if length > longest:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {limit} tokens. However, your {param} "
+            f"resulted in {length} tokens, of which at most {longest} fit. Please reduce the "
+            f"length of the {param}.",
+            param=param,
+            size=(length, "tokens"),
+            most=longest,
+        )
 
 
 def check_embedded(ids: Sequence[int], info: EngineInfo, limit: int, *, param: str) -> None:

@@ -23,6 +23,7 @@ from app.generation.pieces import Pieces
 from app.generation.prefixes import LEAST_TOKENS, TAIL_TOKENS, Prefixes
 from app.generation.prompt import Job, Preparer
 from app.grammars.check import GrammarCheck
+from app.media.pictures import Pictures
 from app.sequences import Share
 from app.stats import Prefix, RequestStats
 from app.types import ChatPrompt, GenerationRequest, Prompt, Scoring, TextPrompt
@@ -45,7 +46,9 @@ class ServedModel:
         max_prompt_scores: int,
         max_answer_scores: int,
         grammar_timeout_s: float,
+        pictures: Pictures | None = None,
     ) -> None:
+        """`pictures`: None if none are taken. It is closed with the model."""
         self._engine = engine
         self._gate = gate
         self._max_prompt_scores = max_prompt_scores
@@ -54,8 +57,12 @@ class ServedModel:
         self.info: EngineInfo = engine.info
         self.limit = min(self.info.context_length, max_total_tokens or self.info.context_length)
         """Tokens of one request, prompt and answer together."""
+        self._pictures = pictures
         self._preparer = Preparer(
-            engine, max_chars=max_prompt_chars or min(self.limit * 8, 2_000_000)
+            engine,
+            max_chars=max_prompt_chars or min(self.limit * 8, 2_000_000),
+            limit=self.limit,
+            pictures=pictures,
         )
         self._pieces = Pieces()
         self._prefixes = Prefixes() if self.info.caches_prefixes else None
@@ -193,6 +200,7 @@ class ServedModel:
             token_ids=request.token_ids,
             cache_scope=request.cache_scope,
             whole=request.whole,
+            inputs=job.prompt.inputs,
         )
         chunks = self._engine.generate(question, id=id, choices=choices)
         scoring = request.scoring
@@ -229,3 +237,5 @@ class ServedModel:
     async def close(self) -> None:
         self._preparer.close()
         await self.grammars.close()
+        if self._pictures is not None:
+            await self._pictures.close()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from app.stats import Prefix
-from app.types import Message
+from app.types import Message, texts
 
 LEAST_TOKENS = 256
 """A shorter prompt is read at once, in the cache or not."""
@@ -155,10 +155,10 @@ def place_of(
 def _texts(messages: Sequence[Message]) -> Iterator[tuple[int, str]]:
     """Each text with the number of its message, as templates write them."""
     for no, message in enumerate(messages):
-        texts = [message.reasoning or "", *(part.text for part in message.parts)]
+        written = [message.reasoning or "", *texts(message.parts)]
         for call in message.calls:
-            texts += [call.name, call.arguments]
-        yield from ((no, solid) for text in texts if (solid := _solid(text)))
+            written += [call.name, call.arguments]
+        yield from ((no, solid) for text in written if (solid := _solid(text)))
 
 
 def _solid(text: str) -> str:

@@ -10,9 +10,11 @@ from typing import assert_never
 import msgspec
 
 from app.engine.base import Engine, Rendered
+from app.errors import InvalidRequest, UnsupportedParameter
 from app.generation import limits
 from app.generation.prefixes import place_of
 from app.generation.turns import Turns
+from app.media.pictures import Pictures
 from app.types import (
     ChatPrompt,
     GenerationRequest,
@@ -24,6 +26,8 @@ from app.types import (
     TextPrompt,
     TokenPrompt,
     ToolUse,
+    pictures_of,
+    texts,
 )
 
 _INLINE_CHARS = 4_000
@@ -62,9 +66,14 @@ class Preparer:
     client with megabytes of text does not hold up the others.
     """
 
-    def __init__(self, engine: Engine, *, max_chars: int) -> None:
+    def __init__(
+        self, engine: Engine, *, max_chars: int, limit: int, pictures: Pictures | None
+    ) -> None:
+        """`limit`: tokens of prompt and answer together. `pictures`: None if none are taken."""
         self._engine = engine
         self._max_chars = max_chars
+        self._limit = limit
+        self._pictures = pictures
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt")
         self._turns = Turns()
 
@@ -75,6 +84,8 @@ class Preparer:
             chars += (own := _chars(prompt))
             limits.check_chars(own, self._max_chars, self._engine.info, param=prompt.param)
         grammar = request.sampling.grammar
+        if any(map(pictures_of, request.prompts)):
+            return [await self._seen(prompt, grammar, chars) for prompt in request.prompts]
         if chars <= _INLINE_CHARS:
             return self._several(request.prompts, grammar)
         loop = asyncio.get_running_loop()
@@ -85,6 +96,34 @@ class Preparer:
                 work = loop.run_in_executor(self._thread, self._several, prompts, grammar)
                 rendered += await work
         return rendered
+
+    async def _seen(self, prompt: Prompt, grammar: Grammar | None, chars: int) -> Rendered:
+        """A prompt with its pictures."""
+        pictures, info = pictures_of(prompt), self._engine.info
+        if pictures and (self._pictures is None or not info.takes_pictures):
+            raise UnsupportedParameter(
+                "This model takes text only: pictures are not supported.", param=pictures[0].param
+            )
+        loop = asyncio.get_running_loop()
+        async with self._turns.turn(loop.time() + chars / _OVERTAKEN_CHARS_PER_S):
+            rendered = await loop.run_in_executor(self._thread, self._marked, prompt, grammar)
+        if self._pictures is None or not pictures:
+            return rendered
+        if sorted(rendered.pictures) != [*range(len(pictures))]:
+            raise InvalidRequest(
+                "The model's chat template has no place for all pictures of this conversation.",
+                param=pictures[0].param,
+            )
+
+        def check(sizes: list[tuple[int, int]]) -> None:
+            tokens = self._engine.picture_tokens(sizes)
+            if tokens is not None:
+                # In the place of one marker each.
+                length = len(rendered.ids) - len(tokens) + sum(tokens)
+                limits.check_length(length, info, self._limit, param=prompt.param)
+
+        async with self._pictures.decoded(pictures, check) as decoded:
+            return await self._engine.see(rendered, decoded, param=pictures[0].param)
 
     async def place(self, at: int, ids: Sequence[int], prompt: Prompt) -> str:
         """As `place_of`, in the thread."""
@@ -99,6 +138,10 @@ class Preparer:
         """Only the token ids."""
         request = GenerationRequest(id="", prompts=tuple(prompts), sampling=Sampling())
         return [rendered.ids for rendered in await self.prepare(request)]
+
+    def _marked(self, prompt: Prompt, grammar: Grammar | None) -> Rendered:
+        limits.check_markers(prompt, self._engine.info.picture_markers)
+        return self._one(prompt, grammar)
 
     def _several(self, prompts: Sequence[Prompt], grammar: Grammar | None) -> list[Rendered]:
         return [self._one(prompt, grammar) for prompt in prompts]
@@ -156,8 +199,8 @@ def _chars(prompt: Prompt) -> int:
 
 def _message_chars(message: Message) -> int:
     chars = len(message.reasoning or "")
-    for part in message.parts:
-        chars += len(part.text)
+    for text in texts(message.parts):
+        chars += len(text)
     for call in message.calls:
         chars += len(call.id) + len(call.name) + len(call.arguments)
     return chars

@@ -20,6 +20,7 @@ from app.life.stall import stalled
 from app.life.waiting import first_of
 from app.lifecycle import Lifecycle, Phase
 from app.logs.setup import log
+from app.media.pictures import Pictures
 from app.settings.catalogue import Settings
 from app.types import GenerationRequest, Sampling, TextPrompt
 
@@ -142,6 +143,9 @@ class ModelHost:
         await engine.warm_up()
         if self._settings.max_sequences_per_request is None:
             await self._bound_share(engine)
+        pictures = Pictures(self._settings) if engine.info.takes_pictures else None
+        if pictures is not None:
+            pictures.warm_up()
         self.model = ServedModel(
             engine,
             self._gate,
@@ -151,6 +155,7 @@ class ModelHost:
             max_prompt_scores=self._settings.max_prompt_scores,
             max_answer_scores=self._settings.max_answer_scores,
             grammar_timeout_s=self._settings.grammar_timeout_s,
+            pictures=pictures,
         )
         self.model.grammars.warm_up()
         if self._settings.warmup_on_start:

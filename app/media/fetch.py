@@ -22,6 +22,7 @@ import httpx
 
 from app import __version__
 from app.media.addresses import is_dialled
+from app.media.picture import CannotFetch
 
 Lookup: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 """Addresses of a host."""
@@ -30,14 +31,6 @@ _MAX_REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
 _MAX_URL = 8192
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
-
-
-class CannotFetch(Exception):
-    """`str()` continues "the picture "; it tells nothing of the network to the client."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
 
 
 class Fetcher:

@@ -20,3 +20,11 @@ class Decoded(msgspec.Struct, frozen=True):
     pixels: bytes
     identity: bytes
     """SHA-256 of size and pixels: two pictures that the model cannot tell apart have the same."""
+
+
+class CannotFetch(Exception):
+    """`str()` continues "the picture "; it tells nothing of the network to the client."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code

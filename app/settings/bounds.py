@@ -47,6 +47,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     cache_scope: Literal["all", "key", "session"]
     messages_thinking: Literal["off", "template"]
     responses_reasoning: Literal["auto", "text", "summary", "hidden"]
+    media_max_images: int
+    media_max_bytes: int
     grammar: GrammarBounds
 
     @classmethod

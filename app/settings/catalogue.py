@@ -27,6 +27,7 @@ MODEL = Section("Model")
 ENGINE = Section("Engine")
 SERVER = Section("Server")
 BOUNDS = Section("Bounds")
+PICTURES = Section("Pictures")
 STORE = Section("Stored responses")
 LOGS = Section("Logs and metrics")
 WARM_UP = Section("Warm-up")
@@ -638,6 +639,66 @@ class Settings(BaseModel):
         le=64,
         help="Steps of the engine whose tokens may share one frame while the event loop lags, so "
         "that overload makes streams coarser before it makes them slower; 1: never.",
+    )
+
+    # -- pictures ---------------------------------------------------------------------------------
+    images: bool = PICTURES.setting(
+        True,
+        "IMAGES",
+        help="Take pictures, if the model does. `false`: it is served for text alone.",
+    )
+    media_untested: bool = PICTURES.setting(
+        False,
+        "MEDIA_UNTESTED",
+        help="Take pictures for families of models, too, with which this server was not tested; "
+        "without it they are served for text.",
+    )
+    media_max_images: int = PICTURES.setting(
+        16, "MEDIA_MAX_IMAGES", ge=1, le=1024, help="Pictures in one request."
+    )
+    media_max_bytes: int = PICTURES.setting(
+        10 * 1024 * 1024, "MEDIA_MAX_BYTES", ge=1024, help="Size of one picture's file."
+    )
+    media_max_pixels: int = PICTURES.setting(
+        16_777_216, "MEDIA_MAX_PIXELS", ge=1024, le=2**28, help="Pixels of one picture."
+    )
+    media_min_side: int = PICTURES.setting(
+        4, "MEDIA_MIN_SIDE", ge=1, help="Pixels of a picture's shorter side, at least."
+    )
+    media_max_ratio: float = PICTURES.setting(
+        50.0,
+        "MEDIA_MAX_RATIO",
+        ge=1,
+        help="The longer side of a picture divided by the shorter one.",
+    )
+    media_max_pixels_in_flight: int = PICTURES.setting(
+        128 * 1024 * 1024,
+        "MEDIA_MAX_PIXELS_IN_FLIGHT",
+        ge=1024,
+        help="Pixels of all pictures that a serving process prepares at a time; others wait. One "
+        "request always fits.",
+    )
+    media_processes: int = PICTURES.setting(
+        2, "MEDIA_PROCESSES", ge=1, le=64, help="Processes that decode pictures."
+    )
+    media_prepare_timeout_s: float = PICTURES.setting(
+        10.0,
+        "MEDIA_PREPARE_TIMEOUT",
+        gt=0,
+        help="Seconds that the model's own processor may take for the pictures of a request.",
+    )
+    media_hosts: Names = PICTURES.setting(
+        (),
+        "MEDIA_HOSTS",
+        help="Hosts from which pictures are fetched: names, `.example.com` for all below it, `*` "
+        "for every public one. One that is named may be in a private network, and with "
+        "`name:port` at another port. Default: none; clients send pictures as `data:` URLs.",
+    )
+    media_http: bool = PICTURES.setting(
+        False, "MEDIA_HTTP", help="Fetch pictures over `http:`, too, and not only `https:`."
+    )
+    media_fetch_timeout_s: float = PICTURES.setting(
+        5.0, "MEDIA_FETCH_TIMEOUT", gt=0, help="Seconds for one picture to be fetched."
     )
 
     # -- stored responses -------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class WhereEngine(scripted.ScriptedEngine):
 
 @pytest.fixture
 async def preparer() -> AsyncIterator[Preparer]:
-    preparer = Preparer(WhereEngine(vocab_size=1000), max_chars=10_000)
+    preparer = Preparer(WhereEngine(vocab_size=1000), max_chars=10_000, limit=1000, pictures=None)
     yield preparer
     preparer.close()
 
@@ -81,10 +81,10 @@ async def test_every_text_of_a_conversation_counts_as_its_characters() -> None:
     )
     chat = ChatPrompt([message], tool_use=ToolUse(tools=(), allowed=(), chars=100))
     chars = 3 + 2 + len("id" + "name" + "{}") + 100
-    preparer = Preparer(scripted.ScriptedEngine(), max_chars=chars)
+    preparer = Preparer(scripted.ScriptedEngine(), max_chars=chars, limit=1000, pictures=None)
     await preparer.prepare(request(chat))
     preparer.close()
-    preparer = Preparer(scripted.ScriptedEngine(), max_chars=chars - 1)
+    preparer = Preparer(scripted.ScriptedEngine(), max_chars=chars - 1, limit=1000, pictures=None)
     with pytest.raises(ContextLengthExceeded, match=f"{chars} characters"):
         await preparer.prepare(request(chat))
     preparer.close()
@@ -107,7 +107,7 @@ class GatedEngine(scripted.ScriptedEngine):
 
 async def test_a_short_request_overtakes_the_rest_of_a_long_one() -> None:
     engine = GatedEngine()
-    preparer = Preparer(engine, max_chars=10_000_000)
+    preparer = Preparer(engine, max_chars=10_000_000, limit=1000, pictures=None)
     long = [TextPrompt("x" * 30_000, param="prompt")] * 20
     tasks = [asyncio.create_task(preparer.prepare(request(*long)))]
     await asyncio.to_thread(engine.begun.wait)

@@ -12,7 +12,8 @@ from typing import Any
 import httpcore
 import pytest
 
-from app.media.fetch import CannotFetch, Fetcher
+from app.media.fetch import Fetcher
+from app.media.picture import CannotFetch
 
 PUBLIC = "93.184.216.34"
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]

@@ -35,6 +35,8 @@ class ScriptedEngine(scripted.ScriptedEngine):
         """`cache_scope` of every `generate`."""
         self.whole: list[bool] = []
         """`whole` of every `generate`."""
+        self.inputs: list[Any] = []
+        """`inputs` of every `generate`."""
         self.chats: list[ChatPrompt] = []
         self.embedded: list[tuple[list[list[int]], int | None]] = []
         """Of every `embed`: prompts, dimensions."""
@@ -68,6 +70,7 @@ class ScriptedEngine(scripted.ScriptedEngine):
         self.gated.append(question.gates_grammar)
         self.scopes.append(question.cache_scope)
         self.whole.append(question.whole)
+        self.inputs.append(question.inputs)
         return super().generate(question, id=id, choices=choices)
 
     async def embed(

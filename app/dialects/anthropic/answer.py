@@ -27,7 +27,17 @@ from app.dialects.openai.sampling import check_counts
 from app.dialects.template_kwargs import template_kwargs
 from app.errors import InvalidRequest
 from app.settings.bounds import Bounds
-from app.types import ChatPrompt, GenerationRequest, Grammar, Json, Message, Sampling, Text, ToolUse
+from app.types import (
+    ChatPrompt,
+    GenerationRequest,
+    Grammar,
+    Json,
+    Message,
+    Sampling,
+    Text,
+    ToolUse,
+    texts,
+)
 
 _LEAST_BUDGET = 1024
 _ASSISTANTS = (ThinkingBlock, UseBlock, ServerResultBlock)
@@ -146,7 +156,7 @@ def _begun(messages: list[Message], no: int) -> tuple[list[Message], bool]:
             f"{last.calls[-1].id[:64]}",
             param=f"messages[{no}]",
         )
-    text = "".join(part.text for part in last.parts).rstrip()
+    text = "".join(texts(last.parts)).rstrip()
     if not text:
         return messages[:-1], False
     return [*messages[:-1], Message(role="assistant", parts=(Text(text),))], True

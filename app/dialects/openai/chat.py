@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, assert_never
 import orjson
 from pydantic import Field
 
+from app.dialects import pictures
 from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.json_array import JsonArray
@@ -135,11 +136,13 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
     bounds = call.bounds
     max_tokens = body.max_completion_tokens
     grammar = body.constraint(bounds)
+    messages = [each.lower(f"messages[{no}]") for no, each in enumerate(body.messages)]
+    pictures.check(messages, call.model.info, bounds, param="messages")
     return GenerationRequest(
         id=call.id,
         prompts=(
             ChatPrompt(
-                [message.lowered for message in body.messages],
+                messages,
                 tool_use=tools.lower(
                     body.tools,
                     body.tool_choice,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.dialects.body import Body, Unsupported
 from app.dialects.openai import tools
 from app.dialects.openai.tools import PastCall
-from app.types import Message, Text
+from app.types import Detail, Message, Part, Picture, Text
 
 
 class TextPart(Body):
@@ -30,16 +30,36 @@ class TextPart(Body):
         if isinstance(kind, str) and kind != "text":
             raise PydanticCustomError(
                 "unsupported_parameter",
-                "This model takes text only: content parts of another type than 'text' are not "
-                "supported.",
+                "Content parts of another type than 'text' and 'image_url' are not supported.",
             )
         return data
 
 
+class ImageUrl(Body):
+    url: Annotated[str, Field(min_length=1)]
+    detail: Detail | None = None
+
+
+class ImagePart(Body):
+    type: Literal["image_url"]
+    image_url: Annotated[
+        ImageUrl, BeforeValidator(lambda value: {"url": value} if isinstance(value, str) else value)
+    ]
+    """A text, as vLLM takes it, is the URL."""
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, Tag("~text")] | Annotated[ImagePart, Tag("~image")],
+    Discriminator(
+        lambda value: (
+            "~image" if isinstance(value, dict) and value.get("type") == "image_url" else "~text"
+        )
+    ),
+]
 Content = Annotated[
     Annotated[str, Tag("~text")]
     | Annotated[
-        list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True), Tag("~parts")
+        list[ContentPart], Field(min_length=1, max_length=1024, fail_fast=True), Tag("~parts")
     ],
     Discriminator(lambda value: "~parts" if isinstance(value, list) else "~text"),
 ]
@@ -82,11 +102,14 @@ class ChatMessage(Body):
             "reasoning_content": thinking or data.get("reasoning_content"),
         }
 
-    @property
-    def lowered(self) -> Message:
+    def lower(self, param: str) -> Message:
+        """`param`: where it stands, such as `messages[0]`."""
         content = self.content if self.content is not None else self.refusal
+        parts: tuple[Part, ...]
         if isinstance(content, list):
-            parts = tuple(Text(part.text) for part in content)
+            parts = tuple(
+                [_part(part, f"{param}.content[{no}]") for no, part in enumerate(content)]
+            )
         else:
             parts = () if content is None else (Text(content),)
         thinking = self.reasoning_content or self.reasoning
@@ -100,3 +123,10 @@ class ChatMessage(Body):
             else (),
             reasoning=(thinking or None) if self.role == "assistant" else None,
         )
+
+
+def _part(part: TextPart | ImagePart, param: str) -> Part:
+    if isinstance(part, TextPart):
+        return Text(part.text)
+    image = part.image_url
+    return Picture(image.url, f"{param}.image_url.url", image.detail or "auto")

@@ -12,6 +12,7 @@ import msgspec
 import orjson
 from pydantic import Field, PlainValidator, WithJsonSchema
 
+from app.dialects import pictures
 from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call, Dialect, Reply, Whole
 from app.dialects.openai import models
@@ -54,7 +55,8 @@ async def tokenize(body: TokenizeBody, call: Call) -> Reply:
     special = body.add_special_tokens is not False
     if body.messages is not None:
         begins = body.add_generation_prompt is not False
-        turns = [message.lowered for message in body.messages]
+        turns = [each.lower(f"messages[{no}]") for no, each in enumerate(body.messages)]
+        pictures.check(turns, call.model.info, call.bounds, param="messages")
         prompts: list[Any] = [ChatPrompt(turns, begins_answer=begins)]
     elif isinstance(body.prompt, list):
         prompts = [

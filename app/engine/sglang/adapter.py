@@ -20,6 +20,7 @@ from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question
 from app.engine.sglang.endings import aborted, refused
 from app.engine.sglang.exchange import Exchange, Pending
 from app.engine.sglang.infill import Infill
+from app.engine.sglang.pictures import GREY, WARM_UP, PictureProcessor, discard
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.pulse import Pulse, read_loads
 from app.engine.sglang.readers import ENDED_BY_ANY_MARKER
@@ -27,9 +28,11 @@ from app.engine.sglang.sampling_names import SAMPLERS, sampling_params
 from app.engine.sglang.tokenizers import Tokenizers
 from app.engine.sglang.tokens import Vocabulary
 from app.engine.sglang.watch import end_schedulers
-from app.errors import InvalidRequest, StartError
+from app.errors import InvalidRequest, ServeError, StartError
 from app.grammars.compiler import Vocabulary as GrammarVocabulary
 from app.lifecycle import Phase
+from app.logs.setup import log
+from app.media.picture import Decoded
 from app.types import ChatPrompt, Grammar, Json, Sampling
 
 _PROFILE_S = 900.0
@@ -50,6 +53,7 @@ class SGLangEngine:
         watch: Watched,
         *,
         fingerprint: str,
+        pictures: PictureProcessor | None = None,
         widest_stride: int = 1,
     ) -> None:
         self._engine = engine
@@ -69,6 +73,7 @@ class SGLangEngine:
         self._exchange = Exchange(self._manager, Vocabulary(tokenizer), widest_stride=widest_stride)
         self._grammar_vocabulary: GrammarVocabulary | None = None
         self._infill = Infill.of(tokenizer)
+        self._pictures = pictures
         self._resolved: dict[str, Any] = dict(engine.server_args.resolved_dict())
         """SGLang's options; its `server_args` themselves have some of them as they were given."""
         self.info = self._read_info(pools, fingerprint)
@@ -113,6 +118,8 @@ class SGLangEngine:
             reasoning_parser=renderer.reasoning_parser,
             bounds_thinking=renderer.reasoning_parser not in ENDED_BY_ANY_MARKER,
             caches_prefixes=not args["disable_radix_cache"],
+            takes_pictures=self._pictures is not None,
+            picture_markers=self._pictures.markers if self._pictures is not None else (),
             fills_middle=self._infill is not None,
             embedding_size=pools.size if pools else None,
             dimensions=pools.dimensions if pools and pools.matryoshka else None,
@@ -160,6 +167,13 @@ class SGLangEngine:
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         return self._tokenizers.here().renderer.render(chat, grammar)
 
+    def picture_tokens(self, sizes: Sequence[tuple[int, int]]) -> list[int] | None:
+        return self._pictures.tokens(sizes) if self._pictures is not None else None
+
+    async def see(self, rendered: Rendered, pictures: Sequence[Decoded], *, param: str) -> Rendered:
+        assert self._pictures is not None
+        return await self._pictures.see(rendered, pictures, param=param)
+
     async def generate(
         self, question: Question, *, id: str, choices: int
     ) -> AsyncGenerator[Chunk, None]:
@@ -174,14 +188,18 @@ class SGLangEngine:
         inbox = exchange.inbox()
         pending: list[Pending] = []
         cached: int | None = None
+        media: list[Any] = []
         try:
+            if question.inputs is not None:
+                media = await question.inputs.copies(choices + (choices > 1))
             if choices == 1:
-                pending.append(exchange.ask(id, question, params, inbox))
+                pending.append(exchange.ask(id, question, params, inbox, media=media))
             else:
-                cached = await self._read_once(id, question, params)
+                cached = await self._read_once(id, question, params, media)
                 for choice in range(choices):
                     # One by one: if one is refused, those asked before it must be aborted.
-                    request = exchange.ask(f"{id}-{choice:04}", question, params, inbox, choice)
+                    each = f"{id}-{choice:04}"
+                    request = exchange.ask(each, question, params, inbox, choice, media=media)
                     pending.append(request)
             unfinished = choices
             while unfinished:
@@ -197,17 +215,25 @@ class SGLangEngine:
         except ValueError as error:
             raise refused(error) from error
         finally:
+            if media:  # not sent
+                discard(media)
             for request in pending:
                 exchange.abort(request)
 
-    async def _read_once(self, id: str, question: Question, params: dict[str, Any]) -> int:
+    async def _read_once(
+        self, id: str, question: Question, params: dict[str, Any], media: list[Any]
+    ) -> int:
         """Have the prompt read into the prefix cache, so that several choices share it.
 
         Returns how many of its tokens were cached before; the choices report all of them.
         """
         inbox = self._exchange.inbox()
         request = self._exchange.ask(
-            f"{id}-once", question, params | {"max_new_tokens": 0, "min_new_tokens": 0}, inbox
+            f"{id}-once",
+            question,
+            params | {"max_new_tokens": 0, "min_new_tokens": 0},
+            inbox,
+            media=media,
         )
         try:
             (chunk,) = await inbox.take()
@@ -308,25 +334,40 @@ class SGLangEngine:
         else:
             for no in range(self._resolved["dp_size"]):
                 await self._generate_first(prompt, id=f"{id[:-2]}{no % 256:02x}")
+            if self._pictures is not None:
+                await self._see_first()
         # Freeze the heap of the engine's processes, so that garbage collections skip the model.
         await self._manager.freeze_gc()
 
-    async def _generate_first(self, prompt: list[int], *, id: str) -> None:
+    async def _generate_first(self, prompt: list[int], *, id: str, inputs: Any = None) -> None:
         sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
         if self.info.device != "cpu":
             # The kernels of decoding and of sampling are compiled when they are first needed, in
             # up to minutes (94 s on an H100): not while clients wait.
             sampling = Sampling(max_tokens=4, temperature=1.0, top_p=0.9, top_k=20, ignore_eos=True)
-        question = Question(prompt=prompt, sampling=sampling)
+        question = Question(prompt=prompt, sampling=sampling, inputs=inputs)
         async with aclosing(self.generate(question, id=id, choices=1)) as stream:
             tokens = [chunk.completion_tokens async for chunk in stream]
         if tokens[-1:] != [sampling.max_tokens]:
             raise StartError("the engine did not generate a token when it was warmed up")
 
+    async def _see_first(self) -> None:
+        """A model that cannot be shown a picture is served for text."""
+        try:
+            rendered = await self.see(self.render(WARM_UP, None), [GREY], param="warm-up")
+            await self._generate_first(
+                rendered.ids, id="warmup" + uuid.uuid4().hex[6:], inputs=rendered.inputs
+            )
+        except ServeError as error:
+            log.warning("the model is served for text: it took no picture", reason=error.message)
+            self.info = msgspec.structs.replace(self.info, takes_pictures=False)
+
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
+        if self._pictures is not None:
+            self._pictures.close()
         self._watch.close()
         self._pulse.close()
         await end_schedulers(self._manager, self._watch)

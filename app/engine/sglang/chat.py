@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -21,7 +21,17 @@ from app.engine.sglang.output import AnswerFormat
 from app.engine.system_turns import SystemTurns
 from app.errors import InvalidRequest
 from app.reading.pieces import Reader
-from app.types import ChatPrompt, Grammar, Json, Message, Text, Tool, ToolUse
+from app.types import (
+    ChatPrompt,
+    Grammar,
+    Json,
+    Message,
+    Text,
+    Tool,
+    ToolUse,
+    pictures_of,
+    texts,
+)
 
 _TOOLS_INTRODUCED = (
     "You can call functions to help with the user's request. These are available, each described "
@@ -91,6 +101,7 @@ class ChatRenderer:
             processed, request = self._process(msgspec.structs.replace(chat, messages=renamed))
             self._takes_short_ids = True
         stop = processed.stop or ()
+        pictures = tuple(_place(image) for image in processed.image_data or ())
         # An answer that continues a message does not begin with thinking.
         thinks = not chat.continues or _thinks(chat.messages[-1])
         grammar, reader = self._answer(
@@ -106,6 +117,8 @@ class ChatRenderer:
             reader=reader,
             gates_grammar=thinks and bool(processed.require_reasoning),
             keep_special_tokens=request.skip_special_tokens is False,
+            text=processed.prompt if pictures else "",
+            pictures=pictures,
         )
 
     def _process(self, chat: ChatPrompt) -> tuple[Any, Any]:
@@ -116,7 +129,7 @@ class ChatRenderer:
         # By default SGLang turns a last message of the assistant into one of the user.
         request._format_add_generation_prompt = None if chat.continues else chat.begins_answer
         try:
-            return self._serving._process_messages(request, False), request
+            return self._serving._process_messages(request, bool(pictures_of(chat))), request
         except (
             TemplateError,
             TypeError,
@@ -161,11 +174,12 @@ class ChatRenderer:
 
     def _fields(self, chat: ChatPrompt) -> Json:
         tools = chat.tool_use.tools if chat.tool_use else ()
-        messages = [self._written(message) for message in chat.messages]
+        places = {picture.param: no for no, picture in enumerate(pictures_of(chat))}
+        messages = [self._written(message, places) for message in chat.messages]
         if not self.knows_tools:
             messages = [_with_calls_as_text(message) for message in messages]
         if chat.continues:
-            messages[-1]["content"] = "".join(part.text for part in chat.messages[-1].parts)
+            messages[-1]["content"] = "".join(texts(chat.messages[-1].parts))
         fields: Json = {"model": "default", "messages": messages}
         if tools and self.knows_tools:
             fields["tools"] = [as_function(tool) for tool in tools]
@@ -178,12 +192,12 @@ class ChatRenderer:
             fields["continue_final_message"] = True
         return fields
 
-    def _written(self, message: Message) -> Json:
-        """The message as OpenAI's JSON, which SGLang takes."""
+    def _written(self, message: Message, places: Mapping[str, int]) -> Json:
+        """The message as OpenAI's JSON, which SGLang takes. `places`: of pictures, by field."""
         role = message.role
         if role == "developer" and not self._knows_developer:
             role = "system"
-        written: Json = {"role": role, "content": _content(message)}
+        written: Json = {"role": role, "content": _content(message, places)}
         if message.name is not None:
             written["name"] = message.name
         if message.tool_call_id is not None:
@@ -202,11 +216,24 @@ class ChatRenderer:
         return written
 
 
-def _content(message: Message) -> str | list[Json]:
-    """One part is plain text, which every template takes; several are a list."""
-    if len(message.parts) <= 1:
-        return "".join(part.text for part in message.parts)
-    return [{"type": "text", "text": part.text} for part in message.parts]
+_MEDIA = "media:"
+
+
+def _place(image: Any) -> int:
+    return int(image.url.removeprefix(_MEDIA))
+
+
+def _content(message: Message, places: Mapping[str, int]) -> str | list[Json]:
+    """One text is plain text, which every template takes; several parts are a list."""
+    parts = message.parts
+    if not parts or (len(parts) == 1 and isinstance(parts[0], Text)):
+        return "".join(texts(parts))
+    return [
+        {"type": "text", "text": part.text}
+        if isinstance(part, Text)
+        else {"type": "image_url", "image_url": {"url": f"{_MEDIA}{places[part.param]}"}}
+        for part in parts
+    ]
 
 
 def with_short_ids(messages: list[Message]) -> list[Message] | None:
@@ -254,15 +281,21 @@ def _introduced(messages: list[Message], tools: tuple[Tool, ...]) -> list[Messag
     introduction = _TOOLS_INTRODUCED.format(tools=listed)
     if messages[0].role != "system":
         return [Message(role="system", parts=(Text(introduction),)), *messages]
-    system = "\n".join(part.text for part in messages[0].parts)
+    system = "\n".join(texts(messages[0].parts))
     parts = (Text(f"{system}\n\n{introduction}"),)
     return [msgspec.structs.replace(messages[0], parts=parts), *messages[1:]]
 
 
+_RESPONSE = ("<tool_response>\n", "\n</tool_response>")
+
+
 def _with_calls_as_text(message: Json) -> Json:
     if message["role"] == "tool":
-        result = _text(message["content"])
-        return {"role": "user", "content": f"<tool_response>\n{result}\n</tool_response>"}
+        content = message["content"]
+        if isinstance(content, list) and any(part["type"] != "text" for part in content):
+            begin, end = ({"type": "text", "text": text} for text in _RESPONSE)
+            return {"role": "user", "content": [begin, *content, end]}
+        return {"role": "user", "content": _text(content).join(_RESPONSE)}
     calls = message.get("tool_calls")
     if not calls:
         return message
@@ -276,7 +309,7 @@ def _with_calls_as_text(message: Json) -> Json:
 
 
 def _thinks(message: Message) -> bool:
-    text = "\n".join(part.text for part in message.parts)
+    text = "\n".join(texts(message.parts))
     return "<think>" in text and "</think>" not in text
 
 

@@ -114,12 +114,18 @@ class Exchange:
         return Inbox(self._phase)
 
     def ask(
-        self, id: str, question: Question, params: dict[str, Any], inbox: Inbox, choice: int = 0
+        self,
+        id: str,
+        question: Question,
+        params: dict[str, Any],
+        inbox: Inbox,
+        choice: int = 0,
+        *,
+        media: list[Any] | None = None,
     ) -> Pending:
-        """Have the engine answer into `inbox`; `params`: the sampling by SGLang's names.
-
-        Raises ValueError if SGLang refuses the sampling, InternalError if the engine is gone.
-        """
+        """Have the engine answer into `inbox`; `params`: the sampling by SGLang's names. `media`:
+        the prompt's pictures, once for each send. Raises ValueError if SGLang refuses the sampling,
+        InternalError if the engine is gone."""
         manager = self._manager
         sampling = manager.sampling_params_class(
             **{**(manager.preferred_sampling_params or {}), **params}
@@ -136,8 +142,8 @@ class Exchange:
             input_text=None,
             input_ids=array("q", question.prompt),
             input_embeds=None,
-            mm_inputs=None,
-            token_type_ids=None,
+            mm_inputs=media[-1] if media else None,
+            token_type_ids=_token_types(media),
             sampling_params=sampling,
             return_logprob=scoring is not None,
             # -1: of the answer only.
@@ -158,6 +164,8 @@ class Exchange:
         message.wrap_pickle_fields()
         if not self._send(message):
             raise InternalError("The engine takes no requests.")
+        if media:
+            media.pop()  # the scheduler's now
         times.set_api_server_dispatch_finish_time()
         if not self._pending:
             self.asked_at = time.monotonic()
@@ -333,3 +341,9 @@ class Exchange:
         request.times.set_finished_time()
         finish = message.finished_reason or {"type": "abort", "message": message.abort_message}
         request.inbox.fail(aborted(finish))
+
+
+def _token_types(media: list[Any] | None) -> list[int] | None:
+    """Which tokens are a picture's, for models that ask."""
+    kinds = getattr(media[-1], "token_type_ids", None) if media else None
+    return None if kinds is None else kinds.flatten().tolist()

@@ -23,7 +23,7 @@ def complete(options: dict[str, Any], *, tp_size: Any, expert_parallel: bool) ->
     config cannot be read.
     """
     tp_size = options.get("tp_size", tp_size)
-    config = _config(options) if tp_size == "auto" or _named_gpt_oss(options) else None
+    config = config_of(options) if tp_size == "auto" or _named_gpt_oss(options) else None
     if config is not None and config.get("model_type") == "gpt_oss":
         tp_size = _complete_gpt_oss(options, config, tp_size)
     if tp_size == "auto":
@@ -72,7 +72,7 @@ def _auto(options: dict[str, Any], config: dict[str, Any] | None) -> int:
     return size
 
 
-def _config(options: dict[str, Any]) -> dict[str, Any]:
+def config_of(options: dict[str, Any]) -> dict[str, Any]:
     """config.json as it is, without running the model's own code."""
     import transformers
 

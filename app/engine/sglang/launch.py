@@ -40,6 +40,7 @@ from app.engine.sglang.follower import Follower
 from app.engine.sglang.importing import follow, import_for_requests, prepare_import
 from app.engine.sglang.model_files import model_path
 from app.engine.sglang.options import engine_options
+from app.engine.sglang.pictures import processor_of
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.shared import SharedEngine
 from app.engine.sglang.watch import Watch
@@ -84,6 +85,7 @@ async def launch(
         pools,
         watch,
         fingerprint=await asyncio.to_thread(fingerprint_of, engine.server_args.resolved_dict()),
+        pictures=await processor_of(engine.tokenizer_manager, settings),
         widest_stride=settings.max_stream_interval,
     )
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from app.engine.environment import RuntimeDir
-from app.engine.sglang import hardware, parser_names, pooling
+from app.engine.sglang import hardware, parser_names, pictures, pooling
 from app.engine.sglang.importing import OWN_MODELS
 from app.engine.sglang.model_files import tokenizer_at
 from app.engine.sglang.pooling import Pooling
@@ -59,6 +60,8 @@ def engine_options(
     if settings.tokenizer_revision:
         options["tokenizer_path"] = tokenizer_at(settings.tokenizer_revision, options)
     hardware.complete(options, tp_size=settings.tp_size, expert_parallel=settings.expert_parallel)
+    with suppress(ConfigError):  # it has no config.json, as a GGUF file: no pictures
+        pictures.choose(options, hardware.config_of(options), settings)
     if on_cpu:
         _choose_dtype(options)
     pools = _embedding(model_path, options, on_cpu)

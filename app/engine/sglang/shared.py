@@ -25,6 +25,7 @@ from app.engine.base import Watched
 from app.engine.sglang.adapter import SGLangEngine
 from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.importing import import_for_requests, prepare_import
+from app.engine.sglang.pictures import processor_of
 from app.engine.sglang.shared_memory import check_own
 from app.engine.sglang.watch import end_schedulers
 from app.lifecycle import Phase
@@ -85,6 +86,7 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
         None,
         _WatchedElsewhere(owner),
         fingerprint=await asyncio.to_thread(fingerprint_of, engine.server_args.resolved_dict()),
+        pictures=await processor_of(engine.tokenizer_manager, settings),
         widest_stride=settings.max_stream_interval,
     )
 

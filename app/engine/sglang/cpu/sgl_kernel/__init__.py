@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 __version__ = "0.0.0"
 
 
@@ -28,3 +30,11 @@ def __getattr__(name: str) -> Callable[..., object]:
 
     missing.__name__ = name
     return missing
+
+
+# Looked up, and not called, where SGLang's processors of Qwen's pictures are imported.
+for _name in (
+    "fused_sigmoid_mul_cpu", "fused_qk_gemma_rmsnorm_cpu", "fused_qk_gemma_rmsnorm_with_gate_cpu",
+    "fused_qkvzba_split_reshape_cat_contiguous_cpu", "fused_gdn_gating_cpu",
+):  # fmt: skip
+    setattr(torch.ops.sgl_kernel, _name, __getattr__(_name))
