@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Sequence
 
 import orjson
 
-from app.dialects import tool_use
+from app.dialects import pictures, tool_use
 from app.dialects.anthropic import conversation
 from app.dialects.anthropic.blocks import (
     ResultBlock,
@@ -33,6 +33,7 @@ from app.types import (
     Grammar,
     Json,
     Message,
+    Picture,
     Sampling,
     Text,
     ToolUse,
@@ -109,6 +110,7 @@ def _prompt(body: PromptFields, call: Call, grammar: Grammar | None) -> ChatProm
         raise InvalidRequest("messages: at least one message is required", param="messages")
     _check_places(body.messages)
     messages = conversation.messages(body.system, body.messages)
+    _check_pictures(messages, call)
     continues = bool(messages) and messages[-1].role == "assistant"
     if continues:
         messages, continues = _begun(messages, len(body.messages) - 1)
@@ -130,6 +132,16 @@ def _prompt(body: PromptFields, call: Call, grammar: Grammar | None) -> ChatProm
         ),
         continues=continues,
     )
+
+
+def _check_pictures(messages: Sequence[Message], call: Call) -> None:
+    """Claude Code goes on without a picture that is refused by its path."""
+    if not call.model.info.takes_pictures:
+        for message in messages:
+            for part in message.parts:
+                if isinstance(part, Picture):
+                    raise InvalidRequest("this model takes text only", param=part.param)
+    pictures.check(messages, call.model.info, call.bounds, param="messages")
 
 
 def _check_places(turns: Sequence[Turn]) -> None:

@@ -13,6 +13,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.dialects.body import Body
+from app.errors import InvalidRequest
+from app.types import Picture
 
 _BLOCKS = Field(max_length=4096, fail_fast=True)
 Id = Annotated[str, Field(max_length=256)]
@@ -45,7 +47,37 @@ class UseBlock(Body):
     input: Any = None
 
 
+class ImageSource(Body):
+    type: Literal["base64", "url"]
+    media_type: Annotated[str, Field(max_length=100)] = "image/png"
+    data: str | None = None
+    url: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_files(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("type") == "file":
+            raise refused("this server keeps no files")
+        return data
+
+
 class ImageBlock(Body):
+    type: Literal["image"]
+    source: ImageSource | None = None
+
+    def picture(self, param: str) -> Picture:
+        source = self.source
+        url = None
+        if source is not None and source.type == "url":
+            url = source.url
+        elif source is not None and source.data is not None:
+            url = f"data:{source.media_type};base64,{source.data}"
+        if url is None:
+            raise InvalidRequest("Field required", param=f"{param}.source")
+        return Picture(url, param)
+
+
+class DocumentsImage(Body):
     type: Literal["image"]
 
     @model_validator(mode="before")
@@ -63,7 +95,7 @@ def text_or(blocks: Any) -> Any:
 
 
 _Shown = Annotated[
-    Annotated[TextBlock, Tag("text")] | Annotated[ImageBlock, Tag("image")],
+    Annotated[TextBlock, Tag("text")] | Annotated[DocumentsImage, Tag("image")],
     Discriminator(lambda value: "image" if kind_of(value) == "image" else "text"),
 ]
 
@@ -198,14 +230,23 @@ class ResultBlock(Body):
     content: text_or(ResultPart) | None = None  # type: ignore[valid-type]
     is_error: bool | None = None
 
-    @property
-    def text(self) -> str:
-        """No template has a place for `is_error`."""
+    def parts(self, param: str) -> list[str | Picture]:
+        """Its texts and pictures. No template has a place for `is_error`."""
         content: Any = self.content or ""
-        text = content if isinstance(content, str) else "\n".join(part.text for part in content)
+        parts: list[str | Picture] = [content]
+        if not isinstance(content, str):
+            parts = [
+                part.picture(f"{param}.content[{no}].image")
+                if isinstance(part, ImageBlock)
+                else part.text
+                for no, part in enumerate(content)
+            ]
+        text = "".join(part for part in parts if isinstance(part, str))
         if not self.is_error or text.startswith(("Error", "<tool_use_error>")):
-            return text
-        return f"Error: {text}" if text else "Error"
+            return parts
+        if parts and isinstance(parts[0], str) and parts[0]:
+            return [f"Error: {parts[0]}", *parts[1:]]
+        return ["Error", *(part for part in parts if part)]
 
 
 def _tag(value: Any) -> str:
@@ -223,7 +264,7 @@ def _tag(value: Any) -> str:
 
 
 Block: TypeAlias = (
-    TextBlock | ThinkingBlock | UseBlock | ResultBlock | DocumentBlock | SearchBlock
+    TextBlock | ImageBlock | ThinkingBlock | UseBlock | ResultBlock | DocumentBlock | SearchBlock
     | ReferenceBlock | CompactionBlock | OtherBlock | ServerResultBlock
 )  # fmt: skip
 AnyBlock = Annotated[

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import orjson
@@ -20,6 +20,7 @@ from app.dialects.anthropic.blocks import (
     Block,
     CompactionBlock,
     DocumentBlock,
+    ImageBlock,
     OtherBlock,
     ReferenceBlock,
     ResultBlock,
@@ -30,7 +31,7 @@ from app.dialects.anthropic.blocks import (
     UseBlock,
 )
 from app.dialects.anthropic.body import Turn
-from app.types import Message, Role, Text, ToolCall
+from app.types import Message, Part, Picture, Role, Text, ToolCall
 
 _BILLING = "x-anthropic-billing-header"
 """Begins a block that Claude Code puts in front. It differs between sessions and means nothing to a
@@ -43,7 +44,7 @@ def messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Turn]) ->
     first = next((no for no, turn in enumerate(turns) if turn.role != "system"), len(turns))
     opening += [_text(_blocks(turn)) for turn in turns[:first]]
     conversation = _Conversation()
-    for role, group in groupby(_since_compaction(turns[first:]), key=lambda turn: turn[0]):
+    for role, group in groupby(_since_compaction(turns, first), key=lambda turn: turn[0]):
         blocks = [block for _, turn in group for block in turn]
         match role:
             case "user":
@@ -58,42 +59,73 @@ def messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Turn]) ->
     return made
 
 
-def _since_compaction(turns: Sequence[Turn]) -> list[tuple[str, Sequence[Block]]]:
-    """Role and blocks of each turn. All before a compaction is what it tells; one without a content
-    has failed, and tells nothing."""
-    kept: list[tuple[str, Sequence[Block]]] = []
-    for turn in turns:
+class _Result(msgspec.Struct):
+    """A tool's."""
+
+    id: str
+    parts: list[str | Picture]
+
+
+_Said: TypeAlias = Block | Picture | _Result
+
+
+def _since_compaction(turns: Sequence[Turn], first: int) -> list[tuple[str, Sequence[_Said]]]:
+    """Role and blocks of each turn from the first on. All before a compaction is what it tells; one
+    without a content has failed, and tells nothing."""
+    kept: list[tuple[str, Sequence[_Said]]] = []
+    for no, turn in enumerate(turns[first:], first):
         blocks = _blocks(turn)
-        for no, block in enumerate(blocks):
+        begin = 0
+        for place, block in enumerate(blocks):
             if isinstance(block, CompactionBlock) and block.content:
                 kept = [("user", (TextBlock(type="text", text=block.content),))]
-                blocks = blocks[no + 1 :]
-        kept.append((turn.role, blocks))
+                begin = place + 1
+        kept.append(
+            (
+                turn.role,
+                [
+                    _placed(block, f"messages[{no}].content[{place}]")
+                    for place, block in enumerate(blocks)
+                    if place >= begin
+                ],
+            )
+        )
     return kept
+
+
+def _placed(block: Block, param: str) -> _Said:
+    """With its pictures, which know their field. Raises InvalidRequest."""
+    match block:
+        case ImageBlock():
+            return block.picture(f"{param}.image")
+        case ResultBlock():
+            return _Result(block.tool_use_id, block.parts(f"{param}.tool_result"))
+        case _:
+            return block
 
 
 class _Conversation:
     """The messages so far, each with its texts, which are joined at the end."""
 
     def __init__(self) -> None:
-        self._messages: list[tuple[Message, list[str]]] = []
+        self._messages: list[tuple[Message, list[str | Picture]]] = []
         self._order: dict[str, int] = {}
         """Place of each call among those of the last message that called."""
-        self._results: list[ResultBlock] = []
+        self._results: list[_Result] = []
         """Of those calls, so far."""
         self._waiting: list[str] = []
         """System messages, as a part of what comes next: of the results, else of the user's."""
 
-    def user(self, blocks: Sequence[Block]) -> None:
-        self._results += [block for block in blocks if isinstance(block, ResultBlock)]
-        texts = _texts(blocks)
-        if texts:
+    def user(self, blocks: Sequence[_Said]) -> None:
+        self._results += [block for block in blocks if isinstance(block, _Result)]
+        parts = _parts(blocks)
+        if parts:
             self._end_results()
-            self._add("user", [*self._taken(), *texts])
+            self._add("user", [*self._taken(), *parts])
         elif not self._results:
             self._add("user", self._taken())
 
-    def assistant(self, blocks: Sequence[Block]) -> None:
+    def assistant(self, blocks: Sequence[_Said]) -> None:
         """Results of a server's tools stand among the assistant's blocks: each ends a message. What
         the client has to answer is called in the last one."""
         self._end_results()
@@ -101,7 +133,7 @@ class _Conversation:
             self._add("user", self._taken())
         served = {block.tool_use_id for block in blocks if isinstance(block, ServerResultBlock)}
         calls = [each for each in blocks if isinstance(each, UseBlock) and each.id not in served]
-        part: list[Block] = []
+        part: list[_Said] = []
         for block in blocks:
             if isinstance(block, ServerResultBlock):
                 self._say(part)
@@ -127,8 +159,8 @@ class _Conversation:
         if self._waiting:
             self._add("user", self._taken())
         return [
-            msgspec.structs.replace(message, parts=(Text("\n".join(texts)),)) if texts else message
-            for message, texts in self._messages
+            msgspec.structs.replace(message, parts=_joined(parts)) if parts else message
+            for message, parts in self._messages
         ]
 
     def _end_results(self) -> None:
@@ -136,12 +168,12 @@ class _Conversation:
         templates without ids take them by their order."""
         results, self._results = self._results, []
         most = len(self._order)
-        for result in sorted(results, key=lambda each: self._order.get(each.tool_use_id, most)):
-            self._add("tool", [result.text], tool_call_id=result.tool_use_id)
+        for result in sorted(results, key=lambda each: self._order.get(each.id, most)):
+            self._add("tool", result.parts, tool_call_id=result.id)
         if results:
             self._messages[-1][1].extend(self._taken())
 
-    def _say(self, blocks: Sequence[Block]) -> None:
+    def _say(self, blocks: Sequence[_Said]) -> None:
         text = "".join(_texts(blocks))
         thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
         calls = [_call(block) for block in blocks if isinstance(block, UseBlock)]
@@ -152,8 +184,8 @@ class _Conversation:
             texts = [text] if text else []
             self._add("assistant", texts, calls=tuple(calls), reasoning=reasoning)
 
-    def _add(self, role: Role, texts: Sequence[str], **fields: Any) -> None:
-        self._messages.append((Message(role=role, **fields), list(texts)))
+    def _add(self, role: Role, parts: Sequence[str | Picture], **fields: Any) -> None:
+        self._messages.append((Message(role=role, **fields), list(parts)))
 
     def _taken(self) -> list[str]:
         waiting, self._waiting = self._waiting, []
@@ -174,7 +206,26 @@ def _blocks(turn: Turn) -> Sequence[Any]:
     return (TextBlock(type="text", text=content),) if isinstance(content, str) else content
 
 
-def _texts(blocks: Iterable[Block]) -> list[str]:
+def _joined(parts: Iterable[str | Picture]) -> tuple[Part, ...]:
+    """Texts that follow each other as one."""
+    joined: list[Part] = []
+    for is_text, group in groupby(parts, key=lambda part: isinstance(part, str)):
+        if is_text:
+            joined.append(Text("\n".join(map(str, group))))
+        else:
+            joined += [part for part in group if isinstance(part, Picture)]
+    return tuple(joined)
+
+
+def _parts(blocks: Iterable[_Said]) -> list[str | Picture]:
+    """Texts and pictures."""
+    parts: list[str | Picture] = []
+    for block in blocks:
+        parts += [block] if isinstance(block, Picture) else _texts([block])
+    return parts
+
+
+def _texts(blocks: Iterable[_Said]) -> list[str]:
     """What of the blocks is text: an empty block is none."""
     texts: list[str] = []
     for block in blocks:
@@ -184,12 +235,14 @@ def _texts(blocks: Iterable[Block]) -> list[str]:
                     texts.append(block.text)
             case ServerResultBlock() | CompactionBlock() | OtherBlock():
                 pass
-            case ThinkingBlock() | UseBlock() | ResultBlock():
+            case ThinkingBlock() | UseBlock() | ResultBlock() | ImageBlock():
+                pass
+            case Picture() | _Result():
                 pass
     return texts
 
 
-def _text(blocks: Iterable[Block]) -> str:
+def _text(blocks: Iterable[_Said]) -> str:
     return "\n".join(_texts(blocks))
 
 

@@ -15,6 +15,7 @@ from functools import partial
 import msgspec
 import orjson
 
+from app.dialects import pictures
 from app.dialects.contract import Call, Dialect, Reply, Stream, Whole, present_in_order
 from app.dialects.openai import models
 from app.dialects.openai.grammars import ANY_OBJECT, schema_grammar
@@ -226,11 +227,14 @@ def _prompt(
     """The conversation, with the tools that are put into `tools`. `first`: of `items` that is the
     request's own. Raises ServeError."""
     tools.add(body.tools or (), "tools")
+    earlier = "conversation" if body.conversation is not None else "previous_response_id"
+
+    def field_of(no: int) -> str:
+        return f"input[{no - first}]" if no >= first else f"{earlier}.items[{no}]"
+
     for no, item in enumerate(items):
         if isinstance(item, ToolsItem):
-            earlier = "conversation" if body.conversation is not None else "previous_response_id"
-            param = f"input[{no - first}].tools" if no >= first else earlier
-            tools.add_more(item.tools or (), param)
+            tools.add_more(item.tools or (), f"{field_of(no)}.tools" if no >= first else earlier)
     reasoning = body.reasoning
     opening = Opening(call.seal, call.owner.encode())
     messages = conversation.messages(
@@ -238,10 +242,13 @@ def _prompt(
         instructions=body.instructions,
         tools=tools,
         unseal=opening.open,
+        field_of=field_of,
+        sees=call.model.info.takes_pictures,
         current_turn=bool(reasoning and reasoning.context == "current_turn"),
     )
     if not messages:
         raise InvalidRequest("Invalid value for 'input': it has no message.", param="input")
+    pictures.check(messages, call.model.info, call.bounds, param="input")
     if opening.failed:
         call.log_fields["unreadable_thoughts"] = opening.failed
     return ChatPrompt(

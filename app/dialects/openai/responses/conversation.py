@@ -14,6 +14,7 @@ import orjson
 
 from app.dialects import tool_use
 from app.dialects.openai.responses.items import (
+    UNSEEN,
     ClientCallItem,
     ClientResultItem,
     CompactionItem,
@@ -23,6 +24,7 @@ from app.dialects.openai.responses.items import (
     Item,
     MessageItem,
     Part,
+    PicturePart,
     ReasoningItem,
     ReferenceItem,
     ResultItem,
@@ -32,7 +34,8 @@ from app.dialects.openai.responses.items import (
 )
 from app.dialects.openai.responses.toolbox import Toolbox
 from app.errors import InvalidRequest
-from app.types import Message, Text, ToolCall
+from app.types import Message, Picture, Text, ToolCall
+from app.types import Part as MessagePart
 
 Unseal = Callable[[str], str | None]
 """Opens sealed thinking; None if it cannot be."""
@@ -44,14 +47,19 @@ def messages(
     instructions: str | None,
     tools: Toolbox,
     unseal: Unseal,
+    field_of: Callable[[int], str] = "input[{}]".format,
+    sees: bool = False,
     current_turn: bool = False,
 ) -> list[Message]:
     """Raises InvalidRequest for a call without its result, or the other way round.
 
-    `instructions` and all that the system says before anyone else are one message. `current_turn`:
-    thinking that precedes the last message of the user is left out.
+    `instructions` and all that the system says before anyone else are one message. `field_of`: the
+    field of the request that holds an item, by its place. `sees`: the model takes pictures.
+    `current_turn`: thinking that precedes the last message of the user is left out.
     """
-    turns = _Turns(tools, unseal, answered={each for item in items for each in _answered(item)})
+    turns = _Turns(
+        tools, unseal, sees=sees, answered={each for item in items for each in _answered(item)}
+    )
     last_user = max(
         (no for no, item in enumerate(items) if _is_of_user(item)),
         default=-1,
@@ -60,11 +68,11 @@ def messages(
     for no, item in enumerate(items):
         if isinstance(item, MessageItem) and item.role in ("system", "developer"):
             if turns.begun:
-                turns.say(item)
+                turns.say(item, field_of(no))
             else:
                 opening.append(_text(item.content or ""))
         elif not (isinstance(item, ReasoningItem) and current_turn and no < last_user):
-            turns.take(item)
+            turns.take(item, field_of(no))
     made = turns.end()
     if system := "\n\n".join(text for text in opening if text):
         made.insert(0, Message(role="system", parts=(Text(system),)))
@@ -74,9 +82,10 @@ def messages(
 class _Turns:
     """The messages after the opening, while the items are read."""
 
-    def __init__(self, tools: Toolbox, unseal: Unseal, *, answered: set[str]) -> None:
+    def __init__(self, tools: Toolbox, unseal: Unseal, *, sees: bool, answered: set[str]) -> None:
         """`answered`: ids of calls that have a result."""
         self._tools = tools
+        self._sees = sees
         self._unseal = unseal
         self._answered = answered
         self._messages: list[Message] = []
@@ -96,10 +105,10 @@ class _Turns:
     def begun(self) -> bool:
         return bool(self._messages or self._thoughts or self._texts or self._calls)
 
-    def take(self, item: Item) -> None:
+    def take(self, item: Item, field: str) -> None:
         match item:
             case MessageItem():
-                self.say(item)
+                self.say(item, field)
             case ReasoningItem():
                 if thought := self._thought(item):
                     self._thoughts.append(thought)
@@ -112,27 +121,28 @@ class _Turns:
                 self._call_ids[item.id or ""] = item.call_id
                 self._call(item.call_id, item.type.removesuffix("_call"), action)
             case ResultItem():
-                self._result(item.call_id, _text(item.output))
+                parts = _parts(item.output, f"{field}.output", unseen=not self._sees)
+                self._result(item.call_id, parts)
             case ClientResultItem():
                 id = item.call_id or self._call_ids.get(item.id or "") or item.id
-                self._result(id, _as_text(item.output))
+                self._result(id, (Text(_as_text(item.output)),))
             case ServedCallItem():
                 self._call(item.id, item.name, tool_use.as_object(item.arguments))
-                self._result(item.id, item.output or _as_text(item.error))
+                self._result(item.id, (Text(item.output or _as_text(item.error)),))
             case ToolsItem() | IgnoredItem():
                 pass
             case ReferenceItem() | CompactionItem():
                 raise AssertionError("these are resolved or refused before")
 
-    def say(self, item: MessageItem) -> None:
-        text = _text(item.content or "")
+    def say(self, item: MessageItem, field: str) -> None:
         if item.role == "assistant":
-            if text:
+            if text := _text(item.content or ""):
                 self._texts.append(text)
             return
         self._flush()
         self._thoughts = []  # of a turn that was cut off
-        self._messages.append(Message(role=item.role, parts=(Text(text),)))
+        parts = _parts(item.content or "", f"{field}.content")
+        self._messages.append(Message(role=item.role, parts=parts))
 
     def end(self) -> list[Message]:
         self._flush(last=True)
@@ -158,7 +168,7 @@ class _Turns:
         self._open[id] = None
         self._callers.pop(id, None)
 
-    def _result(self, id: str | None, text: str) -> None:
+    def _result(self, id: str | None, parts: tuple[MessagePart, ...]) -> None:
         self._flush()
         if id is None and self._open:
             id = next(iter(self._open))
@@ -168,7 +178,7 @@ class _Turns:
                 param="input",
             )
         self._open.pop(id, None)
-        result = Message(role="tool", parts=(Text(text),), tool_call_id=id)
+        result = Message(role="tool", parts=parts, tool_call_id=id)
         self._results.setdefault(place, []).append(result)
 
     def _flush(self, *, last: bool = False) -> None:
@@ -202,10 +212,40 @@ def _is_of_user(item: Item) -> bool:
     return isinstance(item, MessageItem) and item.role == "user"
 
 
-def _text(content: str | Sequence[Part | ResultPart]) -> str:
+def _text(content: str | Sequence[Part | ResultPart | PicturePart]) -> str:
     if isinstance(content, str):
         return content
-    return "\n".join([part.text for part in content])
+    return "\n".join([UNSEEN if isinstance(part, PicturePart) else part.text for part in content])
+
+
+def _parts(
+    content: str | Sequence[Part | ResultPart | PicturePart], field: str, *, unseen: bool = False
+) -> tuple[MessagePart, ...]:
+    """One text, but for pictures. `unseen`: of them the model is only told."""
+    if (
+        isinstance(content, str)
+        or unseen
+        or not any(isinstance(part, PicturePart) for part in content)
+    ):
+        return (Text(_text(content)),)
+    return tuple(
+        [
+            Picture(_url(part, f"{field}[{no}]"), f"{field}[{no}].image_url", part.detail or "auto")
+            if isinstance(part, PicturePart)
+            else Text(part.text)
+            for no, part in enumerate(content)
+        ]
+    )
+
+
+def _url(part: PicturePart, field: str) -> str:
+    if part.image_url is None:
+        raise InvalidRequest(
+            f"Missing required parameter: '{field}.image_url'.",
+            param=f"{field}.image_url",
+            code="missing_required_parameter",
+        )
+    return part.image_url
 
 
 def _as_text(output: Any) -> str:

@@ -7,13 +7,14 @@ so that whatever is not needed here is ignored and not refused.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from app.dialects.body import Body
+from app.dialects.body import Body, Unsupported
 from app.dialects.openai.responses.tool_models import AnyTool
+from app.types import Detail
 
 _ID = Field(max_length=256)
 Id = Annotated[str, _ID]
@@ -39,14 +40,22 @@ class Part(Body):
         if isinstance(kind, str) and kind not in _TEXTS:
             raise PydanticCustomError(
                 "unsupported_parameter",
-                "This model takes text only: content parts of other kinds are not supported.",
+                "Content parts of other kinds than text and 'input_image' are not supported.",
             )
         return data
 
 
+class PicturePart(Body):
+    unsupported: ClassVar[Unsupported] = {"file_id": ()}
+
+    type: Literal["input_image"]
+    image_url: Annotated[str, Field(min_length=1)] | None = None
+    detail: Detail | None = None
+
+
 class ResultPart(Body):
-    """A piece of a tool's result. A picture stays in an agent's history for good, so that it must
-    not make the conversation unusable: the model is told that it was there."""
+    """A piece of a tool's result. What is no text stays in an agent's history for good, so that it
+    must not make the conversation unusable: the model is told that it was there."""
 
     type: str
     text: str
@@ -61,11 +70,31 @@ class ResultPart(Body):
         return data
 
 
+UNSEEN = _SEEN_BY_OTHERS.format("a picture")
+"""To a model that takes none, where a tool has shown one."""
+
+
 def _content(part: type[Body]) -> Any:
+    each = Annotated[
+        Annotated[part, Tag("~part")] | Annotated[PicturePart, Tag("~picture")],  # type: ignore[valid-type]
+        Discriminator(_kind_of_result if part is ResultPart else _kind),
+    ]
     return Annotated[
-        Annotated[str, Tag("~text")] | Annotated[list[part], _PARTS, Tag("~parts")],  # type: ignore[valid-type]
+        Annotated[str, Tag("~text")] | Annotated[list[each], _PARTS, Tag("~parts")],
         Discriminator(lambda value: "~parts" if isinstance(value, list) else "~text"),
     ]
+
+
+def _kind(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    return "~picture" if kind == "input_image" else "~part"
+
+
+def _kind_of_result(part: Any) -> str:
+    """A picture without a URL is told of as other files are."""
+    if isinstance(part, dict) and not isinstance(part.get("image_url"), str):
+        return "~part"
+    return _kind(part)
 
 
 class MessageItem(Body):

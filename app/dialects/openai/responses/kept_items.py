@@ -25,6 +25,7 @@ from app.dialects.openai.responses.items import (
     Item,
     MessageItem,
     Part,
+    PicturePart,
     ReasoningItem,
     ResultItem,
     ServedCallItem,
@@ -112,11 +113,18 @@ def shown(item: Json) -> Json:
     return item
 
 
-def _parts(content: str | Sequence[Part], *, by_model: bool) -> list[Json]:
-    texts = [content] if isinstance(content, str) else [part.text for part in content]
+def _parts(content: str | Sequence[Part | PicturePart], *, by_model: bool) -> list[Json]:
+    parts = [content] if isinstance(content, str) else content
+    return [_part(part, by_model=by_model) for part in parts]
+
+
+def _part(part: str | Part | PicturePart, *, by_model: bool) -> Json:
+    if isinstance(part, PicturePart):
+        return part.model_dump(exclude_none=True) | {"detail": part.detail or "auto"}
+    text = part if isinstance(part, str) else part.text
     if by_model:
-        return [{"type": "output_text", "text": text, "annotations": []} for text in texts]
-    return [{"type": "input_text", "text": text} for text in texts]
+        return {"type": "output_text", "text": text, "annotations": []}
+    return {"type": "input_text", "text": text}
 
 
 def joined(items: Sequence[records.Item]) -> bytes:
