@@ -14,7 +14,7 @@ LOCK_CLIENTS := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-i
 LOCK := $(LOCK_CLIENTS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-light test-full test-agents test-fast test-live test-rare test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
+.PHONY: help try demo test test-light test-full test-agents test-fast test-live test-rare test-vlm demo-vlm test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -27,6 +27,9 @@ try: $(LIGHT)/.installed  ## serve a scripted engine on port 8000 (PORT=8001): e
 demo: $(FULL)/.installed-demo  ## serve a small real model on port 8000; installs 10 GB
 	@echo "==> serving the demo model on http://localhost:$(PORT) (about a minute until it is ready)"
 	exec $(FULL)/bin/python serve_hathora.py --demo --port $(PORT)
+
+demo-vlm: $(FULL)/.installed-demo  ## serve a tiny random model that takes pictures on port 8000: nonsense, but seen
+	exec $(FULL)/bin/python serve_hathora.py --model-path "$$($(FULL)/bin/python -m bench.vision)" --served-model-name tiny-random-vlm --port $(PORT)
 
 # -- checking --------------------------------------------------------------------------------------
 
@@ -53,6 +56,9 @@ test-live: $(FULL)/.installed-dev  ## the tests on the real engine with the demo
 
 test-rare: $(FULL)/.installed-dev  ## those of minutes each, which CI leaves out: several nodes, several engines
 	$(FULL)/bin/python -m pytest -m rare $(ARGS)
+
+test-vlm: $(FULL)/.installed-dev  ## pictures on the real engine, every family of models that is known to work
+	$(FULL)/bin/python -m pytest tests/live/test_pictures.py $(ARGS)
 
 AGENTS_DIR ?= .agents
 test-agents: $(FULL)/.installed-dev $(AGENTS_DIR)/.installed  ## Codex and Claude Code against a scripted engine; AGENT_RUNS=20

@@ -40,6 +40,8 @@ Part: TypeAlias = Text | Picture
 
 def pictures_of(prompt: Prompt) -> list[Picture]:
     """In their order."""
+    if isinstance(prompt, TextPrompt):
+        return list(prompt.pictures)
     if not isinstance(prompt, ChatPrompt):
         return []
     return [part for turn in prompt.messages for part in turn.parts if isinstance(part, Picture)]
@@ -167,6 +169,8 @@ class TextPrompt(msgspec.Struct, frozen=True):
     param: str
     special: bool = True
     """False: it adds none."""
+    pictures: tuple[Picture, ...] = ()
+    """The text has the model's own marker for each."""
 
 
 class TokenPrompt(msgspec.Struct, frozen=True):

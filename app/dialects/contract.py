@@ -21,6 +21,7 @@ from app.events import Event, Events, Result, Scored, fold
 from app.gate import Ticket
 from app.generation.model import ServedModel
 from app.settings.bounds import Bounds
+from app.settings.catalogue import most_body_bytes
 from app.stats import RequestStats
 from app.store.store import Store
 from app.types import GenerationRequest, Json
@@ -45,6 +46,12 @@ class Call(msgspec.Struct, kw_only=True):
     stats: RequestStats
     log_fields: dict[str, Any]
     """Fields of the request's end line in the log: `model`, `max_tokens`, `stream`, ..."""
+
+    @property
+    def most_body_bytes(self) -> int:
+        """Of a request, and of what precedes it."""
+        pictures = self.model.info.takes_pictures
+        return most_body_bytes(self.bounds.max_body_bytes, pictures=pictures)
 
     def generate(self, request: GenerationRequest, stats: RequestStats | None = None) -> Events:
         """`stats`: others than the request's."""

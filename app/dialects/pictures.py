@@ -1,39 +1,43 @@
-"""Pictures in the conversations of all dialects: how many, and where they may stand."""
+"""Pictures in the requests of all dialects: how many, and where they may stand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.engine.base import EngineInfo
+from app.dialects.contract import Call
 from app.errors import InvalidRequest, UnsupportedParameter
-from app.settings.bounds import Bounds
 from app.types import Message, Picture
 
 _ROLES = ("user", "tool")
 
 
-def check(messages: Sequence[Message], info: EngineInfo, bounds: Bounds, *, param: str) -> None:
-    """`param`: the field that holds the conversation. Raises InvalidRequest."""
-    count = 0
+def check(messages: Sequence[Message], call: Call, *, param: str = "messages") -> None:
+    """Of a conversation; `param`: the field that holds it. Raises InvalidRequest."""
+    pictures: list[Picture] = []
     for message in messages:
         for part in message.parts:
             if not isinstance(part, Picture):
                 continue
-            if not info.takes_pictures:
-                raise UnsupportedParameter(
-                    "This model takes text only: pictures are not supported.", param=part.param
-                )
-            if message.role not in _ROLES:
+            pictures.append(part)
+            if call.model.info.takes_pictures and message.role not in _ROLES:
                 raise InvalidRequest(
                     f"Invalid value for '{part.param}': pictures are taken in messages of the user "
                     f"and of tools, and not in one of role '{message.role}'.",
                     param=part.param,
                 )
-            count += 1
-    if count > bounds.media_max_images:
+    check_count(pictures, call, param=param)
+
+
+def check_count(pictures: Sequence[Picture], call: Call, *, param: str = "image_data") -> None:
+    """Of a request. Raises InvalidRequest."""
+    if pictures and not call.model.info.takes_pictures:
+        raise UnsupportedParameter(
+            "This model takes text only: pictures are not supported.", param=pictures[0].param
+        )
+    most = call.bounds.media_max_images
+    if len(pictures) > most:
         raise InvalidRequest(
-            f"Invalid value for '{param}': must have at most {bounds.media_max_images} pictures "
-            "(MEDIA_MAX_IMAGES).",
+            f"Invalid value for '{param}': must have at most {most} pictures (MEDIA_MAX_IMAGES).",
             param=param,
             code="array_above_max_length",
         )

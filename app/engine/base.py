@@ -53,8 +53,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     caches_prefixes: bool = True
     """What prompts begin with is read only once."""
     takes_pictures: bool = False
+    picture_marker: str = ""
+    """What stands in a prompt for one picture."""
     picture_markers: tuple[str, ...] = ()
-    """Texts that mean a picture to the model."""
+    """Texts that mean a picture, or a part of one, to the model."""
     fills_middle: bool = False
     """It was trained to fill a gap in a text."""
     embedding_size: int | None = None

@@ -14,7 +14,15 @@ import msgspec
 
 from app.engine.base import EngineInfo
 from app.errors import ContextLengthExceeded, InvalidRequest
-from app.types import ChatPrompt, GenerationRequest, Prompt, Sampling, Scoring, texts
+from app.types import (
+    ChatPrompt,
+    GenerationRequest,
+    Prompt,
+    Sampling,
+    Scoring,
+    TextPrompt,
+    texts,
+)
 
 
 def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
@@ -67,13 +75,24 @@ def check_ids(ids: Sequence[int], info: EngineInfo, *, param: str) -> None:
         )
 
 
-def check_markers(prompt: Prompt, markers: Sequence[str]) -> None:
-    """Beside pictures no text may have what marks one to the model: some would end the engine.
+def check_markers(prompt: Prompt, info: EngineInfo) -> None:
+    """Beside pictures no text may have what marks one to the model: some would end the engine. A
+    plain text has one for each picture, and no other.
 
     Raises InvalidRequest.
     """
     written = "\0".join(_written(prompt))
-    for marker in markers:
+    if isinstance(prompt, TextPrompt) and prompt.pictures:
+        count = prompt.text.count(info.picture_marker) if info.picture_marker else 0
+        if count != len(prompt.pictures):
+            raise InvalidRequest(
+                f"Invalid value for '{prompt.param}': it has {count} times "
+                f"'{info.picture_marker}', which marks a picture to this model, for "
+                f"{len(prompt.pictures)} pictures.",
+                param=prompt.param,
+            )
+        written = prompt.text.replace(info.picture_marker, "\0")
+    for marker in info.picture_markers:
         if marker in written:
             raise InvalidRequest(
                 f"Invalid value for '{prompt.param}': beside pictures no text may have '{marker}', "

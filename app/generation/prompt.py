@@ -140,7 +140,7 @@ class Preparer:
         return [rendered.ids for rendered in await self.prepare(request)]
 
     def _marked(self, prompt: Prompt, grammar: Grammar | None) -> Rendered:
-        limits.check_markers(prompt, self._engine.info.picture_markers)
+        limits.check_markers(prompt, self._engine.info)
         return self._one(prompt, grammar)
 
     def _several(self, prompts: Sequence[Prompt], grammar: Grammar | None) -> list[Rendered]:
@@ -151,8 +151,10 @@ class Preparer:
             case TokenPrompt(ids, param):
                 limits.check_ids(ids, self._engine.info, param=param)
                 return _plain(ids, grammar)
-            case TextPrompt(text, special=special):
-                return _plain(self._engine.encode(text, special=special), grammar)
+            case TextPrompt(text, special=special, pictures=pictures):
+                ids = self._engine.encode(text, special=special)
+                order = tuple(range(len(pictures)))
+                return Rendered(ids, grammar=grammar, text=text if pictures else "", pictures=order)
             case InfillPrompt(prefix, suffix):
                 return _plain(self._engine.infill(prefix, suffix), grammar)
             case ChatPrompt():

@@ -66,7 +66,9 @@ class Service:
             max_waiting=-(-settings.max_queue // processes) if admits else 0,
             max_share=settings.max_sequences_per_request,
             max_arriving=settings.max_arriving_bodies,
-            max_arriving_bytes=max(settings.max_arriving_bytes, settings.max_body_bytes),
+            max_arriving_bytes=max(
+                settings.max_arriving_bytes, settings.most_body_bytes(pictures=settings.images)
+            ),
             max_bytes=settings.max_request_bytes,
         )
         if peers is not None:

@@ -96,7 +96,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
             output="openai" if forwards else settings.job_output,
             default_model=(settings.upstream_model or "default") if forwards else None,
             forwards=forwards,
-            max_body_bytes=settings.max_body_bytes,
+            max_body_bytes=settings.most_body_bytes(pictures=settings.images),
         )
 
 

@@ -34,7 +34,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     max_inputs: int
     max_json_depth: int
     max_json_nodes: int
-    max_body_bytes: int
+    max_body_bytes: int | None
     max_tools: int
     max_stops: int
     max_stop_chars: int

@@ -453,8 +453,12 @@ class Settings(BaseModel):
         help="Seconds from the first byte of a request to the end of its headers; past it 408. "
         "A connection on which nothing is ever sent ends after as many.",
     )
-    max_body_bytes: int = BOUNDS.setting(
-        4 * 1024 * 1024, "MAX_BODY_BYTES", ge=1024, help="Size of a request's body; past it 413."
+    max_body_bytes: int | None = BOUNDS.setting(
+        None,
+        "MAX_BODY_BYTES",
+        ge=1024,
+        help="Size of a request's body; past it 413. Default: 4 MiB; 24 MiB where the model takes "
+        "pictures.",
     )
     max_sequences_per_request: int | None = BOUNDS.setting(
         None,
@@ -973,6 +977,10 @@ class Settings(BaseModel):
         """Names that the model is served under; the first is the one that answers show."""
         return self.served_model_name or (self.model_path,)
 
+    def most_body_bytes(self, *, pictures: bool) -> int:
+        """`pictures`: the model takes them."""
+        return most_body_bytes(self.max_body_bytes, pictures=pictures)
+
     @property
     def networked(self) -> bool:
         """A network endpoint is to be registered; load() has checked that all it needs is set."""
@@ -1008,3 +1016,8 @@ class Settings(BaseModel):
 
 DECLARATIONS: dict[str, Declaration] = declarations(Settings)
 """Field -> its declaration."""
+
+
+def most_body_bytes(configured: int | None, *, pictures: bool) -> int:
+    """Of a request; `pictures`: it may have some."""
+    return configured or (24 if pictures else 4) * 2**20

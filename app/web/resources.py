@@ -42,7 +42,11 @@ def _endpoint(resource: Resource) -> Callable[[Request], Awaitable[Response]]:
         if resource.body is not None:
             async with serving.gate.admit(*_names(request.scope)) as ticket:
                 raw = await read_body(
-                    request.headers, request.receive, serving.settings, arrived=ticket.grow
+                    request.headers,
+                    request.receive,
+                    serving.settings,
+                    pictures=serving.takes_pictures,
+                    arrived=ticket.grow,
                 )
         reply = await serving.answering.look_up(
             resource,

@@ -46,7 +46,7 @@ async def model_info(request: Request) -> Response:
             "preferred_sampling_params": None,
             "weight_version": options.get("weight_version"),
             "disaggregation_mode": "null",
-            "has_image_understanding": False,
+            "has_image_understanding": info.takes_pictures,
             "has_audio_understanding": False,
         }
     )

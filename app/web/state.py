@@ -78,6 +78,11 @@ class Serving:
             raise self.lifecycle.refusal() or NotReady("The model is not ready yet.")
         return engine, model
 
+    @property
+    def takes_pictures(self) -> bool:
+        model = self.host.model
+        return model is not None and model.info.takes_pictures
+
     @cached_property
     def probe(self) -> Probe:
         return Probe(

@@ -89,8 +89,7 @@ def test_the_installed_router_knows_every_argument(where: str) -> None:
     assert taken.health_check_endpoint == "/health"
     assert taken.retry_max_retries == 2
     assert taken.service_discovery is (where == "kubernetes")
-    bodies = Settings.model_fields["max_body_bytes"].default
-    assert taken.max_payload_size == bodies
+    assert taken.max_payload_size == Settings().most_body_bytes(pictures=True)
 
 
 @pytest.mark.full

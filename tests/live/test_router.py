@@ -19,7 +19,7 @@ import pytest
 
 from tests.live.conftest import LiveServer
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.rare]
 REQUESTS, AT_ONCE = int(os.environ.get("ROUTER_REQUESTS", "120")), 16
 CONVERSATIONS, TURNS = 8, 3
 TOPICS = ("rivers", "bread", "chess", "rain", "trains", "salt", "glass", "wool", "bees", "maps",

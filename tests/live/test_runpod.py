@@ -230,6 +230,7 @@ def test_sigterm_drains_the_worker(worker: LiveWorker) -> None:
     assert not left
 
 
+@pytest.mark.rare
 def test_a_lost_engine_fails_the_jobs_and_ends_the_worker(tmp_path: Path) -> None:
     worker = LiveWorker(tmp_path, *MODELS["tiny"](), REFRESH_WORKER="true")
     try:

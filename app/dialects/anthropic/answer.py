@@ -141,7 +141,7 @@ def _check_pictures(messages: Sequence[Message], call: Call) -> None:
             for part in message.parts:
                 if isinstance(part, Picture):
                     raise InvalidRequest("this model takes text only", param=part.param)
-    pictures.check(messages, call.model.info, call.bounds, param="messages")
+    pictures.check(messages, call)
 
 
 def _check_places(turns: Sequence[Turn]) -> None:

@@ -137,7 +137,7 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
     max_tokens = body.max_completion_tokens
     grammar = body.constraint(bounds)
     messages = [each.lower(f"messages[{no}]") for no, each in enumerate(body.messages)]
-    pictures.check(messages, call.model.info, bounds, param="messages")
+    pictures.check(messages, call)
     return GenerationRequest(
         id=call.id,
         prompts=(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
+import msgspec
 import orjson
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,7 +21,7 @@ from app.dialects.sglang.unsupported import UNSUPPORTED
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.grammars.bounds import check_regex, check_schema, check_text
 from app.settings.bounds import Bounds, hard_limit
-from app.types import Grammar, Json, Prompt, Sampling
+from app.types import Grammar, Json, Picture, Prompt, Sampling
 
 _DEFAULT_MAX_TOKENS = 128
 """SGLang's."""
@@ -49,6 +50,21 @@ def _same_for_all(value: Any) -> Any:
     if not value or any(each != value[0] for each in value):
         raise ValueError("must be the same for every prompt.")
     return value[0]
+
+
+def _pictures(value: Any) -> Any:
+    """None, one, those of the prompt, or those of each prompt."""
+    if value is None or isinstance(value, str) or _are_texts(value):
+        return value or None
+    if not isinstance(value, list) or not all(
+        each is None or isinstance(each, str) or _are_texts(each) for each in value
+    ):
+        raise ValueError("must be a picture as 'data:' URL, URL or base64, or an array of those.")
+    return value
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 Texts = Annotated[Any, PlainValidator(_texts), WithJsonSchema(TEXTS_SCHEMA)]
@@ -168,6 +184,8 @@ class GenerateBody(Body):
     """-1: log-probabilities of the answer only."""
     top_logprobs_num: Annotated[int, Field(ge=0, le=hard_limit("max_logprobs")), Same] | None = None
     return_text_in_logprobs: bool | None = None
+    image_data: Annotated[Any, PlainValidator(_pictures), WithJsonSchema({})] | None = None
+    """The text has the model's own marker for each picture."""
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:
@@ -175,7 +193,29 @@ class GenerateBody(Body):
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
-        return self.text or self.input_ids or ()
+        """Raises InvalidRequest if there are pictures that are no prompt's."""
+        prompts: tuple[Prompt, ...] = self.text or self.input_ids or ()
+        if not self.image_data:
+            return prompts
+        if self.text is None:
+            raise UnsupportedParameter(
+                "'image_data' is taken beside 'text', and not beside 'input_ids'.",
+                param="image_data",
+            )
+        listed = prompts[0].param.endswith("]")
+        several = self.image_data if listed else [self.image_data]
+        if not isinstance(several, list) or len(several) != len(prompts):
+            raise InvalidRequest(
+                f"Invalid value for 'image_data': must have an entry for each of {len(prompts)} "
+                "prompts.",
+                param="image_data",
+            )
+        return tuple(
+            msgspec.structs.replace(
+                prompt, pictures=_of_prompt(each, f"image_data[{no}]" if listed else "image_data")
+            )
+            for no, (prompt, each) in enumerate(zip(prompts, several, strict=True))
+        )
 
     @model_validator(mode="after")
     def _one_kind_of_prompt(self) -> GenerateBody:
@@ -188,3 +228,18 @@ class GenerateBody(Body):
                 code="missing_required_parameter",
             )
         return self
+
+
+def _of_prompt(pictures: Any, param: str) -> tuple[Picture, ...]:
+    if not pictures:
+        return ()
+    if isinstance(pictures, str):
+        return (Picture(_url(pictures), param),)
+    if pictures and isinstance(pictures[0], list):  # of one prompt, as SGLang writes it
+        pictures = pictures[0]
+    return tuple(Picture(_url(each), f"{param}[{no}]") for no, each in enumerate(pictures) if each)
+
+
+def _url(picture: str) -> str:
+    """SGLang takes base64 without more, too."""
+    return picture if ":" in picture[:10] else f"data:image/png;base64,{picture}"

@@ -12,6 +12,7 @@ from typing import assert_never
 
 import orjson
 
+from app.dialects import pictures
 from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.json_array import JsonArray
 from app.dialects.openai.frames import DONE, error_frames, frame
@@ -35,7 +36,7 @@ from app.events import (
     Usage,
 )
 from app.settings.bounds import Bounds
-from app.types import GenerationRequest, Json, Scoring
+from app.types import GenerationRequest, Json, Scoring, pictures_of
 
 _LARGE_FRAME = 64 * 1024
 _GROWTH = 64
@@ -67,9 +68,11 @@ def lower(body: GenerateBody, call: Call) -> GenerationRequest:
     n = params.n or 1
     if n > call.bounds.max_choices:
         raise above("sampling_params.n", call.bounds.max_choices)
+    prompts = body.prompts
+    pictures.check_count([each for prompt in prompts for each in pictures_of(prompt)], call)
     return GenerationRequest(
         id=call.id,
-        prompts=body.prompts,
+        prompts=prompts,
         sampling=params.lower(call.bounds),
         n=n,
         scoring=_scoring(body, call.bounds) if body.return_logprob else None,

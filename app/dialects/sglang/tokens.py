@@ -56,7 +56,7 @@ async def tokenize(body: TokenizeBody, call: Call) -> Reply:
     if body.messages is not None:
         begins = body.add_generation_prompt is not False
         turns = [each.lower(f"messages[{no}]") for no, each in enumerate(body.messages)]
-        pictures.check(turns, call.model.info, call.bounds, param="messages")
+        pictures.check(turns, call)
         prompts: list[Any] = [ChatPrompt(turns, begins_answer=begins)]
     elif isinstance(body.prompt, list):
         prompts = [

@@ -71,7 +71,6 @@ UNSUPPORTED: Unsupported = {
         ),
         (),
     ),
-    "image_data": ([],),
     "video_data": ([],),
     "audio_data": ([],),
     "modalities": ([],),

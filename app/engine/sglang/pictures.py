@@ -49,6 +49,8 @@ WARM_UP = ChatPrompt(
     [Message(role="user", parts=(Picture("", "warm-up"), Text("What is this?")))], "warm-up"
 )
 """A conversation with that picture."""
+_OF_TRANSFORMERS = "TransformersAutoMultimodalProcessor"
+"""SGLang's class for models that Transformers runs."""
 _MARKER_IDS = (
     "image_token_id", "image_token_index", "video_token_id", "video_token_index", "audio_token_id",
     "vision_start_token_id", "vision_end_token_id", "boi_token_index", "eoi_token_index",
@@ -121,6 +123,8 @@ class PictureProcessor:
         self._processor = getattr(made, "inner", made)  # of Llava's wrapper, which lacks the rest
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
         self.markers = _markers(manager, self._processor)
+        marker = getattr(getattr(self._processor, "mm_tokens", None), "image_token", None)
+        self.marker = marker if isinstance(marker, str) else ""
 
     def tokens(self, sizes: Sequence[tuple[int, int]]) -> list[int] | None:
         images = [SimpleNamespace(width=width, height=height) for width, height in sizes]
@@ -226,7 +230,7 @@ async def processor_of(manager: Any, settings: Settings) -> PictureProcessor | N
     if not settings.images or manager.mm_processor is None:
         return None
     model = manager.model_config
-    on_transformers = str(model.model_impl).endswith("transformers")
+    on_transformers = type(manager.mm_processor).__name__ == _OF_TRANSFORMERS
     if not was_tried(model.hf_config.to_dict(), on_transformers=on_transformers):
         names = ", ".join(model.hf_config.architectures or ())
         if not settings.media_untested:

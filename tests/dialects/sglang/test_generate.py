@@ -117,7 +117,7 @@ async def test_logprobs_of_the_answer():
     assert meta["output_token_logprobs"] == [[-0.25, 72, None], [-0.265625, 105, None]]
     assert meta["output_token_logprobs_length"] == 2
     assert "output_top_logprobs" not in meta
-    assert engine.scorings == [Scoring(top=0, prompt_from=None)]
+    assert engine.scorings == [Scoring(param="return_logprob")]
 
 
 @pytest.mark.parametrize("stream", [False, True])

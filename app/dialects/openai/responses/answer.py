@@ -248,7 +248,7 @@ def _prompt(
     )
     if not messages:
         raise InvalidRequest("Invalid value for 'input': it has no message.", param="input")
-    pictures.check(messages, call.model.info, call.bounds, param="input")
+    pictures.check(messages, call, param="input")
     if opening.failed:
         call.log_fields["unreadable_thoughts"] = opening.failed
     return ChatPrompt(

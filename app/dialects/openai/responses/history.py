@@ -121,7 +121,7 @@ async def _chain(id: str, call: Call, store: Store, most_items: int) -> tuple[Se
     param = "previous_response_id"
     try:
         found = await store.chain(
-            call.owner, id, most_bytes=call.bounds.max_body_bytes, most_items=most_items
+            call.owner, id, most_bytes=call.most_body_bytes, most_items=most_items
         )
     except TooLong:
         raise _too_long(param, call) from None
@@ -155,7 +155,7 @@ async def _chain(id: str, call: Call, store: Store, most_items: int) -> tuple[Se
 async def _items_of(id: str, call: Call, store: Store, most_items: int) -> bytes:
     try:
         items = await store.history(
-            call.owner, id, most_bytes=call.bounds.max_body_bytes, most_items=most_items
+            call.owner, id, most_bytes=call.most_body_bytes, most_items=most_items
         )
     except TooLong:
         raise _too_long("conversation", call) from None
@@ -168,7 +168,7 @@ async def _resolve(ids: Sequence[str], call: Call, store: Store) -> dict[str, It
     """Items of responses by their place; others are those of conversations."""
     places = {id: place for id in ids if (place := kept_items.place_of(id)) is not None}
     found: dict[str, bytes] = {}
-    most = call.bounds.max_body_bytes
+    most = call.most_body_bytes
     try:
         for of_input in (False, True):
             wanted = {id: each for id, each in places.items() if each.of_input is of_input}
@@ -204,7 +204,7 @@ def _too_long(param: str, call: Call) -> InvalidRequest:
     bounds = call.bounds
     return InvalidRequest(
         f"What '{param}' refers to has, with this request, over {bounds.max_messages} items "
-        f"(MAX_MESSAGES), {bounds.max_body_bytes} bytes (MAX_BODY_BYTES) or 1000 responses.",
+        f"(MAX_MESSAGES), {call.most_body_bytes} bytes (MAX_BODY_BYTES) or 1000 responses.",
         param=param,
     )
 
