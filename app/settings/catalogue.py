@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from app.settings.declare import (
     Declaration,
+    Images,
     LogLevel,
     Names,
     Options,
@@ -657,8 +658,13 @@ class Settings(BaseModel):
         help="Take pictures for families of models, too, with which this server was not tested; "
         "without it they are served for text.",
     )
-    media_max_images: int = PICTURES.setting(
-        16, "MEDIA_MAX_IMAGES", ge=1, le=1024, help="Pictures in one request."
+    media_max_images: Images = PICTURES.setting(
+        16,
+        "MEDIA_MAX_IMAGES",
+        "LIMIT_MM_PER_PROMPT",
+        ge=1,
+        le=1024,
+        help="Pictures in one request.",
     )
     media_max_bytes: int = PICTURES.setting(
         10 * 1024 * 1024, "MEDIA_MAX_BYTES", ge=1024, help="Size of one picture's file."

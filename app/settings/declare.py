@@ -42,6 +42,20 @@ def _lowered(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _images(value: object) -> object:
+    """Of vLLM's limits for each kind of content, `image=4,video=0` or `{"image": 4}`, that one."""
+    if not isinstance(value, str) or value.strip().isdecimal():
+        return value
+    if value.lstrip().startswith("{"):
+        limits = json.loads(value)
+    else:
+        limits = dict(part.partition("=")[::2] for part in value.replace(" ", "").split(","))
+    if "image" not in limits:
+        raise ValueError("must be a number, or have one for 'image'")
+    return limits["image"]
+
+
+Images: TypeAlias = Annotated[int, BeforeValidator(_images)]
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Secrets: TypeAlias = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
 Options: TypeAlias = Annotated[dict[str, Any], BeforeValidator(decoded)]

@@ -69,7 +69,6 @@ _GONE_BECAUSE: dict[str, tuple[str, ...]] = {
         "DISABLE_LOGGING_REQUEST",
     ),
     "ENABLE_METRICS switches the statistics": ("DISABLE_LOG_STATS",),
-    "text models take no images": ("LIMIT_MM_PER_PROMPT",),
 }
 GONE: dict[str, str] = {name: why for why, names in _GONE_BECAUSE.items() for name in names}
 """Variables that have no effect here -> why. Setting one logs a warning at the start."""
