@@ -131,6 +131,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     completion_tokens: int
     cached_tokens: int
     reasoning_tokens: int = 0
+    picture_tokens: int = 0
+    """Of the prompts'."""
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):

@@ -28,6 +28,8 @@ DISCONNECTS = Counter(
     "serve_client_disconnects_total", "Clients that disconnected early.", ["phase"]
 )
 PROMPT_TOKENS = Counter("serve_prompt_tokens_total", "Prompt tokens, as the engine counts them.")
+PICTURES = Counter("serve_pictures_total", "Pictures of requests that were seen.")
+PICTURE_TOKENS = Counter("serve_picture_tokens_total", "Prompt tokens that are pictures'.")
 COMPLETION_TOKENS = Counter("serve_completion_tokens_total", "Tokens generated.")
 FINISHED = Counter("serve_choices_finished_total", "Choices that ended.", ["reason"])
 DURATION = Histogram(
@@ -81,6 +83,9 @@ def record(stats: RequestStats) -> None:
     """Record the stats of one request; called once, when it has ended."""
     if stats.prompt_tokens is not None:
         PROMPT_TOKENS.inc(stats.prompt_tokens)
+    if stats.pictures is not None:
+        PICTURES.inc(stats.pictures)
+        PICTURE_TOKENS.inc(stats.picture_tokens or 0)
     if stats.completion_tokens is not None:
         COMPLETION_TOKENS.inc(stats.completion_tokens)
     if stats.finish_reason is not None:

@@ -45,6 +45,8 @@ class RequestStats:
         "first_token",
         "last_token",
         "owner",
+        "picture_tokens",
+        "pictures",
         "prefix",
         "prompt_tokens",
     )
@@ -59,6 +61,8 @@ class RequestStats:
         self.finish_reason: str | None = None
         self.owner = ""
         """As of a dialect's `Call`."""
+        self.pictures: int | None = None
+        self.picture_tokens: int | None = None
         self.prefix: Prefix | None = None
         """None: nothing like its prompt came before."""
 
@@ -85,6 +89,8 @@ class RequestStats:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "cached_tokens": self.cached_tokens,
+            "pictures": self.pictures,
+            "picture_tokens": self.picture_tokens,
             "ttft_ms": None,
             "finish_reason": self.finish_reason,
             **more,

@@ -13,19 +13,22 @@ _ROLES = ("user", "tool")
 
 def check(messages: Sequence[Message], call: Call, *, param: str = "messages") -> None:
     """Of a conversation; `param`: the field that holds it. Raises InvalidRequest."""
-    pictures: list[Picture] = []
-    for message in messages:
-        for part in message.parts:
-            if not isinstance(part, Picture):
-                continue
-            pictures.append(part)
-            if call.model.info.takes_pictures and message.role not in _ROLES:
-                raise InvalidRequest(
-                    f"Invalid value for '{part.param}': pictures are taken in messages of the user "
-                    f"and of tools, and not in one of role '{message.role}'.",
-                    param=part.param,
-                )
-    check_count(pictures, call, param=param)
+    found = [
+        (message, part)
+        for message in messages
+        for part in message.parts
+        if part.__class__ is Picture
+    ]
+    if not found:
+        return
+    check_count([part for _, part in found], call, param=param)
+    for message, part in found:
+        if message.role not in _ROLES:
+            raise InvalidRequest(
+                f"Invalid value for '{part.param}': pictures are taken in messages of the user "
+                f"and of tools, and not in one of role '{message.role}'.",
+                param=part.param,
+            )
 
 
 def check_count(pictures: Sequence[Picture], call: Call, *, param: str = "image_data") -> None:

@@ -33,6 +33,9 @@ class Answer:
         self._request = request
         self._stats = stats
         self._prompt_tokens = [len(job.prompt.ids) for job in jobs]
+        self._picture_tokens = jobs[0].prompt.picture_tokens
+        for job in jobs[1:]:
+            self._picture_tokens += job.prompt.picture_tokens
         self._cached: list[int | None] = [None] * len(jobs)
         """Of each prompt; None until its first chunk."""
         self._reasoning = 0
@@ -92,6 +95,7 @@ class Answer:
             completion_tokens=sum(choice.completion_tokens for choice in self._choices),
             cached_tokens=sum(cached or 0 for cached in self._cached),
             reasoning_tokens=self._reasoning,
+            picture_tokens=self._picture_tokens,
         )
 
 

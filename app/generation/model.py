@@ -89,6 +89,9 @@ class ServedModel:
         if request.scoring is not None:
             lengths = [len(prompt.ids) for prompt in prompts]
             limits.check_scores(request.scoring, lengths, request.n, self._max_prompt_scores)
+        if stats is not None and self._pictures is not None:
+            stats.pictures = sum(len(prompt.pictures) for prompt in prompts)
+            stats.picture_tokens = sum(prompt.picture_tokens for prompt in prompts)
         jobs = [self._job(request, no, rendered) for no, rendered in enumerate(prompts)]
         if request.scoring is not None:
             jobs = self._bounded(jobs, request, request.scoring)

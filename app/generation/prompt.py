@@ -10,7 +10,7 @@ from typing import assert_never
 import msgspec
 
 from app.engine.base import Engine, Rendered
-from app.errors import InvalidRequest, UnsupportedParameter
+from app.errors import InvalidRequest
 from app.generation import limits
 from app.generation.prefixes import place_of
 from app.generation.turns import Turns
@@ -23,11 +23,11 @@ from app.types import (
     Message,
     Prompt,
     Sampling,
+    Text,
     TextPrompt,
     TokenPrompt,
     ToolUse,
     pictures_of,
-    texts,
 )
 
 _INLINE_CHARS = 4_000
@@ -84,7 +84,7 @@ class Preparer:
             chars += (own := _chars(prompt))
             limits.check_chars(own, self._max_chars, self._engine.info, param=prompt.param)
         grammar = request.sampling.grammar
-        if any(map(pictures_of, request.prompts)):
+        if self._pictures is not None and any(map(pictures_of, request.prompts)):
             return [await self._seen(prompt, grammar, chars) for prompt in request.prompts]
         if chars <= _INLINE_CHARS:
             return self._several(request.prompts, grammar)
@@ -100,10 +100,6 @@ class Preparer:
     async def _seen(self, prompt: Prompt, grammar: Grammar | None, chars: int) -> Rendered:
         """A prompt with its pictures."""
         pictures, info = pictures_of(prompt), self._engine.info
-        if pictures and (self._pictures is None or not info.takes_pictures):
-            raise UnsupportedParameter(
-                "This model takes text only: pictures are not supported.", param=pictures[0].param
-            )
         loop = asyncio.get_running_loop()
         async with self._turns.turn(loop.time() + chars / _OVERTAKEN_CHARS_PER_S):
             rendered = await loop.run_in_executor(self._thread, self._marked, prompt, grammar)
@@ -201,8 +197,9 @@ def _chars(prompt: Prompt) -> int:
 
 def _message_chars(message: Message) -> int:
     chars = len(message.reasoning or "")
-    for text in texts(message.parts):
-        chars += len(text)
+    for part in message.parts:
+        if part.__class__ is Text:
+            chars += len(part.text)
     for call in message.calls:
         chars += len(call.id) + len(call.name) + len(call.arguments)
     return chars

@@ -92,7 +92,9 @@ async def stop_profile(request: Request) -> Response:
 
 async def _body(kind: type[AnyBody], request: Request) -> AnyBody:
     serving = serving_of(request)
-    raw = await read_body(request.headers, request.receive, serving.settings)
+    raw = await read_body(
+        request.headers, request.receive, serving.settings, serving.most_body_bytes
+    )
     return read(kind, raw or b"{}", serving.bounds, request.url.path)
 
 

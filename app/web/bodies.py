@@ -20,11 +20,11 @@ async def read_body(
     headers: Headers,
     receive: Receive,
     settings: Settings,
+    max_bytes: int,
     *,
-    pictures: bool = False,
     arrived: Callable[[int], None] | None = None,
 ) -> bytes:
-    """Read the whole body. `pictures`: it may have some. `arrived` gets the size of each piece.
+    """Read the whole body. `arrived` gets the size of each piece.
 
     Raises BodyTooLarge, BodyTimeout, ClientGone, UnsupportedEncoding.
     Every byte that arrives extends the deadline, at MIN_BODY_RATE, up to BODY_TIMEOUT.
@@ -34,7 +34,7 @@ async def read_body(
         raise UnsupportedEncoding(
             "Compressed bodies are not supported; send content-encoding: identity."
         )
-    max_bytes, timeout_s = settings.most_body_bytes(pictures=pictures), settings.body_timeout_s
+    timeout_s = settings.body_timeout_s
     min_rate = settings.min_body_rate
     too_large = BodyTooLarge(f"The request's body is over {max_bytes} bytes (MAX_BODY_BYTES).")
     # Compared as text: Python refuses to read a number of more than 4300 digits, zeros included.

@@ -82,8 +82,8 @@ class Generation:
         state = scope["state"]
         raw: bytes | None
         headers, settings = Headers(scope=scope), self._serving.settings
-        pictures = self._serving.takes_pictures
-        raw = await read_body(headers, receive, settings, pictures=pictures, arrived=ticket.grow)
+        most = self._serving.most_body_bytes
+        raw = await read_body(headers, receive, settings, most, arrived=ticket.grow)
         ticket.arrive()
         connection: Connection = state["connection"]
         with _Watch(connection, ticket, writer, self._serving):

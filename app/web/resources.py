@@ -45,7 +45,7 @@ def _endpoint(resource: Resource) -> Callable[[Request], Awaitable[Response]]:
                     request.headers,
                     request.receive,
                     serving.settings,
-                    pictures=serving.takes_pictures,
+                    serving.most_body_bytes,
                     arrived=ticket.grow,
                 )
         reply = await serving.answering.look_up(

@@ -22,9 +22,11 @@ from app.life.service import Service
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
 from app.settings.bounds import Bounds
-from app.settings.catalogue import Settings
+from app.settings.catalogue import Settings, most_body_bytes
 from app.stats import Gauges, LocalGauges
 from app.store.store import Store
+
+_TEXT_BYTES = most_body_bytes(None, pictures=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +81,11 @@ class Serving:
         return engine, model
 
     @property
-    def takes_pictures(self) -> bool:
+    def most_body_bytes(self) -> int:
         model = self.host.model
-        return model is not None and model.info.takes_pictures
+        if model is not None and model.info.takes_pictures:
+            return self.settings.most_body_bytes(pictures=True)
+        return self.settings.max_body_bytes or _TEXT_BYTES
 
     @cached_property
     def probe(self) -> Probe:

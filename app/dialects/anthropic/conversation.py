@@ -206,8 +206,10 @@ def _blocks(turn: Turn) -> Sequence[Any]:
     return (TextBlock(type="text", text=content),) if isinstance(content, str) else content
 
 
-def _joined(parts: Iterable[str | Picture]) -> tuple[Part, ...]:
+def _joined(parts: Sequence[str | Picture]) -> tuple[Part, ...]:
     """Texts that follow each other as one."""
+    if not [part for part in parts if part.__class__ is Picture]:
+        return (Text("\n".join(parts)),)  # type: ignore[arg-type]
     joined: list[Part] = []
     for is_text, group in groupby(parts, key=lambda part: isinstance(part, str)):
         if is_text:
@@ -217,8 +219,10 @@ def _joined(parts: Iterable[str | Picture]) -> tuple[Part, ...]:
     return tuple(joined)
 
 
-def _parts(blocks: Iterable[_Said]) -> list[str | Picture]:
+def _parts(blocks: Sequence[_Said]) -> list[str | Picture]:
     """Texts and pictures."""
+    if not [block for block in blocks if block.__class__ is Picture]:
+        return [*_texts(blocks)]
     parts: list[str | Picture] = []
     for block in blocks:
         parts += [block] if isinstance(block, Picture) else _texts([block])

@@ -24,7 +24,8 @@ def usage_json(usage: Usage) -> Json:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens}
+        | ({"image_tokens": usage.picture_tokens} if usage.picture_tokens else {}),
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 

@@ -49,7 +49,11 @@ async def test_pictures_are_seen_in_their_places_and_count_as_tokens() -> None:
         assert answer.status_code == 200
         prompt = running.engine.decode(running.engine.calls[0][0])
         assert prompt == "one" + 4 * PICTURE + "two" + 8 * PICTURE
-        assert answer.json()["usage"]["prompt_tokens"] == 3 + 4 + 3 + 8
+        usage = answer.json()["usage"]
+        assert usage["prompt_tokens"] == 3 + 4 + 3 + 8
+        assert usage["prompt_tokens_details"] == {"cached_tokens": 0, "image_tokens": 12}
+        metrics = (await running.client.get("/metrics")).text
+        assert "serve_picture_tokens_total" in metrics
         seen = running.engine.inputs[0]
         assert [(each.width, each.height, each.pixels[:3]) for each in seen] == [
             (56, 56, bytes(RED)), (112, 56, bytes(BLACK)),
