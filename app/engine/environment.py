@@ -57,14 +57,19 @@ class RuntimeDir:
         return logs.last_error_of_child()
 
     def also_remove(self, file: Path) -> None:
-        """Have `remove` remove this file, too, by whichever process it is called."""
+        """Have `remove` remove this file, too, by whichever process it is called. Its name may be a
+        pattern."""
         with self._elsewhere.open("a") as names:
             names.write(f"{file}\n")
 
     def remove(self) -> None:
+        names: list[str] = []
         with contextlib.suppress(OSError):
-            for file in self._elsewhere.read_text().splitlines():
-                Path(file).unlink(missing_ok=True)
+            names = self._elsewhere.read_text().splitlines()
+        for name in map(Path, names):
+            for file in name.parent.glob(name.name):
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -80,7 +80,7 @@ def test_what_another_user_owns_is_not_read(path: Path) -> None:
 def test_the_runtime_folder_removes_what_it_was_told_of(tmp_path: Path) -> None:
     (tmp_path / "runtime").mkdir()
     elsewhere = [tmp_path / "one", tmp_path / "never-made", tmp_path / "two"]
-    for file in elsewhere:
+    for file in (*elsewhere[:2], tmp_path / "t*"):
         RuntimeDir(tmp_path / "runtime").also_remove(file)
     elsewhere[0].touch()
     elsewhere[2].touch()

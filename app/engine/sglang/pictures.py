@@ -20,13 +20,16 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 
+from app.engine import environment
 from app.engine.base import Rendered
 from app.errors import InvalidRequest, Unavailable
 from app.logs.setup import log
@@ -239,6 +242,8 @@ async def processor_of(manager: Any, settings: Settings) -> PictureProcessor | N
                 "MEDIA_UNTESTED=true takes them"
             )
             return None
+    # Of requests that the scheduler has not taken, SGLang leaves them.
+    environment.join().also_remove(Path(f"/dev/shm/sgl_shm_mm_{os.getpid()}_*"))  # noqa: S108
     return await asyncio.to_thread(
         PictureProcessor,
         manager,
