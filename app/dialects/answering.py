@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
@@ -21,6 +22,10 @@ from app.store.store import Store
 
 _LONG_BYTES = 200_000
 """To read such a body takes ten milliseconds and more, and what follows as long again."""
+_LARGE_BYTES = 2**20
+"""Such a body has pictures, and takes up to a tenth of a second: it is read in a thread."""
+_LONG_WORD = re.compile(rb"[A-Za-z0-9+/_=-]{1000,}")
+"""As pictures are written: not for the log."""
 
 
 class Answering:
@@ -53,9 +58,9 @@ class Answering:
         """
         if model is None:
             raise NotReady("The model is not ready yet.")
-        body = read(dialect.body, raw, self._bounds, dialect.path)
         if self._logs_bodies:
-            log.debug("request body", body=raw[: self._logged_bytes].decode(errors="replace"))
+            shown = _LONG_WORD.sub(b"...", raw)[: self._logged_bytes]
+            log.debug("request body", body=shown.decode(errors="replace"))
         stats.owner = owner
         call = Call(
             id=id,
@@ -69,6 +74,9 @@ class Answering:
             stats=stats,
             log_fields=log_fields,
         )
+        if len(raw) >= _LARGE_BYTES:
+            return _apart(dialect, raw, call)
+        body = read(dialect.body, raw, self._bounds, dialect.path)
         return dialect.answer(body, call) if len(raw) < _LONG_BYTES else _later(dialect, body, call)
 
     async def look_up(
@@ -94,6 +102,14 @@ class Answering:
                 background=self._background,
             )
         )
+
+
+async def _apart(dialect: Dialect[Any], raw: bytes, call: Call) -> Reply:
+    """Reads the body in a thread, where other requests have their turn in between."""
+    body = await asyncio.to_thread(read, dialect.body, raw, call.bounds, dialect.path)
+    answer = dialect.answer(body, call)
+    del raw, body, call  # as in `Dialect.answer`
+    return await answer
 
 
 async def _later(dialect: Dialect[Any], body: Any, call: Call) -> Reply:

@@ -6,6 +6,7 @@ Two implementations: `engine/sglang/` runs a model, `engine/scripted.py` plays a
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol
 
@@ -53,10 +54,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     caches_prefixes: bool = True
     """What prompts begin with is read only once."""
     takes_pictures: bool = False
-    picture_marker: str = ""
+    picture_pattern: re.Pattern[str] | None = None
     """What stands in a prompt for one picture."""
     picture_markers: tuple[str, ...] = ()
-    """Texts that mean a picture, or a part of one, to the model."""
+    """Texts that mean a picture, or a part of one, to the model, and other kinds of media."""
     fills_middle: bool = False
     """It was trained to fill a gap in a text."""
     embedding_size: int | None = None
@@ -93,6 +94,13 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     """The next chunk has more of `prompt`. Not of an engine's: generation/pieces.py cuts it."""
 
 
+class PictureInputs(Protocol):
+    """What an engine has made of the pictures of a prompt: it may be tens of megabytes."""
+
+    def drop(self) -> None:
+        """Let go of them: the engine has them."""
+
+
 class Rendered(msgspec.Struct, frozen=True):
     """A prompt as token ids, and what follows from it for the answer."""
 
@@ -113,8 +121,8 @@ class Rendered(msgspec.Struct, frozen=True):
     """The request's pictures in the order in which the prompt has them."""
     picture_tokens: int = 0
     """Of `ids`."""
-    inputs: Any = None
-    """What the engine needs of the pictures, for itself alone."""
+    inputs: PictureInputs | None = None
+    """What the engine needs of the pictures."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,7 +141,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool = False
     """The answer is not read as it comes: it may come in few chunks, the first of them still at the
     first token."""
-    inputs: Any = None
+    inputs: PictureInputs | None = None
     """As of `Rendered`."""
 
 

@@ -34,6 +34,13 @@ PICTURE = "\ufffc"
 _PIXELS_OF_TOKEN = 28 * 28
 
 
+class SeenPictures(list[Decoded]):
+    """Those of one prompt."""
+
+    def drop(self) -> None:
+        """What has been asked is looked at by tests."""
+
+
 class ScriptedEngine:
     """Plays `script(choice)` for every choice of every request."""
 
@@ -90,7 +97,8 @@ class ScriptedEngine:
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         ids = self._ids(chat)
-        return Rendered(ids, grammar=grammar, pictures=tuple(range(ids.count(ord(PICTURE)))))
+        order = tuple(range(ids.count(ord(PICTURE))))
+        return Rendered(ids, grammar=grammar, text=self.decode(ids), pictures=order)
 
     def _ids(self, chat: ChatPrompt) -> list[int]:
         parts = [part for turn in chat.messages for part in turn.parts]
@@ -107,7 +115,8 @@ class ScriptedEngine:
         for id in rendered.ids:
             ids += [id] * (next(counts) if id == ord(PICTURE) else 1)
         more = len(ids) - len(rendered.ids) + len(pictures)
-        return msgspec.structs.replace(rendered, ids=ids, picture_tokens=more, inputs=pictures)
+        inputs = SeenPictures(pictures)
+        return msgspec.structs.replace(rendered, ids=ids, picture_tokens=more, inputs=inputs)
 
     def steps(self, question: Question, choice: int) -> Iterable[Step]:
         """The script of one choice."""

@@ -7,22 +7,13 @@ the dialects' bodies.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from app.engine.base import EngineInfo
 from app.errors import ContextLengthExceeded, InvalidRequest
-from app.types import (
-    ChatPrompt,
-    GenerationRequest,
-    Prompt,
-    Sampling,
-    Scoring,
-    TextPrompt,
-    texts,
-)
+from app.types import GenerationRequest, Sampling, Scoring
 
 
 def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
@@ -75,44 +66,25 @@ def check_ids(ids: Sequence[int], info: EngineInfo, *, param: str) -> None:
         )
 
 
-def check_markers(prompt: Prompt, info: EngineInfo) -> None:
-    """Beside pictures no text may have what marks one to the model: some would end the engine. A
-    plain text has one for each picture, and no other.
+def check_markers(text: str, pictures: int, info: EngineInfo, *, param: str) -> None:
+    """The prompt must have one marker for each picture, and no other: some would end the engine.
 
+    `text`: as the model reads it, so that no part of a marker can hide in a part of a message.
     Raises InvalidRequest.
     """
-    written = "\0".join(_written(prompt))
-    if isinstance(prompt, TextPrompt) and prompt.pictures:
-        count = prompt.text.count(info.picture_marker) if info.picture_marker else 0
-        if count != len(prompt.pictures):
-            raise InvalidRequest(
-                f"Invalid value for '{prompt.param}': it has {count} times "
-                f"'{info.picture_marker}', which marks a picture to this model, for "
-                f"{len(prompt.pictures)} pictures.",
-                param=prompt.param,
-            )
-        written = prompt.text.replace(info.picture_marker, "\0")
-    for marker in info.picture_markers:
-        if marker in written:
-            raise InvalidRequest(
-                f"Invalid value for '{prompt.param}': beside pictures no text may have '{marker}', "
-                "which marks one to this model.",
-                param=prompt.param,
-            )
-
-
-def _written(prompt: Prompt) -> Iterator[str]:
-    """All that the client writes into a conversation."""
-    if not isinstance(prompt, ChatPrompt):
+    if info.picture_pattern is None:
         return
-    for message in prompt.messages:
-        yield from texts(message.parts)
-        yield message.reasoning or ""
-        yield message.name or ""
-        for call in message.calls:
-            yield from (call.id, call.name, call.arguments)
-    for tool in prompt.tool_use.tools if prompt.tool_use else ():
-        yield from (tool.name, tool.description or "", json.dumps(tool.parameters))
+    count = sum(1 for _ in info.picture_pattern.finditer(text))
+    rest = info.picture_pattern.sub("\0", text)
+    other = next((marker for marker in info.picture_markers if marker in rest), None)
+    if count == pictures and other is None:
+        return
+    which = f"'{other}'" if other is not None else f"{count} such texts for {pictures} pictures"
+    raise InvalidRequest(
+        f"Invalid value for '{param}': beside pictures a prompt may have no text that marks one to "
+        f"this model, but in the place of each; it has {which}.",
+        param=param,
+    )
 
 
 def check_chars(chars: int, longest: int, info: EngineInfo, *, param: str) -> None:

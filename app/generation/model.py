@@ -8,7 +8,7 @@ This is the whole way of a request between a dialect and the engine, on one scre
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 import msgspec
 
@@ -85,44 +85,60 @@ class ServedModel:
         (or cancelling its consumer) aborts the request in the engine and frees its room.
         """
         limits.check_sampling(request.sampling, self.info)
-        prompts = await self._preparer.prepare(request)
+        hold = AsyncExitStack() if self._pictures is not None else None
+        try:
+            jobs = await self._jobs(request, stats, hold)
+            # Megabytes of text that is not needed while the engine answers.
+            request = msgspec.structs.replace(request, prompts=())
+            share = self._gate.sequences.of_one_request()
+            answer = Answer(request, jobs, stats)
+            most = self._gate.sequences.share
+            if len(jobs) == 1 and request.n <= most:
+                # Nearly always; each generator on the way costs every token.
+                async with (
+                    share.room(request.n),
+                    aclosing(self._stream(request, jobs[0], request.id, request.n)) as chunks,
+                ):
+                    async for chunk in chunks:
+                        if hold is not None:  # the engine has the pictures
+                            await hold.aclose()
+                            hold = None
+                        yield answer.beat((chunk,))
+            else:
+                streams = [
+                    (first, self._in_room(share, request, jobs[first // request.n], first, choices))
+                    for first, choices in parts(len(jobs), request.n, most)
+                ]
+                async with aclosing(merge(streams)) as batches:
+                    async for batch in batches:
+                        yield answer.beat(batch)
+        finally:
+            if hold is not None:
+                await hold.aclose()
+        if not answer.complete:
+            raise InternalError("The engine ended this request without finishing it.")
+
+    async def _jobs(
+        self, request: GenerationRequest, stats: RequestStats | None, hold: AsyncExitStack | None
+    ) -> list[Job]:
+        """What the engine is asked. `hold`: as of `Preparer.prepare`."""
+        prompts = await self._preparer.prepare(request, hold)
         if request.scoring is not None:
             lengths = [len(prompt.ids) for prompt in prompts]
             limits.check_scores(request.scoring, lengths, request.n, self._max_prompt_scores)
-        if stats is not None and self._pictures is not None:
-            stats.pictures = sum(len(prompt.pictures) for prompt in prompts)
-            stats.picture_tokens = sum(prompt.picture_tokens for prompt in prompts)
+        if stats is not None and hold is not None:
+            stats.pictures = sum(len(prompt.pictures) for prompt in prompts) or None
+            stats.picture_tokens = sum(prompt.picture_tokens for prompt in prompts) or None
         jobs = [self._job(request, no, rendered) for no, rendered in enumerate(prompts)]
         if request.scoring is not None:
             jobs = self._bounded(jobs, request, request.scoring)
         for no, job in enumerate(jobs):
             if (grammar := job.sampling.grammar) is not None:
                 jobs[no] = job.constrained(await self.grammars.check(grammar))
-        if stats is not None and len(jobs) == 1 and len(prompts[0].ids) >= LEAST_TOKENS:
+        compared = len(jobs) == 1 and not prompts[0].pictures  # whose tokens are all the same
+        if stats is not None and compared and len(prompts[0].ids) >= LEAST_TOKENS:
             stats.prefix = await self._compared(request, prompts[0].ids, stats.owner)
-        # Megabytes of text that is not needed while the engine answers.
-        request = msgspec.structs.replace(request, prompts=())
-        share = self._gate.sequences.of_one_request()
-        answer = Answer(request, jobs, stats)
-        most = self._gate.sequences.share
-        if len(jobs) == 1 and request.n <= most:
-            # Nearly always; each generator on the way costs every token.
-            async with (
-                share.room(request.n),
-                aclosing(self._stream(request, jobs[0], request.id, request.n)) as chunks,
-            ):
-                async for chunk in chunks:
-                    yield answer.beat((chunk,))
-        else:
-            streams = [
-                (first, self._in_room(share, request, jobs[first // request.n], first, choices))
-                for first, choices in parts(len(jobs), request.n, most)
-            ]
-            async with aclosing(merge(streams)) as batches:
-                async for batch in batches:
-                    yield answer.beat(batch)
-        if not answer.complete:
-            raise InternalError("The engine ended this request without finishing it.")
+        return jobs
 
     async def _compared(
         self, request: GenerationRequest, ids: Sequence[int], owner: str

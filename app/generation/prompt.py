@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import assert_never
 
 import msgspec
@@ -77,15 +78,20 @@ class Preparer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt")
         self._turns = Turns()
 
-    async def prepare(self, request: GenerationRequest) -> list[Rendered]:
-        """Raises InvalidRequest: a template that refuses, ids outside the vocabulary, too much."""
+    async def prepare(
+        self, request: GenerationRequest, hold: AsyncExitStack | None = None
+    ) -> list[Rendered]:
+        """Raises InvalidRequest: a template that refuses, ids outside the vocabulary, too much.
+
+        What pictures take counts as long as `hold` is open. None: there are no pictures.
+        """
         chars = 0
         for prompt in request.prompts:
             chars += (own := _chars(prompt))
             limits.check_chars(own, self._max_chars, self._engine.info, param=prompt.param)
         grammar = request.sampling.grammar
-        if self._pictures is not None and any(map(pictures_of, request.prompts)):
-            return [await self._seen(prompt, grammar, chars) for prompt in request.prompts]
+        if hold is not None and any(map(pictures_of, request.prompts)):
+            return [await self._seen(prompt, grammar, chars, hold) for prompt in request.prompts]
         if chars <= _INLINE_CHARS:
             return self._several(request.prompts, grammar)
         loop = asyncio.get_running_loop()
@@ -97,12 +103,14 @@ class Preparer:
                 rendered += await work
         return rendered
 
-    async def _seen(self, prompt: Prompt, grammar: Grammar | None, chars: int) -> Rendered:
+    async def _seen(
+        self, prompt: Prompt, grammar: Grammar | None, chars: int, hold: AsyncExitStack
+    ) -> Rendered:
         """A prompt with its pictures."""
         pictures, info = pictures_of(prompt), self._engine.info
         loop = asyncio.get_running_loop()
         async with self._turns.turn(loop.time() + chars / _OVERTAKEN_CHARS_PER_S):
-            rendered = await loop.run_in_executor(self._thread, self._marked, prompt, grammar)
+            rendered = await loop.run_in_executor(self._thread, self._one, prompt, grammar)
         if self._pictures is None or not pictures:
             return rendered
         if sorted(rendered.pictures) != [*range(len(pictures))]:
@@ -110,6 +118,7 @@ class Preparer:
                 "The model's chat template has no place for all pictures of this conversation.",
                 param=pictures[0].param,
             )
+        limits.check_markers(rendered.text, len(pictures), info, param=prompt.param)
 
         def check(sizes: list[tuple[int, int]]) -> None:
             tokens = self._engine.picture_tokens(sizes)
@@ -118,8 +127,11 @@ class Preparer:
                 length = len(rendered.ids) - len(tokens) + sum(tokens)
                 limits.check_length(length, info, self._limit, param=prompt.param)
 
-        async with self._pictures.decoded(pictures, check) as decoded:
-            return await self._engine.see(rendered, decoded, param=pictures[0].param)
+        decoded = await self._pictures.decoded(pictures, check, hold)
+        seen = await self._engine.see(rendered, decoded, param=pictures[0].param)
+        if seen.inputs is not None:
+            hold.callback(seen.inputs.drop)
+        return seen
 
     async def place(self, at: int, ids: Sequence[int], prompt: Prompt) -> str:
         """As `place_of`, in the thread."""
@@ -133,11 +145,8 @@ class Preparer:
     async def ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Only the token ids."""
         request = GenerationRequest(id="", prompts=tuple(prompts), sampling=Sampling())
-        return [rendered.ids for rendered in await self.prepare(request)]
-
-    def _marked(self, prompt: Prompt, grammar: Grammar | None) -> Rendered:
-        limits.check_markers(prompt, self._engine.info)
-        return self._one(prompt, grammar)
+        async with AsyncExitStack() as hold:
+            return [rendered.ids for rendered in await self.prepare(request, hold)]
 
     def _several(self, prompts: Sequence[Prompt], grammar: Grammar | None) -> list[Rendered]:
         return [self._one(prompt, grammar) for prompt in prompts]

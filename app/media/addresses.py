@@ -21,7 +21,7 @@ def _networks(*ranges: str) -> tuple[Network, ...]:
 _LOCAL = _networks(
     "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32",
     "192.0.0.192/32", "100.100.100.200/32", "168.63.129.16/32",
-    "::/127", "fe80::/10", "fec0::/10", "ff00::/8", "fd00:ec2::254/128", "fd20:ce::254/128",
+    "::/127", "fe80::/10", "fec0::/10", "ff00::/8", "fd00:ec2::/32", "fd20:ce::254/128",
 )  # fmt: skip
 """This machine, its links, its cloud's metadata servers, groups."""
 _PRIVATE = _networks(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,9 +16,10 @@ from app.media.picture import Bounds, Decoded
 from app.trials.process import TrialProcess
 
 T = TypeVar("T")
-_MEASURE_CPU_S = 0.1
-_DECODE_CPU_S = 3.0
-"""Of the largest picture, a WEBP of 16 megapixels, it takes 0.8 s."""
+_CPU_S = 0.2
+"""Of any picture, and beside that:"""
+_CPU_S_PER_BYTE, _CPU_S_PER_PIXEL = 5e-8, 2e-7
+"""A WEBP of 16 megapixels takes 0.8 s."""
 
 
 class _Slot:
@@ -29,7 +29,9 @@ class _Slot:
         self.encoded, self.pixels = (os.memfd_create(name) for name in ("encoded", "pixels"))
         setup = msgspec.json.encode(Setup(bounds, self.encoded, self.pixels))
         fds = (self.encoded, self.pixels)
-        self.process = TrialProcess("app.media.worker", setup, tries="pictures", pass_fds=fds)
+        self.process = TrialProcess(
+            "app.media.worker", setup, tries="pictures", pass_fds=fds, restarts=False
+        )
 
     def write(self, data: bytes) -> None:
         os.truncate(self.encoded, 0)
@@ -52,44 +54,82 @@ class _Slot:
 
 
 class Decoder:
+    """What has begun is done, though its request has ended: to start a process takes longer."""
+
     def __init__(self, bounds: Bounds, *, processes: int) -> None:
-        self._slots = [_Slot(bounds) for _ in range(processes)]
+        self._bounds = bounds
+        self._slots = {_Slot(bounds) for _ in range(processes)}
         self._idle: asyncio.LifoQueue[_Slot] = asyncio.LifoQueue()
         for slot in self._slots:
             self._idle.put_nowait(slot)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="pictures")
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def warm_up(self) -> None:
-        self._slots[-1].process.start()
+        next(iter(self._slots)).process.start()
 
     async def measure(self, data: bytes, *, param: str) -> tuple[int, int]:
         """Width and height, as it will be seen. Raises InvalidRequest, Unavailable."""
-        async with self._slot() as slot:
+
+        async def measured(slot: _Slot) -> tuple[int, int]:
             await self._in_thread(lambda: slot.write(data))
-            seen = await _look(slot, Look(len(data)), _MEASURE_CPU_S, param)
-        return seen.width, seen.height
+            seen = await _look(slot, Look(len(data)), self._cpu_s(data), param)
+            return seen.width, seen.height
+
+        return await self._with_slot(measured)
 
     async def decode(self, data: bytes, *, longest: int | None, param: str) -> Decoded:
         """As `decode.decode`. Raises InvalidRequest, Unavailable."""
-        async with self._slot() as slot:
+
+        async def decoded(slot: _Slot) -> Decoded:
             await self._in_thread(lambda: slot.write(data))
-            seen = await _look(slot, Look(len(data), True, longest), _DECODE_CPU_S, param)
+            look = Look(len(data), True, longest)
+            cpu_s = self._cpu_s(data) + self._bounds.max_pixels * _CPU_S_PER_PIXEL
+            seen = await _look(slot, look, cpu_s, param)
             size = seen.width * seen.height * 3
-            pixels = await self._in_thread(lambda: slot.read(size))
-        return Decoded(seen.width, seen.height, pixels, bytes.fromhex(seen.identity))
+            return Decoded(seen.width, seen.height, await self._in_thread(lambda: slot.read(size)))
+
+        return await self._with_slot(decoded)
 
     async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*[slot.close() for slot in self._slots])
         self._threads.shutdown(wait=False)
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[_Slot]:
+    async def _with_slot(self, work: Callable[[_Slot], Coroutine[Any, Any, T]]) -> T:
         slot = await self._idle.get()
+        task = asyncio.create_task(self._in_slot(slot, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
-            yield slot
-        finally:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+
+    async def _in_slot(self, slot: _Slot, work: Callable[[_Slot], Coroutine[Any, Any, T]]) -> T:
+        try:
+            result = await work(slot)
             slot.empty()
+        except InvalidRequest:
+            slot.empty()
+            raise
+        except BaseException:
+            # Its process may still have its files: no other picture comes there.
+            self._slots.discard(slot)
+            await slot.close()
+            slot = _Slot(self._bounds)
+            self._slots.add(slot)
+            raise
+        finally:
             self._idle.put_nowait(slot)
+        return result
+
+    @staticmethod
+    def _cpu_s(data: bytes) -> float:
+        return _CPU_S + len(data) * _CPU_S_PER_BYTE
 
     async def _in_thread(self, do: Callable[[], T]) -> T:
         """It is over when this returns or raises: the file is the next one's then."""

@@ -49,7 +49,7 @@ class Fetcher:
         """`hosts`: names, `.example.com` for all below it, `*` for every public host. One that is
         named may be on a private network, and with `name:port` at another port. `timeout_s`: for
         one picture, redirects included. `lookup`, `network`: others than the system's."""
-        self._hosts = {host.lower() for host in hosts}
+        self._hosts = {_ascii(host) for host in hosts}
         self._schemes = ("https", "http") if plain_http else ("https",)
         self._max_bytes, self._timeout_s = max_bytes, timeout_s
         self._lookup = lookup or _addresses
@@ -96,7 +96,7 @@ class Fetcher:
             raise _invalid(f"must be at a URL with {' or '.join(self._schemes)}")
         if parsed.userinfo or not _HOST.fullmatch(parsed.raw_host):
             raise _invalid("must be at a URL with a host, and without a user")
-        if not self._is_allowed(parsed.host, parsed.port or _PORTS[parsed.scheme]):
+        if not self._is_allowed(parsed.raw_host.decode(), parsed.port or _PORTS[parsed.scheme]):
             raise _invalid("is at a host or port from which none are fetched (MEDIA_HOSTS)")
         return parsed
 
@@ -217,3 +217,13 @@ async def _addresses(host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(each[4][0]) for each in found]
+
+
+def _ascii(host: str) -> str:
+    """As URLs have it: `*`, `.example.com`, `name`, `name:port`."""
+    dot = "." if host.startswith(".") else ""
+    name, colon, port = host.removeprefix(".").partition(":")
+    try:
+        return f"{dot}{httpx.URL(scheme='https', host=name).raw_host.decode()}{colon}{port}".lower()
+    except (httpx.InvalidURL, ValueError):  # `*`
+        return host.lower()

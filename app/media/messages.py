@@ -30,5 +30,3 @@ class Seen(msgspec.Struct, omit_defaults=True):
     reason: str = ""
     width: int = 0
     height: int = 0
-    identity: str = ""
-    """Hexadecimal; only of one that was decoded."""

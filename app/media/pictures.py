@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from app.media import sources
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from app.media.fetch import Fetcher
 
 T = TypeVar("T")
-_FETCHES = 16
-"""At a time."""
+_FETCHES = 32
+"""Files at a time, until they are decoded."""
 _LOW_DETAIL = 512
 """Pixels of the longest side."""
 
@@ -47,7 +47,7 @@ class Pictures:
                 max_bytes=settings.media_max_bytes,
                 timeout_s=settings.media_fetch_timeout_s,
             )
-        self._fetches = asyncio.Semaphore(_FETCHES)
+        self._fetched = _Room(_FETCHES)
         self._room = _Room(settings.media_max_pixels_in_flight)
 
     def warm_up(self) -> None:
@@ -59,11 +59,13 @@ class Pictures:
         if self._fetcher is not None:
             await self._fetcher.close()
 
-    @asynccontextmanager
     async def decoded(
-        self, pictures: Sequence[Picture], check: Callable[[list[tuple[int, int]]], None]
-    ) -> AsyncIterator[list[Decoded]]:
-        """The pictures, in their order; their pixels count as long as the context is entered.
+        self,
+        pictures: Sequence[Picture],
+        check: Callable[[list[tuple[int, int]]], None],
+        hold: AsyncExitStack,
+    ) -> list[Decoded]:
+        """The pictures, in their order; their pixels count as long as `hold` is open.
 
         `check` gets the widths and heights, before anything is decoded. Raises ServeError.
         """
@@ -73,52 +75,53 @@ class Pictures:
         once = {(each.url, each.detail): each for each in reversed(pictures)}
         places = {key: no for no, key in enumerate(once)}
         ways = [places[each.url, each.detail] for each in pictures]
-        files = await _all(self._file(each) for each in once.values())
-        measures = [
-            self._decoder.measure(file, param=each.param)
-            for each, file in zip(once.values(), files, strict=True)
-        ]
-        sizes = [
-            _reduced(size, each)
-            for each, size in zip(once.values(), await _all(measures), strict=True)
-        ]
-        check([sizes[way] for way in ways])
-        async with self._room.of(sum(width * height for width, height in sizes)):
+        remote = sum(not each.url.startswith("data:") for each in once.values())
+        async with self._fetched.of(remote):
+            files = await _all(self._file(each) for each in once.values())
+            each_size = await _all(
+                self._decoder.measure(file, param=each.param)
+                for each, file in zip(once.values(), files, strict=True)
+            )
+            sizes = [
+                _reduced(size, each) for each, size in zip(once.values(), each_size, strict=True)
+            ]
+            check([sizes[way] for way in ways])
+            pixels = sum(sizes[way][0] * sizes[way][1] for way in ways)
+            await hold.enter_async_context(self._room.of(pixels))
             found = await _all(
                 self._decoder.decode(file, longest=_longest(each), param=each.param)
                 for each, file in zip(once.values(), files, strict=True)
             )
             del files
-            yield [found[way] for way in ways]
+        return [found[way] for way in ways]
 
     async def _file(self, picture: Picture) -> bytes:
         if picture.url.startswith("data:"):
             return await asyncio.to_thread(sources.file_of, picture, max_bytes=self._max_bytes)
         assert self._fetcher is not None
-        async with self._fetches:
-            return await sources.fetched(picture, self._fetcher)
+        return await sources.fetched(picture, self._fetcher)
 
 
 class _Room:
-    """For so many pixels at a time; in the order of arrival."""
+    """For so many at a time; in the order of arrival. One request always fits."""
 
-    def __init__(self, pixels: int) -> None:
-        self._pixels = self._free = pixels
+    def __init__(self, most: int) -> None:
+        self._most = self._free = most
         self._turn = asyncio.Lock()
         self._freed = asyncio.Event()
 
     @asynccontextmanager
-    async def of(self, pixels: int) -> AsyncIterator[None]:
-        pixels = min(pixels, self._pixels)
+    async def of(self, count: int) -> AsyncIterator[None]:
+        count = min(count, self._most)
         async with self._turn:
-            while self._free < pixels:
+            while self._free < count:
                 self._freed.clear()
                 await self._freed.wait()
-            self._free -= pixels
+            self._free -= count
         try:
             yield
         finally:
-            self._free += pixels
+            self._free += count
             self._freed.set()
 
 

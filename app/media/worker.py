@@ -45,7 +45,7 @@ def _seen(setup: Setup, look: Look) -> Seen:
     written, pixels = 0, memoryview(decoded.pixels)
     while written < len(pixels):
         written += os.pwrite(setup.write_fd, pixels[written:], written)
-    return Seen(None, "", decoded.width, decoded.height, decoded.identity.hex())
+    return Seen(None, "", decoded.width, decoded.height)
 
 
 def memory_bytes(setup: Setup) -> int:

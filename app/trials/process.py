@@ -6,6 +6,8 @@ It is started before it is needed, and again after each end.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,10 +30,18 @@ class TrialProcess:
     """Does one task at a time."""
 
     def __init__(
-        self, module: str, setup: bytes, *, tries: str, pass_fds: Sequence[int] = ()
+        self,
+        module: str,
+        setup: bytes,
+        *,
+        tries: str,
+        pass_fds: Sequence[int] = (),
+        restarts: bool = True,
     ) -> None:
         """`module`: whose main function is worker.py's `serve`. `setup`: one line. `tries`: what,
-        in the plural, for the log and for clients. `pass_fds`: what it inherits."""
+        in the plural, for the log and for clients. `pass_fds`: what it inherits. `restarts`: at
+        once, when it had to be killed."""
+        self._restarts = restarts
         self._module, self._setup = module, setup
         self._tries = tries
         self._pass_fds = pass_fds
@@ -70,10 +80,9 @@ class TrialProcess:
         finally:
             if not answered:  # its next answer would be of this task
                 self._process = None
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-                self.start()
+                await _kill(process)
+                if self._restarts:
+                    self.start()
         return outcome
 
     async def close(self) -> None:
@@ -81,9 +90,8 @@ class TrialProcess:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
         process, self._process = self._process, None
-        if process is not None and process.returncode is None:
-            process.kill()
-            await process.wait()
+        if process is not None:
+            await _kill(process)
 
     async def _ask(self, process: asyncio.subprocess.Process, task: Task) -> Outcome:
         assert process.stdin is not None
@@ -126,6 +134,7 @@ class TrialProcess:
             env=without_secrets(),  # it reads what clients send
             limit=_LINE_BYTES,
             pass_fds=self._pass_fds,
+            start_new_session=True,  # so that it can be killed with its child
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -138,9 +147,7 @@ class TrialProcess:
                     self._unusable = Unusable(reason)
                     raise self._unusable
         except BaseException:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+            await _kill(process)
             raise
         self._process = process
 
@@ -155,3 +162,13 @@ class TrialProcess:
             log.warning(f"{self._tries} are refused", reason=str(error))
         elif isinstance(error, OSError | TimeoutError):
             log.warning(f"{self._tries} cannot be tried", error=repr(error))
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """With the child that does its task."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+    await process.wait()

@@ -29,3 +29,12 @@ async def test_bodies_are_logged_at_level_debug_up_to_their_bound(
         assert "a telling text" in bodies[0]
     else:
         assert [len(body) for body in bodies] == [length] * bool(length)
+
+
+async def test_no_picture_is_logged() -> None:
+    async with serve(ScriptedEngine("x"), LOG_LEVEL="debug") as running:
+        with capture_logs() as lines:
+            await running.chat("data:image/png;base64," + "QUJD" * 1000)
+    (body,) = [line["body"] for line in lines if line["event"] == "request body"]
+    assert "QUJD" not in body
+    assert "data:image/png;base64,..." in body

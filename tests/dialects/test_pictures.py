@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -132,13 +133,17 @@ async def test_a_message_refuses_what_is_no_picture_by_the_path_that_claude_code
         assert answer.json()["error"]["message"] == said
 
 
+def _marked() -> ScriptedEngine:
+    return seeing(picture_pattern=re.compile(PICTURE), picture_markers=(PICTURE, "<pad>"))
+
+
 async def generate(running: Running, text: Any, image_data: Any) -> Any:
     return await running.client.post("/generate", json={"text": text, "image_data": image_data})
 
 
 async def test_sglangs_own_api_takes_pictures_where_the_text_has_the_models_marker() -> None:
     bare = url().partition(",")[2]
-    async with serve(seeing(picture_marker=PICTURE, picture_markers=(PICTURE, "<pad>"))) as running:
+    async with serve(_marked()) as running:
         for one in (url(), bare, [url()], [[url()]]):
             assert (await generate(running, f"a{PICTURE}b", one)).status_code == 200
             assert prompt(running) == "a" + 4 * PICTURE + "b"
@@ -168,7 +173,7 @@ async def test_sglangs_own_api_takes_pictures_where_the_text_has_the_models_mark
 async def test_sglangs_own_api_refuses_what_is_no_picture_or_has_no_place(
     text: Any, pictures: Any, param: str
 ) -> None:
-    async with serve(seeing(picture_marker=PICTURE, picture_markers=(PICTURE, "<pad>"))) as running:
+    async with serve(_marked()) as running:
         answer = await generate(running, text, pictures)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
         assert "root:" not in answer.text

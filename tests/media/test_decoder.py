@@ -35,7 +35,7 @@ async def test_a_picture_is_measured_and_decoded(decoder: Decoder) -> None:
     assert whole.pixels == bytes(RED) * 400 * 300
     small = await decoder.decode(data, longest=100, param=PARAM)
     assert (small.width, small.height) == (100, 75)
-    assert len({whole.identity, small.identity}) == 2
+    assert whole.identity() != small.identity()
 
 
 async def test_several_at_once_are_each_their_own(decoder: Decoder) -> None:
@@ -65,7 +65,7 @@ async def test_one_that_takes_too_long_is_given_up(
 ) -> None:
     large = encoded(NOISE.resize((4000, 4000)), "WEBP")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "_DECODE_CPU_S", 0.05)
+        patch.setattr(decoding, "_CPU_S_PER_PIXEL", 0.0)
         with pytest.raises(InvalidRequest, match="takes too long"):
             await decoder.decode(large, longest=None, param=PARAM)
     assert (await decoder.decode(encoded(NOISE), longest=None, param=PARAM)).width == 300
@@ -81,10 +81,14 @@ async def test_a_process_that_ends_costs_one_request(decoder: Decoder) -> None:
     await eventually(lambda: bool(psutil.Process(pid).children()))
     (child,) = psutil.Process(pid).children()
     child.suspend()  # it would answer all the same
+    before = {slot.pixels for slot in decoder._slots}
     os.kill(pid, signal.SIGKILL)
     child.kill()
     with pytest.raises(Unavailable):
         await large
+    # Another file: what is left of that process cannot write into the next picture.
+    assert len(decoder._slots) == 2
+    assert before != {slot.pixels for slot in decoder._slots} or child.status() == "zombie"
     for _ in range(3):
         assert (await decoder.decode(picture, longest=None, param=PARAM)).width == 300
 
@@ -106,7 +110,9 @@ async def test_a_decoder_that_crashes_costs_its_picture(decoder: Decoder) -> Non
 
 async def test_a_client_that_leaves_takes_its_picture_along(decoder: Decoder) -> None:
     large = encoded(NOISE.resize((4000, 4000)), "WEBP")
+    pids = set()
     for _ in range(3):
+        pids |= {slot.process.pid for slot in decoder._slots if slot.process.pid is not None}
         leaving = [
             asyncio.create_task(decoder.decode(large, longest=None, param=PARAM)) for _ in range(4)
         ]
@@ -118,6 +124,8 @@ async def test_a_client_that_leaves_takes_its_picture_along(decoder: Decoder) ->
         async with asyncio.timeout(30):
             seen = await decoder.decode(small, longest=None, param=PARAM)
         assert seen.pixels == bytes(RED) * 40 * 30
+    # What has begun is done: to start a process anew would take longer.
+    assert {slot.process.pid for slot in decoder._slots if slot.process.pid is not None} >= pids
 
 
 async def test_the_processes_know_no_secret(

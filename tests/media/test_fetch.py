@@ -146,6 +146,11 @@ async def test_plain_http_is_not_spoken_unless_allowed() -> None:
         ([".example.com"], "http://aexample.com/", False),
         ([".example.com"], "http://example.com.evil.org/", False),
         (["*"], "http://example.com:8080/", False),
+        (["bücher.example"], "http://bücher.example/", True),
+        (["bücher.example"], "http://xn--bcher-kva.example/", True),
+        (["xn--bcher-kva.example"], "http://bücher.example/", True),
+        ([".bücher.example"], "http://a.bücher.example/", True),
+        (["*"], "http://xn--a/", True),
         ([], "http://example.com/", False),
     ],
 )

@@ -20,7 +20,7 @@ from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question
 from app.engine.sglang.endings import aborted, refused
 from app.engine.sglang.exchange import Exchange, Pending
 from app.engine.sglang.infill import Infill
-from app.engine.sglang.pictures import GREY, WARM_UP, PictureProcessor, discard
+from app.engine.sglang.pictures import GREY, WARM_UP, PictureProcessor, discard, prepare
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.pulse import Pulse, read_loads
 from app.engine.sglang.readers import ENDED_BY_ANY_MARKER
@@ -119,7 +119,7 @@ class SGLangEngine:
             bounds_thinking=renderer.reasoning_parser not in ENDED_BY_ANY_MARKER,
             caches_prefixes=not args["disable_radix_cache"],
             takes_pictures=self._pictures is not None,
-            picture_marker=self._pictures.marker if self._pictures is not None else "",
+            picture_pattern=self._pictures.pattern if self._pictures is not None else None,
             picture_markers=self._pictures.markers if self._pictures is not None else (),
             fills_middle=self._infill is not None,
             embedding_size=pools.size if pools else None,
@@ -191,14 +191,14 @@ class SGLangEngine:
         cached: int | None = None
         media: list[Any] = []
         try:
-            if question.inputs is not None:
-                media = await question.inputs.copies(choices + (choices > 1))
             if choices == 1:
+                await prepare(question.inputs, media)
                 pending.append(exchange.ask(id, question, params, inbox, media=media))
             else:
                 cached = await self._read_once(id, question, params, media)
                 for choice in range(choices):
                     # One by one: if one is refused, those asked before it must be aborted.
+                    await prepare(question.inputs, media)
                     each = f"{id}-{choice:04}"
                     request = exchange.ask(each, question, params, inbox, choice, media=media)
                     pending.append(request)
@@ -229,6 +229,7 @@ class SGLangEngine:
         Returns how many of its tokens were cached before; the choices report all of them.
         """
         inbox = self._exchange.inbox()
+        await prepare(question.inputs, media)
         request = self._exchange.ask(
             f"{id}-once",
             question,
@@ -355,7 +356,10 @@ class SGLangEngine:
     async def _see_first(self) -> None:
         """A model that cannot be shown a picture is served for text."""
         try:
-            rendered = await self.see(self.render(WARM_UP, None), [GREY], param="warm-up")
+            rendered = self.render(WARM_UP, None)
+            if rendered.pictures != (0,):
+                raise InvalidRequest("the chat template has no place for it")
+            rendered = await self.see(rendered, [GREY], param="warm-up")
             await self._generate_first(
                 rendered.ids, id="warmup" + uuid.uuid4().hex[6:], inputs=rendered.inputs
             )

@@ -129,7 +129,11 @@ class ChatRenderer:
         # By default SGLang turns a last message of the assistant into one of the user.
         request._format_add_generation_prompt = None if chat.continues else chat.begins_answer
         try:
-            return self._serving._process_messages(request, bool(pictures_of(chat))), request
+            pictured = bool(pictures_of(chat))
+            processed = self._serving._process_messages(request, pictured)
+            if pictured:  # it keeps the last of those, whole
+                self._serving._chat_template_cache.clear()
+            return processed, request
         except (
             TemplateError,
             TypeError,

@@ -21,16 +21,19 @@ import asyncio
 import copy
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import psutil
 
 from app.engine import environment
-from app.engine.base import Rendered
+from app.engine.base import PictureInputs, Rendered
 from app.errors import InvalidRequest, Unavailable
 from app.logs.setup import log
 from app.media.picture import Decoded
@@ -47,13 +50,14 @@ TRIED = frozenset(
 )
 """Architectures whose pictures were seen to work; Pixtral's and what the Transformers backend runs
 are known otherwise (`was_tried`)."""
-GREY = Decoded(56, 56, b"\x80" * 56 * 56 * 3, b"\0" * 32)
+GREY = Decoded(56, 56, b"\x80" * 56 * 56 * 3)
 WARM_UP = ChatPrompt(
     [Message(role="user", parts=(Picture("", "warm-up"), Text("What is this?")))], "warm-up"
 )
 """A conversation with that picture."""
 _OF_TRANSFORMERS = "TransformersAutoMultimodalProcessor"
 """SGLang's class for models that Transformers runs."""
+_FEATURES = Path("/dev/shm")  # noqa: S108
 _MARKER_IDS = (
     "image_token_id", "image_token_index", "video_token_id", "video_token_index", "audio_token_id",
     "vision_start_token_id", "vision_end_token_id", "boi_token_index", "eoi_token_index",
@@ -65,31 +69,41 @@ class Inputs(msgspec.Struct):
     """What the scheduler needs of one prompt's pictures; each choice sends a copy of it."""
 
     output: Any
-    """SGLang's `MultimodalProcessorOutput`."""
+    """SGLang's `MultimodalProcessorOutput`; None once it has been sent as often as it has to be."""
 
-    async def copies(self, count: int) -> list[Any]:
-        """Each for one send, its features in shared memory: the scheduler takes and removes them.
+    def drop(self) -> None:
+        self.output = None
+
+    async def copied(self) -> Any:
+        """For one send, its features in shared memory: the scheduler takes and removes them.
 
         Made in a thread: it takes milliseconds for each dozen of megabytes. If the request ends
-        meanwhile, none is left.
+        meanwhile, nothing is left.
         """
-        making = asyncio.ensure_future(asyncio.to_thread(self._copies, count))
+        making = asyncio.ensure_future(asyncio.to_thread(self._copied))
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
             making.add_done_callback(_discard_made)
             raise
 
-    def _copies(self, count: int) -> list[Any]:
+    def _copied(self) -> Any:
         from sglang.srt.managers.mm_utils import wrap_shm_features
 
-        made = []
-        for _ in range(count):
-            output = copy.copy(self.output)
-            output.mm_items = [_copied(item) for item in output.mm_items]
+        output = copy.copy(self.output)
+        output.mm_items = [_copied(item) for item in output.mm_items]
+        try:
             wrap_shm_features(SimpleNamespace(mm_inputs=output))
-            made.append(output)
-        return made
+        except BaseException:
+            discard([output])
+            raise
+        return output
+
+
+async def prepare(inputs: PictureInputs | None, media: list[Any]) -> None:
+    """Add what one send of a prompt with these pictures needs."""
+    if isinstance(inputs, Inputs):
+        media.append(await inputs.copied())
 
 
 def discard(copies: Sequence[Any]) -> None:
@@ -102,9 +116,9 @@ def discard(copies: Sequence[Any]) -> None:
             _discard_tensor_or_list(item.precomputed_embeddings)
 
 
-def _discard_made(making: asyncio.Future[list[Any]]) -> None:
+def _discard_made(making: asyncio.Future[Any]) -> None:
     if not making.cancelled() and making.exception() is None:
-        discard(making.result())
+        discard([making.result()])
 
 
 class PictureProcessor:
@@ -125,11 +139,14 @@ class PictureProcessor:
         )
         self._processor = getattr(made, "inner", made)  # of Llava's wrapper, which lacks the rest
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
+        self._is_transformers = type(made).__name__ == _OF_TRANSFORMERS
         self.markers = _markers(manager, self._processor)
-        marker = getattr(getattr(self._processor, "mm_tokens", None), "image_token", None)
-        self.marker = marker if isinstance(marker, str) else ""
+        self.pattern: re.Pattern[str] = self._processor.mm_tokens.image_token_regex
+        """What the processor takes for one picture's place."""
 
     def tokens(self, sizes: Sequence[tuple[int, int]]) -> list[int] | None:
+        if getattr(self._processor, "image_config", None):
+            return None  # it changes them, and is not counted
         images = [SimpleNamespace(width=width, height=height) for width, height in sizes]
         try:
             return list(self._processor.resolve_image_token_counts(images))
@@ -141,7 +158,10 @@ class PictureProcessor:
         loop = asyncio.get_running_loop()
         ordered = [pictures[no] for no in rendered.pictures]
         try:
-            output = await loop.run_in_executor(self._threads, self._seen, rendered.text, ordered)
+            async with asyncio.timeout(self._timeout_s):
+                output = await loop.run_in_executor(
+                    self._threads, self._seen, rendered.text, ordered
+                )
         except TimeoutError:
             log.warning("pictures took too long to be prepared", pictures=len(pictures))
             raise Unavailable(
@@ -149,6 +169,9 @@ class PictureProcessor:
                 "(MEDIA_PREPARE_TIMEOUT); please try again."
             ) from None
         except Exception as error:  # each family's processor raises what it happens to
+            if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
+                log.error("no memory to prepare pictures", error=repr(error)[:500])
+                raise Unavailable("There is no memory to prepare the pictures.") from error
             log.warning("pictures were refused by the model's processor", error=repr(error)[:500])
             raise InvalidRequest(
                 f"Invalid value for '{param}': the model cannot take these pictures.",
@@ -179,7 +202,13 @@ class PictureProcessor:
             request_obj=request,
             max_req_input_len=self._manager.max_req_input_len,
         )
-        output = asyncio.run(asyncio.wait_for(work, self._timeout_s))
+        try:
+            output = asyncio.run(asyncio.wait_for(work, self._timeout_s))
+        finally:
+            if (
+                cached := getattr(self._processor, "_cached_image_prompt_template", None)
+            ) is not None:
+                cached.cache_clear()  # it keeps the last prompts, whole
         if not isinstance(output, MultimodalProcessorOutput) or output.input_ids is None:
             raise ValueError("the processor gives no ids")
         self._check(output, len(pictures))
@@ -194,7 +223,8 @@ class PictureProcessor:
             raise ValueError("a picture has no place")
         if any(not 0 <= begin <= end < length for begin, end in spans):
             raise ValueError("a picture's place is outside the prompt")
-        if len(output.mm_items) not in (1, pictures):
+        in_one = self._is_transformers and len(output.mm_items) == 1
+        if len(output.mm_items) != pictures and not in_one:
             raise ValueError(f"{len(output.mm_items)} of {pictures} pictures were seen")
         if output.im_token_id is None:
             return
@@ -222,10 +252,29 @@ def choose(options: Json, config: Json, settings: Settings) -> None:
     on_transformers = options.get("model_impl") == "transformers"
     if not settings.images:
         options.setdefault("enable_multimodal", False)
-    elif was_tried(config, on_transformers=on_transformers):
+    elif was_tried(config, on_transformers=on_transformers) and _has_processor(options):
         options.setdefault("enable_multimodal", True)
         # The others need leases to be given back, which SGLang's own way of sending does.
         options.setdefault("mm_feature_transport", "cpu")
+        # With one it works where it is called, and no deadline ends it.
+        options.setdefault("mm_processor_worker_num", 2)
+
+
+def _sweep() -> None:
+    """SGLang leaves the features of requests that its scheduler has not taken; remove those of
+    servers that were killed."""
+    for file in _FEATURES.glob("sgl_shm_mm_*_*"):
+        pid = file.name.split("_")[3]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            with suppress(OSError):  # another user's
+                file.unlink(missing_ok=True)
+
+
+def _has_processor(options: Json) -> bool:
+    """Some copies of a model have no files for pictures: they are for text."""
+    folder = Path(options["model_path"])
+    names = ("preprocessor_config.json", "processor_config.json")
+    return not folder.is_dir() or any((folder / name).exists() for name in names)
 
 
 async def processor_of(manager: Any, settings: Settings) -> PictureProcessor | None:
@@ -242,8 +291,8 @@ async def processor_of(manager: Any, settings: Settings) -> PictureProcessor | N
                 "MEDIA_UNTESTED=true takes them"
             )
             return None
-    # Of requests that the scheduler has not taken, SGLang leaves them.
-    environment.join().also_remove(Path(f"/dev/shm/sgl_shm_mm_{os.getpid()}_*"))  # noqa: S108
+    _sweep()
+    environment.join().also_remove(_FEATURES / f"sgl_shm_mm_{os.getpid()}_*")
     return await asyncio.to_thread(
         PictureProcessor,
         manager,
@@ -254,7 +303,7 @@ async def processor_of(manager: Any, settings: Settings) -> PictureProcessor | N
 
 def _identify(output: Any, pictures: Sequence[Decoded]) -> None:
     """Identities that tell pictures of other sizes apart, each of 32 bytes."""
-    identities = [each.identity for each in pictures]
+    identities = [each.identity() for each in pictures]
     if len(output.mm_items) != len(identities):  # one for all
         identities = [hashlib.sha256(b"".join(identities)).digest()]
     for item, identity in zip(output.mm_items, identities, strict=True):
@@ -286,4 +335,4 @@ def _markers(manager: Any, processor: Any) -> tuple[str, ...]:
     for name in ("image_token", "video_token", "audio_token"):
         token = getattr(known, name, None)
         texts.update([token] if isinstance(token, str) else token or ())
-    return tuple(sorted(text for text in {*texts, "<image>"} if text))
+    return tuple(sorted(filter(None, texts)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 import httpx
@@ -171,12 +172,16 @@ async def test_pictures_that_do_not_fit_into_the_context_are_not_decoded() -> No
 
 
 async def test_the_models_own_markers_are_refused_beside_pictures_alone() -> None:
-    tool = {"type": "function", "function": {"name": "f", "description": "<image_pad>"}}
-    async with serve(seeing(picture_markers=("<image_pad>",))) as running:
+    engine = seeing(picture_pattern=re.compile(PICTURE), picture_markers=("<image_pad>", PICTURE))
+    async with serve(engine) as running:
         marked = {"type": "text", "text": "say <image_pad>"}
         assert (await ask(running, marked)).status_code == 200
         assert refusal(await ask(running, marked, image())) == (400, "invalid_value", "messages")
-        assert (await ask(running, image(), tools=[tool])).status_code == 400
+        halves = [{"type": "text", "text": half} for half in ("<image_", "pad>")]
+        assert refusal(await ask(running, *halves, image())) == (400, "invalid_value", "messages")
+        own = {"type": "text", "text": PICTURE}
+        assert (await ask(running, own, image())).status_code == 400
+        assert (await ask(running, image())).status_code == 200
 
 
 async def test_the_same_picture_is_decoded_once() -> None:
