@@ -24,7 +24,7 @@ from app.engine.sglang.pictures import GREY, WARM_UP, PictureProcessor, discard,
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.pulse import Pulse, read_loads
 from app.engine.sglang.readers import ENDED_BY_ANY_MARKER
-from app.engine.sglang.sampling_names import SAMPLERS, sampling_params
+from app.engine.sglang.sampling_names import sampling_params, valid_defaults
 from app.engine.sglang.tokenizers import Tokenizers
 from app.engine.sglang.tokens import Vocabulary
 from app.engine.sglang.watch import end_schedulers
@@ -111,7 +111,7 @@ class SGLangEngine:
             architectures=tuple(getattr(model.hf_config, "architectures", None) or ()),
             honours_seed=bool(args["enable_deterministic_inference"]),
             drafts=args["speculative_algorithm"] is not None,
-            default_sampling=_valid(
+            default_sampling=valid_defaults(
                 model.get_default_sampling_params(), self._manager.preferred_sampling_params or {}
             ),
             tool_call_parser=renderer.tool_call_parser,
@@ -388,14 +388,3 @@ def _embedding(result: dict[str, Any]) -> Embedding:
     vector = np.asarray(result["embedding"], dtype=np.float32)
     length = float(np.linalg.norm(vector.astype(np.float64))) or 1.0
     return Embedding((vector / np.float32(length)).tolist(), result["meta_info"]["prompt_tokens"])
-
-
-def _valid(defaults: dict[str, Any], operators: dict[str, Any]) -> dict[str, Any]:
-    """A model's generation config as SGLang takes it: to others 0 means no bound. `operators`: what
-    the operator prefers, for what the model says nothing of."""
-    valid = {name: operators[name] for name in SAMPLERS if name in operators} | defaults
-    if valid.get("top_k") == 0:
-        valid["top_k"] = -1
-    if (top_p := valid.get("top_p")) is not None and top_p <= 0:
-        valid["top_p"] = 1e-6
-    return valid

@@ -61,3 +61,14 @@ def sampling_params(
     if "ebnf" in params:
         params["min_new_tokens"] = 0  # that of the operator's `preferred_sampling_params`, too
     return params
+
+
+def valid_defaults(defaults: dict[str, Any], operators: dict[str, Any]) -> dict[str, Any]:
+    """A model's generation config as SGLang takes it: to others 0 means no bound. `operators`: what
+    the operator prefers, for what the model says nothing of."""
+    valid = {name: operators[name] for name in SAMPLERS if name in operators} | defaults
+    if valid.get("top_k") == 0:
+        valid["top_k"] = -1
+    if (top_p := valid.get("top_p")) is not None and top_p <= 0:
+        valid["top_p"] = 1e-6
+    return valid
