@@ -14,6 +14,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -30,6 +31,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
 _MAX_URL = 8192
+_LOOKUPS = 8
 _HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 
 
@@ -52,7 +54,7 @@ class Fetcher:
         self._hosts = {_ascii(host) for host in hosts}
         self._schemes = ("https", "http") if plain_http else ("https",)
         self._max_bytes, self._timeout_s = max_bytes, timeout_s
-        self._lookup = lookup or _addresses
+        self._lookup = lookup or _Resolver()
         self._network = network or httpcore.AnyIOBackend()
 
     @cached_property
@@ -213,10 +215,19 @@ def _invalid(reason: str) -> CannotFetch:
     return CannotFetch("invalid_image_url", reason)
 
 
-async def _addresses(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(each[4][0]) for each in found]
+class _Resolver:
+    """The system's. In threads of its own: a look-up cannot be ended, and those that hang would
+    take the threads of everything else."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="names")
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        def found() -> list[Any]:
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+        loop = asyncio.get_running_loop()
+        return [str(each[4][0]) for each in await loop.run_in_executor(self._threads, found)]
 
 
 def _ascii(host: str) -> str:
