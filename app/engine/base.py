@@ -54,8 +54,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     caches_prefixes: bool = True
     """What prompts begin with is read only once."""
     takes_pictures: bool = False
-    picture_pattern: re.Pattern[str] | None = None
+    picture_marker: str = ""
     """What stands in a prompt for one picture."""
+    picture_pattern: re.Pattern[str] | None = None
+    """What the engine takes for that: more than the marker alone."""
     picture_markers: tuple[str, ...] = ()
     """Texts that mean a picture, or a part of one, to the model, and other kinds of media."""
     fills_middle: bool = False

@@ -74,10 +74,11 @@ def check_markers(text: str, pictures: int, info: EngineInfo, *, param: str) -> 
     """
     if info.picture_pattern is None:
         return
-    count = sum(1 for _ in info.picture_pattern.finditer(text))
-    rest = info.picture_pattern.sub("\0", text)
+    places = [found[0] for found in info.picture_pattern.finditer(text)]
+    count = places.count(info.picture_marker)
+    rest = text.replace(info.picture_marker, "\0")
     other = next((marker for marker in info.picture_markers if marker in rest), None)
-    if count == pictures and other is None:
+    if count == len(places) == pictures and other is None:
         return
     which = f"'{other}'" if other is not None else f"{count} such texts for {pictures} pictures"
     raise InvalidRequest(

@@ -134,7 +134,11 @@ async def test_a_message_refuses_what_is_no_picture_by_the_path_that_claude_code
 
 
 def _marked() -> ScriptedEngine:
-    return seeing(picture_pattern=re.compile(PICTURE), picture_markers=(PICTURE, "<pad>"))
+    return seeing(
+        picture_marker=PICTURE,
+        picture_pattern=re.compile(PICTURE),
+        picture_markers=(PICTURE, "<pad>"),
+    )
 
 
 async def generate(running: Running, text: Any, image_data: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from app.engine.sglang import early, early_child, launch
+from app.engine.sglang import early, early_child
 from tests.support.serving import settings
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +100,7 @@ def test_how_it_ends_is_known() -> None:
         assert killed.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.full
 def test_it_has_imported_sglang_by_the_paths_of_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,9 +160,12 @@ def test_where_numactl_stands_in_front_only_the_others_are_taken(
         ({"TP_SIZE": "auto"}, 2),
     ],
 )
+@pytest.mark.full
 def test_so_many_are_started_early_as_sglang_will_start(
     options: dict[str, str], early: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from app.engine.sglang import launch
+
     for bound in (False, True):
         monkeypatch.setattr(launch, "is_bound_to_memory", lambda: bound)  # noqa: B023
         detokenizer = options.get("NODE_RANK") != "1"

@@ -169,7 +169,11 @@ def test_each_special_token_beside_a_picture_is_text_or_refused(seeing: Seeing) 
     special = [token["content"] for token in config["added_tokens"]] + ["<image>"]
     refused = set()
     for token in special:
-        for content in ((picture(), text(token)), (text(token), picture())):
+        halves = text(token[:3]), text(token[3:])
+        for content in (
+            (picture(), text(token)), (text(token), picture()), (picture(), text(f"a {token} b")),
+            (picture(), *halves), (*halves, picture()),
+        ):  # fmt: skip
             answer = seeing.ask(*content, max_tokens=1)
             assert answer.status_code in (200, 400), answer.text
             if answer.status_code == 400:

@@ -119,6 +119,7 @@ class SGLangEngine:
             bounds_thinking=renderer.reasoning_parser not in ENDED_BY_ANY_MARKER,
             caches_prefixes=not args["disable_radix_cache"],
             takes_pictures=self._pictures is not None,
+            picture_marker=self._pictures.marker if self._pictures is not None else "",
             picture_pattern=self._pictures.pattern if self._pictures is not None else None,
             picture_markers=self._pictures.markers if self._pictures is not None else (),
             fills_middle=self._infill is not None,

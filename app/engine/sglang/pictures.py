@@ -141,8 +141,9 @@ class PictureProcessor:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
         self._is_transformers = type(made).__name__ == _OF_TRANSFORMERS
         self.markers = _markers(manager, self._processor)
+        self.marker: str = self._processor.mm_tokens.image_token
         self.pattern: re.Pattern[str] = self._processor.mm_tokens.image_token_regex
-        """What the processor takes for one picture's place."""
+        """What the processor takes for one picture's place: one that is filled already, too."""
 
     def tokens(self, sizes: Sequence[tuple[int, int]]) -> list[int] | None:
         if getattr(self._processor, "image_config", None):
@@ -226,6 +227,9 @@ class PictureProcessor:
         in_one = self._is_transformers and len(output.mm_items) == 1
         if len(output.mm_items) != pictures and not in_one:
             raise ValueError(f"{len(output.mm_items)} of {pictures} pictures were seen")
+        for id in (output.im_start_id, output.im_end_id):
+            if id is not None and output.input_ids.count(id) != pictures:
+                raise ValueError("a picture begins or ends where there is none")
         if output.im_token_id is None:
             return
         inside = {no for begin, end in spans for no in range(begin, end + 1)}

@@ -172,13 +172,21 @@ async def test_pictures_that_do_not_fit_into_the_context_are_not_decoded() -> No
 
 
 async def test_the_models_own_markers_are_refused_beside_pictures_alone() -> None:
-    engine = seeing(picture_pattern=re.compile(PICTURE), picture_markers=("<image_pad>", PICTURE))
+    engine = seeing(
+        picture_marker=PICTURE,
+        picture_pattern=re.compile(f"{PICTURE}(?:<end>)?"),
+        picture_markers=("<image_pad>", "<end>", PICTURE),
+    )
     async with serve(engine) as running:
         marked = {"type": "text", "text": "say <image_pad>"}
         assert (await ask(running, marked)).status_code == 200
         assert refusal(await ask(running, marked, image())) == (400, "invalid_value", "messages")
         halves = [{"type": "text", "text": half} for half in ("<image_", "pad>")]
         assert refusal(await ask(running, *halves, image())) == (400, "invalid_value", "messages")
+        filled = {"type": "text", "text": "<end>"}  # which the processor takes for the marker's
+        assert refusal(await ask(running, image(), filled)) == (400, "invalid_value", "messages")
+        filled = {"type": "text", "text": "<end>"}  # which the engine takes for the marker's own
+        assert refusal(await ask(running, image(), filled)) == (400, "invalid_value", "messages")
         own = {"type": "text", "text": PICTURE}
         assert (await ask(running, own, image())).status_code == 400
         assert (await ask(running, image())).status_code == 200
