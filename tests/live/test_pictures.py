@@ -102,7 +102,7 @@ def test_a_picture_is_seen_and_has_its_tokens(seeing: Seeing) -> None:
     red, blue = (seeing.answer(picture(colour), text()) for colour in ("red", "blue"))
     assert scores(red) != scores(blue)
     counted = red["usage"]["prompt_tokens"] - alone["usage"]["prompt_tokens"]
-    around = {"qwen2_5_vl": 2, "qwen3_vl": 2, "gemma3": 6}.get(seeing.family, 0)
+    around = {"qwen2_5_vl": 2, "qwen3_vl": 2, "gemma3": 6, "idefics3": 3}.get(seeing.family, 0)
     assert counted == TOKENS[seeing.family] + around
     assert blue["usage"] == red["usage"]
     again = seeing.answer(text())
@@ -205,7 +205,7 @@ def test_little_detail_costs_fewer_tokens(seeing: Seeing) -> None:
 
 def test_too_many_pictures_for_the_context_are_refused_before_the_engine(seeing: Seeing) -> None:
     answer = seeing.ask(
-        *[picture("red", (600, 600 + no)) for no in range(16)], text("x " * 1900), max_tokens=1
+        *[picture("red", (600, 600 + no)) for no in range(16)], text("x " * 1960), max_tokens=1
     )
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"

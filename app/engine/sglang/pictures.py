@@ -283,7 +283,11 @@ def _has_processor(options: Json) -> bool:
 
 async def processor_of(manager: Any, settings: Settings) -> PictureProcessor | None:
     """None: the model takes none here."""
-    if not settings.images or manager.mm_processor is None:
+    if manager.mm_processor is None:
+        return None
+    # Llava's wrapper lacks what SGLang itself needs of it to empty its cache.
+    manager.mm_processor = getattr(manager.mm_processor, "inner", manager.mm_processor)
+    if not settings.images:
         return None
     model = manager.model_config
     on_transformers = type(manager.mm_processor).__name__ == _OF_TRANSFORMERS
