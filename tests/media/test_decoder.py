@@ -116,7 +116,7 @@ async def test_a_client_that_leaves_takes_its_picture_along(decoder: Decoder) ->
         leaving = [
             asyncio.create_task(decoder.decode(large, longest=None, param=PARAM)) for _ in range(4)
         ]
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # whichever step each is in by then
         for each in leaving:
             each.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)

@@ -209,7 +209,7 @@ def _blocks(turn: Turn) -> Sequence[Any]:
 def _joined(parts: Sequence[str | Picture]) -> tuple[Part, ...]:
     """Texts that follow each other as one."""
     if not [part for part in parts if part.__class__ is Picture]:
-        return (Text("\n".join(parts)),)  # type: ignore[arg-type]
+        return (Text("\n".join(parts)),)  # type: ignore[arg-type]  # none is a picture
     joined: list[Part] = []
     for is_text, group in groupby(parts, key=lambda part: isinstance(part, str)):
         if is_text:

@@ -46,6 +46,7 @@ def main() -> None:
     end_with_parent(int(fd))
     os.set_inheritable(int(fd), False)
     # As `spawn_main` does: else an import that needs one would start another.
+    # Its types leave this out.
     resource_tracker._resource_tracker._fd = int(tracker)  # type: ignore[attr-defined]
     os.environ.update(_AHEAD)
     for name, value in _UNLESS_SET.items():

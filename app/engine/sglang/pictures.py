@@ -94,7 +94,7 @@ class Inputs(msgspec.Struct):
         output.mm_items = [_copied(item) for item in output.mm_items]
         try:
             wrap_shm_features(SimpleNamespace(mm_inputs=output))
-        except BaseException:
+        except BaseException:  # raised again: only its segments must not stay
             discard([output])
             raise
         return output

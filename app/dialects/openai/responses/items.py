@@ -75,7 +75,7 @@ UNSEEN = _SEEN_BY_OTHERS.format("a picture")
 
 
 def _content(part: type[Body]) -> Any:
-    each = Annotated[
+    each = Annotated[  # mypy knows no type that is an argument
         Annotated[part, Tag("~part")] | Annotated[PicturePart, Tag("~picture")],  # type: ignore[valid-type]
         Discriminator(_kind_of_result if part is ResultPart else _kind),
     ]
