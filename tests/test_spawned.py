@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.processes import alive
 from tests.support.serving import HANGS_S, eventually
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,6 @@ async def test_a_spawned_process_ends_with_its_parent(tmp_path: Path, after_s: f
 
 def _runs(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return alive(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False

@@ -28,6 +28,7 @@ import psutil
 from tests.chaos.clients import Clients, Report
 from tests.live.conftest import LiveServer
 from tests.support.machine import allowed
+from tests.support.processes import alive
 
 STALL_S = 30
 """One step of the demo model may take ten: the prompts of all clients are read at once."""
@@ -160,7 +161,7 @@ async def _endured(
     if code != wanted:
         return f"it ended with {code} instead of {wanted}"
     await asyncio.sleep(allowed(3))
-    left = [each for each in family if each.is_running() and each.status() != "zombie"]
+    left = [each for each in family if alive(each)]
     return f"these were left: {left}" if left else None
 
 

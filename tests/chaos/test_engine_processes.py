@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Callable
 
-import psutil
 import pytest
 
 from tests.live.conftest import LiveServer, registered
@@ -18,6 +17,7 @@ from tests.live.test_life_and_death import ENDLESS, Streams, _nothing_left, stor
 from tests.support import sse
 from tests.support.compute import GROUP, FakeCompute
 from tests.support.machine import allowed
+from tests.support.processes import alive
 
 pytestmark = [
     pytest.mark.live,
@@ -74,7 +74,7 @@ def test_a_clean_end_asks_every_scheduler_to_end(
     scheduler = server.child(victim)
     server.process.send_signal(signal.SIGTERM)
     assert server.exit_code(within_s=30) == 0
-    assert not scheduler.is_running() or scheduler.status() == psutil.STATUS_ZOMBIE
+    assert not alive(scheduler)
     _nothing_left(family)
 
 

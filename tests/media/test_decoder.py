@@ -15,6 +15,7 @@ from app.errors import InvalidRequest, Unavailable
 from app.media import decoder as decoding
 from app.media.decoder import Decoder
 from tests.support.pictures import BOUNDS, NOISE, RED, encoded
+from tests.support.processes import alive
 from tests.support.serving import eventually
 
 PARAM = "messages[0].content[1].image_url.url"
@@ -88,7 +89,7 @@ async def test_a_process_that_ends_costs_one_request(decoder: Decoder) -> None:
         await large
     # Another file: what is left of that process cannot write into the next picture.
     assert len(decoder._slots) == 2
-    assert before != {slot.pixels for slot in decoder._slots} or child.status() == "zombie"
+    assert before != {slot.pixels for slot in decoder._slots} or not alive(child)
     for _ in range(3):
         assert (await decoder.decode(picture, longest=None, param=PARAM)).width == 300
 

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.processes import alive
 from tests.support.runpod_platform import Platform
 from tests.support.serving import HANGS_S, eventually
 
@@ -130,7 +131,7 @@ async def test_the_heartbeat_names_the_jobs_and_does_not_outlive_the_worker(tmp_
         heartbeat = worker.heartbeat()
         worker.signal(signal.SIGKILL)
         await worker.exit_code()
-        await eventually(lambda: not _alive(heartbeat))
+        await eventually(lambda: not alive(heartbeat))
 
 
 async def test_no_job_is_taken_before_the_model_is_ready(tmp_path: Path) -> None:
@@ -164,7 +165,3 @@ async def test_with_refresh_worker_the_worker_exits_after_one_job(tmp_path: Path
         assert (job.status, job.stop_pod) == ("COMPLETED", True)
         assert await worker.exit_code() == 0
         assert "engine closed" in worker.log
-
-
-def _alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

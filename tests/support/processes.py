@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,10 +22,19 @@ def stop(process: subprocess.Popen[bytes], within_s: float = 60) -> None:
         process.wait()
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether it runs. It may end, and be waited for by its parent, at any moment."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
     """End it at once, its descendants first."""
     if process.poll() is None:
         for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         process.kill()
     process.wait()
