@@ -229,6 +229,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`max_tokens` is a ceiling: what does not fit into the context is cut off, not refused."""
     whole: bool = False
     """The answer is not streamed to the client, so it may arrive in few pieces."""
+    adapter: str | None = None
+    """The adapter that answers: its name, and in the served model its id in the engine."""
     cache_salt: str = ""
     """Its prompts share a prefix cache only with those of the same salt."""
     session: str = ""

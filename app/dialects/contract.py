@@ -44,6 +44,8 @@ class Call(msgspec.Struct, kw_only=True):
     ticket: Ticket
     """Its place in the server."""
     stats: RequestStats
+    adapter: str | None = None
+    """The name of the adapter that the request asks for."""
     log_fields: dict[str, Any]
     """Fields of the request's end line in the log: `model`, `max_tokens`, `stream`, ..."""
 
@@ -57,6 +59,8 @@ class Call(msgspec.Struct, kw_only=True):
         """`stats`: others than the request's."""
         if self.bounds.cache_scope != "all" or request.cache_salt:
             request = self._scoped(request)
+        if self.adapter is not None:
+            request = msgspec.structs.replace(request, adapter=self.adapter)
         return self.model.generate(request, stats or self.stats)
 
     def _scoped(self, request: GenerationRequest) -> GenerationRequest:

@@ -60,6 +60,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine takes for that: more than the marker alone."""
     picture_markers: tuple[str, ...] = ()
     """Texts that mean a picture, or a part of one, to the model, and other kinds of media."""
+    serves_adapters: bool = False
+    """LoRA adapters can be loaded."""
     fills_middle: bool = False
     """It was trained to fill a gap in a text."""
     embedding_size: int | None = None
@@ -145,6 +147,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     first token."""
     inputs: PictureInputs | None = None
     """As of `Rendered`."""
+    adapter: str | None = None
+    """The id of the adapter that answers; None: the model itself does."""
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -272,6 +276,19 @@ class Engine(Launched, Protocol):
         """Embed each prompt, in order; if info.embeds.
 
         Cancelling aborts the whole batch in the engine. Raises ServeError.
+        """
+
+    async def load_adapter(self, name: str, path: str) -> str:
+        """Load the LoRA adapter at `path`, a folder or a name on the hub; if info.serves_adapters.
+
+        Returns the id that a `Question` names it by. Requests go on meanwhile. Raises
+        AdapterRefused, ServeError.
+        """
+
+    async def unload_adapter(self, id: str) -> None:
+        """Let go of an adapter that no question will name any more; returns once it is gone.
+
+        Raises ServeError.
         """
 
     async def loads(self) -> list[Load]:

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from app.adapters.files import read_adapter
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered
 from app.events import EndReason, ScoredToken, Token
 from app.grammars.compiler import BYTES, Vocabulary
@@ -75,6 +78,8 @@ class ScriptedEngine:
         self.max_running = 0
         """What it reports; 0: it does not say."""
         self.aborted = 0
+        self.adapters: dict[str, str] = {}
+        """Id -> name."""
 
     @property
     def serves(self) -> Engine:
@@ -190,6 +195,14 @@ class ScriptedEngine:
             length = math.hypot(*vector)
             embeddings.append(Embedding([each / length for each in vector], len(prompt)))
         return embeddings
+
+    async def load_adapter(self, name: str, path: str) -> str:
+        await asyncio.to_thread(read_adapter, Path(path))
+        self.adapters[id := uuid.uuid4().hex] = name
+        return id
+
+    async def unload_adapter(self, id: str) -> None:
+        del self.adapters[id]
 
     async def loads(self) -> list[Load]:
         return [Load(0, self.running, 0, 16 * self.running, 4096, 0.0, self.max_running)]

@@ -58,11 +58,12 @@ class StandIn(ScriptedEngine):
     `max_tokens`, `stop`, `n`, scores, JSON schemas (types and required properties) and calls of
     tools that are required."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, serves_adapters: bool = False) -> None:
         super().__init__(
             context_length=_CONTEXT_TOKENS,
             max_prompt_tokens=_CONTEXT_TOKENS - 1,
             fills_middle=True,
+            serves_adapters=serves_adapters,
             embedding_size=options.embedding_size,
             dimensions=() if options.embedding_size else None,
         )
@@ -109,7 +110,8 @@ class StandIn(ScriptedEngine):
         return json.dumps(example(json.loads(grammar.text))), None
 
     def _repeated(self, question: Question) -> str:
-        return f"You said: {self.decode(question.prompt)}"
+        name = self.adapters.get(question.adapter or "")
+        return f"{name or 'You'} said: {self.decode(question.prompt)}"
 
 
 class Kept:
@@ -131,7 +133,9 @@ class Kept:
 def engine_of(settings: Settings) -> ScriptedEngine:
     """The engine that ENGINE_ARGS describes. Raises ConfigError."""
     options = Options.of(settings)
-    return StandIn(options) if options.step_s is None else SteppedEngine(options.step_s)
+    if options.step_s is not None:
+        return SteppedEngine(options.step_s)
+    return StandIn(options, serves_adapters=settings.serves_adapters)
 
 
 async def launch(settings: Settings, loading: Callable[[], None]) -> ScriptedEngine | Kept:

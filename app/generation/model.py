@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, aclosing
 
 import msgspec
 
+from app.adapters.registry import Adapters
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Question, Rendered
 from app.errors import InternalError, ModelNotFound
 from app.events import Events
@@ -25,11 +26,9 @@ from app.generation.prompt import Job, Preparer
 from app.grammars.check import GrammarCheck
 from app.media.pictures import Pictures
 from app.sequences import Share
+from app.settings.catalogue import GENERIC_NAMES
 from app.stats import Prefix, RequestStats
 from app.types import ChatPrompt, GenerationRequest, Prompt, Scoring, TextPrompt
-
-GENERIC_NAMES = ("sglang", "default")
-"""Accepted for any served model, beside its own names."""
 
 
 class ServedModel:
@@ -47,8 +46,9 @@ class ServedModel:
         max_answer_scores: int,
         grammar_timeout_s: float,
         pictures: Pictures | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
-        """`pictures`: None if none are taken. It is closed with the model."""
+        """`pictures`, `adapters`: None if there are none. They are closed with the model."""
         self._engine = engine
         self._gate = gate
         self._max_prompt_scores = max_prompt_scores
@@ -58,6 +58,7 @@ class ServedModel:
         self.limit = min(self.info.context_length, max_total_tokens or self.info.context_length)
         """Tokens of one request, prompt and answer together."""
         self._pictures = pictures
+        self.adapters = adapters
         self._preparer = Preparer(
             engine,
             max_chars=max_prompt_chars or min(self.limit * 8, 2_000_000),
@@ -70,11 +71,15 @@ class ServedModel:
 
     def check_name(self, name: str) -> None:
         """Raises ModelNotFound."""
-        if name not in self.names and name not in GENERIC_NAMES:
+        if name not in self.names and name not in GENERIC_NAMES and not self.has_adapter(name):
             raise ModelNotFound(
                 f"The model `{name[:100]}` does not exist here; this server has `{self.names[0]}`.",
                 param="model",
             )
+
+    def has_adapter(self, name: str) -> bool:
+        """It is one, or may be: `Adapters.may_have`."""
+        return self.adapters is not None and self.adapters.may_have(name)
 
     async def generate(
         self, request: GenerationRequest, stats: RequestStats | None = None
@@ -86,7 +91,11 @@ class ServedModel:
         """
         limits.check_sampling(request.sampling, self.info)
         hold = AsyncExitStack() if self._pictures is not None else None
+        lease = None
         try:
+            if request.adapter is not None and self.adapters is not None:
+                lease = await self.adapters.lend(request.adapter)
+                request = msgspec.structs.replace(request, adapter=lease.id)
             jobs = await self._jobs(request, stats, hold)
             # Megabytes of text that is not needed while the engine answers.
             request = msgspec.structs.replace(request, prompts=())
@@ -115,6 +124,8 @@ class ServedModel:
         finally:
             if hold is not None:
                 await hold.aclose()
+            if lease is not None:
+                lease.end()
         if not answer.complete:
             raise InternalError("The engine ended this request without finishing it.")
 
@@ -147,7 +158,7 @@ class ServedModel:
         same part of the cache."""
         if self._prefixes is None:
             return None
-        shared = self._prefixes.note(f"{owner}\0{request.cache_scope}", ids)
+        shared = self._prefixes.note(f"{owner}\0{request.cache_scope}\0{request.adapter}", ids)
         if shared is None or min(shared.earlier, len(ids)) - shared.tokens <= TAIL_TOKENS:
             return shared
         place = await self._preparer.place(shared.tokens, ids, request.prompts[0])
@@ -220,6 +231,7 @@ class ServedModel:
             cache_scope=request.cache_scope,
             whole=request.whole,
             inputs=job.prompt.inputs,
+            adapter=request.adapter,
         )
         chunks = self._engine.generate(question, id=id, choices=choices)
         scoring = request.scoring
@@ -258,3 +270,5 @@ class ServedModel:
         await self.grammars.close()
         if self._pictures is not None:
             await self._pictures.close()
+        if self.adapters is not None:
+            await self.adapters.close()

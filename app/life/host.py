@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeAlias
 
+from app.adapters.registry import Adapters
 from app.engine.base import Engine, EngineLost, Launched
-from app.errors import ServeError, StartError
+from app.errors import ConfigError, ServeError, StartError
 from app.events import fold
 from app.gate import Gate
 from app.generation.model import ServedModel
@@ -21,7 +22,7 @@ from app.life.waiting import first_of
 from app.lifecycle import Lifecycle, Phase
 from app.logs.setup import log
 from app.media.pictures import Pictures
-from app.settings.catalogue import Settings
+from app.settings.catalogue import GENERIC_NAMES, Settings
 from app.types import GenerationRequest, Sampling, TextPrompt
 
 Launch: TypeAlias = Callable[[Callable[[], None]], Awaitable[Launched]]
@@ -156,10 +157,29 @@ class ModelHost:
             max_answer_scores=self._settings.max_answer_scores,
             grammar_timeout_s=self._settings.grammar_timeout_s,
             pictures=pictures,
+            adapters=await self._load_adapters(engine) if engine.info.serves_adapters else None,
         )
         self.model.grammars.warm_up()
         if self._settings.warmup_on_start:
             await self._answer_warmup(self.model)
+
+    async def _load_adapters(self, engine: Engine) -> Adapters:
+        """Raises ConfigError."""
+        settings = self._settings
+        adapters = Adapters(
+            engine,
+            taken=(*settings.names, *GENERIC_NAMES),
+            folder=settings.lora_folder,
+            most=settings.most_adapters,
+            patience_s=settings.adapter_timeout_s,
+        )
+        for name, path in settings.adapters.items():
+            try:
+                await adapters.load(name, path)
+            except ServeError as error:
+                await adapters.close()
+                raise ConfigError(f"the adapter {name!r}: {error.message}") from None
+        return adapters
 
     async def _bound_share(self, engine: Engine) -> None:
         """What one request may have in the engine, by what the engine runs at a time."""

@@ -70,7 +70,7 @@ class LocalBackend:
             return await self._look_up_kept(*resource, request.body)
         if methods_of(route):
             raise MethodNotAllowed(f"{route[:100]} does not answer {method}.")
-        if (content := self._look_up(route)) is None:
+        if (content := await self._look_up(route)) is None:
             raise RouteNotFound(f"There is no {method} {route[:100]} here.")
         if method != "GET":
             raise MethodNotAllowed(f"{route[:100]} does not answer {method}.")
@@ -87,12 +87,12 @@ class LocalBackend:
             owner="",
         )
 
-    def _look_up(self, route: str) -> Json | None:
+    async def _look_up(self, route: str) -> Json | None:
         if route == MODELS:
-            return models.listed(self._host.model, self._lifecycle)
+            return await models.listed(self._host.model, self._lifecycle)
         if route.startswith(MODELS + "/"):
             name = route.removeprefix(MODELS + "/")
-            return models.card(name, self._host.model, self._lifecycle)
+            return await models.card(name, self._host.model, self._lifecycle)
         return self._health() if route == HEALTH else None
 
     def _health(self) -> Json:

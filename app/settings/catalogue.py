@@ -8,6 +8,7 @@ declaration. load.py says where the values come from. docs/settings.md is genera
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -18,6 +19,7 @@ from app.settings.declare import (
     LogLevel,
     Names,
     Options,
+    PathsByName,
     Secrets,
     Section,
     TensorParallel,
@@ -29,12 +31,18 @@ ENGINE = Section("Engine")
 SERVER = Section("Server")
 BOUNDS = Section("Bounds")
 PICTURES = Section("Pictures")
+ADAPTERS = Section("LoRA adapters")
 STORE = Section("Stored responses")
 LOGS = Section("Logs and metrics")
 WARM_UP = Section("Warm-up")
 HATHORA = Section("Hathora and Google Cloud")
 RUNPOD = Section("RunPod serverless")
 OTHERS = Section("Other servers' settings")
+
+
+GENERIC_NAMES = ("sglang", "default")
+"""Accepted for any served model, beside its own names."""
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 
 
 class Settings(BaseModel):
@@ -711,6 +719,66 @@ class Settings(BaseModel):
         5.0, "MEDIA_FETCH_TIMEOUT", gt=0, help="Seconds for one picture to be fetched."
     )
 
+    # -- adapters ---------------------------------------------------------------------------------
+    enable_lora: bool = ADAPTERS.setting(
+        False,
+        "ENABLE_LORA",
+        help="Serve LoRA adapters, each as a model of its name. On if one of the next three is "
+        "set; alone it lets the operator load some (`POST /v1/load_lora_adapter`).",
+    )
+    lora_modules: PathsByName = ADAPTERS.setting(
+        {},
+        "LORA_MODULES",
+        help='Adapters that are loaded at the start: `[{"name": "sql", "path": "/adapters/sql"}]`, '
+        "or `sql=/adapters/sql`. A path is a folder as PEFT writes it, or a name on the hub.",
+    )
+    lora_paths: PathsByName = ADAPTERS.setting(
+        {}, "LORA_PATHS", help="More of them, in the forms of SGLang: `sql=/adapters/sql`."
+    )
+    lora_folder: str | None = ADAPTERS.setting(
+        None,
+        "LORA_FOLDER",
+        help="A folder whose subfolders are adapters: each is loaded when it is first asked for by "
+        "the subfolder's name.",
+    )
+    max_loras: int = ADAPTERS.setting(
+        4,
+        "MAX_LORAS",
+        ge=1,
+        le=512,
+        help="Adapters that run at the same time; each has its place in the GPU's memory. Requests "
+        "for others wait.",
+    )
+    max_lora_rank: int | None = ADAPTERS.setting(
+        None,
+        "MAX_LORA_RANK",
+        ge=1,
+        le=4096,
+        help="The largest rank. Default: that of the adapters that are loaded at the start, at "
+        "least 16.",
+    )
+    max_cpu_loras: int | None = ADAPTERS.setting(
+        None,
+        "MAX_CPU_LORAS",
+        ge=1,
+        help="Adapters that are loaded, and kept in the memory of each GPU's process. Of those of "
+        "LORA_FOLDER the one that was used least recently makes room. Default: 32, and at least "
+        "MAX_LORAS and those of the start.",
+    )
+    adapter_timeout_s: float = ADAPTERS.setting(
+        30.0,
+        "LORA_TIMEOUT",
+        gt=0,
+        help="Seconds that a request waits for room for its adapter, where all that are loaded are "
+        "in use.",
+    )
+    lora_target_modules: Names = ADAPTERS.setting(
+        (),
+        "LORA_TARGET_MODULES",
+        help="Modules that adapters may change, such as `q_proj,v_proj`; fewer need less memory. "
+        "Default: all linear layers.",
+    )
+
     # -- stored responses -------------------------------------------------------------------------
     store_url: str | None = STORE.setting(
         None,
@@ -959,12 +1027,6 @@ class Settings(BaseModel):
         "OPENAI_RESPONSE_ROLE",
         help="worker-vllm's; only `assistant`, the one role that OpenAI's clients accept.",
     )
-    enable_lora: bool = OTHERS.setting(
-        False, "ENABLE_LORA", help="Refused if true: adapters are not served."
-    )
-    lora_modules: str | None = OTHERS.setting(
-        None, "LORA_MODULES", help="Refused unless empty or `[]`: adapters are not served."
-    )
     sglang_server_cmd: str | None = OTHERS.setting(
         None,
         "SGLANG_SERVER_CMD",
@@ -986,6 +1048,20 @@ class Settings(BaseModel):
     def most_body_bytes(self, *, pictures: bool) -> int:
         """`pictures`: the model takes them."""
         return most_body_bytes(self.max_body_bytes, pictures=pictures)
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Name -> path of those that are loaded at the start."""
+        return self.lora_modules | self.lora_paths
+
+    @property
+    def serves_adapters(self) -> bool:
+        return self.enable_lora or bool(self.adapters) or self.lora_folder is not None
+
+    @property
+    def most_adapters(self) -> int:
+        """That are loaded at a time."""
+        return self.max_cpu_loras or max(32, self.max_loras, len(self.adapters))
 
     @property
     def networked(self) -> bool:

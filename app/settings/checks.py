@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import SecretStr
 
 from app.errors import ConfigError
-from app.settings.catalogue import DECLARATIONS, Settings
+from app.settings.catalogue import ADAPTER_NAME, DECLARATIONS, GENERIC_NAMES, Settings
 
 _DATABASE_PARAMETERS = {
     "sslmode", "ssl", "channel_binding", "application_name", "connect_timeout",
@@ -59,11 +59,6 @@ def _check_that_it_can_be_honoured(settings: Settings) -> None:
             "QUANTIZATION=squeezellm is gone from SGLang; take a checkpoint in another format "
             "(awq, gptq, fp8)"
         )
-    if settings.enable_lora or (settings.lora_modules or "[]").strip() != "[]":
-        raise ConfigError(
-            "ENABLE_LORA and LORA_MODULES cannot be honoured: adapters are not served; merge "
-            "the adapter into the model, or remove them"
-        )
     if settings.openai_response_role not in (None, "assistant"):
         raise ConfigError(
             "OPENAI_RESPONSE_ROLE cannot be honoured: OpenAI's clients accept no other role "
@@ -78,8 +73,32 @@ def _check_combinations(settings: Settings) -> None:
         raise ConfigError(f"NODE_RANK must be below NNODES, which is {settings.nnodes}")
     if settings.nnodes > 1 and not settings.dist_init_addr:
         raise ConfigError("NNODES needs DIST_INIT_ADDR, the host:port of node 0")
+    if settings.serves_adapters:
+        _check_adapters(settings)
     if settings.min_batch_size > settings.max_batch_size:
         raise ConfigError("DEFAULT_MIN_BATCH_SIZE must not be over DEFAULT_BATCH_SIZE")
+
+
+def _check_adapters(settings: Settings) -> None:
+    if settings.tokenizer_workers > 1 or settings.nnodes > 1:
+        several = "NNODES" if settings.nnodes > 1 else "TOKENIZER_WORKERS"
+        raise ConfigError(f"{several} must be 1 where LoRA adapters are served (ENABLE_LORA)")
+    if int(settings.engine_args.get("pp_size") or 1) > 1:
+        raise ConfigError("ENGINE_ARGS: pp_size must be 1 where LoRA adapters are served")
+    if both := settings.lora_modules.keys() & settings.lora_paths.keys():
+        raise ConfigError(f"LORA_PATHS: {min(both)!r} is in LORA_MODULES, too")
+    for name in settings.adapters:
+        if not ADAPTER_NAME.fullmatch(name):
+            raise ConfigError(
+                f"LORA_MODULES: {name[:200]!r} is no name: it must have 1 to 200 letters, digits "
+                "and '._:/-', and begin with a letter or a digit"
+            )
+        if name in (*settings.names, *GENERIC_NAMES):
+            raise ConfigError(f"LORA_MODULES: {name!r} is a name of the model itself")
+    if len(settings.adapters) > settings.most_adapters:
+        raise ConfigError(
+            f"MAX_CPU_LORAS must be at least {len(settings.adapters)}, the adapters of LORA_MODULES"
+        )
 
 
 def _check_store(settings: Settings) -> None:

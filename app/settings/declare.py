@@ -55,7 +55,40 @@ def _images(value: object) -> object:
     return limits["image"]
 
 
+def _paths_by_name(value: object) -> object:
+    """Adapters in the forms of vLLM and SGLang: a JSON list of objects with a name and a path, a
+    JSON object of paths by names, or `name=path` and plain paths between blanks or commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    entries = (
+        json.loads(value) if value.lstrip().startswith("[") else value.replace(",", " ").split()
+    )
+    paths: dict[str, str] = {}
+    for entry in entries:
+        name, path = _name_and_path(entry)
+        if name in paths:
+            raise ValueError(f"has two adapters of the name {name!r}")
+        paths[name] = path
+    return paths
+
+
+def _name_and_path(entry: object) -> tuple[str, str]:
+    if isinstance(entry, str):
+        before, separator, after = entry.partition("=")
+        return (before, after) if separator else (entry, entry)
+    if isinstance(entry, dict):
+        names = (entry.get("name"), entry.get("lora_name"))
+        paths = (entry.get("path"), entry.get("lora_path"), entry.get("local_path"))
+        name, path = next(filter(None, names), None), next(filter(None, paths), None)
+        if isinstance(name, str) and isinstance(path, str):
+            return name, path
+    raise ValueError('must be a list of {"name": ..., "path": ...}')
+
+
 Images: TypeAlias = Annotated[int, BeforeValidator(_images)]
+PathsByName: TypeAlias = Annotated[dict[str, str], BeforeValidator(_paths_by_name)]
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Secrets: TypeAlias = Annotated[tuple[SecretStr, ...], BeforeValidator(_listed)]
 Options: TypeAlias = Annotated[dict[str, Any], BeforeValidator(decoded)]

@@ -43,13 +43,10 @@ _GONE_BECAUSE: dict[str, tuple[str, ...]] = {
         "MAX_SEQ_LEN_TO_CAPTURE",
         "MAX_CONTEXT_LEN_TO_CAPTURE",
     ),
-    "adapters are not served": (
-        "MAX_LORAS",
-        "MAX_LORA_RANK",
+    "adapters have the model's own vocabulary, data type and sharding": (
         "LORA_EXTRA_VOCAB_SIZE",
         "LORA_DTYPE",
         "LONG_LORA_SCALING_FACTORS",
-        "MAX_CPU_LORAS",
         "FULLY_SHARDED_LORAS",
     ),
     "SGLang's speculative decoding has other switches (ENGINE_ARGS)": (

@@ -14,8 +14,14 @@ from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from app.adapters.registry import Adapters
 from app.dialects.body import AnyBody, read
-from app.dialects.sglang.admin import AbortBody, ProfileBody
+from app.dialects.sglang.admin import (
+    AbortBody,
+    LoadAdapterBody,
+    ProfileBody,
+    UnloadAdapterBody,
+)
 from app.errors import InvalidRequest
 from app.logs.setup import log
 from app.web.bodies import read_body
@@ -88,6 +94,39 @@ async def stop_profile(request: Request) -> Response:
     engine, _ = serving_of(request).loaded()
     await engine.profile(None)
     return json_response({"success": True, "message": "Profiling stopped."})
+
+
+@router.post("/v1/load_lora_adapter", summary="Load a LoRA adapter")
+@router.post("/load_lora_adapter", include_in_schema=False)
+async def load_adapter(request: Request) -> Response:
+    """From a folder of this machine, or the hub; requests ask for it by its name as `model`."""
+    body = await _body(LoadAdapterBody, request)
+    adapters = _adapters(request)
+    await adapters.load(body.lora_name, body.lora_path)
+    return _loaded(adapters, f"LoRA adapter '{body.lora_name}' added successfully.")
+
+
+@router.post("/v1/unload_lora_adapter", summary="Unload a LoRA adapter")
+@router.post("/unload_lora_adapter", include_in_schema=False)
+async def unload_adapter(request: Request) -> Response:
+    """At once for new requests; answered when the last request that uses it has ended."""
+    body = await _body(UnloadAdapterBody, request)
+    adapters = _adapters(request)
+    await adapters.unload(body.lora_name)
+    return _loaded(adapters, f"LoRA adapter '{body.lora_name}' removed successfully.")
+
+
+def _adapters(request: Request) -> Adapters:
+    _, model = serving_of(request).loaded()
+    if model.adapters is None:
+        raise InvalidRequest("LoRA adapters are not served here: set ENABLE_LORA=true.")
+    return model.adapters
+
+
+def _loaded(adapters: Adapters, message: str) -> Response:
+    return json_response(
+        {"success": True, "message": message, "loaded_adapters": adapters.loaded()}
+    )
 
 
 async def _body(kind: type[AnyBody], request: Request) -> AnyBody:

@@ -124,7 +124,7 @@ async def list_models(request: Request) -> Response:
     serving = serving_of(request)
     if is_anthropics(request.scope):
         query = request.query_params
-        content = anthropic.listed(
+        content = await anthropic.listed(
             serving.host.model,
             serving.lifecycle,
             limit=query.get("limit"),
@@ -132,7 +132,7 @@ async def list_models(request: Request) -> Response:
             before=query.get("before_id"),
         )
     else:
-        content = models.listed(serving.host.model, serving.lifecycle)
+        content = await models.listed(serving.host.model, serving.lifecycle)
     return json_response(content)
 
 
@@ -140,4 +140,4 @@ async def list_models(request: Request) -> Response:
 async def one_model(request: Request, model: str) -> Response:
     serving = serving_of(request)
     vendor = anthropic if is_anthropics(request.scope) else models
-    return json_response(vendor.card(model, serving.host.model, serving.lifecycle))
+    return json_response(await vendor.card(model, serving.host.model, serving.lifecycle))

@@ -13,7 +13,7 @@ from app.types import Json
 _MOST = 1000
 
 
-def listed(
+async def listed(
     model: ServedModel | None,
     lifecycle: Lifecycle,
     *,
@@ -22,7 +22,7 @@ def listed(
     before: str | None,
 ) -> Json:
     """The body of `/v1/models`; the rest is its query. Raises InvalidRequest, Unavailable."""
-    entries = [_entry(card) for card in models.cards(model, lifecycle)]
+    entries = [_entry(card) for card in await models.cards(model, lifecycle)]
     ids = [entry["id"] for entry in entries]
     first, end = 0, len(entries)
     for name, id in (("after_id", after), ("before_id", before)):
@@ -52,10 +52,10 @@ def _count(limit: str | None) -> int:
     return int(limit)
 
 
-def card(name: str, model: ServedModel | None, lifecycle: Lifecycle) -> Json:
+async def card(name: str, model: ServedModel | None, lifecycle: Lifecycle) -> Json:
     """The body of `/v1/models/{name}`. Raises ModelNotFound, Unavailable."""
     try:
-        return _entry(models.card(name, model, lifecycle))
+        return _entry(await models.card(name, model, lifecycle))
     except ModelNotFound as error:
         raise ModelNotFound(f"model: {name[:64]}", param="model") from error
 

@@ -12,6 +12,7 @@ from app.dialects.contract import Call
 from app.errors import InvalidRequest, ModelNotFound, NotReady
 from app.generation.model import ServedModel
 from app.lifecycle import Lifecycle, Phase
+from app.settings.catalogue import GENERIC_NAMES
 from app.types import Json
 
 
@@ -20,12 +21,14 @@ def served_name(requested: str | None, call: Call) -> str:
     if requested is None:
         return call.model.names[0]
     call.model.check_name(requested)
-    return requested if requested in call.model.names else call.model.names[0]
+    return call.model.names[0] if requested in GENERIC_NAMES else requested
 
 
 def generator_name(requested: str | None, call: Call) -> str:
     """The same for a request that generates text. Raises InvalidRequest if the model does not."""
     name = served_name(requested, call)
+    if name not in call.model.names:
+        call.adapter = name
     if call.model.info.embeds:
         raise InvalidRequest(
             "This model gives embeddings and generates no text; use /v1/embeddings.", param="model"
@@ -33,26 +36,38 @@ def generator_name(requested: str | None, call: Call) -> str:
     return name
 
 
-def listed(model: ServedModel | None, lifecycle: Lifecycle) -> Json:
+def choose_adapter(name: str, call: Call, *, param: str) -> None:
+    """For a request that names the adapter beside the model. Raises ModelNotFound."""
+    if not call.model.has_adapter(name):
+        raise ModelNotFound(f"No adapter `{name[:100]}` is loaded here.", param=param)
+    call.adapter = name
+
+
+async def listed(model: ServedModel | None, lifecycle: Lifecycle) -> Json:
     """The body of `/v1/models`. Raises Unavailable."""
-    return {"object": "list", "data": cards(model, lifecycle)}
+    return {"object": "list", "data": await cards(model, lifecycle)}
 
 
-def card(name: str, model: ServedModel | None, lifecycle: Lifecycle) -> Json:
+async def card(name: str, model: ServedModel | None, lifecycle: Lifecycle) -> Json:
     """The body of `/v1/models/{name}`. Raises ModelNotFound, Unavailable."""
-    for each in cards(model, lifecycle):
+    for each in await cards(model, lifecycle):
         # If the name is a local folder, its leading slash is lost among the slashes of the path.
         if each["id"].lstrip("/") == name.lstrip("/"):
             return each
     raise ModelNotFound(f"The model `{name[:100]}` does not exist here.", param="model")
 
 
-def cards(model: ServedModel | None, lifecycle: Lifecycle) -> list[Json]:
-    """Raises Unavailable before the model is ready: routers and benchmarks take a 200 here for
+async def cards(model: ServedModel | None, lifecycle: Lifecycle) -> list[Json]:
+    """The model under each of its names, then its adapters.
+
+    Raises Unavailable before the model is ready: routers and benchmarks take a 200 here for
     readiness."""
     if model is None or lifecycle.phase not in (Phase.READY, Phase.LEAVING):
         raise lifecycle.refusal() or NotReady("The model is not ready yet.")
     created = int(time.time() - lifecycle.uptime_s)
+    parents: dict[str, str | None] = dict.fromkeys(model.names)
+    if model.adapters is not None:
+        parents |= dict.fromkeys(await model.adapters.names(), model.names[0])
     return [
         {
             "id": name,
@@ -60,9 +75,9 @@ def cards(model: ServedModel | None, lifecycle: Lifecycle) -> list[Json]:
             "created": created,
             "owned_by": "sglang",
             "root": model.names[0],
-            "parent": None,
+            "parent": parent,
             "max_model_len": model.limit,
             "context_length": model.limit,
         }
-        for name in model.names
+        for name, parent in parents.items()
     ]

@@ -18,6 +18,19 @@ class AbortBody(Body):
     abort_all: bool | None = None
 
 
+class LoadAdapterBody(Body):
+    """SGLang's `pinned` changes nothing here: what the operator loads stays loaded."""
+
+    unsupported: ClassVar[Unsupported] = {"load_inplace": (False,)}
+
+    lora_name: Annotated[str, Field(min_length=1, max_length=200)]
+    lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class UnloadAdapterBody(Body):
+    lora_name: Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class ProfileBody(Body):
     """The operator sets the profile's folder: SGLANG_TORCH_PROFILER_DIR. No request can."""
 

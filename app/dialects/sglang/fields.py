@@ -186,6 +186,8 @@ class GenerateBody(Body):
     return_text_in_logprobs: bool | None = None
     image_data: Annotated[Any, PlainValidator(_pictures), WithJsonSchema({})] | None = None
     """The text has the model's own marker for each picture."""
+    lora_path: Annotated[str, Field(min_length=1, max_length=200), Same] | None = None
+    """The name of an adapter that is loaded, and no path."""
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:

@@ -15,6 +15,7 @@ import orjson
 from app.dialects import pictures
 from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.json_array import JsonArray
+from app.dialects.openai import models
 from app.dialects.openai.frames import DONE, error_frames, frame
 from app.dialects.openai.sampling import alternative_count
 from app.dialects.sglang.fields import GenerateBody, GenerateSampling
@@ -65,6 +66,8 @@ def answer(body: GenerateBody, call: Call) -> Awaitable[Reply]:
 
 def lower(body: GenerateBody, call: Call) -> GenerationRequest:
     params = body.sampling_params or GenerateSampling()
+    if body.lora_path is not None:
+        models.choose_adapter(body.lora_path, call, param="lora_path")
     n = params.n or 1
     if n > call.bounds.max_choices:
         raise above("sampling_params.n", call.bounds.max_choices)

@@ -40,7 +40,6 @@ UNSUPPORTED: Unsupported = {
             "watermark",
             "sampling_logprobs_mode",
             "session_params",
-            "lora_path",
             "lora_id",
             "custom_logit_processor",
             "positional_embed_overrides",

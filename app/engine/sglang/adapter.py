@@ -17,11 +17,13 @@ import msgspec
 import numpy as np
 
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered, Watched
+from app.engine.sglang.adapters import EngineAdapters
 from app.engine.sglang.endings import aborted, refused
 from app.engine.sglang.exchange import Exchange, Pending
 from app.engine.sglang.infill import Infill
 from app.engine.sglang.pictures import GREY, WARM_UP, PictureProcessor, discard, prepare
 from app.engine.sglang.pooling import Pooling
+from app.engine.sglang.profiler import Profiler
 from app.engine.sglang.pulse import Pulse, read_loads
 from app.engine.sglang.readers import ENDED_BY_ANY_MARKER
 from app.engine.sglang.sampling_names import sampling_params, valid_defaults
@@ -35,7 +37,6 @@ from app.logs.setup import log
 from app.media.picture import Decoded
 from app.types import ChatPrompt, Grammar, Json, Sampling
 
-_PROFILE_S = 900.0
 _EXCUSED_S, _EXCUSED_ON_CPU_S = 600.0, 3600.0
 _HARDLY = 1e-9
 """Seconds of silence of an engine that has work, and is not silent."""
@@ -54,6 +55,7 @@ class SGLangEngine:
         *,
         fingerprint: str,
         pictures: PictureProcessor | None = None,
+        adapters: EngineAdapters | None = None,
         widest_stride: int = 1,
     ) -> None:
         self._engine = engine
@@ -64,9 +66,6 @@ class SGLangEngine:
         """Batches that are waited for."""
         self._embeddings_since = 0.0
         """When the first of them was asked for, by the monotonic clock."""
-        self._profiles = 0
-        """Calls of the profiler that have not returned."""
-        self._profiles_until = 0.0
         self.lost = watch.lost
         self._tokenizers = Tokenizers(self._manager, engine.template_manager)
         tokenizer = self._tokenizers.loop.tokenizer
@@ -74,10 +73,11 @@ class SGLangEngine:
         self._grammar_vocabulary: GrammarVocabulary | None = None
         self._infill = Infill.of(tokenizer)
         self._pictures = pictures
+        self._adapters = adapters
         self._resolved: dict[str, Any] = dict(engine.server_args.resolved_dict())
         """SGLang's options; its `server_args` themselves have some of them as they were given."""
         self.info = self._read_info(pools, fingerprint)
-        self._profiled_at = 0.0
+        self._profiler = Profiler(self._manager)
         self._excused_s = _EXCUSED_ON_CPU_S if self.info.device == "cpu" else _EXCUSED_S
         # Between nodes the snapshots of the replicas are read only when a request is sent.
         self._one_node = engine.server_args.nnodes == 1
@@ -122,6 +122,7 @@ class SGLangEngine:
             picture_marker=self._pictures.marker if self._pictures is not None else "",
             picture_pattern=self._pictures.pattern if self._pictures is not None else None,
             picture_markers=self._pictures.markers if self._pictures is not None else (),
+            serves_adapters=self._adapters is not None,
             fills_middle=self._infill is not None,
             embedding_size=pools.size if pools else None,
             dimensions=pools.dimensions if pools and pools.matryoshka else None,
@@ -266,6 +267,14 @@ class SGLangEngine:
             self._embeddings -= 1
         return [_embedding(result) for result in results]
 
+    async def load_adapter(self, name: str, path: str) -> str:
+        assert self._adapters is not None
+        return await self._adapters.load(name, path)
+
+    async def unload_adapter(self, id: str) -> None:
+        assert self._adapters is not None
+        await self._adapters.unload(id)
+
     async def loads(self) -> list[Load]:
         return [
             Load(
@@ -289,33 +298,18 @@ class SGLangEngine:
         return bool((await self._manager.flush_cache()).success)
 
     async def profile(self, options: Json | None) -> None:
-        from sglang.srt.managers.io_struct import ProfileReq
-
-        # Writing a trace stops the schedulers, for minutes perhaps; after `num_steps` by itself.
-        self._profiles += 1
-        by_itself = options is not None and options.get("num_steps")
-        self._profiles_until = time.monotonic() + _PROFILE_S if by_itself else 0.0
-        try:
-            if options is None:
-                await self._manager.stop_profile()
-            else:
-                await self._manager.start_profile(ProfileReq(**options))
-        except RuntimeError as error:
-            raise InvalidRequest(f"The profiler refuses: {error}"[:400]) from error
-        finally:
-            self._profiles -= 1
-            self._profiled_at = time.monotonic()
+        await self._profiler.run(options)
 
     def silent_s(self) -> float:
         owed = [self._exchange.asked_at] if self._exchange.owes else []
         if self._embeddings:
             owed.append(self._embeddings_since)
         now = time.monotonic()
-        if self._profiles or now < self._profiles_until:
+        if self._profiler.is_busy:
             return _HARDLY  # in every process of the server: it holds for all
         if not owed:
             return 0.0
-        heard_at = max(self._exchange.heard_at, self._profiled_at, min(owed))
+        heard_at = max(self._exchange.heard_at, self._profiler.ended_at, min(owed))
         # Work without a word is an excuse for some time: a detokenizer may hang while the scheduler
         # goes on.
         worked_at = 0.0 if self._pulse.stopped else self._pulse.worked_at
@@ -374,6 +368,8 @@ class SGLangEngine:
         self._closed = True
         if self._pictures is not None:
             self._pictures.close()
+        if self._adapters is not None:
+            self._adapters.close()
         self._watch.close()
         self._pulse.close()
         await end_schedulers(self._manager, self._watch)

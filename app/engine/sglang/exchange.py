@@ -157,6 +157,7 @@ class Exchange:
             extra_key=question.cache_scope or None,
             priority=manager.default_priority_value if manager.enable_priority_scheduling else None,
             time_stats=times,
+            lora_id=question.adapter,
         )
         times.set_tokenize_finish_time()
         request = Pending(id, inbox, choice, question, times)

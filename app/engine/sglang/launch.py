@@ -34,6 +34,7 @@ from app.engine.base import EngineLost
 from app.engine.environment import RuntimeDir
 from app.engine.sglang import shared_memory
 from app.engine.sglang.adapter import SGLangEngine
+from app.engine.sglang.adapters import EngineAdapters
 from app.engine.sglang.early import EarlyProcesses, is_bound_to_memory
 from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.follower import Follower
@@ -85,6 +86,11 @@ async def launch(
         pools,
         watch,
         fingerprint=await asyncio.to_thread(fingerprint_of, engine.server_args.resolved_dict()),
+        adapters=(
+            EngineAdapters(engine.tokenizer_manager, runtime.path / "adapters")
+            if settings.serves_adapters and pools is None
+            else None
+        ),
         pictures=await processor_of(engine.tokenizer_manager, settings),
         widest_stride=settings.max_stream_interval,
     )

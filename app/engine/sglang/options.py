@@ -13,6 +13,7 @@ from typing import Any
 
 from app.engine.environment import RuntimeDir
 from app.engine.sglang import hardware, parser_names, pictures, pooling
+from app.engine.sglang.adapters import adapter_options
 from app.engine.sglang.importing import OWN_MODELS
 from app.engine.sglang.model_files import tokenizer_at
 from app.engine.sglang.pooling import Pooling
@@ -37,6 +38,12 @@ _RESERVED = {
     "crash_dump_folder": "this server keeps no requests",
     "export_metrics_to_file": "set ENABLE_METRICS and scrape /metrics",
     "nnodes": "set NNODES instead",
+    "enable_lora": "set ENABLE_LORA instead",
+    "lora_paths": "set LORA_MODULES instead",
+    "max_loras_per_batch": "set MAX_LORAS instead",
+    "max_lora_rank": "set MAX_LORA_RANK instead",
+    "max_loaded_loras": "set MAX_CPU_LORAS instead",
+    "lora_target_modules": "set LORA_TARGET_MODULES instead",
     "node_rank": "set NODE_RANK instead",
 }
 """Options that ENGINE_ARGS must not set."""
@@ -62,9 +69,12 @@ def engine_options(
     hardware.complete(options, tp_size=settings.tp_size, expert_parallel=settings.expert_parallel)
     with suppress(ConfigError):  # it has no config.json, as a GGUF file: no pictures
         pictures.choose(options, hardware.config_of(options), settings)
+    options |= adapter_options(settings, on_cpu=on_cpu) | settings.engine_args
     if on_cpu:
         _choose_dtype(options)
     pools = _embedding(model_path, options, on_cpu)
+    if pools is not None and settings.serves_adapters:
+        raise ConfigError("ENABLE_LORA: an embedding model is served without adapters")
     if pools is not None and settings.tokenizer_workers > 1:
         raise ConfigError("TOKENIZER_WORKERS: an embedding model is served by one process")
     for option, sglang_name in (
@@ -96,9 +106,12 @@ def check_known(options: dict[str, Any], server_args: Any) -> None:
             raise ConfigError(f"ENGINE_ARGS: SGLang has no option {name!r}{hint}")
         for annotation in getattr(fields[name].type, "__metadata__", ()):
             choices = getattr(annotation, "choices", None)
-            if choices and value is not None and value not in choices:
+            if not choices or value is None:
+                continue
+            values = value if isinstance(value, list | tuple) else [value]
+            if wrong := [each for each in values if each not in choices]:
                 listed = ", ".join(map(str, choices))
-                raise ConfigError(f"{name.upper()}: SGLang takes one of {listed}; not {value!r}")
+                raise ConfigError(f"{name.upper()}: SGLang takes one of {listed}; not {wrong[0]!r}")
 
 
 def _defaults(settings: Settings, on_cpu: bool) -> dict[str, Any]:
