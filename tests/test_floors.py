@@ -31,7 +31,7 @@ FLOORS = [
         "trials",
         "version",
     },
-    {"reading", "grammars", "store", "media"},
+    {"reading", "grammars", "store", "media", "adapters"},
     {"engine"},
     {"generation"},
     {"dialects", "hathora"},

@@ -110,6 +110,46 @@ from sglang.srt.models.registry import _ModelRegistry
 assert "model_cls = self.models.get(first_arch)" in inspect.getsource(
     _ModelRegistry.resolve_model_cls
 )
+from sglang.srt.lora import lora, lora_config, lora_manager, mem_pool, utils as lora_utils
+from sglang.srt.managers import io_struct, scheduler
+manager = lora_manager.LoRAManager
+assert list(inspect.signature(manager.load_lora_adapter).parameters) == ["self", "lora_ref"]
+assert {"max_lora_rank", "target_modules", "lora_paths"} <= set(
+    inspect.signature(manager.init_state).parameters
+)
+assert callable(lora_utils.auto_detect_lora_target_modules)
+pool = inspect.getsource(mem_pool.LoRAMemoryPool)
+for name in ("A_buffer", "B_buffer", "embedding_A_buffer", "embedding_B_buffer",
+             "lm_head_A_buffer", "lm_head_B_buffer", "new_embeddings_buffer",
+             "pin_memory_available", "strict_loading"):
+    assert f"self.{name}" in pool, name
+assert list(inspect.signature(mem_pool.LoRAMemoryPool.load_lora_weight_to_buffer).parameters) == [
+    "self", "uid", "buffer_id", "lora_adapter", "lora_modules", "lora_embed_tokens_module",
+    "lora_lm_head_module",
+]
+installed = inspect.getsource(manager.load_lora_weights) + inspect.getsource(
+    manager._load_lora_adapter
+)
+for line in ("self.configs[lora_ref.lora_id] = ", "self.loras[lora_ref.lora_id] = ",
+             "self.lora_refs[lora_ref.lora_id] = "):
+    assert line in installed, line
+steps = inspect.getsource(scheduler.Scheduler)
+assert steps.index("self.init_model_worker()") < steps.index("self.init_request_dispatcher()")
+assert "(UnloadLoRAAdapterReqInput, self.unload_lora_adapter)" in steps
+for name in ("collect_inflight_reqs", "unload_lora_adapter"):
+    assert callable(getattr(scheduler.Scheduler, name)), name
+for name in ("self.waiting_queue", "self.chunked_req", "self.result_queue"):
+    assert name in steps, name
+assert '("update_lora_adapter", LoRAUpdateOutput)' in inspect.getsource(
+    sys.modules["sglang.srt.managers.tokenizer_control_mixin"]
+)
+assert {"lora_name", "lora_path", "lora_id"} <= set(
+    io_struct.LoadLoRAAdapterReqInput.__struct_fields__
+)
+assert "lora_id" in io_struct.TokenizedGenerateReqInput.__struct_fields__
+assert "self.scaling: float = self.config.lora_alpha / self.config.r" in inspect.getsource(
+    lora.LoRAAdapter
+)
 from sglang.srt.constrained import grammar_manager, reasoner_grammar_backend
 reasoner = reasoner_grammar_backend.ReasonerGrammarObject
 for name in ("enable_token_filter", "token_filter_fn", "tokens_after_end"):

@@ -33,6 +33,7 @@ from app.engine.sglang.observed import LoggedRequest, Series
 from app.engine.sglang.tokens import ScoredColumns, Vocabulary
 from app.errors import InternalError, InvalidRequest, Overloaded
 from app.logs.setup import log
+from app.types import Scoring
 
 
 class Pending:
@@ -146,10 +147,7 @@ class Exchange:
             token_type_ids=_token_types(media),
             sampling_params=sampling,
             return_logprob=scoring is not None,
-            # -1: of the answer only.
-            logprob_start_len=(
-                -1 if scoring is None or scoring.prompt_from is None else scoring.prompt_from
-            ),
+            logprob_start_len=_scored_from(scoring),
             top_logprobs_num=0 if scoring is None else scoring.top,
             token_ids_logprob=None,
             stream=True,
@@ -342,6 +340,11 @@ class Exchange:
         request.times.set_finished_time()
         finish = message.finished_reason or {"type": "abort", "message": message.abort_message}
         request.inbox.fail(aborted(finish))
+
+
+def _scored_from(scoring: Scoring | None) -> int:
+    """The prompt's first token whose score is wanted; -1: of the answer only."""
+    return -1 if scoring is None or scoring.prompt_from is None else scoring.prompt_from
 
 
 def _token_types(media: list[Any] | None) -> list[int] | None:

@@ -142,7 +142,7 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"text": "a", "sampling_params": 5}, "sampling_params"),
     ({"text": "a", "sampling_params": []}, "sampling_params"),
     ({"text": ["a", "b"], "sampling_params": [{"n": 1}, {"n": 2}]}, "sampling_params"),
-    ({"text": "a", "lora_path": "x"}, "lora_path"),
+    ({"text": "a", "lora_path": ["x", "y"]}, "lora_path"),
     ({"text": "a", "image_data": "http://x/y.png"}, "image_data"),
     ({"text": ["a", "b"], "image_data": ["x"]}, "image_data"),
     ({"text": "a", "image_data": 5}, "image_data"),
