@@ -114,6 +114,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     grammar: Grammar | None = None
     thinking_budget: int | None = None
     """Tokens that the model may think, if it does; then it has to answer. None: no bound."""
+    beam_width: int | None = None
+    """Search with so many beams; the choices are the best of them. None: sample."""
 
 
 class Scoring(msgspec.Struct, frozen=True):

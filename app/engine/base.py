@@ -62,6 +62,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Texts that mean a picture, or a part of one, to the model, and other kinds of media."""
     serves_adapters: bool = False
     """LoRA adapters can be loaded."""
+    searches_beams: bool = False
     fills_middle: bool = False
     """It was trained to fill a gap in a text."""
     embedding_size: int | None = None

@@ -63,6 +63,7 @@ class StandIn(ScriptedEngine):
             context_length=_CONTEXT_TOKENS,
             max_prompt_tokens=_CONTEXT_TOKENS - 1,
             fills_middle=True,
+            searches_beams=True,
             serves_adapters=serves_adapters,
             embedding_size=options.embedding_size,
             dimensions=() if options.embedding_size else None,

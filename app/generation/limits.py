@@ -36,6 +36,11 @@ def check_sampling(sampling: Sampling, info: EngineInfo) -> None:
             param="min_p",
             code="unsupported_parameter",
         )
+    if sampling.beam_width is not None and 2 * sampling.beam_width > info.vocab_size:
+        raise InvalidRequest(
+            f"n must be at most {info.vocab_size // 2} beams: the model has so few tokens.",
+            param="n",
+        )
     check_ids(sampling.stop_token_ids, info, param="stop_token_ids")
     if sampling.logit_bias:
         check_ids([int(key) for key in sampling.logit_bias], info, param="logit_bias")

@@ -18,7 +18,7 @@ Stream: TypeAlias = tuple[int, AsyncGenerator[Chunk, None]]
 def parts(prompts: int, choices: int, most: int) -> list[tuple[int, int]]:
     """A request in parts of one prompt and at most so many choices: (number of the first, count).
 
-    Choices are numbered through all prompts.
+    Choices are numbered through all prompts. Those of a search with beams are found together.
     """
     return [
         (prompt * choices + first, min(most, choices - first))

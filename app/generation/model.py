@@ -102,7 +102,8 @@ class ServedModel:
             share = self._gate.sequences.of_one_request()
             answer = Answer(request, jobs, stats)
             most = self._gate.sequences.share
-            if len(jobs) == 1 and request.n <= most:
+            beams = request.sampling.beam_width
+            if len(jobs) == 1 and request.n <= most and beams is None:
                 # Nearly always; each generator on the way costs every token.
                 async with (
                     share.room(request.n),
@@ -116,7 +117,9 @@ class ServedModel:
             else:
                 streams = [
                     (first, self._in_room(share, request, jobs[first // request.n], first, choices))
-                    for first, choices in parts(len(jobs), request.n, most)
+                    for first, choices in parts(
+                        len(jobs), request.n, most if beams is None else request.n
+                    )
                 ]
                 async with aclosing(merge(streams)) as batches:
                     async for batch in batches:
@@ -215,7 +218,9 @@ class ServedModel:
         # The engine aborts by prefix: no id of equal length is a prefix of another.
         id = f"{request.id}-{first:05}"
         stream = self._stream(request, job, id, choices)
-        async with share.room(choices), aclosing(stream) as chunks:
+        # Beams cannot take turns: those beyond a request's share are in the engine all the same.
+        room = min(request.sampling.beam_width or choices, self._gate.sequences.share)
+        async with share.room(room), aclosing(stream) as chunks:
             async for chunk in chunks:
                 yield chunk
 

@@ -55,14 +55,13 @@ _SAME_NAME = frozenset({
     "n", "best_of", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature",
     "top_p", "top_k", "min_p", "stop", "stop_token_ids", "ignore_eos", "max_tokens", "min_tokens",
     "skip_special_tokens", "seed", "logit_bias", "include_stop_str_in_output", "use_beam_search",
-    "length_penalty", "truncate_prompt_tokens", "logits_processors", "bad_words",
+    "length_penalty", "early_stopping", "truncate_prompt_tokens", "logits_processors", "bad_words",
     "allowed_token_ids",
 })  # fmt: skip
 """Sampling parameters of vLLM that the dialects know by the same name, if only to refuse them."""
 _RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 _HARMLESS: Unsupported = {
     "detokenize": (True,),
-    "early_stopping": (False,),
     "logprobs": (),
     "prompt_logprobs": (),
     "spaces_between_special_tokens": (True,),

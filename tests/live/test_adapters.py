@@ -69,7 +69,7 @@ def adapted(folder: Path, model: str) -> Adapted:
         "LORA_MODULES": f"one={folder}/adapters/one", "LORA_FOLDER": str(folder / "adapters"),
         "ADMIN_API_KEY": "operator", "MAX_LORAS": "3",
     }  # fmt: skip
-    server = Adapted(folder, model=model, **environment)
+    server = Adapted(folder, "--dtype", "float32", model=model, **environment)
     server.model, server.adapters = model, folder / "adapters"
     return server
 

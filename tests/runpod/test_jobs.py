@@ -136,10 +136,10 @@ def test_vllms_sampling_parameters_are_passed_on_or_change_nothing() -> None:
         "n": 2, "best_of": 3, "presence_penalty": 0.1, "frequency_penalty": 0.2,
         "repetition_penalty": 1.1, "temperature": 0.5, "top_p": 0.9, "top_k": 4, "min_p": 0.1,
         "stop": ["x"], "stop_token_ids": [1], "ignore_eos": True, "max_tokens": 9, "min_tokens": 1,
-        "skip_special_tokens": False, "seed": 1,
+        "skip_special_tokens": False, "seed": 1, "early_stopping": "never",
     }  # fmt: skip
     harmless = {
-        "early_stopping": False, "spaces_between_special_tokens": True, "detokenize": True,
+        "spaces_between_special_tokens": True, "detokenize": True,
         "logprobs": None, "prompt_logprobs": None,
     }  # fmt: skip
     body = request({"prompt": "a", "sampling_params": params | harmless})[3]
@@ -149,7 +149,7 @@ def test_vllms_sampling_parameters_are_passed_on_or_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("early_stopping", True), ("early_stopping", "never"), ("logprobs", 0),
+        ("logprobs", 0),
         ("prompt_logprobs", 1), ("spaces_between_special_tokens", False), ("detokenize", False),
         ("detokenize", 1), ("no_such_thing", 1),
     ],

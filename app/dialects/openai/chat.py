@@ -17,6 +17,7 @@ from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.json_array import JsonArray
 from app.dialects.openai import models, tools
+from app.dialects.openai.beams import beam_width
 from app.dialects.openai.frames import OpenAIFrames, logprob_json, usage_json
 from app.dialects.openai.messages import ChatMessage
 from app.dialects.openai.sampling import (
@@ -135,6 +136,7 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
     _check_messages(body)
     bounds = call.bounds
     max_tokens = body.max_completion_tokens
+    n = choice_count(body, call)
     grammar = body.constraint(bounds)
     messages = [each.lower(f"messages[{no}]") for no, each in enumerate(body.messages)]
     pictures.check(messages, call)
@@ -161,8 +163,9 @@ def lower(body: ChatBody, call: Call) -> GenerationRequest:
             bounds,
             max_tokens=body.max_tokens if max_tokens is None else max_tokens,
             thinking_budget=_budget(body, call.model.info),
+            beam_width=beam_width(body, call, n),
         ),
-        n=choice_count(body, call),
+        n=n,
         scoring=_scoring(body, call.bounds),
         progress=body.progress,
         whole=not body.stream,

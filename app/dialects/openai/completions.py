@@ -16,6 +16,7 @@ from pydantic import Field
 from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.json_array import JsonArray
 from app.dialects.openai import models
+from app.dialects.openai.beams import beam_width
 from app.dialects.openai.frames import OpenAIFrames, usage_json
 from app.dialects.openai.sampling import (
     UNSUPPORTED,
@@ -100,7 +101,8 @@ def answer(body: CompletionBody, call: Call) -> Awaitable[Reply]:
 
 def lower(body: CompletionBody, call: Call) -> GenerationRequest:
     n = choice_count(body, call)
-    of = _best_of(body, n, call)
+    beams = beam_width(body, call, n, body.best_of)
+    of = n if beams is not None else _best_of(body, n, call)
     max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if max_tokens == 0 and not body.echo:
         raise InvalidRequest(
@@ -117,7 +119,7 @@ def lower(body: CompletionBody, call: Call) -> GenerationRequest:
     return GenerationRequest(
         id=call.id,
         prompts=_prompts(body, call),
-        sampling=body.sampling(call.bounds, max_tokens=max_tokens),
+        sampling=body.sampling(call.bounds, max_tokens=max_tokens, beam_width=beams),
         n=of,
         echo=bool(body.echo),
         scoring=scoring,

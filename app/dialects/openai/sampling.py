@@ -13,8 +13,9 @@ from pydantic_core import PydanticKnownError
 
 from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call
+from app.dialects.openai.beams import BeamFields
 from app.dialects.openai.grammars import GrammarFields
-from app.errors import InvalidRequest, above, too_many
+from app.errors import InvalidRequest, UnsupportedParameter, above, too_many
 from app.settings.bounds import Bounds, hard_limit
 from app.types import Sampling
 
@@ -34,7 +35,6 @@ UNSUPPORTED: Unsupported = {
     "functions": ([],),
     "include_stop_str_in_output": (False,),
     "input_embeds": (),
-    "length_penalty": (1.0, 1),
     "logits_processors": (),
     "lora_path": (),
     "max_new_tokens": (),
@@ -50,7 +50,6 @@ UNSUPPORTED: Unsupported = {
     "stop_regex": (),
     "truncate_prompt_tokens": (),
     "typical_p": (1.0, 1),
-    "use_beam_search": (False,),
     "verbosity": ("low", "medium", "high"),
     "web_search_options": (),
 }
@@ -119,7 +118,7 @@ class CommonFields(Body):
     logit_bias: Biases | None = None
 
 
-class SamplingFields(CommonFields, GrammarFields):
+class SamplingFields(CommonFields, GrammarFields, BeamFields):
     """The sampling fields of chat and plain completions."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
@@ -154,7 +153,12 @@ class SamplingFields(CommonFields, GrammarFields):
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     def sampling(
-        self, bounds: Bounds, *, max_tokens: int | None, thinking_budget: int | None = None
+        self,
+        bounds: Bounds,
+        *,
+        max_tokens: int | None,
+        thinking_budget: int | None = None,
+        beam_width: int | None = None,
     ) -> Sampling:
         top_k = self.top_k
         sampling = Sampling(
@@ -176,8 +180,14 @@ class SamplingFields(CommonFields, GrammarFields):
             seed=self.seed,
             grammar=self.constraint(bounds),
             thinking_budget=thinking_budget,
+            beam_width=beam_width,
         )
         check_counts(sampling, bounds)
+        if beam_width is not None and sampling.grammar is not None:
+            raise UnsupportedParameter(
+                "The engine does not search with beams by a schema or grammar.",
+                param=sampling.grammar.param,
+            )
         return sampling
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered, Watched
 from app.engine.sglang.adapters import EngineAdapters
+from app.engine.sglang.beams import searches_beams
 from app.engine.sglang.endings import aborted, refused
 from app.engine.sglang.exchange import Exchange, Pending
 from app.engine.sglang.infill import Infill
@@ -123,6 +124,7 @@ class SGLangEngine:
             picture_pattern=self._pictures.pattern if self._pictures is not None else None,
             picture_markers=self._pictures.markers if self._pictures is not None else (),
             serves_adapters=self._adapters is not None,
+            searches_beams=searches_beams(args),
             fills_middle=self._infill is not None,
             embedding_size=pools.size if pools else None,
             dimensions=pools.dimensions if pools and pools.matryoshka else None,
@@ -193,7 +195,9 @@ class SGLangEngine:
         cached: int | None = None
         media: list[Any] = []
         try:
-            if choices == 1:
+            if question.sampling.beam_width is not None:
+                params["n"] = choices  # of the beams, in one request
+            if choices == 1 or "n" in params:
                 await prepare(question.inputs, media)
                 pending.append(exchange.ask(id, question, params, inbox, media=media))
             else:

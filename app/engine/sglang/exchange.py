@@ -27,6 +27,7 @@ import zmq
 from app.engine.base import Chunk, Question
 from app.engine.inbox import Inbox
 from app.engine.pace import Pace
+from app.engine.sglang import beams
 from app.engine.sglang.columns import SCORE_COLUMNS, Columns
 from app.engine.sglang.endings import aborted, end_of
 from app.engine.sglang.observed import LoggedRequest, Series
@@ -40,6 +41,7 @@ class Pending:
     """One choice of a request while the engine generates it. The engine knows it as a request."""
 
     __slots__ = (
+        "beams",
         "choice",
         "first_at",
         "id",
@@ -51,13 +53,17 @@ class Pending:
         "times",
     )
 
-    def __init__(self, id: str, inbox: Inbox, choice: int, question: Question, times: Any) -> None:
+    def __init__(
+        self, id: str, inbox: Inbox, choice: int, question: Question, times: Any, beams: int = 0
+    ) -> None:
         self.id = id
         self.inbox = inbox
         self.choice = choice
         self.question = question
         self.times = times
         """SGLang's `APIServerReqTimeStats`."""
+        self.beams = beams
+        """Choices that a search with beams returns; 0: it is none."""
         self.plain = question.scoring is None and not question.token_ids
         """Chunks carry text and counts only."""
         self.log: LoggedRequest | None = None
@@ -158,7 +164,7 @@ class Exchange:
             lora_id=question.adapter,
         )
         times.set_tokenize_finish_time()
-        request = Pending(id, inbox, choice, question, times)
+        request = Pending(id, inbox, choice, question, times, params.get("n", 0))
         times.set_api_server_dispatch_time()
         message.wrap_pickle_fields()
         if not self._send(message):
@@ -289,6 +295,9 @@ class Exchange:
                 verified=self._columns.cell(batch, "spec_verify_ct", row),
             )
         try:
+            if request.beams:
+                self._finish_beams(request, batch, row)
+                return
             finish, matched = end_of(reason)
         except (InternalError, InvalidRequest, Overloaded) as error:
             request.inbox.fail(error)
@@ -303,6 +312,19 @@ class Exchange:
         request.inbox.wake()
         if request.log is not None:
             request.log.finished(chunk, reason, request.times.get_e2e_latency())
+
+    def _finish_beams(self, request: Pending, batch: Any, row: int) -> None:
+        """Raises as `end_of`."""
+        reason = batch.finished_reasons[row]
+        if reason["type"] == "abort" and reason.get("status_code") == 400:
+            log.warning("the engine refused a search", reason=str(reason.get("message"))[:400])
+            raise beams.refused()
+        end_of(reason)
+        column = self._columns.cell(batch, "beam_search_output", row)
+        prompt_tokens, cached_tokens = batch.prompt_tokens[row], batch.cached_tokens[row]
+        for chunk in beams.beam_chunks(column, prompt_tokens, cached_tokens, request.beams):
+            request.inbox.put(chunk)
+        request.inbox.wake()
 
     def _detailed(self, request: Pending, batch: Any, row: int) -> Chunk:
         """A row with everything that the request wants of it."""

@@ -26,7 +26,9 @@ def sampling_params(
     answer begins with thinking, whose end the engine sees.
     """
     params: dict[str, Any] = dict(defaults)
-    if whole:
+    if sampling.beam_width is not None:
+        params["beam_width"] = sampling.beam_width
+    elif whole:
         params["stream_interval"] = _WHOLE_INTERVAL
     # Absent would mean 128; None means up to the end of the context.
     params["max_new_tokens"] = sampling.max_tokens
