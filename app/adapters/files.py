@@ -28,7 +28,10 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MOST_CONFIG_BYTES = 2**20
 _MOST_HEADER_BYTES = 25 * 2**20
 _TYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_MATRIX = re.compile(r"(?P<module>.+)\.(?P<kind>lora_A|lora_B)\.weight")
+_MATRIX = re.compile(
+    r"(?P<module>(?P<before>.*?)\blayers\.[0-9]+\..+)\.(?P<kind>lora_A|lora_B)\.weight"
+)
+"""Of a layer: the engine leaves out what is in none."""
 _SAME: tuple[Any, ...] = (None, False, {}, [], "none", "")
 _NOT_SERVED = {
     "use_dora": "DoRA",
@@ -43,8 +46,17 @@ _NOT_SERVED = {
     "trainable_token_indices": "trained tokens",
     "target_parameters": "parameters that are no modules",
     "alora_invocation_tokens": "an invocation by tokens (aLoRA)",
+    "use_bdlora": "matrices of blocks (BD-LoRA)",
+    "arrow_config": "a router (Arrow)",
+    "velora_config": "VeLoRA",
+    "monteclora_config": "MonteCLoRA",
+    "kasa_config": "KaSA",
+    "ensure_weight_tying": "tied weights",
 }
 """Fields of its configuration whose effect the engine leaves out -> what they mean."""
+
+_LEAVE_THE_MODEL = ("true", "false", "gaussian", "eva", "orthogonal")
+"""Ways to begin a training that leave the model's own weights as they are."""
 
 
 class AdapterRefused(ServeError):
@@ -105,6 +117,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise AdapterRefused(f"{CONFIG} is not JSON: {error}.") from None
     if not isinstance(config, dict) or str(config.get("peft_type")).upper() != "LORA":
         raise AdapterRefused(f"{CONFIG}: peft_type must be LORA.")
+    begun = config.get("init_lora_weights")
+    if isinstance(begun, str) and begun.lower() not in _LEAVE_THE_MODEL:
+        raise AdapterRefused(
+            f"{CONFIG}: init_lora_weights {begun[:40]!r} is not served: it changes the model's own "
+            "weights. Have PEFT save it for the unchanged model (path_initial_model_for_weight_"
+            "conversion)."
+        )
     for field, meaning in _NOT_SERVED.items():
         if not any(config.get(field) == same for same in _SAME):
             raise AdapterRefused(f"{CONFIG}: {field} is not served: {meaning}.")
@@ -182,12 +201,17 @@ def _check_place(name: str, raw: Any, data_bytes: int) -> None:
 def _matrices(header: Mapping[str, Any]) -> dict[str, tuple[list[int], list[int]]]:
     """Module -> the shapes of its two matrices, [rank, in] and [out, rank]."""
     halves: dict[str, dict[str, list[int]]] = {}
+    towers: set[str] = set()
     for name, tensor in header.items():
         if (match := _MATRIX.fullmatch(name)) is None:
-            raise AdapterRefused(f"{WEIGHTS}: {name[:200]} is not a matrix of LoRA.")
+            raise AdapterRefused(f"{WEIGHTS}: {name[:200]} is not a matrix of LoRA, of a layer.")
+        towers.add(match["before"])
         if len(tensor["shape"]) != 2:
             raise AdapterRefused(f"{WEIGHTS}: {name[:200]} must have two dimensions.")
         halves.setdefault(match["module"], {})[match["kind"]] = tensor["shape"]
+    if len(towers) > 1:
+        shown = ", ".join(sorted(towers))[:200]
+        raise AdapterRefused(f"{WEIGHTS} has layers of more than one part of a model: {shown}.")
     if not halves:
         raise AdapterRefused(f"{WEIGHTS} has no matrix of LoRA.")
     for module, both in halves.items():

@@ -14,6 +14,7 @@ import asyncio
 import re
 import time
 from collections.abc import Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,6 +104,10 @@ class Adapters:
         """Set whenever there may be room again."""
         self._failed: dict[str, tuple[float, ServeError]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._finding: dict[str, asyncio.Task[None]] = {}
+        """Names that are looked for in the folder, and then wait for room."""
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="adapters")
+        """The folder may be slow; nothing else waits for it."""
 
     # -- names -------------------------------------------------------------------------------------
 
@@ -116,7 +121,9 @@ class Adapters:
 
     async def names(self) -> list[str]:
         """Those that a request may ask for, in order."""
-        return sorted({*self._known, *await asyncio.to_thread(self._names_in_folder)})
+        loop = asyncio.get_running_loop()
+        in_folder = await loop.run_in_executor(self._threads, self._names_in_folder)
+        return sorted({*self._known, *in_folder})
 
     def _names_in_folder(self) -> list[str]:
         if self._folder is None:
@@ -179,26 +186,37 @@ class Adapters:
 
     async def lend(self, name: str) -> Lease:
         """Raises ModelNotFound, Overloaded, ServeError."""
-        if (adapter := self._known.get(name)) is None:
-            adapter = await self._from_folder(name)
         while True:
-            await asyncio.shield(adapter.id)
-            if (now := self._known.get(name)) is adapter:
+            if (adapter := self._known.get(name)) is None:
+                await self._from_folder(name)
+                continue
+            try:
+                await asyncio.shield(adapter.id)
+            except AdapterRefused:  # which is for the operator to read
+                raise _unservable(name) from None
+            if self._known.get(name) is adapter:  # it may have been unloaded meanwhile
                 return Lease(adapter, self._freed)
-            adapter = now or await self._from_folder(name)  # unloaded meanwhile
 
-    async def _from_folder(self, name: str) -> Adapter:
-        if (path := await asyncio.to_thread(self._in_folder, name)) is None:
+    async def _from_folder(self, name: str) -> None:
+        """Begin to load it. One request does that, and the others wait for it."""
+        if (finding := self._finding.get(name)) is None:
+            finding = self._finding[name] = self._run(self._find(name))
+            finding.add_done_callback(lambda _: self._finding.pop(name, None))
+        await asyncio.shield(finding)
+
+    async def _find(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        if (path := await loop.run_in_executor(self._threads, self._in_folder, name)) is None:
             raise ModelNotFound(f"The model `{name[:100]}` does not exist here.", param="model")
         if (failed := self._failed.get(name)) is not None:
             until, error = failed
             if time.monotonic() < until:
                 raise error
             del self._failed[name]
-        if (other := self._known.get(name)) is not None:
-            return other
-        await self._room()
-        return self._known.get(name) or self._begin(name, str(path), stays=False)
+        if name not in self._known:
+            await self._room()
+        if name not in self._known:  # the operator may have loaded it meanwhile
+            self._begin(name, str(path), stays=False)
 
     # -- both --------------------------------------------------------------------------------------
 
@@ -231,6 +249,7 @@ class Adapters:
 
     def _has_left(self, _: asyncio.Task[None]) -> None:
         self._leaving -= 1
+        self._freed.set()
 
     def _begin(self, name: str, path: str, *, stays: bool) -> Adapter:
         adapter = self._known[name] = Adapter(name, path, stays=stays)
@@ -249,6 +268,7 @@ class Adapters:
             raise
         else:
             adapter.id.set_result(id)
+            self._freed.set()  # it may leave again, if its client has left
             seconds = round(time.monotonic() - began, 2)
             log.info("adapter loaded", adapter=adapter.name, seconds=seconds)
 
@@ -257,11 +277,8 @@ class Adapters:
         del self._known[adapter.name]
         self._gone()
         if not adapter.stays:
-            if isinstance(error, AdapterRefused):  # which is for the operator to read
-                error = ModelNotFound(
-                    f"The model `{adapter.name}` cannot be loaded; the server's log says why.",
-                    param="model",
-                )
+            if isinstance(error, AdapterRefused):
+                error = _unservable(adapter.name)
             self._failed[adapter.name] = (time.monotonic() + _REMEMBERED_S, error)
         adapter.id.set_exception(error)
         adapter.id.exception()  # perhaps nobody waits any more
@@ -273,8 +290,13 @@ class Adapters:
 
     async def _unload(self, adapter: Adapter) -> None:
         await adapter.idle.wait()
-        await self._engine.unload_adapter(adapter.id.result())
-        self._gone()
+        try:
+            await self._engine.unload_adapter(adapter.id.result())
+        except ServeError as error:  # its place in the engine is lost; here it counts no more
+            log.error("an adapter was not unloaded", adapter=adapter.name, reason=error.message)
+            raise
+        finally:
+            self._gone()
         log.info("adapter unloaded", adapter=adapter.name)
 
     def _gone(self) -> None:
@@ -284,11 +306,23 @@ class Adapters:
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits any more
 
     async def close(self) -> None:
         """The engine ends: what waits is given up."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False)
+
+
+def _unservable(name: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"The model `{name}` cannot be loaded; the server's log says why.", param="model"
+    )

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeAlias
 
+from app.adapters.files import AdapterRefused
 from app.adapters.registry import Adapters
 from app.engine.base import Engine, EngineLost, Launched
-from app.errors import ConfigError, ServeError, StartError
+from app.errors import ConfigError, InvalidRequest, ServeError, StartError
 from app.events import fold
 from app.gate import Gate
 from app.generation.model import ServedModel
@@ -176,9 +177,10 @@ class ModelHost:
         for name, path in settings.adapters.items():
             try:
                 await adapters.load(name, path)
-            except ServeError as error:
-                await adapters.close()
+            except (AdapterRefused, InvalidRequest) as error:
                 raise ConfigError(f"the adapter {name!r}: {error.message}") from None
+            except ServeError as error:
+                raise StartError(f"the adapter {name!r}: {error.message}") from None
         return adapters
 
     async def _bound_share(self, engine: Engine) -> None:

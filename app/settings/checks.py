@@ -85,6 +85,8 @@ def _check_adapters(settings: Settings) -> None:
         raise ConfigError(f"{several} must be 1 where LoRA adapters are served (ENABLE_LORA)")
     if int(settings.engine_args.get("pp_size") or 1) > 1:
         raise ConfigError("ENGINE_ARGS: pp_size must be 1 where LoRA adapters are served")
+    if settings.engine_args.get("enable_dp_attention"):
+        raise ConfigError("ENGINE_ARGS: enable_dp_attention and LoRA adapters exclude each other")
     if both := settings.lora_modules.keys() & settings.lora_paths.keys():
         raise ConfigError(f"LORA_PATHS: {min(both)!r} is in LORA_MODULES, too")
     for name in settings.adapters:

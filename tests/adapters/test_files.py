@@ -56,6 +56,9 @@ def test_modules_are_those_of_the_weights_whatever_the_configuration_calls_them(
         ({"alpha_pattern": {"q_proj": 8}}, "alpha_pattern is not served"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out is not served"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is not served"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights 'pissa_niter_16'"),
+        ({"init_lora_weights": "olora"}, "changes the model's own weights"),
+        ({"use_bdlora": {}, "kasa_config": {"x": 1}}, "kasa_config is not served"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -78,6 +81,21 @@ def test_what_the_engine_would_ignore_is_refused_by_its_field(
         ({f"{Q}.weight": [8, 8]}, "is not a matrix of LoRA"),
         ({"base_model.model.lm_head.lora_embedding_A": [4, 8]}, "is not a matrix of LoRA"),
         ({}, "has no matrix of LoRA"),
+        (
+            {
+                "visual.blocks.0.qkv.lora_A.weight": [4, 8],
+                "visual.blocks.0.qkv.lora_B.weight": [8, 4],
+            },
+            "is not a matrix of LoRA, of a layer",
+        ),
+        (
+            {
+                f"{tower}.layers.0.{half}.weight": shape
+                for tower in ("vision", "language")
+                for half, shape in (("q.lora_A", [4, 8]), ("q.lora_B", [8, 4]))
+            },
+            "more than one part of a model",
+        ),
     ],
     ids=lambda value: str(value)[:40],
 )

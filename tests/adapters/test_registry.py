@@ -162,6 +162,46 @@ async def test_as_many_leave_as_are_wanted_and_no_more(folder: Path) -> None:
     assert {lease.id[0] for lease in both} == {"d", "e"}
 
 
+async def test_many_who_ask_for_one_evict_one(folder: Path) -> None:
+    engine = Engine()
+    known = adapters(engine, folder, most=3)
+    for name in "abc":
+        (await known.lend(name)).end()
+    leases = await asyncio.gather(*[known.lend("d") for _ in range(20)])
+    assert engine.unloads == ["a-1"]
+    assert len({lease.id for lease in leases}) == 1
+
+
+async def test_one_whose_client_left_while_it_was_loaded_makes_room(folder: Path) -> None:
+    engine = Engine()
+    known = adapters(engine, folder, most=1)
+    engine.hold.clear()
+    gone = asyncio.create_task(known.lend("a"))
+    await asyncio.sleep(0.05)
+    waiting = asyncio.create_task(known.lend("b"))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    engine.hold.set()
+    async with asyncio.timeout(2):
+        assert (await waiting).id == "b-2"
+
+
+async def test_a_client_that_waits_for_the_operators_broken_one_learns_nothing_of_it() -> None:
+    engine = Engine()
+    known = adapters(engine)
+    engine.hold.clear()
+    engine.fault = AdapterRefused("/secret/path is broken")
+    loading = asyncio.create_task(known.load("x", "/x"))
+    await settled()
+    asking = asyncio.create_task(known.lend("x"))
+    await settled()
+    engine.hold.set()
+    with pytest.raises(AdapterRefused):
+        await loading
+    with pytest.raises(ModelNotFound, match="log says why"):
+        await asking
+
+
 async def test_what_the_operator_loads_stays_until_he_unloads_it(folder: Path) -> None:
     engine = Engine()
     known = adapters(engine, folder, most=2, s=0.1)

@@ -26,11 +26,12 @@ def _pulse(reader: Any = None, silent_s: float = 0.0, *, on_cpu: bool = True) ->
     reader = reader or SimpleNamespace(read_all=list)
     manager = SimpleNamespace(load_snapshot_reader=reader)
     return Pulse(
-        manager, os.getpid(), lambda: silent_s, lambda: HEARD.at, longest=4096, on_cpu=on_cpu
-    )
+        manager, os.getpid(), lambda: silent_s, lambda: HEARD.at, lambda: HEARD.searches,
+        longest=4096, on_cpu=on_cpu,
+    )  # fmt: skip
 
 
-HEARD = SimpleNamespace(at=0.0)
+HEARD = SimpleNamespace(at=0.0, searches=False)
 
 
 @pytest.fixture
@@ -62,6 +63,17 @@ async def test_each_chunk_of_a_long_prompt_is_a_sign_of_work(pulse: Pulse) -> No
     pulse.note_snapshots([_load(at=1.0, prefilled=2048)], 10.0)
     pulse.note_snapshots([_load(at=2.0, prefilled=4096)], 40.0)
     assert pulse.worked_at == 40.0
+
+
+async def test_each_shown_step_of_a_search_with_beams_is_a_sign_of_work(pulse: Pulse) -> None:
+    pulse.note_snapshots([_load(at=1.0)], 10.0)
+    pulse.note_snapshots([_load(at=2.0)], 20.0)
+    assert pulse.worked_at == 0.0  # what others do sends messages
+    HEARD.searches = True
+    pulse.note_snapshots([_load(at=3.0)], 30.0)
+    pulse.note_snapshots([_load(at=3.0)], 40.0)
+    HEARD.searches = False
+    assert pulse.worked_at == 30.0
 
 
 async def test_more_than_the_longest_prompt_is_not_read_without_a_word(pulse: Pulse) -> None:

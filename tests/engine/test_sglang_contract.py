@@ -146,6 +146,26 @@ assert '("update_lora_adapter", LoRAUpdateOutput)' in inspect.getsource(
 assert {"lora_name", "lora_path", "lora_id"} <= set(
     io_struct.LoadLoRAAdapterReqInput.__struct_fields__
 )
+from sglang.srt.beam_search import coordinator
+from sglang.srt.lora import lora_drainer
+from sglang.srt.managers.scheduler_components import output_streamer
+assert list(inspect.signature(lora_drainer.LoRADrainer).parameters) == [
+    "max_loras_per_batch", "max_wait_time_secs",
+]
+assert "self.lora_drainer = LoRADrainer(" in steps
+assert list(inspect.signature(manager.validate_lora_batch).parameters) == ["self", "lora_ids"]
+beams = coordinator.BeamCoordinator
+assert list(inspect.signature(beams.select_leader_prefill).parameters) == [
+    "self", "req", "pos", "logits_output", "tick",
+]
+begun = inspect.getsource(beams.select_leader_prefill)
+assert "group.next_step_is_final()" in begun
+assert "self._stash_next_tokens([req.kv.req_pool_idx]" in begun
+assert "alloc_rows(group.beam_width - 1)" in inspect.getsource(beams._spawn_member_rows)
+assert "if req.to_finish is not None:" in inspect.getsource(beams.commit_prefill)
+assert "is_beam_leader and req.finished()" in inspect.getsource(output_streamer)
+from sglang.srt.managers import schedule_batch
+assert "KV cache pool is full" in inspect.getsource(schedule_batch)
 assert "lora_id" in io_struct.TokenizedGenerateReqInput.__struct_fields__
 assert "self.scaling: float = self.config.lora_alpha / self.config.r" in inspect.getsource(
     lora.LoRAAdapter

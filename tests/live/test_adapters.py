@@ -35,7 +35,7 @@ PROMPTS = ("Hello", "The capital of France is", "a b c d e f g", "1 2 3 4")
 
 
 def write(folder: Path, model: str, *, seed: int, rank: int = 8, **config: Any) -> Path:
-    scale = 0.3 if model == "tiny" else 0.03
+    scale = 0.3 if model == "tiny" else 0.06
     layers = range(LAYERS[model])
     return write_adapter(
         folder, SHAPES[model], layers=layers, rank=rank, scale=scale, seed=seed, **config

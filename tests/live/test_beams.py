@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -101,6 +101,25 @@ def test_several_prompts_and_a_chat_are_searched_too(exact: LiveServer) -> None:
     )  # fmt: skip
     assert chat.status_code == 200, chat.text
     assert len({choice["message"]["content"] for choice in chat.json()["choices"]}) == 3
+
+
+def test_searches_that_find_no_rows_are_refused_and_the_engine_goes_on(
+    start: Callable[..., LiveServer],
+) -> None:
+    """The scheduler admits others before a search has taken its rows."""
+    server = start("--max-running-requests", "8", MAX_SEQUENCES_PER_REQUEST="8").ready()
+
+    def ask(no: int) -> int:
+        fields = {"use_beam_search": True, "n": 6} if no % 4 == 0 else {}
+        body = {"prompt": f"{no} x", "max_tokens": 20, "ignore_eos": True} | fields
+        return server.http.post("/v1/completions", json=body).status_code
+
+    with ThreadPoolExecutor(32) as pool:
+        codes = list(pool.map(ask, range(160)))
+    assert set(codes) <= {200, 503}, codes
+    assert codes.count(200) > 120
+    assert server.metric("serve_in_flight") == 0
+    assert ask(0) == ask(1) == 200
 
 
 def test_a_client_that_leaves_ends_the_search(exact: LiveServer) -> None:

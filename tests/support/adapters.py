@@ -28,7 +28,7 @@ def write_adapter(
     """`shapes`: module -> width of its input and of its output. `tensors`: of these names and
     shapes instead. `config`: fields of its configuration."""
     folder.mkdir(parents=True, exist_ok=True)
-    chance = random.Random(seed)
+    number = random.Random(seed).random
     if tensors is None:
         tensors = {}
         for layer in layers:
@@ -43,7 +43,8 @@ def write_adapter(
         for side in shape:
             count *= side
         begin = len(data)
-        data += struct.pack(f"<{count}f", *(chance.gauss(0, scale) for _ in range(count)))
+        width = scale * 12**0.5  # of an even distribution with this deviation
+        data += struct.pack(f"<{count}f", *[(number() - 0.5) * width for _ in range(count)])
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -31,7 +31,6 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "min_tokens": (0,),
     "stop": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "tools": ([],),
     "stream": (False,),
 }
@@ -53,6 +52,15 @@ def beam_width(body: BeamFields, call: Call, n: int, best_of: int | None = None)
     if not call.model.info.searches_beams:
         raise UnsupportedParameter(
             "This server's engine does not search with beams.", param="use_beam_search"
+        )
+    scores = getattr(body, "logprobs", None)
+    if scores is not None and scores is not False:  # 0 asks for them, too
+        raise UnsupportedParameter(
+            "The engine has no log-probabilities of beams.", param="logprobs"
+        )
+    if getattr(body, "max_tokens", None) == 0:
+        raise InvalidRequest(
+            "Invalid value for 'max_tokens': beam search needs at least 1.", param="max_tokens"
         )
     for name in _WITHOUT_EFFECT:
         _check(body, name, f"Beam search does not know this value of '{name}'.")

@@ -188,6 +188,11 @@ class SamplingFields(CommonFields, GrammarFields, BeamFields):
                 "The engine does not search with beams by a schema or grammar.",
                 param=sampling.grammar.param,
             )
+        if beam_width is not None and thinking_budget is not None:
+            raise UnsupportedParameter(
+                "The engine does not search with beams within a budget of thinking.",
+                param="thinking_budget",
+            )
         return sampling
 
 

@@ -87,6 +87,7 @@ class SGLangEngine:
             watch.owner,
             self.silent_s,
             lambda: self._exchange.heard_at,
+            lambda: self._exchange.searches,
             longest=self.info.context_length + 2 * (self._resolved["max_prefill_tokens"] or 0),
             on_cpu=self.info.device == "cpu",
         )
@@ -317,7 +318,9 @@ class SGLangEngine:
         # Work without a word is an excuse for some time: a detokenizer may hang while the scheduler
         # goes on.
         worked_at = 0.0 if self._pulse.stopped else self._pulse.worked_at
-        spoken_at = max(heard_at, min(worked_at, heard_at + self._excused_s))
+        if not self._exchange.searches:
+            worked_at = min(worked_at, heard_at + self._excused_s)
+        spoken_at = max(heard_at, worked_at)
         if self._one_node and (slowest_at := self._pulse.slowest_at) is not None:
             spoken_at = min(spoken_at, max(slowest_at, min(owed)))
         return max(_HARDLY, now - spoken_at)

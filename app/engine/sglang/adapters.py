@@ -23,6 +23,8 @@ from app.settings.catalogue import Settings
 
 _POLL_S = 0.05
 _LEAST_RANK = 16
+_PATIENCE_S = 2.0
+"""An adapter that waits for so long gets the next place that is free."""
 
 
 def adapter_options(settings: Settings, *, on_cpu: bool) -> dict[str, Any]:
@@ -37,7 +39,8 @@ def adapter_options(settings: Settings, *, on_cpu: bool) -> dict[str, Any]:
         "enable_lora": True,
         "max_lora_rank": rank,
         "lora_target_modules": list(settings.lora_target_modules or ("all",)),
-        "max_loras_per_batch": settings.max_loras + 1,  # the model without one is one
+        "max_loras_per_batch": settings.max_loras + 1,  # the model itself has one
+        "lora_drain_wait_threshold": _PATIENCE_S,
         **({"lora_backend": "torch_native"} if on_cpu else {}),
     }
 
@@ -56,12 +59,15 @@ def _local(path: str) -> Path:
         return folder
     if path.startswith(("/", ".", "~")) or path.count("/") != 1:
         raise AdapterRefused("there is no such folder.")
+    import httpx
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(huggingface_hub.snapshot_download(path, allow_patterns=[CONFIG, WEIGHTS]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (
+        HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError,
+    ) as error:  # fmt: skip
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise AdapterRefused(f"it cannot be fetched: {reason}") from None
 

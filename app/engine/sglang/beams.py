@@ -21,6 +21,7 @@ def searches_beams(options: dict[str, Any]) -> bool:
         and options["pp_size"] == 1
         and not options["enable_dp_attention"]
         and not options["enable_hierarchical_cache"]
+        and not options["enable_lora"]  # its kernels count requests, and not their beams
     )
 
 
@@ -52,5 +53,7 @@ def beam_chunks(column: Any, prompt_tokens: int, cached_tokens: int, choices: in
 def refused() -> UnsupportedParameter:
     """SGLang's scheduler has refused a search."""
     return UnsupportedParameter(
-        "The engine does not search with beams for this model.", param="use_beam_search"
+        "The engine does not search with beams for this model, or not with what it is asked for "
+        "here.",
+        param="use_beam_search",
     )

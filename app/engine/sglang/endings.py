@@ -37,6 +37,8 @@ def aborted(finish: dict[str, Any]) -> InternalError | InvalidRequest | Overload
             param="response_format",
             code="grammar_too_complex",
         )
+    if "KV cache pool is full" in message:
+        return Overloaded("The engine has no room for this request; please try again.")
     match finish.get("status_code"):
         case 400:
             return InvalidRequest("The engine refused this request.")

@@ -184,6 +184,11 @@ class Exchange:
         """The engine has requests of this process that it has not finished."""
         return bool(self._pending)
 
+    @property
+    def searches(self) -> bool:
+        """One of them is a search with beams, of which nothing comes before its end."""
+        return any(request.beams for request in self._pending.values())
+
     def abort(self, request: Pending) -> None:
         """Have the engine drop the request; its inbox gets nothing more.
 

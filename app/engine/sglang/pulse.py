@@ -10,6 +10,7 @@ processor time   so where the model runs on processors, what the schedulers use 
                  with a GPU it is none: a scheduler that waits for the GPU turns in a circle
 a compiler       of kernels, below a scheduler, and its processor time; with GPUs for all replicas,
                  which wait for its lock if they need the same kernel
+beams            a search sends nothing before its end, but its scheduler shows its steps
 one of several   a replica whose snapshot stands still hangs, though the others speak
 a stop           while a process of the engine is stopped (SIGSTOP), nothing is a sign
 """
@@ -52,17 +53,18 @@ class Pulse:
         owner: int,
         silent_s: Callable[[], float],
         heard_at: Callable[[], float],
+        searches: Callable[[], bool],
         *,
         longest: int,
         on_cpu: bool,
     ) -> None:
         """`manager`: SGLang's TokenizerManager. `owner`: pid of the process that has started the
         engine. `silent_s`: as in `Engine`. `heard_at`: when the engine last sent something.
-        `longest`: tokens of the longest prompt, and of what may be read beside it. `on_cpu`: the
-        model runs on processors."""
+        `searches`: it searches with beams. `longest`: tokens of the longest prompt, and of what may
+        be read beside it. `on_cpu`: the model runs on processors."""
         self._reader = manager.load_snapshot_reader
         self._owner = owner
-        self._silent_s, self._heard_at = silent_s, heard_at
+        self._silent_s, self._heard_at, self._searches = silent_s, heard_at, searches
         self._longest = longest
         self._on_cpu = on_cpu
         self._snapshots: dict[int, float] = {}
@@ -105,6 +107,8 @@ class Pulse:
             if self._snapshots.get(replica) != load.timestamp:
                 self._snapshots[replica] = load.timestamp
                 self._moved_at[replica] = self._shown_at[replica] = now
+                if self._searches():
+                    self.worked_at = now
             read = load.total_prefill_uncached_tokens
             before, heard_at = self._prefilled.get(replica), self._heard_at()
             self._prefilled[replica] = read

@@ -80,6 +80,8 @@ async def test_all_beams_are_asked_for_at_once_whatever_a_requests_share() -> No
         ({"n": 2, "stop": "x"}, "stop"),
         ({"n": 2, "logit_bias": {"1": 1}}, "logit_bias"),
         ({"n": 2, "logprobs": 1}, "logprobs"),
+        ({"n": 2, "logprobs": 0}, "logprobs"),
+        ({"n": 2, "max_tokens": 0, "echo": True}, "max_tokens"),
         ({"n": 2, "response_format": {"type": "json_object"}}, "response_format"),
         ({"n": 2, "use_beam_search": "yes"}, "use_beam_search"),
         ({"use_beam_search": None, "length_penalty": 2.0}, "length_penalty"),

@@ -9,15 +9,20 @@ against 0.5.23, `srt/lora/`. There
   it is put into a memory pool without memory first, which has the same shapes;
 - an adapter whose requests were aborted may be unloaded before they have left the batch, which ends
   the scheduler: here it stays until they have;
+- requests for the model itself, or for one adapter, wait without an end beside those for others:
+  here the model has a place of its own, and who waits for long gets the next free one;
+- weights stay in the operator's file, which may be replaced: here they are copied;
+- matrices that have no place in the model, or share one, are left out: here they are refused;
 - pinned memory is asked for on machines without a GPU, which torch refuses.
 
-Drop when SGLang does the first three, and the last when its CPU backend needs it no more.
+Drop when SGLang does all but the last, and that when its CPU backend needs it no more.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import re
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -25,8 +30,9 @@ from typing import Any
 import torch
 from sglang.srt.lora.lora import LoRAAdapter
 from sglang.srt.lora.lora_config import LoRAConfig
+from sglang.srt.lora.lora_drainer import LoRADrainer
 from sglang.srt.lora.lora_manager import LoRAManager
-from sglang.srt.lora.utils import auto_detect_lora_target_modules
+from sglang.srt.lora.utils import auto_detect_lora_target_modules, get_target_module_name
 from sglang.srt.managers.io_struct import LoRAUpdateOutput
 from sglang.srt.runtime_context import get_parallel
 
@@ -34,6 +40,7 @@ from app.engine.sglang.adapter_messages import IN_USE, INSTALL, READ, READING
 
 logger = logging.getLogger(__name__)
 
+_EXPERT = re.compile(r"(?<!shared_)experts\.")
 _readers = ThreadPoolExecutor(1, thread_name_prefix="adapter")
 _read: dict[str, tuple[Any, Future[tuple[Any, Any]]]] = {}
 """Id -> SGLang's reference to the adapter, and its configuration and weights once they are read."""
@@ -86,12 +93,26 @@ def _read_files(manager: Any, reference: Any) -> tuple[Any, Any]:
     )
     with torch.inference_mode():
         adapter.initialize_weights()
-        for layer in adapter.layers:
-            for name, weight in layer.weights.items():
+        for no, layer in enumerate(adapter.layers):
+            for name in layer.weights:
+                weight = layer.weights[name] = layer.weights[name].clone()
                 if not torch.isfinite(weight).all():
                     raise ValueError(f"{name} has values that are no numbers")
+                _check_place(manager, no, name)
         _try_shapes(manager, adapter)
     return config, adapter
+
+
+def _check_place(manager: Any, layer: int, name: str) -> None:
+    """Raises ValueError if the model's layer has no module for this matrix."""
+    target = get_target_module_name(name, manager.memory_pool.target_modules)
+    places = {module.rpartition(".")[2] for module in manager.lora_modules[layer]}
+    if _EXPERT.search(name):
+        found = any(place.endswith("experts") for place in places)
+    else:
+        found = target.rpartition(".")[2] in places
+    if not found:
+        raise ValueError(f"{name} has no place in this model")
 
 
 def _try_shapes(manager: Any, adapter: Any) -> None:
@@ -126,6 +147,24 @@ def _try_shapes(manager: Any, adapter: Any) -> None:
 
 def _shape_of(tensor: Any) -> Any:
     return torch.empty_like(tensor[:1], device="meta")
+
+
+def _fits(self: Any, ids: set[str | None]) -> bool:
+    """SGLang gives the place of the model itself to any adapter."""
+    return bool(_their_validate(self, ids | {None}))
+
+
+class Drainer(LoRADrainer):  # type: ignore[misc]
+    """It makes room for an adapter that waits; the model itself needs none."""
+
+    def __init__(self, places: int, wait_s: float) -> None:
+        super().__init__(places - 1, wait_s)
+
+    def update_draining_state(self, waiting_queue: list[Any], running_reqs: list[Any]) -> None:
+        super().update_draining_state(
+            [each for each in waiting_queue if each.lora_id is not None],
+            [each for each in running_reqs if each.lora_id is not None],
+        )
 
 
 def _unload(self: Any, request: Any) -> Any:
@@ -164,9 +203,13 @@ def _unpinned(make: Any) -> Any:
 _their_init_state: Any = LoRAManager.init_state
 LoRAManager.load_lora_adapter = _load
 LoRAManager.init_state = _init_state
-if (_scheduler := sys.modules.get("sglang.srt.managers.scheduler")) is not None:
+_their_validate: Any = LoRAManager.validate_lora_batch
+LoRAManager.validate_lora_batch = _fits
+_scheduler: Any = sys.modules.get("sglang.srt.managers.scheduler")
+if _scheduler is not None:
     _their_unload: Any = _scheduler.Scheduler.unload_lora_adapter
     _scheduler.Scheduler.unload_lora_adapter = _unload
+    _scheduler.LoRADrainer = Drainer
 if not torch.accelerator.is_available():
     torch.Tensor.pin_memory = lambda self, *_: self
     for _name in ("tensor", "zeros", "ones", "empty", "full"):
