@@ -19,6 +19,7 @@
     ├── ClientGone                     499  the client disconnected; only in logs and metrics
     ├── InternalError                  500
     ├── RequestAborted                 503  the operator aborted it; clients must not retry
+    ├── RequestTimedOut                504  it took longer than the operator allows; likewise
     └── Unavailable                    503  retry here or elsewhere after `retry_after_s`
         ├── StoreUnavailable                what was stored cannot be read or written now
         ├── NotReady                        the model is not loaded yet
@@ -164,6 +165,14 @@ class RequestAborted(ServeError):
     status = 503
     type = "service_unavailable_error"
     code = "request_aborted"
+
+
+class RequestTimedOut(ServeError):
+    """Its answer took too long. Asked again it would take as long."""
+
+    status = 504
+    type = "server_error"
+    code = "request_timed_out"
 
 
 class RequestCancelled(ServeError):

@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
-from app.errors import Overloaded, RequestAborted, ServeError
+from app.errors import Overloaded, RequestAborted, RequestTimedOut, ServeError
 from app.lifecycle import Lifecycle
 from app.sequences import Sequences
 
@@ -35,6 +35,7 @@ class Ticket:
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._error: ServeError | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def grow(self, size_bytes: int) -> None:
         """Count bytes of the body that have arrived. May end a request, this one included."""
@@ -64,6 +65,18 @@ class Ticket:
             self._error = error
             if self._task is not None:  # else its task has not begun, and is cancelled when it does
                 self._task.cancel()
+
+    def limit(self, seconds: float) -> None:
+        """End the request when so many seconds have passed; 0: never."""
+        if seconds:
+            message = f"The request took longer than {seconds:g} s (REQUEST_TIMEOUT)."
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(seconds, lambda: self.end(RequestTimedOut(message)))
+
+    def stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
@@ -157,8 +170,11 @@ class Gate:
         max_arriving: int = 4096,
         max_arriving_bytes: int = 2**28,
         max_bytes: int = 2**29,
+        longest_s: float = 0.0,
     ) -> None:
+        """`longest_s`: that a request may take from when its body is complete; 0: for ever."""
         self._lifecycle = lifecycle
+        self._longest_s = longest_s
         self._limit = max_running + max_waiting
         self.arrivals = Arrivals(max_requests=max_arriving, max_bytes=max_arriving_bytes)
         self._max_bytes = max_bytes
@@ -212,12 +228,15 @@ class Gate:
         ticket.in_flight = True
         self._bytes += ticket.size_bytes
         self._in_flight += 1
+        ticket.limit(self._longest_s)
         self.on_change()
 
     def hand_over(self, ticket: Ticket, names: tuple[str, ...]) -> Ticket:
         heir = Ticket(self, names)
         heir.in_flight, ticket.in_flight = ticket.in_flight, False
         heir.size_bytes = ticket.size_bytes
+        ticket.stop_timer()
+        heir.limit(self._longest_s)
         self._bytes += heir.size_bytes
         self._tickets.discard(ticket)
         self._tickets.add(heir)
@@ -260,6 +279,7 @@ class Gate:
             self._idle.set()
 
     def release(self, ticket: Ticket) -> None:
+        ticket.stop_timer()
         self._tickets.discard(ticket)
         self._without_place.discard(ticket)
         self._note_idle()

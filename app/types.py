@@ -108,6 +108,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+    keep_stop: bool = False
+    """The text ends with the stop string, or the stop token, at which it has ended."""
     logit_bias: dict[str, float] | None = None
     """Token id, as a decimal string (JSON keys are strings), to a bias in [-100, 100]."""
     seed: int | None = None

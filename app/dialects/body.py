@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import orjson
@@ -27,6 +28,8 @@ class Body(BaseModel):
 
     unsupported: ClassVar[Unsupported] = {}
     """Known fields that would change the answer, but which this server does not honour."""
+    reasons: ClassVar[Mapping[str, str]] = {}
+    """Of some of them -> why."""
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:
@@ -41,8 +44,13 @@ class Body(BaseModel):
                 value = data[name]
                 harmless = [each for each in cls.unsupported[name] if type(each) is type(value)]
                 if value is not None and value not in harmless:
-                    raise PydanticCustomError("unsupported_parameter", "", {"field": name})
+                    raise PydanticCustomError("unsupported_parameter", "", _context(cls, name))
         return data
+
+
+def _context(body: type[Body], name: str) -> dict[str, str]:
+    why = body.reasons.get(name)
+    return {"field": name} if why is None else {"field": name, "why": why.replace("`", "")}
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

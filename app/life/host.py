@@ -98,13 +98,7 @@ class ModelHost:
     async def _live(self) -> None:
         progress = asyncio.create_task(self._report_progress())
         try:
-            launched = await self._launch(lambda: self._enter(Phase.LOADING))
-            self._launched, self.engine = launched, launched.serves
-            self._enter(launched.phase_when_up)
-            if launched.phase_when_up is Phase.WARMING:
-                await _unless_lost(launched, self._make_ready(launched))
-                freeze_heap()
-                self._enter(Phase.READY)
+            launched = await self._in_time(self._bring_up())
             progress.cancel()
             bound_s = self._settings.engine_stall_timeout_s
             silences = (self.silent_s, lambda: self.shortest_silence_s())
@@ -126,6 +120,30 @@ class ModelHost:
             self._lifecycle.enter(Phase.FAILED, str(self.start_error))
         finally:
             progress.cancel()
+
+    async def _bring_up(self) -> Launched:
+        launched = await self._launch(lambda: self._enter(Phase.LOADING))
+        self._launched, self.engine = launched, launched.serves
+        self._enter(launched.phase_when_up)
+        if launched.phase_when_up is Phase.WARMING:
+            await _unless_lost(launched, self._make_ready(launched))
+            freeze_heap()
+            self._enter(Phase.READY)
+        return launched
+
+    async def _in_time(self, start: Coroutine[Any, Any, Launched]) -> Launched:
+        """Raises StartError if the start takes longer than START_TIMEOUT."""
+        bound_s = self._settings.start_timeout_s
+        try:
+            async with asyncio.timeout(bound_s or None) as timer:
+                return await start
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            phase = self._lifecycle.phase
+            raise StartError(
+                f"START_TIMEOUT: the model is not ready after {bound_s:g} s (phase {phase})"
+            ) from None
 
     async def _make_ready(self, launched: Launched) -> None:
         beside = asyncio.create_task(self._beside_warmup()) if self._beside_warmup else None

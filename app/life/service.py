@@ -70,6 +70,7 @@ class Service:
                 settings.max_arriving_bytes, settings.most_body_bytes(pictures=settings.images)
             ),
             max_bytes=settings.max_request_bytes,
+            longest_s=settings.request_timeout_s,
         )
         if peers is not None:
             all_warm = peers.all_warm

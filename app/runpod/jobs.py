@@ -21,6 +21,8 @@ import msgspec
 import orjson
 
 from app.dialects.body import Unsupported
+from app.dialects.openai.chat import ChatBody
+from app.dialects.openai.completions import CompletionBody
 from app.dialects.routes import methods_of
 from app.errors import BodyTooLarge, InvalidRequest, UnsupportedParameter
 from app.runpod.backend import JobRequest, OutputForm
@@ -68,8 +70,12 @@ _HARMLESS: Unsupported = {
 }
 """Those that no dialect knows, with the values that have no effect. worker-vllm's output has no
 place for log-probabilities."""
+_OPENAI = frozenset().union(
+    *(body.model_fields.keys() | body.unsupported.keys() for body in (ChatBody, CompletionBody))
+) - {"messages", "prompt", "model", "stream"}
+"""Fields of OpenAI's bodies, which today's worker-vllm takes among the sampling parameters, too."""
 _VLLM_MAX_TOKENS = 100
-"""worker-vllm's default (its documentation says 16)."""
+"""worker-vllm's default before 2026-07 (its documentation says 16)."""
 
 Method: TypeAlias = Literal["GET", "POST", "DELETE"]
 
@@ -78,7 +84,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that apply to jobs."""
 
     growth: Growth
-    output: Literal["auto", "openai", "vllm"]
+    output: Literal["auto", "classic", "openai", "vllm"]
     default_model: str | None
     """The model of bodies that name none. None: the dialects choose it."""
     forwards: bool
@@ -171,7 +177,8 @@ def _prompted(job_input: Json, rules: Rules) -> JobRequest:
     """`messages` or `prompt`, with OpenAI's fields beside them or vLLM's in `sampling_params`."""
     form = _form(job_input, rules)
     body = {name: value for name, value in job_input.items() if name not in _JOB_FIELDS}
-    body |= _sampling(_object(job_input, "sampling_params"), form)
+    params = _object(job_input, "sampling_params")
+    body |= params if rules.forwards else _sampling(params, form)
     body |= _object(job_input, "extra_body")
     messages, prompt = body.get("messages"), body.pop("prompt", None)
     if isinstance(messages, str):
@@ -195,10 +202,17 @@ def _prompted(job_input: Json, rules: Rules) -> JobRequest:
 
 
 def _form(job_input: Json, rules: Rules) -> OutputForm:
-    if rules.output != "auto":
-        return OutputForm(rules.output)
-    plain = _has(job_input, "messages") and not _has(job_input, "sampling_params")
-    return OutputForm.OPENAI if plain else OutputForm.VLLM
+    """worker-vllm answers every job in OpenAI's form since 2026-07. Before it answered its own jobs
+    with tokens; worker-sglang, whose jobs have no `sampling_params` beside `messages`, never has.
+    """
+    match rules.output:
+        case "auto":
+            return OutputForm.OPENAI
+        case "classic":
+            plain = _has(job_input, "messages") and not _has(job_input, "sampling_params")
+            return OutputForm.OPENAI if plain else OutputForm.VLLM
+        case form:
+            return OutputForm(form)
 
 
 def _sampling(params: Json, form: OutputForm) -> Json:
@@ -209,8 +223,8 @@ def _sampling(params: Json, form: OutputForm) -> Json:
             continue
         if name in _SAME_NAME or name in _RENAMED:
             fields[_RENAMED.get(name, name)] = value
-        elif form is OutputForm.OPENAI and name in ("logprobs", "prompt_logprobs"):
-            fields[name] = value
+        elif form is OutputForm.OPENAI and name in _OPENAI:
+            fields[name] = value  # the dialect honours it, or refuses it by name
         elif name not in _HARMLESS or not any(
             value == harmless and type(value) is type(harmless) for harmless in _HARMLESS[name]
         ):

@@ -14,12 +14,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from app.settings.declare import (
+    BatchTokens,
+    ContextLength,
     Declaration,
+    Device,
     Images,
     LogLevel,
     Names,
     Options,
     PathsByName,
+    Quantization,
     Secrets,
     Section,
     TensorParallel,
@@ -70,6 +74,14 @@ class Settings(BaseModel):
         "MODEL_ID",
         default="meta-llama/Meta-Llama-3.1-8B-Instruct",
         help="Local folder or Hugging Face repository of the model.",
+    )
+    model_cache: str = MODEL.setting(
+        "/runpod-volume/huggingface-cache/hub",
+        "MODEL_CACHE",
+        empty_is_a_value=True,
+        help="Folder in the form of Hugging Face's cache, such as RunPod's of the models on its "
+        "machines. A model that is complete there is served from there, and the hub is not asked. "
+        "Empty: not looked at.",
     )
     cache_dir: str = MODEL.setting(
         "~/.cache/serve-hathora", "CACHE_DIR", help="Where the demo model is kept."
@@ -162,17 +174,18 @@ class Settings(BaseModel):
         help="Data type of weights and activations (`auto`, `bfloat16`, `half`, ...). `auto` is "
         "the model's own; on a CPU without bfloat16, float32.",
     )
-    quantization: str | None = MODEL.engine_option(
+    quantization: Quantization = MODEL.engine_option(
         "QUANTIZATION", help="Quantization method of the weights (`fp8`, `awq`, `gptq`, ...)."
     )
     kv_cache_dtype: str | None = MODEL.engine_option(
         "KV_CACHE_DTYPE", help="Data type of the KV cache."
     )
-    context_length: int | None = MODEL.engine_option(
+    context_length: ContextLength = MODEL.engine_option(
         "CONTEXT_LENGTH",
         "MAX_MODEL_LEN",
         ge=1,
-        help="The model's context in tokens. Default: the one in its config.",
+        help="The model's context in tokens; also `32k` (32,000) or `32K` (32,768). Default, and "
+        "`auto`: the one in its config.",
     )
     quantization_param_path: str | None = MODEL.engine_option(
         "QUANTIZATION_PARAM_PATH", help="File with the scaling factors of an fp8 KV cache."
@@ -187,8 +200,25 @@ class Settings(BaseModel):
         None, "ROPE_THETA", gt=0, help="`rope_theta` of the model's config."
     )
 
+    config_overrides: Options = MODEL.setting(
+        {}, "HF_OVERRIDES", help="Other fields of the model's config, as a JSON object."
+    )
+    model_impl: str | None = MODEL.engine_option(
+        "MODEL_IMPL",
+        help="`sglang` or `transformers`: whose code of the model runs. Default: SGLang's if it "
+        "has any.",
+    )
+    default_sampling: Options = MODEL.setting(
+        {},
+        "DEFAULT_SAMPLING",
+        "OVERRIDE_GENERATION_CONFIG",
+        help="`temperature`, `top_p`, `top_k`, `min_p` and `repetition_penalty` of requests that "
+        "say nothing of them, as a JSON object: before those of the model's "
+        "`generation_config.json`.",
+    )
+
     # -- the engine -------------------------------------------------------------------------------
-    device: str | None = ENGINE.setting(
+    device: Device = ENGINE.setting(
         None,
         "DEVICE",
         help="`cuda`, `cpu`, ... The start stops if the device is missing. Default: "
@@ -252,11 +282,16 @@ class Settings(BaseModel):
         "ENABLE_CHUNKED_PREFILL",
         help="False: as CHUNKED_PREFILL_SIZE=-1. Default: SGLang's choice, which is to chunk.",
     )
-    max_prefill_tokens: int | None = ENGINE.engine_option(
-        "MAX_PREFILL_TOKENS", "MAX_NUM_BATCHED_TOKENS", ge=1, help="Tokens in one prefill batch."
+    max_prefill_tokens: BatchTokens = ENGINE.engine_option(
+        "MAX_PREFILL_TOKENS",
+        "MAX_NUM_BATCHED_TOKENS",
+        ge=0,
+        help="Tokens in one prefill batch; 0: SGLang's choice.",
     )
     schedule_policy: str | None = ENGINE.engine_option(
-        "SCHEDULE_POLICY", help="Order of the engine's queue (`fcfs`, `lpm`, ...)."
+        "SCHEDULE_POLICY",
+        "SCHEDULING_POLICY",
+        help="Order of the engine's queue (`fcfs`, `lpm`, ...).",
     )
     schedule_conservativeness: float | None = ENGINE.engine_option(
         "SCHEDULE_CONSERVATIVENESS",
@@ -270,7 +305,9 @@ class Settings(BaseModel):
         "RANDOM_SEED", "SEED", help="Seed of the engine."
     )
     attention_backend: str | None = ENGINE.engine_option(
-        "ATTENTION_BACKEND", help="Attention kernels."
+        "ATTENTION_BACKEND",
+        "VLLM_ATTENTION_BACKEND",
+        help="Attention kernels, by SGLang's names; some of vLLM's are translated.",
     )
     sampling_backend: str | None = ENGINE.engine_option(
         "SAMPLING_BACKEND", help="Sampling kernels."
@@ -369,6 +406,7 @@ class Settings(BaseModel):
     api_key: Secrets = SERVER.setting(
         (),
         "API_KEY",
+        "VLLM_API_KEY",
         help="One or several keys, separated by commas. None: the API is open, and a warning says "
         "so unless HOST is loopback.",
     )
@@ -389,6 +427,7 @@ class Settings(BaseModel):
     cors_origins: Names = SERVER.setting(
         (),
         "CORS_ORIGINS",
+        "ALLOWED_ORIGINS",
         help="Origins that browsers may call from, separated by commas; `*` for all. None: CORS is "
         "off.",
     )
@@ -405,6 +444,27 @@ class Settings(BaseModel):
         ge=1,
         le=64,
         help="Serving processes that share the port and one engine; docs/scaling.md.",
+    )
+    port_health: int | None = SERVER.setting(
+        None,
+        "PORT_HEALTH",
+        ge=1,
+        le=65535,
+        help="A second port, on which only the health routes answer: RunPod's load balancer asks "
+        "there. Default: PORT.",
+    )
+    health_check_path: str | None = SERVER.setting(
+        None,
+        "HEALTH_CHECK_PATH",
+        help="A further path that answers as `/ping` does: RunPod's load balancer asks there.",
+    )
+    start_timeout_s: float = SERVER.setting(
+        0.0,
+        "START_TIMEOUT",
+        "VLLM_STARTUP_TIMEOUT",
+        ge=0,
+        help="Seconds until the model must be ready; past it the server ends with exit code 71. "
+        "0: for ever.",
     )
     drain_timeout_s: float = SERVER.setting(
         30.0, "DRAIN_TIMEOUT", ge=0, help="Seconds that requests may take to finish after SIGTERM."
@@ -454,7 +514,11 @@ class Settings(BaseModel):
         help="Size of a request's line and headers together; past it 431.",
     )
     max_headers: int = BOUNDS.setting(
-        100, "MAX_HEADERS", ge=10, help="Header fields of a request; past it 431."
+        100,
+        "MAX_HEADERS",
+        "H11_MAX_HEADER_COUNT",
+        ge=10,
+        help="Header fields of a request; past it 431.",
     )
     header_timeout_s: float = BOUNDS.setting(
         10.0,
@@ -511,6 +575,13 @@ class Settings(BaseModel):
         ge=0,
         help="Bytes a second that a body must arrive with, after five seconds; below it 408. "
         "0: any rate will do.",
+    )
+    request_timeout_s: float = BOUNDS.setting(
+        0.0,
+        "REQUEST_TIMEOUT",
+        ge=0,
+        help="Seconds that a request may take, from its complete body to the end of its answer; "
+        "past it 504, which clients do not try again. 0: for ever.",
     )
     write_timeout_s: float = BOUNDS.setting(
         60.0,
@@ -709,6 +780,7 @@ class Settings(BaseModel):
     media_hosts: Names = PICTURES.setting(
         (),
         "MEDIA_HOSTS",
+        "ALLOWED_MEDIA_DOMAINS",
         help="Hosts from which pictures are fetched: names, `.example.com` for all below it, `*` "
         "for every public one. One that is named may be in a private network, and with "
         "`name:port` at another port. Default: none; clients send pictures as `data:` URLs.",
@@ -831,7 +903,10 @@ class Settings(BaseModel):
         help="`debug` shows the content of prompts and answers; nothing above it does.",
     )
     log_level_http: LogLevel | None = LOGS.setting(
-        None, "LOG_LEVEL_HTTP", help="Level of the HTTP server's own messages. Default: LOG_LEVEL."
+        None,
+        "LOG_LEVEL_HTTP",
+        "UVICORN_LOG_LEVEL",
+        help="Level of the HTTP server's own messages. Default: LOG_LEVEL.",
     )
     log_format: Literal["auto", "console", "json"] = LOGS.setting(
         "auto", "LOG_FORMAT", help="`auto`: console on a terminal, else JSON."
@@ -960,12 +1035,12 @@ class Settings(BaseModel):
         gt=0,
         help="Seconds that server may stay silent: before its answer, and between two pieces.",
     )
-    job_output: Literal["auto", "openai", "vllm"] = RUNPOD.setting(
+    job_output: Literal["auto", "classic", "openai", "vllm"] = RUNPOD.setting(
         "auto",
         "JOB_OUTPUT",
-        help="Output of jobs with `messages` or `prompt`: OpenAI's JSON, or worker-vllm's "
-        "`choices[].tokens`. `auto`: worker-vllm's for `prompt` and for jobs with "
-        "`sampling_params`, OpenAI's for other `messages` and with SGLANG_BASE_URL.",
+        help="Output of jobs with `messages` or `prompt`. `auto`: OpenAI's JSON, as of worker-vllm "
+        "since 2026-07; `classic`: as of worker-vllm before, `choices[].tokens` for `prompt` and "
+        "for jobs with `sampling_params`. `openai` and `vllm`: the one or the other for all.",
     )
     raw_openai_output: bool = RUNPOD.setting(
         True,
@@ -1026,7 +1101,32 @@ class Settings(BaseModel):
     openai_response_role: str | None = OTHERS.setting(
         None,
         "OPENAI_RESPONSE_ROLE",
+        "RESPONSE_ROLE",
         help="worker-vllm's; only `assistant`, the one role that OpenAI's clients accept.",
+    )
+    generation_config: str | None = OTHERS.setting(
+        None,
+        "GENERATION_CONFIG",
+        help="vLLM's; `vllm` becomes SGLang's `sampling_defaults=openai`: the model's own "
+        "generation config does not apply. `auto` is the default.",
+    )
+    speculative_config: Options = OTHERS.setting(
+        {},
+        "SPECULATIVE_CONFIG",
+        help="vLLM's, as a JSON object; becomes the SPECULATIVE_... settings.",
+    )
+    speculative_method: str | None = OTHERS.setting(
+        None, "SPECULATIVE_METHOD", help="vLLM's; becomes SPECULATIVE_ALGORITHM."
+    )
+    vllm_extra_args: str | None = OTHERS.setting(
+        None,
+        "VLLM_EXTRA_ARGS",
+        help="Flags of `vllm serve`: taken over as settings, before those of the environment.",
+    )
+    vllm_config_file: str | None = OTHERS.setting(
+        None,
+        "VLLM_CONFIG_FILE",
+        help="YAML file of such flags; the environment wins over it.",
     )
     sglang_server_cmd: str | None = OTHERS.setting(
         None,
@@ -1045,6 +1145,16 @@ class Settings(BaseModel):
     def names(self) -> tuple[str, ...]:
         """Names that the model is served under; the first is the one that answers show."""
         return self.served_model_name or (self.model_path,)
+
+    @property
+    def health_port(self) -> int | None:
+        """Where only the health routes answer; None: there is no such port."""
+        return None if self.port_health == self.port else self.port_health
+
+    @property
+    def health_path(self) -> str | None:
+        """A further path of the health check, without a slash at its end."""
+        return self.health_check_path and self.health_check_path.rstrip("/")
 
     def most_body_bytes(self, *, pictures: bool) -> int:
         """`pictures`: the model takes them."""
@@ -1087,8 +1197,9 @@ class Settings(BaseModel):
         if self.model_loader_extra_config:
             options["model_loader_extra_config"] = json.dumps(self.model_loader_extra_config)
         rope = {"rope_scaling": self.rope_scaling, "rope_theta": self.rope_theta}
-        if overrides := {name: value for name, value in rope.items() if value}:
-            options["json_model_override_args"] = json.dumps(overrides)
+        changed = {name: value for name, value in rope.items() if value} | self.config_overrides
+        if changed:
+            options["json_model_override_args"] = json.dumps(changed)
         if self.log_requests:
             options |= {
                 "log_requests": True,

@@ -6,6 +6,7 @@ A single value's limits stand at its declaration; what is here looks at several,
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,8 +27,10 @@ def refuse(settings: Settings, origins: Mapping[str, str], *, supervised: bool) 
 
     `supervised`: the supervisor has checked the network's settings and keeps the key.
     """
-    _check_that_it_can_be_honoured(settings)
+    _check_that_it_can_be_honoured(settings, origins)
     _check_combinations(settings)
+    _check_default_sampling(settings, origins)
+    _check_health_path(settings, origins)
     _check_keys(settings, origins)
     _check_store(settings)
     if not supervised:
@@ -48,7 +51,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_that_it_can_be_honoured(settings: Settings) -> None:
+def _check_that_it_can_be_honoured(settings: Settings, origins: Mapping[str, str]) -> None:
     if settings.skip_tokenizer_init:
         raise ConfigError(
             "SKIP_TOKENIZER_INIT=true cannot be honoured: this server tokenises every prompt; "
@@ -61,8 +64,8 @@ def _check_that_it_can_be_honoured(settings: Settings) -> None:
         )
     if settings.openai_response_role not in (None, "assistant"):
         raise ConfigError(
-            "OPENAI_RESPONSE_ROLE cannot be honoured: OpenAI's clients accept no other role "
-            "than assistant; remove it"
+            f"{origins['openai_response_role']} cannot be honoured: OpenAI's clients accept no "
+            "other role than assistant; remove it"
         )
 
 
@@ -100,6 +103,49 @@ def _check_adapters(settings: Settings) -> None:
     if len(settings.adapters) > settings.most_adapters:
         raise ConfigError(
             f"MAX_CPU_LORAS must be at least {len(settings.adapters)}, the adapters of LORA_MODULES"
+        )
+
+
+_SAMPLING = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "top_k": (-1, 2**31 - 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (0.01, 2),
+}
+
+
+def _check_default_sampling(settings: Settings, origins: Mapping[str, str]) -> None:
+    for name, value in settings.default_sampling.items():
+        origin = origins["default_sampling"]
+        if name not in _SAMPLING:
+            hint = (
+                "; MAX_TOTAL_TOKENS bounds prompt and answer together"
+                if name in ("max_new_tokens", "max_tokens")
+                else ""
+            )
+            raise ConfigError(
+                f"{origin}: {name!r} cannot be honoured, only {', '.join(_SAMPLING)}{hint}"
+            )
+        least, most = _SAMPLING[name]
+        numbers = (int,) if name == "top_k" else (int, float)
+        if type(value) not in numbers or not least <= value <= most:
+            raise ConfigError(f"{origin}: {name} must be a number from {least:,} to {most:,}")
+
+
+_EARLY = ("/", "/livez", "/metrics", "/docs", "/openapi.json")
+
+
+def _check_health_path(settings: Settings, origins: Mapping[str, str]) -> None:
+    path = settings.health_check_path
+    if path is None:
+        return
+    origin = origins["health_check_path"]
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?|/", path):
+        raise ConfigError(f"{origin}: must be a path such as /ping")
+    if path.rstrip("/") in _EARLY or path in _EARLY:
+        raise ConfigError(
+            f"{origin}={path} would say that the server is ready before the model is; take /ping"
         )
 
 

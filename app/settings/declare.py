@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
 
@@ -40,6 +41,36 @@ def decoded(value: object) -> object:
 
 def _lowered(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+_LEVELS = {"trace": "debug", "warn": "warning", "critical": "error", "fatal": "error"}
+"""Levels of other programs, uvicorn's among them -> the nearest one here."""
+
+
+def _level(value: object) -> object:
+    lowered = _lowered(value)
+    return _LEVELS.get(lowered, lowered) if isinstance(lowered, str) else lowered
+
+
+_MULTIPLES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+"""vLLM's: `8k` is 8000 and `8K` is 8192."""
+
+
+def _tokens(value: object) -> object:
+    """A number as vLLM's command line takes it: `32k`, `1.5M`."""
+    if isinstance(value, str) and (multiple := _MULTIPLES.get(value.strip()[-1:])) is not None:
+        with suppress(ValueError, OverflowError):  # pydantic says what is wrong with it
+            return int(float(value.strip()[:-1]) * multiple)
+    return value
+
+
+def _unless(*nothing: str) -> BeforeValidator:
+    """These words mean "not set", in the forms of hosting platforms and to other servers."""
+
+    def read(value: object) -> object:
+        return None if str(value).strip().lower() in nothing else value
+
+    return BeforeValidator(read)
 
 
 def _images(value: object) -> object:
@@ -96,8 +127,12 @@ TensorParallel: TypeAlias = Annotated[
     Annotated[int, Field(ge=1)] | Literal["auto"] | None, BeforeValidator(_lowered)
 ]
 LogLevel: TypeAlias = Annotated[
-    Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)
+    Literal["debug", "info", "warning", "error"], BeforeValidator(_level)
 ]
+ContextLength: TypeAlias = Annotated[int | None, BeforeValidator(_tokens), _unless("auto", "-1")]
+BatchTokens: TypeAlias = Annotated[int | None, BeforeValidator(_tokens), _unless("0")]
+Device: TypeAlias = Annotated[str | None, _unless("auto")]
+Quantization: TypeAlias = Annotated[str | None, _unless("none")]
 
 # -- declarations ------------------------------------------------------------------------------
 

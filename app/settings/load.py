@@ -1,6 +1,7 @@
 """Where the values of the settings come from: layers merged, each value's origin kept.
 
-    command line > environment > DEPLOYMENT_CONFIG_JSON > options of a replaced server > default
+    command line > VLLM_EXTRA_ARGS > environment > DEPLOYMENT_CONFIG_JSON > VLLM_CONFIG_FILE
+        > options of a replaced sglang.launch_server > default
 
 All names of a setting work in all places: `TP_SIZE=2`, `--tp-size 2`, `{"tp_size": 2}`. An empty
 value means "not set", unless the declaration says otherwise. Two names of one setting with
@@ -18,9 +19,9 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from app.errors import ConfigError
-from app.settings import checks, translations
+from app.settings import checks, rules, translations, vllm, vllm_options
 from app.settings.catalogue import DECLARATIONS, Settings
-from app.settings.declare import decoded, flag_of
+from app.settings.declare import Declaration, decoded, flag_of
 from app.settings.secrets import is_secret
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
@@ -28,6 +29,8 @@ DEMO_MODEL = "SmolLM2-135M-Instruct"
 
 _LAUNCH_FIELDS = ("sglang_server_cmd", "sglang_extra_args")
 """What a replaced `sglang.launch_server` was started with."""
+_COMMAND_LINES = (*_LAUNCH_FIELDS, "vllm_extra_args")
+"""Keys may stand in them."""
 
 _Layer: TypeAlias = dict[str, tuple[Any, str]]
 """Field -> (value as it was written, origin)."""
@@ -57,23 +60,27 @@ def load(
     """
     environ = os.environ if environ is None else environ
     config = _deployment_config(environ)
-    values, origins = _merged(
+    environment = {**{name.upper(): value for name, value in config.items()}, **environ}
+    translations.refuse_gone(environment)
+    layers = (
         _read_layer(config, "{}", lower=True, where=DEPLOYMENT_CONFIG + " "),
         _read_layer(environ, "{}", lower=False),
         _read_layer(argv or {}, "--{}", lower=True),
     )
+    file, extra = (_vllm_layer(field, layers) for field in ("vllm_config_file", "vllm_extra_args"))
+    values, origins = _merged(file.settings, *layers[:-1], extra.settings, layers[-1])
     try:
         settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError(_explained(error, origins)) from None
     checks.refuse(settings, origins, supervised=supervised)
     settings = _with_dependent_defaults(settings, origins)
-    changes, warnings = translations.modernise(dict(settings), origins)
+    changes, warnings = rules.modernise(dict(settings), origins)
     for field, value in changes.items():
         if value != getattr(settings, field):
             origins.setdefault(field, "another server's setting")
-    environment = {**{name.upper(): value for name, value in config.items()}, **environ}
-    warnings += translations.warn_of_gone(environment)
+    warnings += translations.warn_of_gone(environment, _names())
+    warnings += [f"{each}: no effect ({why})" for part in (file, extra) for each, why in part.idle]
     warnings += _warn_of_shown_keys(origins)
     if unknown := _unknown(config):
         warnings.append(f"{DEPLOYMENT_CONFIG}: nothing here is called {', '.join(unknown)}")
@@ -96,7 +103,7 @@ def take_keys(environ: MutableMapping[str, str] | None = None) -> dict[str, str]
     """
     environ = os.environ if environ is None else environ
     fields = {each.field for each in DECLARATIONS.values() if each.is_secret} - {"hf_token"}
-    kept = _without(fields | {*_LAUNCH_FIELDS}, environ)
+    kept = _without(fields | {*_COMMAND_LINES}, environ)
     taken = {name: value for name, value in environ.items() if kept.get(name) != value}
     for name in taken:
         del environ[name]
@@ -219,6 +226,33 @@ def _launch_layers(layers: Sequence[_Layer]) -> list[_Layer]:
     return launch_layers
 
 
+@dataclass(frozen=True, slots=True)
+class _VllmFlags:
+    """A command line or a file of `vllm serve`."""
+
+    settings: _Layer
+    idle: Sequence[tuple[str, str]] = ()
+    """(flags without effect, why)"""
+
+
+def _vllm_layer(field: str, layers: Sequence[_Layer]) -> _VllmFlags:
+    set_in = [layer[field] for layer in layers if field in layer]
+    if not set_in:
+        return _VllmFlags({})
+    text, origin = set_in[-1]
+    read = vllm_options.config_file if field == "vllm_config_file" else vllm_options.command_line
+    options = read(str(text), origin)
+    ours = {flag_of(name) for name in _names()} - vllm.FLAGS_WITHOUT_EFFECT.keys()
+    idle = vllm_options.leftover(options, ours, origin)
+    settings = {flag: value for flag, value in options.items() if flag in ours}
+    layer = _read_layer(settings, "--{}", lower=True, where=origin + " ")
+    return _VllmFlags(layer, [(f"{origin} {flag}", why) for flag, why in idle.items()])
+
+
+def _names() -> dict[str, Declaration]:
+    return {name: each for each in DECLARATIONS.values() for name in each.accepted_names}
+
+
 def _number_or_switch(value: Any) -> Any:
     """A number or a switch if it reads as one. JSON objects stay text: SGLang's options for them
     are text."""
@@ -262,6 +296,5 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> str:
 
 
 def _unknown(config: Mapping[str, Any]) -> list[str]:
-    known = {name for declared in DECLARATIONS.values() for name in declared.accepted_names}
-    known |= translations.GONE.keys()
+    known = {*_names(), *translations.GONE, *vllm.REFUSED}
     return sorted(key for key in config if key.upper().replace("-", "_") not in known)

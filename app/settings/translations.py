@@ -1,16 +1,18 @@
-"""What the variables of other servers mean here: values that have changed, names that are gone.
+"""What the variables of other servers mean here: names that are gone, and their command lines.
 
-Names that mean the same as here are further names of the settings themselves (catalogue.py);
-docs/migrate.md has the whole list, per server.
+Names that mean the same as here are further names of the settings themselves (catalogue.py), values
+that have changed are in rules.py; docs/migrate.md has the whole list, per server.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from app.errors import ConfigError
+from app.settings import vllm
 
 # -- names without effect ----------------------------------------------------------------------
 
@@ -67,21 +69,46 @@ _GONE_BECAUSE: dict[str, tuple[str, ...]] = {
     ),
     "ENABLE_METRICS switches the statistics": ("DISABLE_LOG_STATS",),
 }
-GONE: dict[str, str] = {name: why for why, names in _GONE_BECAUSE.items() for name in names}
+GONE: dict[str, str] = {
+    **{name: why for why, names in _GONE_BECAUSE.items() for name in names},
+    **vllm.NO_EFFECT,
+}
 """Variables that have no effect here -> why. Setting one logs a warning at the start."""
 
-_NOTHING = {"", "0", "0.0", "false", "none", "auto"}
+_NOTHING = {"", "0", "0.0", "false", "no", "off", "none", "auto", "{}", "[]"}
 """Values that ask for nothing: the forms of hosting platforms send every variable."""
+_SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_\w+)$")
+"""What Kubernetes sets for a service called `vllm`; its VLLM_PORT begins with `tcp://`."""
 
 
-def warn_of_gone(environment: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each reason."""
+def asks_for_nothing(name: str, value: Any) -> bool:
+    text = str("" if value is None else value).strip().lower()
+    return text in _NOTHING or text == vllm.HARMLESS.get(name)
+
+
+def refuse_gone(environment: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a variable without which the server would be another."""
+    for name, why in vllm.REFUSED.items():
+        if not asks_for_nothing(name, environment.get(name)):
+            raise ConfigError(f"{name} cannot be honoured: {why}; remove it")
+
+
+def warn_of_gone(environment: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each reason. `known`: the names of all settings."""
     names_by_reason: dict[str, list[str]] = {}
     for name, why in GONE.items():
-        if str(environment.get(name) or "").lower() not in _NOTHING:
+        if not asks_for_nothing(name, environment.get(name)) and not _is_service(name, environment):
             names_by_reason.setdefault(why, []).append(name)
+    for name in sorted(environment):
+        unknown = name.startswith("VLLM_") and name not in known and name not in GONE
+        if unknown and not _SERVICE_LINK.search(name):
+            names_by_reason.setdefault(vllm.OWN, []).append(name)
     for why, names in names_by_reason.items():
         yield f"{', '.join(names)}: no effect ({why})"
+
+
+def _is_service(name: str, environment: Mapping[str, Any]) -> bool:
+    return name == "VLLM_PORT" and str(environment[name]).startswith("tcp://")
 
 
 # -- the command line of a replaced server -----------------------------------------------------
@@ -136,160 +163,3 @@ def _after_the_launcher(words: list[str], origin: str) -> list[str]:
     if words and not words[0].startswith("--"):
         raise ConfigError(f"{origin}: only an sglang.launch_server can be taken over")
     return words
-
-
-# -- values that are called otherwise today ----------------------------------------------------
-
-Values: TypeAlias = Mapping[str, Any]
-"""Field -> the setting's value."""
-Origins: TypeAlias = Mapping[str, str]
-Translation: TypeAlias = tuple[dict[str, Any], str]
-"""Fields to change, and the warning; without text there is none."""
-Rule: TypeAlias = Callable[[Values, Origins], Translation | None]
-
-
-def modernise(values: Values, origins: Origins) -> tuple[dict[str, Any], list[str]]:
-    """The fields to change so that obsolete values say what they mean today, and the warnings.
-
-    Raises ConfigError for settings that contradict each other.
-    """
-    changes: dict[str, Any] = {}
-    warnings = []
-    for rule in _RULES:
-        if (translation := rule({**values, **changes}, origins)) is not None:
-            change, warning = translation
-            changes |= change
-            if warning:
-                warnings.append(warning)
-    return changes, warnings
-
-
-def _value(field: str, old: object, target: str, new: object) -> Rule:
-    """A value that has another name today, or is another setting's."""
-
-    def rule(values: Values, origins: Origins) -> Translation | None:
-        if values[field] != old:
-            return None
-        written = f"{origins[field]}={_spelled(old)}"
-        if field != target and values[target] is not None:
-            return {}, f"{written}: no effect beside {origins[target]}"
-        cleared = {} if field == target else {field: False if old is True else None}
-        return (
-            cleared | {target: new},
-            f"{written} is obsolete: taken as {target.upper()}={_spelled(new)}",
-        )
-
-    return rule
-
-
-def _spelled(value: object) -> object:
-    return str(value).lower() if isinstance(value, bool) else value
-
-
-def _memory(values: Values, origins: Origins) -> Translation | None:
-    utilization = values["gpu_memory_utilization"]
-    if utilization is None:
-        return None
-    origin = origins["gpu_memory_utilization"]
-    if values["mem_fraction_static"] is not None:
-        return {}, f"{origin}: no effect beside MEM_FRACTION_STATIC"
-    share = round(max(min(utilization, 0.95) - 0.05, 0.05), 3)
-    return {"mem_fraction_static": share}, (
-        f"{origin}={utilization:g} is taken as MEM_FRACTION_STATIC={share:g}: "
-        "SGLang's share leaves out the activations"
-    )
-
-
-def _chunks(values: Values, origins: Origins) -> Translation | None:
-    chunked, size = values["chunked_prefill"], values["chunked_prefill_size"]
-    if chunked is None or (chunked and size != -1):
-        return None
-    origin = origins["chunked_prefill"]
-    if chunked or size not in (None, -1):
-        raise ConfigError(
-            f"{origin}={_spelled(chunked)} and "
-            f"{origins['chunked_prefill_size']}={size} contradict each other; keep one"
-        )
-    return {"chunked_prefill_size": -1}, (
-        f"{origin}=false: long prompts are prefilled in one go, which takes more memory"
-    )
-
-
-def _prefixes(values: Values, origins: Origins) -> Translation | None:
-    caching = values["enable_prefix_caching"]
-    if caching and values["disable_radix_cache"]:
-        raise ConfigError(
-            f"{origins['enable_prefix_caching']}=true and {origins['disable_radix_cache']}=true "
-            "contradict each other; keep one"
-        )
-    if caching is not False:
-        return None
-    return {"disable_radix_cache": True}, (
-        f"{origins['enable_prefix_caching']}=false is taken as DISABLE_RADIX_CACHE=true: every "
-        "prompt is computed anew; remove it to have SGLang's prefix cache"
-    )
-
-
-def _blocks(values: Values, origins: Origins) -> Translation | None:
-    blocks, size = values["num_gpu_blocks_override"], values["block_size"]
-    if blocks is None:
-        if size is None:
-            return None
-        return {}, f"{origins['block_size']}: no effect (SGLang chooses its page size)"
-    if values["kv_pool_tokens"] is not None:
-        raise ConfigError(
-            f"{origins['num_gpu_blocks_override']} and {origins['kv_pool_tokens']} are the same "
-            "setting; keep one"
-        )
-    tokens = blocks * (size or 16)
-    return {"kv_pool_tokens": tokens}, (
-        f"{origins['num_gpu_blocks_override']}={blocks} is taken as KV_POOL_TOKENS={tokens}"
-    )
-
-
-def _grammars(values: Values, origins: Origins) -> Translation | None:
-    backend = values["guided_decoding_backend"]
-    if backend in (None, "auto", "guidance"):
-        return None
-    return {}, (
-        f"{origins['guided_decoding_backend']}={backend}: no effect (grammars are llguidance's)"
-    )
-
-
-def _drafts(values: Values, origins: Origins) -> Translation | None:
-    model, tokens = values["speculative_model"], values["num_speculative_tokens"]
-    if model is None:
-        return None
-    if model.strip("[]").lower() == "ngram":
-        return {"speculative_model": None, "speculative_algorithm": "NGRAM"}, ""
-    change: dict[str, Any] = {
-        "speculative_algorithm": values["speculative_algorithm"] or "STANDALONE"
-    }
-    has_sglangs = values["speculative_num_steps"] or values["speculative_eagle_topk"]
-    if tokens is None or has_sglangs or "DRAFT_TOKENS" in origins["num_speculative_tokens"].upper():
-        return change, ""
-    # SGLang wants all three or none; vLLM's count is the steps, SGLang's has the root in it.
-    change |= {
-        "speculative_num_steps": tokens,
-        "speculative_eagle_topk": 1,
-        "num_speculative_tokens": tokens + 1,
-    }
-    return change, (
-        f"{origins['num_speculative_tokens']}={tokens} is taken as SPECULATIVE_NUM_STEPS={tokens} "
-        f"SPECULATIVE_EAGLE_TOPK=1 SPECULATIVE_NUM_DRAFT_TOKENS={tokens + 1}"
-    )
-
-
-_RULES: tuple[Rule, ...] = (
-    _value("load_balance_method", "shortest_queue", "load_balance_method", "total_requests"),
-    _value("quantization", "marlin", "quantization", "gptq_marlin"),
-    _value("kv_cache_dtype", "fp8", "kv_cache_dtype", "fp8_e4m3"),
-    _value("tokenizer_mode", "mistral", "tokenizer_mode", "auto"),
-    _value("enable_flashinfer_mla", True, "attention_backend", "flashinfer"),
-    _memory,
-    _chunks,
-    _prefixes,
-    _blocks,
-    _grammars,
-    _drafts,
-)

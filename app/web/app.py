@@ -21,7 +21,7 @@ from app.settings.bounds import Bounds
 from app.types import Json
 from app.web import admin, probes, resources, sglang_routes
 from app.web.generation import Generation
-from app.web.middleware import Authentication, RequestScope, Shortcut
+from app.web.middleware import Authentication, HealthPort, RequestScope, Shortcut
 from app.web.responses import error_response
 from app.web.state import Serving
 
@@ -54,6 +54,8 @@ def create_app(serving: Serving) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=_EXPOSED_HEADERS,
         )
+    if settings.health_port is not None:
+        app = HealthPort(app, settings)
     return RequestScope(app, settings)
 
 
@@ -82,10 +84,14 @@ def _api(serving: Serving) -> FastAPI:
     for dialect in DIALECTS:
         _describe(app, dialect)
     resources.add_to(app)
-    app.include_router(probes.router)
-    app.include_router(sglang_routes.router)
+    routers = [probes.router, sglang_routes.router]
     if serving.settings.admin_api_key:
-        app.include_router(admin.router)
+        routers.append(admin.router)
+    every_route = [*app.routes, *(route for router in routers for route in router.routes)]
+    taken = {getattr(route, "path", "") for route in every_route}
+    for router in routers:
+        app.include_router(router)
+    probes.add_health_path(app, serving.settings.health_path, taken)
     app.openapi = lambda: _openapi(app, serving)  # type: ignore[method-assign]
     return app
 

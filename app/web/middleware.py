@@ -1,7 +1,7 @@
 """Pure ASGI middleware, around every request.
 
-RequestScope ─ (CORS) ─ Authentication ─ Shortcut ─┬─ dialects (web/generation.py)
-                                                   └─ FastAPI's routes
+RequestScope ─ (HealthPort) ─ (CORS) ─ Authentication ─ Shortcut ─┬─ dialects
+                                                                  └─ FastAPI's routes
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import metrics
 from app.dialects.error_forms import answer_headers
-from app.errors import AuthenticationFailed, InternalError
+from app.errors import AuthenticationFailed, InternalError, RouteNotFound
 from app.logs import setup as logs
 from app.logs.setup import log
 from app.settings.catalogue import Settings
@@ -32,7 +32,10 @@ from app.web.responses import error_response
 _WELL_FORMED_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 _LOGGED_PATH = 200
 """Characters of a path in a log line: a head may have 16 KB."""
-_PROBES = frozenset({"/health", "/livez", "/readyz", "/ping", "/metrics"})
+_HEALTH = frozenset({"/health", "/livez", "/readyz", "/ping"})
+"""Routes that a load balancer or an orchestrator asks."""
+_PROBES = frozenset({*_HEALTH, "/metrics"})
+"""They are too frequent for lines in the log."""
 
 
 class RequestScope:
@@ -47,6 +50,7 @@ class RequestScope:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._region = settings.hathora_region.encode()
+        self._quiet = _PROBES | {settings.health_path}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -73,7 +77,7 @@ class RequestScope:
             "send": send,
         }
         client = scope["client"][0] if scope.get("client") else None
-        write_line = log.debug if path in _PROBES else log.info
+        write_line = log.debug if path in self._quiet else log.info
         token = logs.request_id.set(request_id)
 
         async def send_with_headers(message: Message) -> None:
@@ -115,7 +119,7 @@ class RequestScope:
         stats: RequestStats = state["stats"]
         route = state.get("route") or getattr(scope.get("route"), "path", "unmatched")
         _requests(route, scope["method"], state["status"]).inc()
-        if route not in _PROBES:
+        if route not in self._quiet:
             _duration(route).observe(duration_s)
         metrics.record(stats)
         write_line(
@@ -177,14 +181,15 @@ def unauthenticated(scope: Scope) -> Response:
 class Authentication:
     """Refuses requests without a key. Probes, `/` and the documentation need none."""
 
-    OPEN = frozenset({"/", "/health", "/livez", "/readyz", "/ping", "/docs", "/openapi.json"})
+    OPEN = frozenset({"/", *_HEALTH, "/docs", "/openapi.json"})
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        self._open = self.OPEN | {settings.health_path}
         self._keys = Keys((*settings.api_key, *settings.admin_api_key))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self.OPEN:
+        if scope["type"] != "http" or scope["path"] in self._open:
             await self._app(scope, receive, send)
             return
         if (owner := self._keys.accept(scope)) is not None:
@@ -192,6 +197,25 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         await unauthenticated(scope)(scope, receive, send)
+
+
+class HealthPort:
+    """On the port of PORT_HEALTH only the health routes answer: the balancer needs no others, and
+    whoever reaches that port alone must not reach the model."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._port = settings.health_port
+        self._paths = _HEALTH | {settings.health_path}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self._paths:
+            address = scope.get("server")
+            if address is not None and address[1] == self._port:
+                error = RouteNotFound("Only the health routes answer on this port.")
+                await error_response(error, scope)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Shortcut:

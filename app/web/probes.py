@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from msgspec import to_builtins
 from starlette.responses import Response
 
 from app.dialects.anthropic import models as anthropic
 from app.dialects.openai import models
-from app.errors import RouteNotFound
+from app.errors import ConfigError, RouteNotFound
 from app.lifecycle import Phase
 from app.metrics import Metrics
 from app.types import Json
@@ -109,6 +110,22 @@ async def ping(request: Request) -> Response:
         return Response(status_code=204)
     ready = phase is Phase.READY
     return json_response({"status": "healthy" if ready else str(phase)}, 200 if ready else 503)
+
+
+_MAY_BE_ASKED = frozenset({"/ping", "/health", "/readyz"})
+
+
+def add_health_path(app: FastAPI, path: str | None, taken: Collection[str]) -> None:
+    """Have HEALTH_CHECK_PATH answer as `/ping`. Raises ConfigError if it is one of the paths that
+    are `taken`."""
+    if path is None or path in _MAY_BE_ASKED:
+        return
+    if path in taken:
+        raise ConfigError(
+            f"HEALTH_CHECK_PATH={path}: this route does not say whether the model is ready; take "
+            "/ping"
+        )
+    app.add_api_route(path, ping, methods=["GET"], summary="As /ping: HEALTH_CHECK_PATH")
 
 
 @router.get("/metrics", summary="Prometheus metrics")

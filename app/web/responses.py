@@ -9,7 +9,14 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from app.dialects.error_forms import form_of
-from app.errors import BodyTimeout, Draining, RequestAborted, RouteNotFound, ServeError
+from app.errors import (
+    BodyTimeout,
+    Draining,
+    RequestAborted,
+    RequestTimedOut,
+    RouteNotFound,
+    ServeError,
+)
 
 
 def json_response(
@@ -30,7 +37,7 @@ def rendered(error: ServeError, scope: Scope) -> tuple[int, bytes, dict[str, str
     form = form_of(scope["path"], anthropics=is_anthropics(scope), unknown=unknown)
     request_id = scope["state"]["request_id"]
     headers = form.headers(error, request_id)
-    if isinstance(error, RequestAborted):
+    if isinstance(error, RequestAborted | RequestTimedOut):
         headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's SDKs obey it
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)

@@ -57,6 +57,22 @@ def bind_several(settings: Settings, count: int) -> list[socket.socket]:
     return listeners
 
 
+def bind_health(settings: Settings) -> socket.socket | None:
+    """Bind PORT_HEALTH, if it is a port of its own. Raises ConfigError.
+
+    Each of several serving processes binds it: the balancer may ask any of them.
+    """
+    if settings.health_port is None:
+        return None
+    with _closed_on_failure(settings, name="PORT_HEALTH", port=settings.health_port) as sockets:
+        sockets.append(listener := _socket(settings))
+        if settings.tokenizer_workers > 1:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((settings.host, settings.health_port))
+        listener.listen(_BACKLOG)
+    return listener
+
+
 def _socket(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -71,7 +87,9 @@ def _socket(settings: Settings) -> socket.socket:
 
 
 @contextmanager
-def _closed_on_failure(settings: Settings) -> Iterator[list[socket.socket]]:
+def _closed_on_failure(
+    settings: Settings, *, name: str = "PORT", port: int | None = None
+) -> Iterator[list[socket.socket]]:
     """A list of sockets, all closed if one of them cannot bind. Raises ConfigError."""
     sockets: list[socket.socket] = []
     try:
@@ -79,9 +97,9 @@ def _closed_on_failure(settings: Settings) -> Iterator[list[socket.socket]]:
     except OSError as error:
         for each in sockets:
             each.close()
-        raise ConfigError(
-            f"PORT: cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
-        ) from None
+        address = f"{settings.host}:{settings.port if port is None else port}"
+        reason = error.strerror or error
+        raise ConfigError(f"{name}: cannot listen on {address}: {reason}") from None
 
 
 def run(
@@ -91,11 +109,13 @@ def run(
     cleanup: Callable[[], None],
     control: Control,
 ) -> int:
-    """Serve until the end; returns the exit code. `cleanup` runs before a forced exit, too."""
+    """Serve until the end; returns the exit code. `cleanup` runs before a forced exit, too. Raises
+    ConfigError if PORT_HEALTH cannot be bound."""
+    health = bind_health(settings)
 
     async def serve() -> int:
         service = Service(settings, launch, control, cleanup)
-        return await live(Server(service, listener), service)
+        return await live(Server(service, listener, health), service)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve())
@@ -107,9 +127,13 @@ class Server:
     extra_drain_s = 0.0
     extra_answers_s = 0.0
 
-    def __init__(self, service: Service, listener: socket.socket) -> None:
+    def __init__(
+        self, service: Service, listener: socket.socket, health: socket.socket | None = None
+    ) -> None:
+        """`health`: a socket on which only the health routes answer."""
         self._service = service
         self._listener = listener
+        self._sockets = [listener] if health is None else [listener, health]
         self._peers = service.control.peers
         self._http = self._uvicorn()
 
@@ -123,7 +147,7 @@ class Server:
         else:
             host, port = self._listener.getsockname()[:2]
             log.info("listening", host=host, port=port, model=self._service.settings.names[0])
-        self._answering = asyncio.create_task(self._http._serve([self._listener]), name="http")
+        self._answering = asyncio.create_task(self._http._serve(self._sockets), name="http")
         self._measuring = asyncio.create_task(self._measure_lag(), name="lag")
         return self._answering
 

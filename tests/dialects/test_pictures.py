@@ -133,7 +133,7 @@ async def test_a_message_refuses_what_is_no_picture_by_the_path_that_claude_code
         assert answer.json()["error"]["message"] == said
 
 
-def _marked() -> ScriptedEngine:
+def marked() -> ScriptedEngine:
     return seeing(
         picture_marker=PICTURE,
         picture_pattern=re.compile(PICTURE),
@@ -147,7 +147,7 @@ async def generate(running: Running, text: Any, image_data: Any) -> Any:
 
 async def test_sglangs_own_api_takes_pictures_where_the_text_has_the_models_marker() -> None:
     bare = url().partition(",")[2]
-    async with serve(_marked()) as running:
+    async with serve(marked()) as running:
         for one in (url(), bare, [url()], [[url()]]):
             assert (await generate(running, f"a{PICTURE}b", one)).status_code == 200
             assert prompt(running) == "a" + 4 * PICTURE + "b"
@@ -177,7 +177,7 @@ async def test_sglangs_own_api_takes_pictures_where_the_text_has_the_models_mark
 async def test_sglangs_own_api_refuses_what_is_no_picture_or_has_no_place(
     text: Any, pictures: Any, param: str
 ) -> None:
-    async with serve(_marked()) as running:
+    async with serve(marked()) as running:
         answer = await generate(running, text, pictures)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
         assert "root:" not in answer.text

@@ -123,7 +123,11 @@ async def _end_tasks() -> None:
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveWorker]:
     """The shared worker. A test that uses it must leave it as it was; the last one ends it."""
     running = LiveWorker(
-        tmp_path_factory.mktemp("worker"), "--demo", MAX_CONCURRENCY="64", DRAIN_TIMEOUT="300"
+        tmp_path_factory.mktemp("worker"),
+        "--demo",
+        MAX_CONCURRENCY="64",
+        DRAIN_TIMEOUT="300",
+        JOB_OUTPUT="classic",
     )
     try:
         yield running.ready()

@@ -19,6 +19,7 @@ from tests.runpod.station import CHAT, COMPLETIONS, HI
 from tests.support.serving import settings
 
 RULES = Rules.of(settings())
+CLASSIC = Rules.of(settings(JOB_OUTPUT="classic"))
 UPSTREAM = Rules.of(settings(SGLANG_BASE_URL="http://x", SGLANG_MODEL="theirs"))
 GENERATE = "/generate"
 
@@ -79,7 +80,30 @@ def request(input: Any, rules: Rules = RULES) -> tuple[str, str, OutputForm, dic
 def test_each_shape_of_a_job_becomes_its_request(
     input: dict[str, Any], route: str, form: OutputForm, body: dict[str, Any]
 ) -> None:
-    assert request(input) == (route, "POST", form, body)
+    assert request(input, CLASSIC) == (route, "POST", form, body)
+    if form is OutputForm.OPENAI:
+        assert request(input) == (route, "POST", form, body)
+
+
+@pytest.mark.parametrize(
+    ("input", "route", "body"),
+    [
+        ({"prompt": "a"}, COMPLETIONS, {"prompt": "a"}),
+        (
+            {"prompt": "a", "stream": True, "sampling_params": {"max_new_tokens": 3}},
+            COMPLETIONS, {"prompt": "a", "stream": True, "max_tokens": 3},
+        ),
+        (
+            {"messages": HI, "sampling_params": {"max_tokens": 7, "logprobs": True}},
+            CHAT, {"messages": HI, "max_tokens": 7, "logprobs": True},
+        ),
+        ({"prompt": "hi", "apply_chat_template": True}, CHAT, {"messages": HI}),
+    ],
+)  # fmt: skip
+def test_a_job_of_worker_vllms_is_answered_as_by_the_newest(
+    input: dict[str, Any], route: str, body: dict[str, Any]
+) -> None:
+    assert request(input) == (route, "POST", OutputForm.OPENAI, body)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +146,11 @@ def test_a_route_may_be_written_in_several_ways(route: str, tidy: str) -> None:
         ("openai", {"messages": HI, "sampling_params": {}}, OutputForm.OPENAI),
         ("vllm", {"messages": HI}, OutputForm.VLLM),
         ("vllm", {"openai_route": CHAT, "openai_input": {"messages": HI}}, OutputForm.OPENAI),
-        ("auto", {"messages": HI, "sampling_params": {}}, OutputForm.VLLM),
+        ("auto", {"messages": HI, "sampling_params": {}}, OutputForm.OPENAI),
+        ("auto", {"prompt": "a"}, OutputForm.OPENAI),
+        ("classic", {"messages": HI, "sampling_params": {}}, OutputForm.VLLM),
+        ("classic", {"messages": HI}, OutputForm.OPENAI),
+        ("classic", {"prompt": "a"}, OutputForm.VLLM),
     ],
 )
 def test_job_output_decides_the_form_of_the_output(
@@ -142,8 +170,9 @@ def test_vllms_sampling_parameters_are_passed_on_or_change_nothing() -> None:
         "spaces_between_special_tokens": True, "detokenize": True,
         "logprobs": None, "prompt_logprobs": None,
     }  # fmt: skip
-    body = request({"prompt": "a", "sampling_params": params | harmless})[3]
-    assert body == {"prompt": "a", **params}
+    for rules in (RULES, CLASSIC):
+        body = request({"prompt": "a", "sampling_params": params | harmless}, rules)[3]
+        assert body == {"prompt": "a", **params}
 
 
 @pytest.mark.parametrize(
@@ -156,8 +185,11 @@ def test_vllms_sampling_parameters_are_passed_on_or_change_nothing() -> None:
 )  # fmt: skip
 def test_an_unsupported_sampling_parameter_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
-        request({"prompt": "a", "sampling_params": {name: value}})
+        request({"prompt": "a", "sampling_params": {name: value}}, CLASSIC)
     assert caught.value.param == f"sampling_params.{name}"
+    if name not in ("logprobs", "prompt_logprobs"):  # OpenAI's form has a place for them
+        with pytest.raises(UnsupportedParameter):
+            request({"prompt": "a", "sampling_params": {name: value}})
 
 
 def test_fields_beside_the_sampling_parameters_are_passed_on() -> None:

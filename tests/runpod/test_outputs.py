@@ -55,7 +55,7 @@ async def test_without_raw_openai_output_a_stream_is_lists_of_chunks() -> None:
 
 @pytest.mark.usefixtures("no_timer")
 async def test_yields_grow_like_worker_vllms() -> None:
-    async with working(ScriptedEngine(*"x" * 150)) as station:
+    async with working(ScriptedEngine(*"x" * 150), JOB_OUTPUT="classic") as station:
         job = await station.ask({"prompt": "a", "stream": True})
         sizes = [len(piece["choices"][0]["tokens"]) for piece in job.pieces]
         assert sizes == [1, 3, 9, 27, 50, 50, 10]
@@ -74,8 +74,27 @@ async def test_yields_of_openais_streams_grow_too() -> None:
         assert [len(piece) for piece in job.pieces] == [1, 3, 9, 27, 50, 12]
 
 
-async def test_a_prompt_is_answered_in_worker_vllms_form() -> None:
+async def test_a_job_of_worker_vllms_is_answered_in_openais_form() -> None:
+    prompt = {"prompt": "abc", "sampling_params": {"max_tokens": 8, "logprobs": 1}}
+    chat = {
+        "messages": HI,
+        "sampling_params": {"max_tokens": 8, "response_format": {"type": "text"}},
+    }
     async with working(ScriptedEngine("He", "llo")) as station:
+        (answer,) = (await station.ask(prompt)).output
+        assert answer["object"] == "text_completion"
+        assert answer["choices"][0]["text"] == "Hello"
+        assert len(answer["choices"][0]["logprobs"]["tokens"]) == 2
+        assert answer["usage"]["completion_tokens"] == 2
+        (answer,) = (await station.ask(chat)).output
+        assert answer["choices"][0]["message"]["content"] == "Hello"
+        job = await station.ask({**prompt, "stream": True})
+        frames = sse.frames("".join(job.pieces))
+        assert "".join(frame["choices"][0]["text"] for frame in frames[:-1]) == "Hello"
+
+
+async def test_a_prompt_is_answered_in_worker_vllms_classic_form() -> None:
+    async with working(ScriptedEngine("He", "llo"), JOB_OUTPUT="classic") as station:
         job = await station.ask({"prompt": "abc", "sampling_params": {"max_tokens": 8}})
         assert job.output == [
             {"choices": [{"tokens": ["Hello"]}], "usage": {"input": 3, "output": 2}}
@@ -85,7 +104,7 @@ async def test_a_prompt_is_answered_in_worker_vllms_form() -> None:
 
 
 async def test_worker_vllms_stream_counts_the_tokens_of_all_choices() -> None:
-    async with working(ScriptedEngine("a", "b", "")) as station:
+    async with working(ScriptedEngine("a", "b", ""), JOB_OUTPUT="classic") as station:
         job = await station.ask({"prompt": "abc", "stream": True, "sampling_params": {"n": 2}})
         texts: list[list[str]] = [[], []]
         for piece in job.pieces:
@@ -95,8 +114,8 @@ async def test_worker_vllms_stream_counts_the_tokens_of_all_choices() -> None:
         assert job.pieces[-1]["usage"] == {"input": 3, "output": 6}
 
 
-async def test_a_conversation_with_vllms_fields_is_answered_in_worker_vllms_form() -> None:
-    async with working(ScriptedEngine("yes")) as station:
+async def test_a_conversation_with_vllms_fields_is_answered_in_the_classic_form() -> None:
+    async with working(ScriptedEngine("yes"), JOB_OUTPUT="classic") as station:
         for input in (
             {"prompt": "hi", "apply_chat_template": True},
             {"messages": HI, "sampling_params": {"max_tokens": 100}},
@@ -109,7 +128,7 @@ async def test_a_conversation_with_vllms_fields_is_answered_in_worker_vllms_form
 
 async def test_best_of_returns_the_best_choice() -> None:
     engine = ScriptedEngine(script=lambda choice: ["h" if choice == 2 else "o"])
-    async with working(engine) as station:
+    async with working(engine, JOB_OUTPUT="classic") as station:
         job = await station.ask({"prompt": "a", "sampling_params": {"best_of": 3}})
         assert job.output[0]["choices"] == [{"tokens": ["h"]}]
 
@@ -179,7 +198,7 @@ async def test_openais_sdk_works_through_the_platform(stream: bool) -> None:
 
 async def test_any_text_survives_json() -> None:
     text = 'a"\\\n\u2028é😀'
-    async with working(ScriptedEngine(text)) as station:
+    async with working(ScriptedEngine(text), JOB_OUTPUT="classic") as station:
         job = await station.ask({"prompt": "x", "stream": True})
         assert job.pieces[0]["choices"][0]["tokens"] == [text]
         assert json.loads(json.dumps(job.output)) == job.output

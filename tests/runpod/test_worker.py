@@ -68,7 +68,7 @@ async def taking(worker: Process) -> None:
 
 
 async def test_sigterm_lets_in_flight_jobs_finish(tmp_path: Path) -> None:
-    async with process(tmp_path, TEST_WORDS="20") as worker:
+    async with process(tmp_path, TEST_WORDS="20", JOB_OUTPUT="classic") as worker:
         job = worker.platform.submit(STORY)
         await worker.platform.when(job, lambda: job.pieces)
         assert worker.platform.asked_for[0] == 4

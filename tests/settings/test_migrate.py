@@ -18,6 +18,7 @@ from app.errors import ConfigError
 from app.settings.catalogue import DECLARATIONS, OTHERS
 from app.settings.load import Loaded, load
 from app.settings.translations import GONE
+from app.settings.vllm import REFUSED
 
 ROOT = Path(__file__).parents[2]
 VARIABLES: dict[str, list[dict[str, Any]]] = {
@@ -203,6 +204,8 @@ def test_a_name_is_handled_as_the_tables_document(system: str) -> None:
                 assert name in NAMES
             elif here == "no effect":
                 assert GONE[name] == differs
+            elif here == "refused":
+                assert REFUSED[name] == differs
             else:
                 (target,) = code(here)
                 assert IMAGE[name] == target if name in IMAGE else target in NAMES

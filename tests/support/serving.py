@@ -23,7 +23,7 @@ from app.settings.catalogue import Settings
 from app.settings.load import load
 from app.web.app import create_app
 from app.web.connection import bounded
-from app.web.server import bind
+from app.web.server import bind, bind_health
 from app.web.state import Serving
 
 HANGS_S = 60.0
@@ -91,8 +91,9 @@ async def serve(
     lifecycle = serving.lifecycle
     listener = bind(configured)
     port = listener.getsockname()[1]
+    sockets = [listener] if (health := bind_health(configured)) is None else [listener, health]
     server = uvicorn.Server(uvicorn_config(serving))
-    task = asyncio.create_task(server._serve([listener]))
+    task = asyncio.create_task(server._serve(sockets))
     try:
         await eventually(lambda: server.started)
         if ready and engine is not None:

@@ -20,6 +20,7 @@ from app.errors import (
     ModelNotFound,
     Overloaded,
     RequestAborted,
+    RequestTimedOut,
     RouteNotFound,
     ServeError,
     Unavailable,
@@ -33,6 +34,7 @@ _TYPES: tuple[tuple[type[ServeError], str], ...] = (
     (BodyTooLarge, "request_too_large"),
     (InternalError, "api_error"),
     (RequestAborted, "api_error"),
+    (RequestTimedOut, "timeout_error"),
     (Unavailable, "overloaded_error"),
 )
 _NAMES_FIELD = re.compile(r"^Invalid (value|type) for '[^']{1,300}': ")

@@ -25,7 +25,7 @@ def error_json(error: ServeError, request_id: str = "") -> Json:
     }
 
 
-_FIELD = re.compile(r"[a-z_]{1,40}")
+_FIELD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _EXPECTED = {
     "int": "an integer",
     "float": "a number",
@@ -84,7 +84,8 @@ def explained(error: ValidationError) -> InvalidRequest:
             f"Invalid value for '{param}': must be {context['expected']}.", param=param
         )
     if kind == "unsupported_parameter":
-        message = f"Unsupported parameter: '{param}' is not supported by this server."
+        because = f": {context['why']}" if "why" in context else ""
+        message = f"Unsupported parameter: '{param}' is not supported by this server{because}."
         return UnsupportedParameter(first["msg"] or message, param=param)
     if (
         kind.startswith("int_")

@@ -6,6 +6,7 @@ Source: GenerateReqInput (sglang/srt/managers/io_struct.py) and SamplingParams
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
@@ -17,7 +18,7 @@ from app.dialects.body import Body, Unsupported
 from app.dialects.openai.grammars import schema_grammar
 from app.dialects.openai.sampling import CommonFields, check_counts
 from app.dialects.prompts import IDS_SCHEMA, TEXTS_SCHEMA, read_prompts
-from app.dialects.sglang.unsupported import UNSUPPORTED
+from app.dialects.sglang import unsupported as known
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.grammars.bounds import check_regex, check_schema, check_text
 from app.settings.bounds import Bounds, hard_limit
@@ -75,20 +76,14 @@ Same = BeforeValidator(_same_for_all)
 class GenerateSampling(CommonFields):
     """SGLang's SamplingParams. Unknown fields are refused, as SGLang refuses them."""
 
-    unsupported: ClassVar[Unsupported] = {
-        "beam_width": (1,),
-        "custom_params": (),
-        "no_stop_trim": (False,),
-        "spaces_between_special_tokens": (True,),
-        "stop_regex": ([],),
-        "stream_interval": (),
-        "watermark": (),
-    }
+    unsupported: ClassVar[Unsupported] = known.SAMPLING
+    reasons: ClassVar[Mapping[str, str]] = known.because(known.SAMPLING_REASONS)
 
     max_new_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = _DEFAULT_MAX_TOKENS
     """None: up to the end of the context."""
     min_new_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     sampling_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    no_stop_trim: bool | None = None
     json_schema: str | None = None
     regex: str | None = None
     ebnf: str | None = None
@@ -123,6 +118,7 @@ class GenerateSampling(CommonFields):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
             skip_special_tokens=self.skip_special_tokens is not False,
+            keep_stop=bool(self.no_stop_trim),
             logit_bias=self.logit_bias or None,
             seed=self.sampling_seed,
             grammar=self._grammar(bounds),
@@ -173,7 +169,8 @@ def _decoded(text: str, param: str) -> Json:
 class GenerateBody(Body):
     """SGLang's GenerateReqInput."""
 
-    unsupported: ClassVar[Unsupported] = UNSUPPORTED
+    unsupported: ClassVar[Unsupported] = known.FIELDS
+    reasons: ClassVar[Mapping[str, str]] = known.because(known.REASONS)
 
     text: Texts | None = None
     input_ids: Ids | None = None
@@ -188,6 +185,8 @@ class GenerateBody(Body):
     """The text has the model's own marker for each picture."""
     lora_path: Annotated[str, Field(min_length=1, max_length=200), Same] | None = None
     """The name of an adapter that is loaded, and no path."""
+    cache_salt: Annotated[str, Field(max_length=256), Same] | None = None
+    """Only requests with the same one share what the prefix cache has."""
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:

@@ -82,6 +82,7 @@ def lower(body: GenerateBody, call: Call) -> GenerationRequest:
         token_ids=True,
         progress=True,
         whole=not body.stream,
+        cache_salt=body.cache_salt or "",
     )
 
 

@@ -58,7 +58,10 @@ class SGLangEngine:
         pictures: PictureProcessor | None = None,
         adapters: EngineAdapters | None = None,
         widest_stride: int = 1,
+        default_sampling: dict[str, Any] | None = None,
     ) -> None:
+        """`default_sampling`: the operator's, before the model's own."""
+        self._default_sampling = default_sampling or {}
         self._engine = engine
         self._manager = engine.tokenizer_manager
         self._watch = watch
@@ -114,7 +117,8 @@ class SGLangEngine:
             honours_seed=bool(args["enable_deterministic_inference"]),
             drafts=args["speculative_algorithm"] is not None,
             default_sampling=valid_defaults(
-                model.get_default_sampling_params(), self._manager.preferred_sampling_params or {}
+                model.get_default_sampling_params() | self._default_sampling,
+                self._manager.preferred_sampling_params or {},
             ),
             tool_call_parser=renderer.tool_call_parser,
             reasoning_parser=renderer.reasoning_parser,

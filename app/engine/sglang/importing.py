@@ -36,6 +36,12 @@ def prepare_import(device: str | None, path: str | None = None) -> bool:
     return on_cpu
 
 
+def go_offline() -> None:
+    """Have the libraries of the hub ask it nothing: all that is loaded is on this machine."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.setdefault(name, "1")
+
+
 def _choose_cpu(device: str | None, torch: Any) -> bool:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if device == "cpu":

@@ -38,8 +38,13 @@ from app.engine.sglang.adapters import EngineAdapters
 from app.engine.sglang.early import EarlyProcesses, is_bound_to_memory
 from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.follower import Follower
-from app.engine.sglang.importing import follow, import_for_requests, prepare_import
-from app.engine.sglang.model_files import model_path
+from app.engine.sglang.importing import (
+    follow,
+    go_offline,
+    import_for_requests,
+    prepare_import,
+)
+from app.engine.sglang.model_files import model_path, needs_no_hub
 from app.engine.sglang.options import engine_options
 from app.engine.sglang.pictures import processor_of
 from app.engine.sglang.pooling import Pooling
@@ -93,6 +98,7 @@ async def launch(
         ),
         pictures=await processor_of(engine.tokenizer_manager, settings),
         widest_stride=settings.max_stream_interval,
+        default_sampling=settings.default_sampling,
     )
 
 
@@ -138,6 +144,8 @@ def _build(
     resource_tracker.ensure_running()
     signals.block_in_this_thread()
     path = model_path(settings)
+    if needs_no_hub(settings, path):
+        go_offline()
     on_cpu = prepare_import(settings.device, path)
     if on_cpu and settings.device is None:
         log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")

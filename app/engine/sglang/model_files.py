@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from app.engine import demo
+from app.engine import demo, model_cache
 from app.errors import ConfigError, StartError
 from app.logs.setup import log
 from app.settings.catalogue import Settings
@@ -20,7 +20,41 @@ def model_path(settings: Settings) -> str:
     """A folder, or a name on the hub. Blocks while the demo model is fetched."""
     if settings.demo:
         return str(_fetch_demo(Path(settings.cache_dir).expanduser()))
-    return _checked(settings.model_path)
+    path = _checked(settings.model_path)
+    if Path(path).exists():
+        return path
+    cached = model_cache.find(settings.model_cache, path, settings.revision)
+    if cached is None:
+        return path
+    log.info("the model is in the cache: the hub is not asked for it", folder=str(cached))
+    return str(cached)
+
+
+def needs_no_hub(settings: Settings, path: str) -> bool:
+    """The model is in the cache, and so is what else the engine loads by a name. `path`: what
+    `model_path` has returned."""
+    root = Path(settings.model_cache).expanduser()
+    if not settings.model_cache or root not in Path(path).parents or settings.trust_remote_code:
+        return False  # a model's own code may lie in another repository
+    others = {
+        "tokenizer_path": settings.tokenizer_path,
+        "speculative_draft_model_path": settings.speculative_model,
+    }
+    return all(
+        Path(in_cache(settings, option, name, None)).exists()
+        for option, name in others.items()
+        if name
+    )
+
+
+def in_cache(settings: Settings, option: str, name: str, revision: str | None) -> str:
+    """A folder with a further model or tokenizer, if the cache has it, else its name on the hub.
+    `option`: SGLang's that it is for."""
+    if Path(name).expanduser().exists():
+        return name
+    find = model_cache.find_tokenizer if option == "tokenizer_path" else model_cache.find
+    cached = find(settings.model_cache, name, revision)
+    return name if cached is None else str(cached)
 
 
 def _fetch_demo(cache: Path) -> Path:
@@ -54,9 +88,13 @@ def _checked(model_path: str) -> str:
     return str(path)
 
 
-def tokenizer_at(revision: str, options: dict[str, Any]) -> str:
+def tokenizer_at(revision: str, settings: Settings, options: dict[str, Any]) -> str:
     """A folder with the tokenizer of that revision: SGLang has an option only for the model's."""
-    name = options.get("tokenizer_path") or options["model_path"]
+    name = settings.tokenizer_path or (
+        options["model_path"] if settings.demo else settings.model_path
+    )
+    if (cached := model_cache.find_tokenizer(settings.model_cache, name, revision)) is not None:
+        return str(cached)
     if Path(name).exists():
         log.warning(f"TOKENIZER_REVISION={revision}: no effect ({name} is a local folder)")
         return str(name)

@@ -15,7 +15,7 @@ from app.engine.environment import RuntimeDir
 from app.engine.sglang import hardware, parser_names, pictures, pooling
 from app.engine.sglang.adapters import adapter_options
 from app.engine.sglang.importing import OWN_MODELS
-from app.engine.sglang.model_files import tokenizer_at
+from app.engine.sglang.model_files import in_cache, tokenizer_at
 from app.engine.sglang.pooling import Pooling
 from app.errors import ConfigError
 from app.logs.setup import log
@@ -65,7 +65,8 @@ def engine_options(
         template.write_text(settings.custom_chat_template)
         options["chat_template"] = str(template)
     if settings.tokenizer_revision:
-        options["tokenizer_path"] = tokenizer_at(settings.tokenizer_revision, options)
+        options["tokenizer_path"] = tokenizer_at(settings.tokenizer_revision, settings, options)
+    _look_into_cache(options, settings)
     hardware.complete(options, tp_size=settings.tp_size, expert_parallel=settings.expert_parallel)
     with suppress(ConfigError):  # it has no config.json, as a GGUF file: no pictures
         pictures.choose(options, hardware.config_of(options), settings)
@@ -84,6 +85,19 @@ def engine_options(
         options[option] = sglang_name(options[option]) if options.get(option) else None
     check_known(options, ServerArgs)
     return options, pools
+
+
+_FROM_HUB = {
+    "tokenizer_path": None,
+    "speculative_draft_model_path": "speculative_draft_model_revision",
+}
+"""Options that may name something on the hub -> the option of its revision."""
+
+
+def _look_into_cache(options: dict[str, Any], settings: Settings) -> None:
+    for option, revision in _FROM_HUB.items():
+        if name := options.get(option):
+            options[option] = in_cache(settings, option, name, options.get(revision or ""))
 
 
 def check_reserved(engine_args: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from app.logs.setup import log
 # vLLM's, Dynamo's and TensorRT-LLM's names that do not become SGLang's by their spelling alone.
 _CALLS = {
     "llama3_json": "llama3", "llama4_json": "llama3", "llama4_pythonic": "pythonic",
+    "llama4": "pythonic",
     "harmony": "gpt-oss", "openai": "gpt-oss", "openai_gptoss": "gpt-oss",
     "glm4_moe": "glm45", "glm47_moe": "glm47", "qwen3_xml": "qwen3_coder", "qwen3": "qwen25",
     "hunyuan_a13b": "hunyuan", "internlm": "interns1", "nemotron": "qwen3_coder",

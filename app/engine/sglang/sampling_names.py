@@ -49,6 +49,8 @@ def sampling_params(
         params["ignore_eos"] = True
     if not sampling.skip_special_tokens:
         params["skip_special_tokens"] = False
+    if sampling.keep_stop:
+        params["no_stop_trim"] = True
     if sampling.logit_bias:
         params["logit_bias"] = sampling.logit_bias
     if sampling.seed is not None and honours_seed:

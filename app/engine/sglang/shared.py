@@ -88,6 +88,7 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
         fingerprint=await asyncio.to_thread(fingerprint_of, engine.server_args.resolved_dict()),
         pictures=await processor_of(engine.tokenizer_manager, settings),
         widest_stride=settings.max_stream_interval,
+        default_sampling=settings.default_sampling,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from app.dialects.openai.responses.body import ResponsesBody
-from app.errors import ContextLengthExceeded, RequestAborted, ServeError
+from app.errors import ContextLengthExceeded, RequestAborted, RequestTimedOut, ServeError
 from app.events import Usage
 from app.types import Json
 
@@ -133,7 +133,7 @@ def error_json(error: ServeError) -> Json:
     all but a few, which they take for the request's own fault."""
     if isinstance(error, ContextLengthExceeded):
         code = error.code
-    elif error.status < 500 or isinstance(error, RequestAborted):
+    elif error.status < 500 or isinstance(error, RequestAborted | RequestTimedOut):
         code = "invalid_prompt"
     else:
         code = "server_error"

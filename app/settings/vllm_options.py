@@ -1,0 +1,170 @@
+"""A command line or a file of `vllm serve`, as settings of this server.
+
+`VLLM_EXTRA_ARGS` wins over the environment, as worker-vllm appends it last; the environment wins
+over `VLLM_CONFIG_FILE`, as in vLLM.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import shlex
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from app.errors import ConfigError
+from app.settings import vllm
+from app.settings.declare import flag_of
+from app.settings.translations import GONE, asks_for_nothing
+
+_SHORT = {
+    "-tp": "tensor-parallel-size",
+    "-pp": "pipeline-parallel-size",
+    "-dp": "data-parallel-size",
+    "-q": "quantization",
+    "-sc": "speculative-config",
+    "-cc": "compilation-config",
+    "-ac": "attention-config",
+    "-O": "optimization-level",
+    "-n": "nnodes",
+    "-r": "node-rank",
+    "-asc": "api-server-count",
+    "-dpb": "data-parallel-backend",
+    "-ep": "enable-expert-parallel",
+}
+_NAMES = {
+    "spec-method": "speculative-method",
+    "spec-model": "speculative-model",
+    "spec-tokens": "num-speculative-tokens",
+    "shutdown-timeout": "drain-timeout",
+}
+"""Flags that mean the same as a setting, and that worker-vllm has no variable for."""
+_NUMBER = re.compile(r"-\d")
+_MOST_BYTES = 1024 * 1024
+
+
+def command_line(text: str, origin: str) -> dict[str, Any]:
+    """`--max-model-len 8192 --no-enable-prefix-caching` -> {"max-model-len": "8192", ...}.
+
+    Of a flag that is there twice the last one counts, as for vLLM. Raises ConfigError.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+    flags: list[tuple[str, list[str]]] = []
+    for word in words:
+        name, has_value, value = word.partition("=")
+        if (long := _SHORT.get(name)) is not None:
+            flags.append((long, [value] if has_value else []))
+        elif word.startswith("--"):
+            flags.append((name[2:].replace("_", "-"), [value] if has_value else []))
+        elif word.startswith("-") and not _NUMBER.match(word):
+            raise ConfigError(f"{origin}: {word[:40]!r} is no flag of vllm serve")
+        elif not flags:
+            raise ConfigError(f"{origin}: {word[:40]!r} stands before the first flag")
+        else:
+            flags[-1][1].append(word)
+    options: dict[str, Any] = {}
+    for name, values in flags:
+        _add(options, name, values if len(values) > 1 else values[0] if values else "true")
+    return options
+
+
+def _add(options: dict[str, Any], name: str, value: Any) -> None:
+    if name.startswith("no-"):
+        name, value = name[3:], "false"
+    name, *keys = name.split(".")
+    name = _NAMES.get(name, name)
+    if name == "language-model-only":
+        name, value = "images", "false" if value == "true" else "true"
+    if not keys:
+        options[name] = value
+        return
+    # `--speculative-config.method ngram` is a part of the flag's JSON.
+    whole = inner = _object(options.get(name))
+    for key in keys[:-1]:
+        inner = inner.setdefault(key.replace("-", "_"), {})
+    inner[keys[-1].replace("-", "_")] = _parsed(value)
+    options[name] = json.dumps(whole)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    parsed = _parsed(value)
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def config_file(path: str, origin: str) -> dict[str, Any]:
+    """The flags of a YAML file, as `command_line` has them. Raises ConfigError."""
+    import yaml
+
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{origin}: {path} cannot be read: {error.strerror}") from None
+    if len(text) > _MOST_BYTES:
+        raise ConfigError(f"{origin}: {path} is larger than 1 MB")
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{origin}: {path} is not YAML: {reason}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{origin}: {path} must have flags and their values")
+    options: dict[str, Any] = {}
+    for key, value in content.items():
+        if value is not None:
+            _add(options, str(key).replace("_", "-"), _text(value))
+    return options
+
+
+def _text(value: Any) -> Any:
+    match value:
+        case bool():
+            return str(value).lower()
+        case dict():
+            return json.dumps(value)
+        case list():
+            return [_text(each) for each in value]
+        case _:
+            return str(value)
+
+
+def leftover(options: Mapping[str, Any], ours: Collection[str], origin: str) -> dict[str, str]:
+    """Of the flags that are no settings here, `ours`: those without effect, and why.
+
+    Raises ConfigError for one that is refused, or that vLLM does not have.
+    """
+    idle: dict[str, str] = {}
+    for flag, value in options.items():
+        if flag in ours:
+            continue
+        name = flag.upper().replace("-", "_")
+        why = vllm.REFUSED.get(name) or vllm.REFUSED_FLAGS.get(flag)
+        if why is not None:
+            if not asks_for_nothing(name, value):
+                raise ConfigError(f"{origin} --{flag} cannot be honoured: {why}; remove it")
+        elif (why := GONE.get(name) or vllm.FLAGS_WITHOUT_EFFECT.get(flag)) is not None:
+            if not asks_for_nothing(name, value):
+                idle[f"--{flag}"] = why
+        else:
+            raise ConfigError(f"{origin}: vLLM has no flag --{flag[:60]}{_hint(flag, ours)}")
+    return idle
+
+
+def _hint(flag: str, ours: Collection[str]) -> str:
+    known = [*ours, *map(flag_of, (*GONE, *vllm.REFUSED)), *vllm.FLAGS_WITHOUT_EFFECT]
+    near = difflib.get_close_matches(flag, known, n=1)
+    return f"; did you mean --{near[0]}?" if near else ""
