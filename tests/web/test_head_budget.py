@@ -67,17 +67,17 @@ def test_the_trailers_have_the_budget_of_a_head_for_themselves() -> None:
 def test_the_pieces_of_a_body_are_counted() -> None:
     head = budget()
     head.end_head()
-    head.add_piece()
-    head.add_piece()
+    head.add_piece(1)
+    head.add_piece(1)
     with pytest.raises(BodyTooLarge, match="over 2 pieces"):
-        head.add_piece()
+        head.add_piece(1)
 
 
 def test_a_body_is_not_held_against_the_head() -> None:
     head = budget()
     head.end_head()
     head.receive(1_000_000)
-    head.add_piece()
+    head.add_piece(1)
     head.check_unparsed()
 
 
@@ -95,8 +95,8 @@ def test_every_request_starts_with_a_full_budget() -> None:
         head.receive(500)
         head.add(100, fields=3)
         head.end_head()
-        head.add_piece()
-        head.add_piece()
+        head.add_piece(1)
+        head.add_piece(1)
         head.add(100, fields=3)
         head.end_message()
         head.check_unparsed()
