@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -23,9 +23,6 @@ from obstore.store import ObjectStore, from_url
 from app.files.storage import StorageFailed, parts
 from app.settings.secrets import hidden
 
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig
-
 T = TypeVar("T")
 _PART_BYTES = 5 * 2**20
 """The least that S3 takes; of 10,000 parts a file may have."""
@@ -33,8 +30,6 @@ _PARTS_AT_A_TIME = 2
 _READ_BYTES = 4 * 2**20
 """A range for each: a client that reads slowly holds no request to the bucket."""
 _ABORT_S = 30.0
-_CLIENT: ClientConfig = {"connect_timeout": "5s", "timeout": "60s"}
-"""For one request, which has a part at most."""
 
 
 class Bucket:
@@ -43,11 +38,14 @@ class Bucket:
 
     @cached_property
     def store(self) -> ObjectStore:
-        """Raises StorageFailed: what else the vendor needs is not there."""
+        """Raises StorageFailed: what else the vendor needs is not there.
+
+        Options of the client are left to the environment: with some here, none there count. Its own
+        give a request 30 s, and it has a part at most.
+        """
         try:
             return from_url(
                 self._url,
-                client_options=_CLIENT,
                 retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
             )
         except (BaseError, ValueError) as error:

@@ -54,9 +54,8 @@ class RequestScope:
             return
         arrived = time.perf_counter()
         # HEAD is answered as GET; the server omits the body.
-        head_only = scope["method"] == "HEAD"
-        path = _normalised(scope["path"])
-        scope = {**scope, "method": "GET" if head_only else scope["method"], "path": path}
+        method, path = scope["method"], _normalised(scope["path"])
+        scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": path}
         engine_id = os.urandom(16).hex()
         headers = Headers(scope=scope)
         client_id = headers.get("x-request-id", "")
@@ -71,7 +70,7 @@ class RequestScope:
             "log_fields": {},
             "status": 0,
             "send": send,
-            "head_only": head_only,
+            "head_only": method == "HEAD",
         }
         client = scope["client"][0] if scope.get("client") else None
         write_line = log.debug if path in _PROBES else log.info

@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, assert_never
 import orjson
 from pydantic import Field
 
-from app.dialects import pictures
+from app.dialects import attachments, pictures
+from app.dialects.attachments import NONE, Attached, Named
 from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.json_array import JsonArray
@@ -109,7 +110,34 @@ class ChatBody(SamplingFields):
 
 def answer(body: ChatBody, call: Call) -> Awaitable[Reply]:
     model = models.generator_name(body.model, call)
-    request = lower(body, call)
+    named = [
+        file for no, each in enumerate(body.messages) for file in each.named(f"messages[{no}]")
+    ]
+    if named:
+        return _answer_with_files(body, call, model, named)
+    return _begin(body, call, model, NONE)
+
+
+async def _answer_with_files(
+    body: ChatBody, call: Call, model: str, named: Sequence[Named]
+) -> Reply:
+    begun = _begin(body, call, model, await attachments.load(named, call))
+    del body, named  # megabytes that are not needed while the engine answers
+    return await begun
+
+
+def _named(body: ChatBody) -> list[Named]:
+    """The files that its messages name."""
+    return [
+        file
+        for no, each in enumerate(body.messages)
+        if isinstance(each.content, list)
+        for file in each.named(f"messages[{no}]")
+    ]
+
+
+def _begin(body: ChatBody, call: Call, model: str, attached: Attached) -> Awaitable[Reply]:
+    request = lower(body, call, attached)
     presenter = ChatPresenter(
         id=call.id,
         model=model,
@@ -131,12 +159,12 @@ def answer(body: ChatBody, call: Call) -> Awaitable[Reply]:
     return present(call.generate(request), presenter, stream=bool(body.stream))
 
 
-def lower(body: ChatBody, call: Call) -> GenerationRequest:
+def lower(body: ChatBody, call: Call, attached: Attached = NONE) -> GenerationRequest:
     _check_messages(body)
     bounds = call.bounds
     max_tokens = body.max_completion_tokens
     grammar = body.constraint(bounds)
-    messages = [each.lower(f"messages[{no}]") for no, each in enumerate(body.messages)]
+    messages = [each.lower(f"messages[{no}]", attached) for no, each in enumerate(body.messages)]
     pictures.check(messages, call)
     return GenerationRequest(
         id=call.id,

@@ -41,16 +41,18 @@ class NewFile(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, fields: Mapping[str, str], filename: str) -> NewFile:
         """`fields`: of the form. Raises InvalidRequest."""
-        return cls(checked_name(filename), _purpose(fields.get("purpose")), _lasts_s(fields))
+        name = checked_name(filename, param="file")
+        return cls(name, _purpose(fields.get("purpose")), _lasts_s(fields))
 
 
-def checked_name(filename: str) -> str:
+def checked_name(filename: str, *, param: str) -> str:
     """A name to show: its last part, if it is a path. Raises InvalidRequest."""
     name = _CONTROL.sub("", re.split(r"[/\\]", filename)[-1]).strip()
     if not name or len(name) > MOST_NAME_CHARS:
         raise InvalidRequest(
-            f"Invalid value for 'file': its name must have from 1 to {MOST_NAME_CHARS} characters.",
-            param="file",
+            f"Invalid value for '{param}': a file's name must have from 1 to {MOST_NAME_CHARS} "
+            "characters.",
+            param=param,
         )
     return name
 

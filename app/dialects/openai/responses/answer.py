@@ -8,14 +8,15 @@ SDKs and other clients were seen to send and to need.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 
 import msgspec
 import orjson
 
-from app.dialects import pictures
+from app.dialects import attachments, pictures
+from app.dialects.attachments import NONE, Attached, Named
 from app.dialects.contract import Call, Dialect, Reply, Stream, Whole, present_in_order
 from app.dialects.openai import models
 from app.dialects.openai.grammars import ANY_OBJECT, schema_grammar
@@ -61,7 +62,7 @@ _ENCRYPTED = "reasoning.encrypted_content"
 def answer(body: ResponsesBody, call: Call) -> Awaitable[Reply]:
     model = models.generator_name(body.model, call)
     if not needs_store(body):
-        return _begin(body, call, model, History())
+        return _answer_with_files(body, call, model, History())
     check(body, call.store)
     assert call.store is not None
     if (conversation := conversation_of(body)) is not None:
@@ -77,19 +78,43 @@ async def count(body: InputTokensBody, call: Call) -> Reply:
         check(body, call.store)
         assert call.store is not None
         history = await load(body, call, call.store)
-    grammar = _grammar(body, call.bounds)
+    formatted = _grammar(body, call.bounds) is not None
+    items, first = [*history.earlier, *_items(body, history)], len(history.earlier)
+    attached = await attachments.load(_named(body, items, first), call)
     tools = Toolbox(call.bounds)
-    items = [*history.earlier, *_items(body, history)]
-    formatted, first = grammar is not None, len(history.earlier)
-    prompt = _prompt(body, items, tools, call, formatted=formatted, first=first)
+    prompt = _prompt(body, items, tools, call, formatted=formatted, first=first, attached=attached)
     (ids,) = await call.model.tokenize([prompt])
     return Whole(orjson.dumps({"object": "response.input_tokens", "input_tokens": len(ids)}))
 
 
 async def _answer_with_history(body: ResponsesBody, call: Call, store: Store, model: str) -> Reply:
     history = await load(body, call, store)
-    begun = _begin(body, call, model, history)
+    begun = _answer_with_files(body, call, model, history)
     del body, history  # megabytes that are not needed while the engine answers
+    return await begun
+
+
+def _answer_with_files(
+    body: ResponsesBody, call: Call, model: str, history: History
+) -> Awaitable[Reply]:
+    own = _items(body, history)
+    named = _named(body, [*history.earlier, *own], len(history.earlier))
+    if named:
+        return _begin_with(named, body, call, model, history, own)
+    return _begin(body, call, model, history, own, NONE)
+
+
+async def _begin_with(
+    named: Sequence[Named],
+    body: ResponsesBody,
+    call: Call,
+    model: str,
+    history: History,
+    own: Sequence[Item],
+) -> Reply:
+    attached = await attachments.load(named, call)
+    begun = _begin(body, call, model, history, own, attached)
+    del body, history, own, attached  # megabytes that are not needed while the engine answers
     return await begun
 
 
@@ -128,13 +153,19 @@ async def _releasing(
         await store.release(*held)
 
 
-def _begin(body: ResponsesBody, call: Call, model: str, history: History) -> Awaitable[Reply]:
+def _begin(
+    body: ResponsesBody,
+    call: Call,
+    model: str,
+    history: History,
+    own: Sequence[Item],
+    attached: Attached,
+) -> Awaitable[Reply]:
     tools = Toolbox(call.bounds)
     sampling = _sampling(body, call.bounds, call.model.info)
-    own = _items(body, history)
-    items = [*history.earlier, *own]
+    items, first = [*history.earlier, *own], len(history.earlier)
     formatted = sampling.grammar is not None
-    prompt = _prompt(body, items, tools, call, formatted=formatted, first=len(history.earlier))
+    prompt = _prompt(body, items, tools, call, formatted=formatted, first=first, attached=attached)
     scoring = _scoring(body, call.bounds)
     request = GenerationRequest(
         id=call.id,
@@ -223,15 +254,12 @@ def _prompt(
     *,
     formatted: bool,
     first: int,
+    attached: Attached,
 ) -> ChatPrompt:
     """The conversation, with the tools that are put into `tools`. `first`: of `items` that is the
     request's own. Raises ServeError."""
     tools.add(body.tools or (), "tools")
-    earlier = "conversation" if body.conversation is not None else "previous_response_id"
-
-    def field_of(no: int) -> str:
-        return f"input[{no - first}]" if no >= first else f"{earlier}.items[{no}]"
-
+    earlier, field_of = _fields(body, first)
     for no, item in enumerate(items):
         if isinstance(item, ToolsItem):
             tools.add_more(item.tools or (), f"{field_of(no)}.tools" if no >= first else earlier)
@@ -245,6 +273,7 @@ def _prompt(
         field_of=field_of,
         sees=call.model.info.takes_pictures,
         current_turn=bool(reasoning and reasoning.context == "current_turn"),
+        attached=attached,
     )
     if not messages:
         raise InvalidRequest("Invalid value for 'input': it has no message.", param="input")
@@ -262,6 +291,20 @@ def _prompt(
             thinks=thinking_switch(reasoning, body.enable_thinking),
         ),
     )
+
+
+def _named(body: PromptFields, items: Sequence[Item], first: int) -> list[Named]:
+    return conversation.named_files(items, _fields(body, first)[1])
+
+
+def _fields(body: PromptFields, first: int) -> tuple[str, Callable[[int], str]]:
+    """What has the earlier items, and the field of each item, by its place."""
+    earlier = "conversation" if body.conversation is not None else "previous_response_id"
+
+    def field_of(no: int) -> str:
+        return f"input[{no - first}]" if no >= first else f"{earlier}.items[{no}]"
+
+    return earlier, field_of
 
 
 def _items(body: PromptFields, history: History) -> Sequence[Item]:
