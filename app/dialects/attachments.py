@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from binascii import Error
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import pybase64
@@ -53,24 +53,22 @@ NONE = Attached()
 
 async def load(named: Sequence[Named], call: Call) -> Attached:
     """Raises InvalidRequest, ItemNotFound, StoreUnavailable, Overloaded."""
-    once = list({(each.id, each.is_picture): each for each in reversed(named)}.values())
+    once = {(each.id, each.is_picture): each for each in reversed(named)}
     if len(once) > _MOST_FILES:
-        raise too_many(once[-1].param, _MOST_FILES)
-    found = [(each, await _found(each, call)) for each in reversed(once)]
-    _check_total(found, call)
-    call.ticket.take_on(sum(file.size for _, file in found))
+        raise too_many(next(iter(once.values())).param, _MOST_FILES)
+    found = {key: await _found(each, call) for key, each in once.items()}
+    call.ticket.take_on(_total(named, found, call))
     attached = Attached({}, {})
-    for each, file in found:
+    for (id, is_picture), file in found.items():
         assert call.files is not None
-        content = await call.files.content(file)
-        if each.is_picture:
-            url = await asyncio.to_thread(_picture_url, content)
-            attached.pictures[each.id] = url
+        content, param = await call.files.content(file), once[id, is_picture].param
+        if is_picture:
+            attached.pictures[id] = await asyncio.to_thread(_picture_url, content)
         elif len(content) < _LONG_BYTES:
-            attached.texts[each.id] = _shown(file.filename, as_text(content, each.param))
+            attached.texts[id] = _shown(file.filename, as_text(content, param))
         else:
-            text = await asyncio.to_thread(as_text, content, each.param)
-            attached.texts[each.id] = _shown(file.filename, text)
+            text = await asyncio.to_thread(as_text, content, param)
+            attached.texts[id] = _shown(file.filename, text)
     return attached
 
 
@@ -88,14 +86,16 @@ async def _found(named: Named, call: Call) -> StoredFile:
     return await existing(call.files, call.owner, named.id, param=named.param)
 
 
-def _check_total(found: Sequence[tuple[Named, StoredFile]], call: Call) -> None:
+def _total(named: Sequence[Named], found: Mapping[tuple[str, bool], StoredFile], call: Call) -> int:
+    """Bytes of all, each as often as it is named: so often it is in the prompt. Raises
+    InvalidRequest."""
     total, most = 0, call.most_body_bytes
-    for each, file in found:
-        total += file.size
-        if each.is_picture and file.size > call.bounds.media_max_bytes:
-            bound = (
-                f"the picture has more than {call.bounds.media_max_bytes} bytes (MEDIA_MAX_BYTES)"
-            )
+    for each in named:
+        size = found[each.id, each.is_picture].size
+        total += size
+        if each.is_picture and size > call.bounds.media_max_bytes:
+            most = call.bounds.media_max_bytes
+            bound = f"the picture has more than {most} bytes (MEDIA_MAX_BYTES)"
         elif total > most:
             bound = f"the files of a request may have {most} bytes together (MAX_BODY_BYTES)"
         else:
@@ -103,6 +103,7 @@ def _check_total(found: Sequence[tuple[Named, StoredFile]], call: Call) -> None:
         raise InvalidRequest(
             f"Invalid value for '{each.param}': {bound}.", param=each.param, code="file_too_large"
         )
+    return total
 
 
 def text(

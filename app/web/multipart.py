@@ -65,14 +65,15 @@ class Form:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Returns what of the file is in it. Raises InvalidRequest."""
-        if self._ended:
-            self._count_other(len(data))  # RFC 2046 allows an epilogue
-            return []
         try:
-            self._parser.write(data)
+            if not self._ended:  # RFC 2046 allows an epilogue, which is of no use
+                self._parser.write(data)
         except FormParserError as error:
             raise _malformed(f"is not valid: {ascii(str(error))[1:-1][:100]}") from None
         pieces, self._pieces = self._pieces, []
+        self._other_bytes += len(data) - sum(map(len, pieces))
+        if self._other_bytes > OVERHEAD_BYTES:
+            raise _malformed(f"has over {OVERHEAD_BYTES} bytes beside its file")
         return pieces
 
     def close(self) -> None:
@@ -146,11 +147,6 @@ class Form:
 
     def _end(self) -> None:
         self._ended = True
-
-    def _count_other(self, size: int) -> None:
-        self._other_bytes += size
-        if self._other_bytes > _MAX_FIELD_BYTES:
-            raise _malformed("goes on after its last boundary")
 
 
 def _text(data: bytes) -> str:
