@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -23,6 +23,9 @@ from obstore.store import ObjectStore, from_url
 from app.files.storage import StorageFailed, parts
 from app.settings.secrets import hidden
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
 T = TypeVar("T")
 _PART_BYTES = 5 * 2**20
 """The least that S3 takes; of 10,000 parts a file may have."""
@@ -30,6 +33,15 @@ _PARTS_AT_A_TIME = 2
 _READ_BYTES = 4 * 2**20
 """A range for each: a client that reads slowly holds no request to the bucket."""
 _ABORT_S = 30.0
+_ANSWER_S = 60.0
+"""For a request that is not the end of an upload."""
+_CLIENT: ClientConfig = {
+    "connect_timeout": "5s",
+    # Of one request, a part at most; but the end of an upload of many parts may take minutes.
+    "timeout": "300s",
+    # An address without TLS is one that the operator has set (AWS_ENDPOINT_URL).
+    "allow_http": True,
+}
 
 
 class Bucket:
@@ -38,14 +50,11 @@ class Bucket:
 
     @cached_property
     def store(self) -> ObjectStore:
-        """Raises StorageFailed: what else the vendor needs is not there.
-
-        Options of the client are left to the environment: with some here, none there count. Its own
-        give a request 30 s, and it has a part at most.
-        """
+        """Raises StorageFailed: what else the vendor needs is not there."""
         try:
             return from_url(
                 self._url,
+                client_options=_CLIENT,
                 retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
             )
         except (BaseError, ValueError) as error:
@@ -57,14 +66,18 @@ class Bucket:
     async def read(self, id: str, size: int) -> AsyncGenerator[bytes, None]:
         for start in range(0, size, _READ_BYTES):
             end = min(size, start + _READ_BYTES)
-            piece = await done(obstore.get_range_async(self.store, _key(id), start=start, end=end))
+            async with _soon():
+                piece = await done(
+                    obstore.get_range_async(self.store, _key(id), start=start, end=end)
+                )
             if len(piece) != end - start:
                 raise StorageFailed("a file is shorter than it was")
             yield bytes(piece)
 
     async def remove(self, id: str) -> None:
-        with suppress(FileNotFoundError):
-            await done(obstore.delete_async(self.store, _key(id)))
+        with suppress(Missing):
+            async with _soon():
+                await done(obstore.delete_async(self.store, _key(id)))
 
     async def close(self) -> None:
         pass
@@ -118,8 +131,9 @@ class ObjectWriting:
                 self._sending.cancel()
             elif not self._sending.cancelled():
                 self._sending.exception()  # how it has ended does not matter any more
-        with suppress(FileNotFoundError):
-            await done(obstore.delete_async(self._bucket.store, self._key))
+        with suppress(Missing):
+            async with _soon():
+                await done(obstore.delete_async(self._bucket.store, self._key))
 
     async def _put(self, data: bytes | None) -> None:
         assert self._sending is not None
@@ -139,16 +153,30 @@ class ObjectWriting:
             yield piece
 
 
+class Missing(StorageFailed):
+    """There is no such object, bucket or upload."""
+
+
+@asynccontextmanager
+async def _soon() -> AsyncIterator[None]:
+    """Raises StorageFailed if it takes too long."""
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            yield
+    except TimeoutError:
+        raise StorageFailed(f"the bucket did not answer within {_ANSWER_S:g} s") from None
+
+
 class _Abandoned(Exception):
     """The upload is not wanted any more."""
 
 
 async def done(call: Awaitable[T]) -> T:
-    """Raises StorageFailed, and FileNotFoundError."""
+    """Raises StorageFailed."""
     try:
         return await call
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise Missing(str(_failed(error))) from None
     except (BaseError, OSError, ValueError) as error:
         raise _failed(error) from None
 

@@ -160,7 +160,7 @@ class Files:
                 async for piece in pieces:
                     metrics.FILE_BYTES.labels("out").inc(len(piece))
                     yield piece
-        except (StorageFailed, FileNotFoundError) as error:
+        except StorageFailed as error:
             raise self.failed("read", str(error)) from None
 
     async def content(self, file: StoredFile) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import httpx
 import openai
 import pytest
 
-from app.files.storage import folder_of
 from app.web import bodies
 from tests.support import bucket
 from tests.support.raw_client import connect
@@ -21,20 +21,18 @@ from tests.support.serving import Running, eventually, serve
 
 MB = 2**20
 Contents = Callable[[], list[str]]
+Serving = Callable[..., AbstractAsyncContextManager[Running]]
 
 
-def serving(path: str, **environment: str) -> Any:
+@pytest.fixture
+def serving(tmp_path: Path) -> Serving:
     """A bucket's files are told by a database that is not in memory."""
-    if folder_of(path) is None:
-        environment["STORE_URL"] = f"sqlite:////tmp/{path.rpartition('/')[2]}.sqlite3"
-    return serve(ScriptedEngine("hi"), FILE_STORAGE_PATH=path, **environment)
 
+    def opened(path: Any, **environment: str) -> AbstractAsyncContextManager[Running]:
+        environment = {"STORE_URL": f"sqlite:///{tmp_path}/store.sqlite3"} | environment
+        return serve(ScriptedEngine("hi"), FILE_STORAGE_PATH=str(path), **environment)
 
-@pytest.fixture(autouse=True)
-def _removed(path: str) -> Any:
-    yield
-    for each in Path("/tmp").glob(f"{path.rpartition('/')[2]}.sqlite3*"):
-        each.unlink()
+    return opened
 
 
 async def upload(
@@ -51,6 +49,7 @@ def refusal(answer: httpx.Response) -> tuple[int, str | None, str | None]:
 
 
 async def test_a_file_is_uploaded_shown_listed_read_and_deleted(
+    serving: Serving,
     path: str,
     contents: Contents,
 ) -> None:
@@ -79,7 +78,7 @@ async def test_a_file_is_uploaded_shown_listed_read_and_deleted(
         await eventually(lambda: contents() == [])
 
 
-async def test_openais_client_works_unchanged(path: str, tmp_path: Path) -> None:
+async def test_openais_client_works_unchanged(serving: Serving, path: str, tmp_path: Path) -> None:
     async with serving(path) as running:
         client = openai.AsyncOpenAI(base_url=f"{running.client.base_url}/v1", api_key="none")
         (tmp_path / "data.jsonl").write_text('{"a": 1}\n')
@@ -124,9 +123,9 @@ async def test_openais_client_works_unchanged(path: str, tmp_path: Path) -> None
     ],
 )  # fmt: skip
 async def test_a_wrong_field_is_named(
-    tmp_path: Path, fields: Any, query: str | None, expected: tuple[int, str, str]
+    serving: Serving, tmp_path: Path, fields: Any, query: str | None, expected: tuple[int, str, str]
 ) -> None:
-    async with serving(str(tmp_path)) as running:
+    async with serving(tmp_path) as running:
         if query is not None:
             answer = await running.client.get(f"/v1/files?{query}")
         else:
@@ -134,8 +133,8 @@ async def test_a_wrong_field_is_named(
         assert refusal(answer) == expected
 
 
-async def test_a_form_without_purpose_or_file_is_refused(tmp_path: Path) -> None:
-    async with serving(str(tmp_path)) as running:
+async def test_a_form_without_purpose_or_file_is_refused(serving: Serving, tmp_path: Path) -> None:
+    async with serving(tmp_path) as running:
         post = running.client.post
         assert refusal(await post("/v1/files", files={"file": ("a", b"x")})) == (
             400, "missing_required_parameter", "purpose",
@@ -154,8 +153,8 @@ async def test_without_a_place_for_files_there_are_none() -> None:
             assert "FILE_STORAGE_PATH" in answer.text
 
 
-async def test_one_key_sees_nothing_of_anothers(tmp_path: Path) -> None:
-    async with serving(str(tmp_path), API_KEY="one,two") as running:
+async def test_one_key_sees_nothing_of_anothers(serving: Serving, tmp_path: Path) -> None:
+    async with serving(tmp_path, API_KEY="one,two") as running:
         running.client.headers["authorization"] = "Bearer one"
         id = (await upload(running)).json()["id"]
         running.client.headers["authorization"] = "Bearer two"
@@ -172,6 +171,7 @@ async def test_one_key_sees_nothing_of_anothers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_file_that_is_too_large_is_413(
+    serving: Serving,
     path: str,
     contents: Contents,
     declared: bool,
@@ -204,8 +204,10 @@ async def _in_pieces(data: bytes) -> AsyncIterator[bytes]:
         yield data[at : at + 50_000]
 
 
-async def test_a_wrong_purpose_is_refused_before_the_file_is_there(tmp_path: Path) -> None:
-    async with serving(str(tmp_path)) as running, connect(running) as client:
+async def test_a_wrong_purpose_is_refused_before_the_file_is_there(
+    serving: Serving, tmp_path: Path
+) -> None:
+    async with serving(tmp_path) as running, connect(running) as client:
         begun = form(b"x" * 1000, "nonsense")[:300]
         client.send(
             b"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: 400000000\r\ncontent-type: "
@@ -216,6 +218,7 @@ async def test_a_wrong_purpose_is_refused_before_the_file_is_there(tmp_path: Pat
 
 
 async def test_a_client_that_leaves_leaves_nothing(
+    serving: Serving,
     path: str,
     contents: Contents,
 ) -> None:
@@ -233,6 +236,7 @@ async def test_a_client_that_leaves_leaves_nothing(
 
 
 async def test_a_body_that_ends_early_is_400_and_leaves_nothing(
+    serving: Serving,
     path: str,
     contents: Contents,
 ) -> None:
@@ -246,14 +250,14 @@ async def test_a_body_that_ends_early_is_400_and_leaves_nothing(
 
 
 async def test_a_slow_upload_is_408_by_its_rate_and_by_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bodies, "_BODY_GRACE_S", 0.1)
     for variables, named in (
         ({"MIN_BODY_RATE": "100000"}, b"MIN_BODY_RATE"),
         ({"MIN_BODY_RATE": "0", "FILE_UPLOAD_TIMEOUT": "0.2"}, b"FILE_UPLOAD_TIMEOUT"),
     ):
-        async with serving(str(tmp_path), **variables) as running, connect(running) as client:
+        async with serving(tmp_path, **variables) as running, connect(running) as client:
             client.send(
                 b"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: 4000\r\ncontent-type: "
                 + TYPE.encode() + b"\r\n\r\n--b\r\n"
@@ -263,15 +267,17 @@ async def test_a_slow_upload_is_408_by_its_rate_and_by_its_time(
             assert named in body
 
 
-async def test_bounds_of_other_bodies_do_not_hold_for_uploads(tmp_path: Path) -> None:
+async def test_bounds_of_other_bodies_do_not_hold_for_uploads(
+    serving: Serving, tmp_path: Path
+) -> None:
     bounds = {"MAX_BODY_BYTES": "1024", "MAX_ARRIVING_BYTES": "1024", "BODY_TIMEOUT": "0.001"}
-    async with serving(str(tmp_path), **bounds) as running:
+    async with serving(tmp_path, **bounds) as running:
         assert (await upload(running, b"x" * 9 * MB)).status_code == 200
 
 
-async def test_an_upload_in_many_small_pieces_is_taken(tmp_path: Path) -> None:
+async def test_an_upload_in_many_small_pieces_is_taken(serving: Serving, tmp_path: Path) -> None:
     """The bound on the pieces of a body grows with its bytes."""
-    async with serving(str(tmp_path)) as running, connect(running) as client:
+    async with serving(tmp_path) as running, connect(running) as client:
         data = form(b"x" * 90 * MB, "batch")
         chunk = 1200
         client.send(
@@ -300,9 +306,9 @@ async def test_an_upload_in_many_small_pieces_is_taken(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 async def test_a_download_is_nothing_that_a_browser_runs(
-    tmp_path: Path, name: str, shown: str, plain: str, kind: str
+    serving: Serving, tmp_path: Path, name: str, shown: str, plain: str, kind: str
 ) -> None:
-    async with serving(str(tmp_path)) as running:
+    async with serving(tmp_path) as running:
         file = (await upload(running, b"<script>", name)).json()
         assert file["filename"] == shown
         for ask in (running.client.get, running.client.head):
@@ -316,15 +322,15 @@ async def test_a_download_is_nothing_that_a_browser_runs(
             assert len(answer.content) == (0 if ask == running.client.head else 8)
 
 
-async def test_a_file_whose_content_is_missing_is_503(tmp_path: Path) -> None:
-    async with serving(str(tmp_path)) as running:
+async def test_a_file_whose_content_is_missing_is_503(serving: Serving, tmp_path: Path) -> None:
+    async with serving(tmp_path) as running:
         id = (await upload(running)).json()["id"]
         running.serving.files._storage.place(id).unlink()
         answer = await running.client.get(f"/v1/files/{id}/content")
         assert refusal(answer) == (503, "store_unavailable", None)
 
 
-async def test_files_outlive_the_server(path: str) -> None:
+async def test_files_outlive_the_server(serving: Serving, path: str) -> None:
     async with serving(path) as running:
         file = (await upload(running, b"kept")).json()
     async with serving(path) as running:
@@ -333,7 +339,9 @@ async def test_files_outlive_the_server(path: str) -> None:
         assert content.content == b"kept"
 
 
-async def test_a_folder_that_cannot_be_used_is_503_and_the_server_serves(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_used_is_503_and_the_server_serves(
+    serving: Serving, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("no folder")
     async with serving(str(tmp_path / "file")) as running:
         assert refusal(await upload(running)) == (503, "store_unavailable", None)
@@ -341,6 +349,7 @@ async def test_a_folder_that_cannot_be_used_is_503_and_the_server_serves(tmp_pat
 
 
 async def test_credentials_of_a_bucket_are_shown_nowhere(
+    serving: Serving,
     path: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -350,9 +359,9 @@ async def test_credentials_of_a_bucket_are_shown_nowhere(
     assert bucket.SECRET not in info + "".join(capsys.readouterr())
 
 
-async def test_uploads_end_with_a_drain(tmp_path: Path) -> None:
+async def test_uploads_end_with_a_drain(serving: Serving, tmp_path: Path) -> None:
     """They hold the gate open, and are ended from outside as any request."""
-    async with serving(str(tmp_path)) as running, connect(running) as client:
+    async with serving(tmp_path) as running, connect(running) as client:
         client.send(
             b"POST /v1/files HTTP/1.1\r\nhost: x\r\ncontent-length: 4000\r\ncontent-type: "
             + TYPE.encode() + b"\r\n\r\n--b\r\n"
@@ -368,12 +377,12 @@ async def test_uploads_end_with_a_drain(tmp_path: Path) -> None:
         await eventually(lambda: not running.serving.files._care.uploads)
 
 
-async def test_files_are_counted_by_the_metrics(tmp_path: Path) -> None:
+async def test_files_are_counted_by_the_metrics(serving: Serving, tmp_path: Path) -> None:
     def counted(text: str, series: str) -> float:
         return float(text.partition(f"\n{series} ")[2].partition("\n")[0] or 0)
 
     names = ('serve_files_total{event="uploaded"}', 'serve_file_bytes_total{way="in"}')
-    async with serving(str(tmp_path)) as running:
+    async with serving(tmp_path) as running:
         before = (await running.client.get("/metrics")).text
         await upload(running)
         after = (await running.client.get("/metrics")).text

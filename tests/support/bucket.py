@@ -22,7 +22,7 @@ def environment(endpoint: str) -> dict[str, str]:
     """What obstore reads."""
     return {
         "AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": endpoint,
     }  # fmt: skip
 
 

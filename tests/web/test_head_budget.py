@@ -100,3 +100,16 @@ def test_every_request_starts_with_a_full_budget() -> None:
         head.add(100, fields=3)
         head.end_message()
         head.check_unparsed()
+
+
+def test_a_large_body_may_have_many_pieces_that_are_not_small() -> None:
+    head = budget()
+    for _ in range(1000):
+        head.add_piece(1024)
+    assert head.unparsed_bytes == 0
+    head = budget()
+    head.add_piece(1023)
+    head.add_piece(1)  # with it there is room for one more
+    head.add_piece(1)
+    with pytest.raises(BodyTooLarge):
+        head.add_piece(1)
