@@ -800,7 +800,7 @@ class Settings(BaseModel):
         ge=1,
         le=1024,
         help="Uploads that a serving process receives at a time; past it 503. One takes up to "
-        "4 MiB of memory, and 24 MiB on its way to a bucket.",
+        "8 MiB of memory, and 40 MiB on its way to a bucket.",
     )
 
     # -- logs and metrics -------------------------------------------------------------------------
