@@ -29,7 +29,6 @@ async def read_body(
     Raises BodyTooLarge, BodyTimeout, ClientGone, UnsupportedEncoding.
     Every byte that arrives extends the deadline, at MIN_BODY_RATE, up to BODY_TIMEOUT.
     """
-    check_encoding(headers)
     timeout_s = settings.body_timeout_s
     min_rate = settings.min_body_rate
     too_large = BodyTooLarge(f"The request's body is over {max_bytes} bytes (MAX_BODY_BYTES).")
@@ -63,15 +62,14 @@ async def read_body(
 
 
 async def body_pieces(
-    headers: Headers, receive: Receive, settings: Settings, *, timeout_s: float
+    receive: Receive, settings: Settings, *, timeout_s: float
 ) -> AsyncGenerator[bytes, None]:
     """The body as it comes, for what is not kept in memory.
 
-    Raises BodyTimeout, ClientGone, UnsupportedEncoding. Only the time that the client is waited for
+    Raises BodyTimeout, ClientGone. Only the time that the client is waited for
     counts against MIN_BODY_RATE, as the server's own disk may be slow; all of it counts against
     `timeout_s`.
     """
-    check_encoding(headers)
     loop = asyncio.get_running_loop()
     ends = loop.time() + timeout_s
     min_rate = settings.min_body_rate
@@ -99,15 +97,12 @@ async def body_pieces(
             return
 
 
-def check_encoding(headers: Headers) -> None:
+def declares_over(headers: Headers, max_bytes: int) -> bool:
+    """The body's length, if the client says it, is over this. Raises UnsupportedEncoding."""
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedEncoding(
             "Compressed bodies are not supported; send content-encoding: identity."
         )
-
-
-def declares_over(headers: Headers, max_bytes: int) -> bool:
-    """The body's length, if the client says it, is over this."""
     # Compared as text: Python refuses to read a number of more than 4300 digits, zeros included.
     declared = headers.get("content-length", "").lstrip("0")
     return declared.isdecimal() and (len(declared) > _LENGTH_DIGITS or int(declared) > max_bytes)

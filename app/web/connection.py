@@ -205,7 +205,7 @@ class BoundedHttp(HttpToolsProtocol):
         return False
 
     def on_body(self, body: bytes) -> None:
-        self._budget.add_piece(len(body))
+        self._budget.add_piece()
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -27,7 +27,7 @@ from app.dialects.openai.files import (
 from app.errors import BodyTooLarge
 from app.files.files import Upload
 from app.types import Json
-from app.web.bodies import body_pieces, check_encoding, declares_over
+from app.web.bodies import body_pieces, declares_over
 from app.web.multipart import OVERHEAD_BYTES, Form
 from app.web.resources import CARRIED_BYTES, Carried, error_answers, names_of
 from app.web.responses import json_response
@@ -73,7 +73,6 @@ async def upload(request: Request) -> Response:
     files = kept_by(serving)
     state = request.scope["state"]
     async with serving.gate.admit(*names_of(request.scope), passes_through=True):
-        check_encoding(request.headers)
         if declares_over(request.headers, files.most_file_bytes + OVERHEAD_BYTES):
             raise BodyTooLarge(f"The file is over {files.most_file_bytes} bytes (FILE_MAX_BYTES).")
         form = Form(request.headers.get("content-type", ""), file_field="file")
@@ -90,9 +89,8 @@ async def upload(request: Request) -> Response:
 async def _receive(request: Request, form: Form, arriving: Upload) -> None:
     """Raises ServeError."""
     settings = serving_of(request).settings
-    pieces = body_pieces(
-        request.headers, request.receive, settings, timeout_s=settings.file_upload_timeout_s
-    )
+    timeout_s = settings.file_upload_timeout_s
+    pieces = body_pieces(request.receive, settings, timeout_s=timeout_s)
     async with aclosing(pieces):
         async for piece in pieces:
             data = form.feed(piece)

@@ -54,11 +54,11 @@ class HeadBudget:
         """Count anew, for the trailers."""
         self._fields = self._head_bytes = self.unparsed_bytes = 0
 
-    def add_piece(self, size: int) -> None:
+    def add_piece(self) -> None:
         """Raises BodyTooLarge. An upload may have any number of pieces that are not small."""
+        self._body_bytes += self.unparsed_bytes
         self.unparsed_bytes = 0
         self._pieces += 1
-        self._body_bytes += size
         if self._pieces > self._max_pieces + self._body_bytes // _SMALL_BYTES:
             raise BodyTooLarge(f"The request's body comes in over {self._max_pieces} pieces.")
 

@@ -108,36 +108,12 @@ class ChatBody(SamplingFields):
         }
 
 
-def answer(body: ChatBody, call: Call) -> Awaitable[Reply]:
+def answer(body: ChatBody, call: Call, attached: Attached | None = None) -> Awaitable[Reply]:
+    """`attached`: the files that it names, once they are loaded."""
+    if attached is None and (named := _named(body)):
+        return _answer_with_files(body, call, named)
     model = models.generator_name(body.model, call)
-    named = [
-        file for no, each in enumerate(body.messages) for file in each.named(f"messages[{no}]")
-    ]
-    if named:
-        return _answer_with_files(body, call, model, named)
-    return _begin(body, call, model, NONE)
-
-
-async def _answer_with_files(
-    body: ChatBody, call: Call, model: str, named: Sequence[Named]
-) -> Reply:
-    begun = _begin(body, call, model, await attachments.load(named, call))
-    del body, named  # megabytes that are not needed while the engine answers
-    return await begun
-
-
-def _named(body: ChatBody) -> list[Named]:
-    """The files that its messages name."""
-    return [
-        file
-        for no, each in enumerate(body.messages)
-        if isinstance(each.content, list)
-        for file in each.named(f"messages[{no}]")
-    ]
-
-
-def _begin(body: ChatBody, call: Call, model: str, attached: Attached) -> Awaitable[Reply]:
-    request = lower(body, call, attached)
+    request = lower(body, call, attached or NONE)
     presenter = ChatPresenter(
         id=call.id,
         model=model,
@@ -157,6 +133,23 @@ def _begin(body: ChatBody, call: Call, model: str, attached: Attached) -> Awaita
     if body.tools:
         call.log_fields["tools"] = len(body.tools)
     return present(call.generate(request), presenter, stream=bool(body.stream))
+
+
+async def _answer_with_files(body: ChatBody, call: Call, named: Sequence[Named]) -> Reply:
+    models.generator_name(body.model, call)
+    begun = answer(body, call, await attachments.load(named, call))
+    del body, named  # megabytes that are not needed while the engine answers
+    return await begun
+
+
+def _named(body: ChatBody) -> list[Named]:
+    """The files that its messages name."""
+    for message in body.messages:
+        if message.content.__class__ is list:
+            break
+    else:
+        return []
+    return [file for no, each in enumerate(body.messages) for file in each.named(f"messages[{no}]")]
 
 
 def lower(body: ChatBody, call: Call, attached: Attached = NONE) -> GenerationRequest:

@@ -8,7 +8,7 @@ SDKs and other clients were seen to send and to need.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -22,6 +22,7 @@ from app.dialects.openai import models
 from app.dialects.openai.grammars import ANY_OBJECT, schema_grammar
 from app.dialects.openai.responses import conversation, kept_items
 from app.dialects.openai.responses.body import InputTokensBody, PromptFields, ResponsesBody
+from app.dialects.openai.responses.conversation import FoundFile
 from app.dialects.openai.responses.history import (
     History,
     check,
@@ -62,7 +63,7 @@ _ENCRYPTED = "reasoning.encrypted_content"
 def answer(body: ResponsesBody, call: Call) -> Awaitable[Reply]:
     model = models.generator_name(body.model, call)
     if not needs_store(body):
-        return _answer_with_files(body, call, model, History())
+        return _begin(body, call, model, History())
     check(body, call.store)
     assert call.store is not None
     if (conversation := conversation_of(body)) is not None:
@@ -80,7 +81,7 @@ async def count(body: InputTokensBody, call: Call) -> Reply:
         history = await load(body, call, call.store)
     formatted = _grammar(body, call.bounds) is not None
     items, first = [*history.earlier, *_items(body, history)], len(history.earlier)
-    attached = await attachments.load(_named(body, items, first), call)
+    attached = await attachments.load(_named(body, conversation.named_files(items), first), call)
     tools = Toolbox(call.bounds)
     prompt = _prompt(body, items, tools, call, formatted=formatted, first=first, attached=attached)
     (ids,) = await call.model.tokenize([prompt])
@@ -89,32 +90,16 @@ async def count(body: InputTokensBody, call: Call) -> Reply:
 
 async def _answer_with_history(body: ResponsesBody, call: Call, store: Store, model: str) -> Reply:
     history = await load(body, call, store)
-    begun = _answer_with_files(body, call, model, history)
+    begun = _begin(body, call, model, history)
     del body, history  # megabytes that are not needed while the engine answers
     return await begun
 
 
-def _answer_with_files(
-    body: ResponsesBody, call: Call, model: str, history: History
-) -> Awaitable[Reply]:
-    own = _items(body, history)
-    named = _named(body, [*history.earlier, *own], len(history.earlier))
-    if named:
-        return _begin_with(named, body, call, model, history, own)
-    return _begin(body, call, model, history, own, NONE)
-
-
-async def _begin_with(
-    named: Sequence[Named],
-    body: ResponsesBody,
-    call: Call,
-    model: str,
-    history: History,
-    own: Sequence[Item],
+async def _begin_with_files(
+    named: Sequence[Named], body: ResponsesBody, call: Call, model: str, history: History
 ) -> Reply:
-    attached = await attachments.load(named, call)
-    begun = _begin(body, call, model, history, own, attached)
-    del body, history, own, attached  # megabytes that are not needed while the engine answers
+    begun = _begin(body, call, model, history, await attachments.load(named, call))
+    del body, history  # megabytes that are not needed while the engine answers
     return await begun
 
 
@@ -158,12 +143,14 @@ def _begin(
     call: Call,
     model: str,
     history: History,
-    own: Sequence[Item],
-    attached: Attached,
+    attached: Attached | None = None,
 ) -> Awaitable[Reply]:
+    own = _items(body, history)
+    items, first = [*history.earlier, *own], len(history.earlier)
+    if attached is None and (found := conversation.named_files(items)):
+        return _begin_with_files(_named(body, found, first), body, call, model, history)
     tools = Toolbox(call.bounds)
     sampling = _sampling(body, call.bounds, call.model.info)
-    items, first = [*history.earlier, *own], len(history.earlier)
     formatted = sampling.grammar is not None
     prompt = _prompt(body, items, tools, call, formatted=formatted, first=first, attached=attached)
     scoring = _scoring(body, call.bounds)
@@ -254,12 +241,16 @@ def _prompt(
     *,
     formatted: bool,
     first: int,
-    attached: Attached,
+    attached: Attached | None,
 ) -> ChatPrompt:
     """The conversation, with the tools that are put into `tools`. `first`: of `items` that is the
     request's own. Raises ServeError."""
     tools.add(body.tools or (), "tools")
-    earlier, field_of = _fields(body, first)
+    earlier = "conversation" if body.conversation is not None else "previous_response_id"
+
+    def field_of(no: int) -> str:
+        return f"input[{no - first}]" if no >= first else f"{earlier}.items[{no}]"
+
     for no, item in enumerate(items):
         if isinstance(item, ToolsItem):
             tools.add_more(item.tools or (), f"{field_of(no)}.tools" if no >= first else earlier)
@@ -273,7 +264,7 @@ def _prompt(
         field_of=field_of,
         sees=call.model.info.takes_pictures,
         current_turn=bool(reasoning and reasoning.context == "current_turn"),
-        attached=attached,
+        attached=attached or NONE,
     )
     if not messages:
         raise InvalidRequest("Invalid value for 'input': it has no message.", param="input")
@@ -293,18 +284,13 @@ def _prompt(
     )
 
 
-def _named(body: PromptFields, items: Sequence[Item], first: int) -> list[Named]:
-    return conversation.named_files(items, _fields(body, first)[1])
-
-
-def _fields(body: PromptFields, first: int) -> tuple[str, Callable[[int], str]]:
-    """What has the earlier items, and the field of each item, by its place."""
+def _named(body: PromptFields, found: Sequence[FoundFile], first: int) -> list[Named]:
     earlier = "conversation" if body.conversation is not None else "previous_response_id"
-
-    def field_of(no: int) -> str:
-        return f"input[{no - first}]" if no >= first else f"{earlier}.items[{no}]"
-
-    return earlier, field_of
+    named: list[Named] = []
+    for at, no, id, is_picture in found:
+        item = f"input[{at - first}]" if at >= first else f"{earlier}.items[{at}]"
+        named.append(Named(id, f"{item}.content[{no}].file_id", is_picture))
+    return named
 
 
 def _items(body: PromptFields, history: History) -> Sequence[Item]:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from app.dialects import attachments, tool_use
-from app.dialects.attachments import NONE, Attached, Named
+from app.dialects.attachments import NONE, Attached
 from app.dialects.openai.responses.items import (
     UNSEEN,
     ClientCallItem,
@@ -40,6 +40,8 @@ from app.types import Message, Picture, Text, ToolCall
 from app.types import Part as MessagePart
 
 _Part: TypeAlias = Part | ResultPart | PicturePart | FilePart
+FoundFile: TypeAlias = tuple[int, int, str, bool]
+"""A file that is named: the places of the item and of its part, the id, whether it is a picture."""
 Unseal = Callable[[str], str | None]
 """Opens sealed thinking; None if it cannot be."""
 
@@ -286,22 +288,18 @@ def _picture(part: PicturePart, field: str, attached: Attached) -> Picture:
     )
 
 
-def named_files(items: Sequence[Item], field_of: Callable[[int], str]) -> list[Named]:
-    """The files that items name. `field_of`: as of `messages`."""
-    named: list[Named] = []
-    for at, item in enumerate(items):
-        if not isinstance(item, MessageItem) or not isinstance(item.content, list):
-            continue
-        for no, part in enumerate(item.content):
-            if isinstance(part, FilePart):
-                is_picture = False
-            elif isinstance(part, PicturePart) and part.image_url is None:
-                is_picture = True
-            else:
-                continue
-            if part.file_id is not None and not (is_picture and item.role == "assistant"):
-                param = f"{field_of(at)}.content[{no}].file_id"
-                named.append(Named(part.file_id, param, is_picture))
+def named_files(items: Sequence[Item]) -> list[FoundFile]:
+    named: list[FoundFile] = []
+    at = -1
+    for item in items:
+        at += 1
+        if item.__class__ is MessageItem and item.content.__class__ is list:
+            for no, part in enumerate(item.content):
+                is_picture = isinstance(part, PicturePart)
+                if is_picture and (part.image_url is not None or item.role == "assistant"):
+                    continue
+                if isinstance(part, PicturePart | FilePart) and part.file_id is not None:
+                    named.append((at, no, part.file_id, is_picture))
     return named
 
 
