@@ -110,7 +110,7 @@ $(UV):
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(LIGHT)/.installed: requirements/light.txt $(UV)
-	@echo "==> installing requirements/light.txt (340 MB; seconds with a warm cache)"
+	@echo "==> installing requirements/light.txt (390 MB; seconds with a warm cache)"
 	@test -d $(LIGHT) || $(UV) venv -q --python $(PYTHON) $(LIGHT)
 	$(INSTALL) $(LIGHT)/bin/python --compile-bytecode -r requirements/light.txt
 	@touch $@

@@ -202,10 +202,12 @@ class Gate:
     def full(self) -> bool:
         return self._in_flight >= self._limit
 
-    def admit(self, *names: str) -> Ticket:
+    def admit(self, *names: str, passes_through: bool = False) -> Ticket:
         """Admit or refuse a request without waiting; `end` finds it by its `names`.
 
-        Its body is still to come. Raises NotReady, Draining, EngineDied or Overloaded.
+        Its body is still to come. `passes_through`: it is not kept in memory, and may take its
+        time: it is no arrival, and never takes a place. Raises NotReady, Draining, EngineDied or
+        Overloaded.
         """
         if (refusal := self._lifecycle.refusal()) is not None:
             raise refusal
@@ -214,7 +216,8 @@ class Gate:
         ticket = Ticket(self, names)
         self._tickets.add(ticket)
         self._idle.clear()
-        self.arrivals.add(ticket)
+        if not passes_through:
+            self.arrivals.add(ticket)
         return ticket
 
     def place(self, ticket: Ticket) -> None:

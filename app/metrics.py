@@ -55,6 +55,15 @@ STORE_FAILURES = Counter(
 STORE_EVICTED = Counter(
     "serve_store_evicted_total", "Responses and conversations that the store removed.", ["reason"]
 )
+FILES = Counter(
+    "serve_files_total",
+    "Files that were uploaded or deleted, were too old, came in part, or were left by a server.",
+    ["event"],
+)
+FILE_BYTES = Counter("serve_file_bytes_total", "Bytes of files, in and out.", ["way"])
+FILE_FAILURES = Counter(
+    "serve_file_failures_total", "Calls of the store of files that failed.", ["call"]
+)
 
 # Create these series at once: alerts need them before their first event.
 for _phase in ("waiting", "streaming"):
@@ -77,6 +86,12 @@ for _call in (
     STORE_FAILURES.labels(_call)
 for _reason in ("age", "bounds"):
     STORE_EVICTED.labels(_reason)
+for _event in ("uploaded", "abandoned", "deleted", "expired", "swept"):
+    FILES.labels(_event)
+for _way in ("in", "out"):
+    FILE_BYTES.labels(_way)
+for _call in ("open", "put", "get", "read", "remove", "round"):
+    FILE_FAILURES.labels(_call)
 
 
 def record(stats: RequestStats) -> None:

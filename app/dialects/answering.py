@@ -12,6 +12,7 @@ from app.dialects.body import read
 from app.dialects.contract import Ask, Call, Dialect, Reply, Resource
 from app.dialects.sealing import Seal
 from app.errors import NotReady
+from app.files.files import Files
 from app.gate import Gate, Ticket
 from app.generation.model import ServedModel
 from app.logs.setup import log
@@ -31,9 +32,17 @@ _LONG_WORD = re.compile(rb"[A-Za-z0-9+/_=-]{1000,}")
 class Answering:
     """Reads bodies and begins their answers, within the settings of one server."""
 
-    def __init__(self, settings: Settings, bounds: Bounds, gate: Gate, store: Store | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        bounds: Bounds,
+        gate: Gate,
+        store: Store | None,
+        files: Files | None,
+    ) -> None:
         self._bounds = bounds
         self._store = store
+        self._files = files
         self._background = Backgrounds(gate, store, most=settings.max_background)
         self._seal = Seal.of(settings)
         self._logs_bodies = settings.log_level == "debug"
@@ -69,6 +78,7 @@ class Answering:
             seal=self._seal,
             owner=owner,
             store=self._store,
+            files=self._files,
             background=self._background,
             ticket=ticket,
             stats=stats,
@@ -99,6 +109,7 @@ class Answering:
                 body=body,
                 owner=owner,
                 store=self._store,
+                files=self._files,
                 background=self._background,
             )
         )

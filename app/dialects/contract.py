@@ -18,6 +18,7 @@ from app.dialects.json_array import encoded_parts
 from app.dialects.sealing import Seal
 from app.errors import ServeError
 from app.events import Event, Events, Result, Scored, fold
+from app.files.files import Files
 from app.gate import Ticket
 from app.generation.model import ServedModel
 from app.settings.bounds import Bounds
@@ -39,6 +40,8 @@ class Call(msgspec.Struct, kw_only=True):
     """Whose request it is: what is kept for one owner is hidden from the others. \"\": there are no
     keys, and all clients are one."""
     store: Store | None = None
+    files: Files | None = None
+    """What clients have uploaded; None: this server keeps no files."""
     background: Background | None = None
     """None without a store."""
     ticket: Ticket
@@ -200,6 +203,7 @@ class Ask(msgspec.Struct, kw_only=True):
     owner: str
     """As of `Call`."""
     store: Store | None
+    files: Files | None
     background: Background
 
 

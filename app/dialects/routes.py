@@ -8,6 +8,7 @@ from typing import Any
 
 from app.dialects.anthropic.answer import COUNT_TOKENS, MESSAGES
 from app.dialects.contract import Dialect, Resource
+from app.dialects.openai import files
 from app.dialects.openai.chat import CHAT
 from app.dialects.openai.completions import COMPLETIONS
 from app.dialects.openai.embeddings import EMBEDDINGS
@@ -31,7 +32,11 @@ DIALECTS: tuple[Dialect[Any], ...] = (
     COUNT,
     GENERATE,
 )
-RESOURCES: tuple[Resource, ...] = (*stored.RESOURCES, *conversations.RESOURCES)
+RESOURCES: tuple[Resource, ...] = (
+    *stored.RESOURCES,
+    *conversations.RESOURCES,
+    *files.RESOURCES,
+)
 
 
 def resource_at(method: str, path: str) -> tuple[Resource, dict[str, str]] | None:

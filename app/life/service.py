@@ -22,6 +22,7 @@ from typing import Protocol
 
 from app import metric_files
 from app.errors import Draining, EngineDied, ServeError, StartError
+from app.files.opening import files_of
 from app.gate import Gate
 from app.life.control import Control
 from app.life.ending import exit_now
@@ -76,6 +77,8 @@ class Service:
             all_warm = peers.all_warm
         self.store = store_of(settings) if admits and settings.upstream_url is None else None
         """What has been answered; None: nothing is kept."""
+        self.files = files_of(settings) if admits and settings.upstream_url is None else None
+        """What clients have uploaded; None: they cannot."""
         self.host = ModelHost(
             settings,
             self.lifecycle,
@@ -83,7 +86,7 @@ class Service:
             launch,
             all_warm,
             # Not earlier: SQLAlchemy's import would slow the engine's start.
-            beside_warmup=self.store.tried if self.store is not None else None,
+            beside_warmup=self._stores_tried,
             quiet=peers is not None,
         )
         self.lag = LoopLag()
@@ -91,6 +94,12 @@ class Service:
         """Of this process alone."""
         if peers is not None:
             self.host.shortest_silence_s = lambda: peers.gauges().shortest_silence_s
+
+    async def _stores_tried(self) -> None:
+        """Returns once the first attempts to open the databases have ended, well or not."""
+        for each in (self.store, self.files):
+            if each is not None:
+                await each.tried()
 
 
 class Work(Protocol):
@@ -145,6 +154,8 @@ async def live(work: Work, service: Service) -> int:
     await work.close()
     if service.store is not None:
         await service.store.close()
+    if service.files is not None:
+        await service.files.close()
     lifecycle.enter(Phase.STOPPED)
     log.info("stopped", uptime_s=round(lifecycle.uptime_s, 1))
     return 0

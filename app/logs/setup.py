@@ -216,3 +216,5 @@ def _quieten(settings: Settings) -> None:
     logging.getLogger("uvicorn.access").disabled = True
     for name in ("httpx", "httpcore", "asyncio", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of each form that a client has sent wrong, which is answered with 400.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)

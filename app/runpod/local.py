@@ -12,6 +12,7 @@ from app.dialects.openai import models
 from app.dialects.routes import DIALECTS, methods_of, resource_at, route_of
 from app.dialects.vllm import batch_output
 from app.errors import MethodNotAllowed, RouteNotFound
+from app.files.files import Files
 from app.gate import Gate, Ticket
 from app.life.host import ModelHost
 from app.lifecycle import Lifecycle, Phase
@@ -36,10 +37,11 @@ class LocalBackend:
         gate: Gate,
         host: ModelHost,
         store: Store | None,
+        files: Files | None,
     ) -> None:
         self._settings = settings
         self._lifecycle, self._gate, self._host = lifecycle, gate, host
-        self._answering = Answering(settings, Bounds.of(settings), gate, store)
+        self._answering = Answering(settings, Bounds.of(settings), gate, store, files)
 
     def route_label(self, route: str) -> str:
         if route.startswith(MODELS + "/"):

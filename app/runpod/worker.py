@@ -127,7 +127,12 @@ class Worker:
 
         service, settings = self._service, self._settings
         backend = self._upstream or LocalBackend(
-            settings, service.lifecycle, service.gate, service.host, service.store
+            settings,
+            service.lifecycle,
+            service.gate,
+            service.host,
+            service.store,
+            service.files,
         )
         return JobLoop(
             job_answerer(settings, service.gate, backend),

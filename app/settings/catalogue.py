@@ -37,6 +37,7 @@ BOUNDS = Section("Bounds")
 PICTURES = Section("Pictures")
 ADAPTERS = Section("LoRA adapters")
 STORE = Section("Stored responses")
+FILES = Section("Files")
 LOGS = Section("Logs and metrics")
 WARM_UP = Section("Warm-up")
 HATHORA = Section("Hathora and Google Cloud")
@@ -384,9 +385,6 @@ class Settings(BaseModel):
     )
     skip_tokenizer_init: bool = ENGINE.setting(
         False, "SKIP_TOKENIZER_INIT", help="Refused if true: this server tokenises every prompt."
-    )
-    file_storage_path: str | None = ENGINE.engine_option(
-        "FILE_STORAGE_PATH", help="Folder for SGLang's file storage."
     )
     show_time_cost: bool = ENGINE.engine_option(
         "SHOW_TIME_COST", default=False, help="SGLang prints the time of its custom marks."
@@ -894,6 +892,56 @@ class Settings(BaseModel):
         ge=0,
         help="Responses that a serving process generates in the background at a time; past it "
         "503. They count against MAX_CONCURRENCY, too.",
+    )
+
+    # -- files ------------------------------------------------------------------------------------
+    file_storage_path: str | None = FILES.setting(
+        None,
+        "FILE_STORAGE_PATH",
+        help="Where files that clients upload are kept: a folder, or a bucket as `s3://BUCKET/"
+        "PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`, whose credentials are in the "
+        "variables of its vendor. Default: nowhere; `/v1/files` is 404.",
+    )
+    file_max_bytes: int = FILES.setting(
+        512 * 2**20, "FILE_MAX_BYTES", ge=1, le=32 * 2**30, help="Size of one file; past it 413."
+    )
+    file_max_count: int = FILES.setting(
+        10_000,
+        "FILE_MAX_COUNT",
+        ge=1,
+        le=1_000_000,
+        help="Files of one API key; past it 400, until some are deleted.",
+    )
+    file_max_key_bytes: int = FILES.setting(
+        16 * 2**30,
+        "FILE_MAX_KEY_BYTES",
+        ge=1,
+        help="Bytes of all files of one API key; past it 400.",
+    )
+    file_max_total_bytes: int = FILES.setting(
+        64 * 2**30, "FILE_MAX_TOTAL_BYTES", ge=1, help="Bytes of all files; past it 400."
+    )
+    file_ttl_s: float | None = FILES.setting(
+        None,
+        "FILE_TTL",
+        gt=0,
+        help="Seconds after its upload that a file is kept; a client may ask for less. Default: "
+        "until it is deleted.",
+    )
+    file_upload_timeout_s: float = FILES.setting(
+        3600.0,
+        "FILE_UPLOAD_TIMEOUT",
+        gt=0,
+        help="Seconds that an upload may take; past it 408. MIN_BODY_RATE holds for it, too; "
+        "BODY_TIMEOUT and MAX_BODY_BYTES do not.",
+    )
+    file_max_uploads: int = FILES.setting(
+        32,
+        "FILE_MAX_UPLOADS",
+        ge=1,
+        le=1024,
+        help="Uploads that a serving process receives at a time; past it 503. One takes up to "
+        "8 MiB of memory, and 40 MiB on its way to a bucket.",
     )
 
     # -- logs and metrics -------------------------------------------------------------------------

@@ -19,6 +19,8 @@ _DATABASE_PARAMETERS = {
     "sslmode", "ssl", "channel_binding", "application_name", "connect_timeout",
 }  # fmt: skip
 """Of a PostgreSQL URL."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_BUCKETS = ("s3", "gs", "az")
 _NETWORK = ("hathora_hostname", "hathora_default_port", "hathora_region", "gcp_key")
 
 
@@ -33,6 +35,7 @@ def refuse(settings: Settings, origins: Mapping[str, str], *, supervised: bool) 
     _check_health_path(settings, origins)
     _check_keys(settings, origins)
     _check_store(settings)
+    _check_files(settings)
     if not supervised:
         _check_network(settings, origins)
     if settings.demo and "model_path" in origins:
@@ -165,6 +168,30 @@ def _check_store(settings: Settings) -> None:
         )
     if kind != "sqlite" and (unknown := parse_qs(parts.query).keys() - _DATABASE_PARAMETERS):
         raise ConfigError(f"STORE_URL: the parameter {min(unknown)[:40]!r} is not known here")
+
+
+def _check_files(settings: Settings) -> None:
+    path = settings.file_storage_path or ""
+    if not _URL.match(path):
+        return
+    parts = urlsplit(path)
+    is_folder = parts.scheme == "file"
+    right = parts.path.startswith("/") and not parts.netloc if is_folder else bool(parts.netloc)
+    if parts.scheme not in ("file", *_BUCKETS) or not right or parts.fragment:
+        raise ConfigError(
+            "FILE_STORAGE_PATH: must be a folder, file:///ABSOLUTE/PATH, s3://BUCKET/PREFIX, "
+            "gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+        )
+    if "@" in parts.netloc or parts.query:
+        raise ConfigError(
+            "FILE_STORAGE_PATH: credentials and options of a bucket are not part of its URL; set "
+            "them in the variables of its vendor (AWS_..., GOOGLE_..., AZURE_...)"
+        )
+    if not is_folder and (settings.store_url or "").strip().lower() in ("memory", "off"):
+        raise ConfigError(
+            "FILE_STORAGE_PATH: which files are in a bucket is kept in the database of STORE_URL, "
+            "which must be SQLite or PostgreSQL"
+        )
 
 
 def _check_keys(settings: Settings, origins: Mapping[str, str]) -> None:

@@ -11,17 +11,25 @@ import importlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from app import metrics
 from app.errors import StoreUnavailable
 from app.logs.setup import log
-from app.store.records import InConversation, LinkGone, NotAnswered, TooLong
+from app.store.records import InConversation, LinkGone, NoRoom, NotAnswered, TooLong
 
-if TYPE_CHECKING:
-    from app.store.rows import Rows
+
+class Statements(Protocol):
+    """On one database."""
+
+    async def create(self) -> None:
+        """Make what is not there."""
+
+    async def close(self) -> None: ...
+
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Statements)
 _CALL_S = 8.0
 """That a call may take: longer than SQLite waits for another process's write."""
 _SETTLE_S = 2.0
@@ -31,14 +39,26 @@ _REST_S = 5.0
 _RETRY_S = (1.0, 30.0)
 """Between attempts to open the database: the first and the longest."""
 _COMPLAIN_S = 60.0
+_ANSWERS = (TooLong, NotAnswered, InConversation, LinkGone, NoRoom)
+"""Errors that are no failures of the database."""
 
 
-class Access:
+class Access(Generic[R]):
     """One database, opened once it is there."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._rows: Rows | None = None
+    def __init__(
+        self,
+        url: str,
+        *,
+        module: str = "app.store.rows",
+        name: str = "the store of responses",
+        failures: Any = metrics.STORE_FAILURES,
+    ) -> None:
+        """`module`: has the class of the statements, `Rows`. `name`: for the log and clients.
+        `failures`: the metric that counts them, by call."""
+        self._url, self._module, self._name = url, module, name
+        self._failures = failures
+        self._rows: R | None = None
         self._tried, self._opened = asyncio.Event(), asyncio.Event()
         self._calls: set[asyncio.Future[Any]] = set()
         self._complained_at = -_COMPLAIN_S
@@ -46,27 +66,28 @@ class Access:
         self._where = ""
         """The database, without the password."""
 
-    async def open(self) -> Rows:
+    async def open(self) -> R:
         """Returns once it is there."""
         wait_s, longest_s = _RETRY_S
         while True:
-            rows: Rows | None = None
+            rows: R | None = None
             try:
                 # SQLAlchemy takes half a second, which nothing at the start should wait for.
-                module = await asyncio.to_thread(importlib.import_module, "app.store.rows")
+                module = await asyncio.to_thread(importlib.import_module, self._module)
                 self._where = module.where(self._url)
-                rows = module.Rows(self._url)
-                await _within(rows.create())
+                opened: R = module.Rows(self._url)
+                rows = opened
+                await _within(opened.create())
             except Exception as error:  # whatever it is, the server serves without a store
                 if rows is not None:
                     with suppress(Exception):
                         await _within(rows.close())
                 self.failed("open", in_short(error))
             else:
-                self._rows = rows
+                self._rows = opened
                 self._opened.set()
-                log.info("the store of responses is open", database=self._where)
-                return rows
+                log.info(f"{self._name} is open", database=self._where)
+                return opened
             finally:
                 self._tried.set()
             await asyncio.sleep(wait_s)
@@ -76,7 +97,7 @@ class Access:
         """Returns once the first attempt to open it has ended, well or not."""
         await self._tried.wait()
 
-    async def opened(self) -> Rows:
+    async def opened(self) -> R:
         await self._opened.wait()
         assert self._rows is not None
         return self._rows
@@ -91,7 +112,7 @@ class Access:
         if self._calls:
             await asyncio.wait(self._calls, timeout=_SETTLE_S)
 
-    async def call(self, what: str, use: Callable[[Rows], Awaitable[T]]) -> T:
+    async def call(self, what: str, use: Callable[[R], Awaitable[T]]) -> T:
         """Use the database. What fails in it becomes StoreUnavailable.
 
         In a task of its own: a client that leaves cancels the wait and not the transaction.
@@ -111,7 +132,7 @@ class Access:
             self._resting_until = time.monotonic() + _REST_S
             raise self.failed(what, f"it takes over {_CALL_S:g} s")
         error = task.exception()
-        if error is None or isinstance(error, TooLong | NotAnswered | InConversation | LinkGone):
+        if error is None or isinstance(error, _ANSWERS):
             return task.result()
         raise self.failed(what, in_short(error)) from None
 
@@ -121,12 +142,14 @@ class Access:
             task.exception()  # its caller may have left
 
     def failed(self, what: str, why: str) -> StoreUnavailable:
-        metrics.STORE_FAILURES.labels(what).inc()
+        self._failures.labels(what).inc()
         now = time.monotonic()
         if now - self._complained_at >= _COMPLAIN_S:
             self._complained_at = now
-            log.error("the store of responses fails", call=what, reason=why, database=self._where)
-        return StoreUnavailable("The store of responses is not available; please try again.")
+            log.error(f"{self._name} fails", call=what, reason=why, database=self._where)
+        return StoreUnavailable(
+            f"{self._name[0].upper()}{self._name[1:]} is not available; please try again."
+        )
 
 
 def in_short(error: BaseException) -> str:

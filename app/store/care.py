@@ -34,7 +34,7 @@ _LOW = 0.95
 
 class Care:
     def __init__(
-        self, access: Access, *, most_responses: int, most_bytes: int, ttl_s: float
+        self, access: Access[Rows], *, most_responses: int, most_bytes: int, ttl_s: float
     ) -> None:
         self._access = access
         self._most_responses, self._most_bytes, self._ttl_s = most_responses, most_bytes, ttl_s

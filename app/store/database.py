@@ -8,7 +8,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Float, event, literal_column, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    MetaData,
+    event,
+    literal_column,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
@@ -39,9 +47,16 @@ def driver_url(url: str) -> str:
 class Database:
     """One database. Raises SQLAlchemyError and OSError."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, metadata: MetaData = METADATA, *, survives_power: bool = False
+    ) -> None:
+        """`metadata`: the tables that are in it. `survives_power`: what is committed to a file of
+        SQLite is on the disk, and not only with the system."""
+        self._metadata = metadata
         self._sqlite = url.startswith("sqlite")
-        self._engine = _sqlite_engine(url) if self._sqlite else _postgres_engine(url)
+        self._engine = (
+            _sqlite_engine(url, survives_power) if self._sqlite else _postgres_engine(url)
+        )
         free = nullcontext()
         self._to_write: AbstractAsyncContextManager[Any] = asyncio.Lock() if self._sqlite else free
         """SQLite has one writer; waiting here is cheaper than in the database."""
@@ -53,7 +68,7 @@ class Database:
         async with self.writing() as connection:
             if not self._sqlite:  # two servers may begin at the same time
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({_CREATING})"))
-            await connection.run_sync(METADATA.create_all)
+            await connection.run_sync(self._metadata.create_all)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -86,7 +101,7 @@ class Database:
             yield connection
 
 
-def _sqlite_engine(url: str) -> AsyncEngine:
+def _sqlite_engine(url: str, survives_power: bool) -> AsyncEngine:
     parsed = make_url(url)
     options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}}
     if not parsed.database or parsed.database == ":memory:":
@@ -104,7 +119,8 @@ def _sqlite_engine(url: str) -> AsyncEngine:
         for pragma in (
             "auto_vacuum=INCREMENTAL",
             "journal_mode=WAL",
-            "synchronous=NORMAL",  # what is committed survives the end of the process
+            # Either way what is committed survives the end of the process.
+            f"synchronous={'FULL' if survives_power else 'NORMAL'}",
             f"journal_size_limit={64 * 2**20}",
         ):
             connection.execute(f"PRAGMA {pragma}")

@@ -20,15 +20,18 @@ def store_of(settings: Settings) -> Store | None:
         return None
     if url.lower() == "memory":
         url = "sqlite://"
-    if not url:
-        url = f"sqlite:///{_state_dir(settings.state_dir) / FILE}"
     return Store(
-        url,
+        url or default_url(settings),
         most_responses=settings.store_max_responses,
         most_bytes=settings.store_max_bytes,
         most_response_bytes=settings.store_max_response_bytes,
         ttl_s=settings.store_ttl_s,
     )
+
+
+def default_url(settings: Settings) -> str:
+    """Of the database without STORE_URL."""
+    return f"sqlite:///{_state_dir(settings.state_dir) / FILE}"
 
 
 def _state_dir(name: str) -> Path:

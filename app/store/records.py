@@ -89,6 +89,42 @@ class Added(msgspec.Struct):
     items: list[Item]
 
 
+class StoredFile(msgspec.Struct, kw_only=True):
+    id: str
+    created: float
+    """Unix seconds, as the next."""
+    expires: float | None
+    purpose: str
+    filename: str
+    size: int
+    """Bytes."""
+
+
+class FilePage(msgspec.Struct):
+    """A part of an owner's files."""
+
+    files: list[StoredFile]
+    more: bool
+
+
+class FileLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much may be kept."""
+
+    most_files: int
+    """Of one owner, as the next."""
+    most_owner_bytes: int
+    most_bytes: int
+    """Of all owners together."""
+
+
+class NoRoom(Exception):
+    """A file does not fit; with the name of the limit, as of `FileLimits`."""
+
+    def __init__(self, limit: str) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
 class TooLong(Exception):
     """A history has more links, items or bytes than may be read."""
 

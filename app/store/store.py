@@ -55,7 +55,7 @@ class Store:
         ttl_s: float,
     ) -> None:
         """`url`: of SQLite or PostgreSQL. `most_response_bytes`: of one response and its input."""
-        self._access = Access(url)
+        self._access: Access[Rows] = Access(url)
         self._care = Care(
             self._access, most_responses=most_responses, most_bytes=most_bytes, ttl_s=ttl_s
         )

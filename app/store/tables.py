@@ -3,6 +3,9 @@
 responses ── one row each: whose, when used, how large; its parent, or its conversation
 bodies ───── their JSON, apart, so that noting a use does not write it again
 conversations ── items: their JSON, numbered
+
+files ─────── one row each, of what is in a folder or a bucket: apart, as they may be in another
+              database than the rest
 """
 
 from __future__ import annotations
@@ -77,6 +80,21 @@ ITEMS = Table(
     Column("place", Integer, primary_key=True),
     Column("id", String(256), nullable=False, index=True),
     Column("body", LargeBinary, nullable=False),
+)
+FILES_METADATA = MetaData()
+FILES = Table(
+    f"{_PREFIX}files",
+    FILES_METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("status", String(16), nullable=False, index=True),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, index=True),
+    Column("alive_until", Float),
+    Column("purpose", String(32), nullable=False),
+    Column("filename", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Index(f"{_PREFIX}files_by_time", "owner", "created", "id"),
 )
 KINDS = ((RESPONSES, "responses"), (CONVERSATIONS, "conversations"))
 

@@ -19,7 +19,7 @@ from app.dialects.routes import DIALECTS, RESOURCES
 from app.errors import InternalError, InvalidRequest, MethodNotAllowed, RouteNotFound, ServeError
 from app.settings.bounds import Bounds
 from app.types import Json
-from app.web import admin, probes, resources, sglang_routes
+from app.web import admin, files, probes, resources, sglang_routes
 from app.web.generation import Generation
 from app.web.middleware import Authentication, HealthPort, RequestScope, Shortcut
 from app.web.responses import error_response
@@ -84,6 +84,7 @@ def _api(serving: Serving) -> FastAPI:
     for dialect in DIALECTS:
         _describe(app, dialect)
     resources.add_to(app)
+    files.add_to(app)
     routers = [probes.router, sglang_routes.router]
     if serving.settings.admin_api_key:
         routers.append(admin.router)

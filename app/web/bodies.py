@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
@@ -29,17 +29,10 @@ async def read_body(
     Raises BodyTooLarge, BodyTimeout, ClientGone, UnsupportedEncoding.
     Every byte that arrives extends the deadline, at MIN_BODY_RATE, up to BODY_TIMEOUT.
     """
-    encoding = headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedEncoding(
-            "Compressed bodies are not supported; send content-encoding: identity."
-        )
     timeout_s = settings.body_timeout_s
     min_rate = settings.min_body_rate
     too_large = BodyTooLarge(f"The request's body is over {max_bytes} bytes (MAX_BODY_BYTES).")
-    # Compared as text: Python refuses to read a number of more than 4300 digits, zeros included.
-    declared = headers.get("content-length", "").lstrip("0")
-    if declared.isdecimal() and (len(declared) > _LENGTH_DIGITS or int(declared) > max_bytes):
+    if declares_over(headers, max_bytes):
         raise too_large
     body = bytearray()
     began = asyncio.get_running_loop().time()
@@ -49,7 +42,7 @@ async def read_body(
             while True:
                 message: Message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise ClientGone("The client left before its request was complete.")
+                    raise _gone()
                 body += (piece := message.get("body", b""))
                 if arrived is not None:
                     arrived(len(piece))
@@ -66,3 +59,54 @@ async def read_body(
         else:
             problem = f"did not arrive within {timeout_s:g} s (BODY_TIMEOUT)"
         raise BodyTimeout(f"The request's body {problem}.") from None
+
+
+async def body_pieces(
+    receive: Receive, settings: Settings, *, timeout_s: float
+) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, for what is not kept in memory.
+
+    Raises BodyTimeout, ClientGone. Only the time that the client is waited for
+    counts against MIN_BODY_RATE, as the server's own disk may be slow; all of it counts against
+    `timeout_s`.
+    """
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + timeout_s
+    min_rate = settings.min_body_rate
+    arrived, waited_s = 0, 0.0
+    while True:
+        began = loop.time()
+        limit_s = ends - began
+        slow_s = _BODY_GRACE_S + arrived / min_rate - waited_s if min_rate else limit_s
+        try:
+            async with asyncio.timeout(min(limit_s, slow_s)):
+                message: Message = await receive()
+        except TimeoutError:
+            if slow_s < limit_s:
+                problem = f"arrives with less than {min_rate} bytes a second (MIN_BODY_RATE)"
+            else:
+                problem = f"did not arrive within {timeout_s:g} s (FILE_UPLOAD_TIMEOUT)"
+            raise BodyTimeout(f"The request's body {problem}.") from None
+        if message["type"] == "http.disconnect":
+            raise _gone()
+        waited_s += loop.time() - began
+        piece: bytes = message.get("body", b"")
+        arrived += len(piece)
+        yield piece
+        if not message.get("more_body", False):
+            return
+
+
+def declares_over(headers: Headers, max_bytes: int) -> bool:
+    """The body's length, if the client says it, is over this. Raises UnsupportedEncoding."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedEncoding(
+            "Compressed bodies are not supported; send content-encoding: identity."
+        )
+    # Compared as text: Python refuses to read a number of more than 4300 digits, zeros included.
+    declared = headers.get("content-length", "").lstrip("0")
+    return declared.isdecimal() and (len(declared) > _LENGTH_DIGITS or int(declared) > max_bytes)
+
+
+def _gone() -> ClientGone:
+    return ClientGone("The client left before its request was complete.")

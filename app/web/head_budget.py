@@ -9,6 +9,8 @@ from app.errors import BodyTooLarge, HeadersTooLarge
 
 _NOT_COUNTED = 64
 """Method, HTTP version and the empty line: the parser receives these and hands none of them out."""
+_SMALL_BYTES = 1024
+"""Less than a packet of the network has."""
 SEPARATORS = 4
 """Of each field: `: ` and the line's end."""
 
@@ -21,8 +23,8 @@ class HeadBudget:
     """
 
     __slots__ = (
-        "_fields", "_head_bytes", "_max_bytes", "_max_fields", "_max_pieces", "_pieces",
-        "unparsed_bytes",
+        "_body_bytes", "_fields", "_head_bytes", "_max_bytes", "_max_fields", "_max_pieces",
+        "_pieces", "unparsed_bytes",
     )  # fmt: skip
 
     def __init__(self, *, max_bytes: int, max_fields: int, max_pieces: int) -> None:
@@ -32,7 +34,7 @@ class HeadBudget:
         self._fields = 0
         self._head_bytes = 0
         """Of the URL and of each complete field; after the head, of the trailers."""
-        self._pieces = 0
+        self._pieces = self._body_bytes = 0
         self.unparsed_bytes = 0
         """Received, and not handed out by the parser."""
 
@@ -53,10 +55,11 @@ class HeadBudget:
         self._fields = self._head_bytes = self.unparsed_bytes = 0
 
     def add_piece(self) -> None:
-        """Raises BodyTooLarge."""
+        """Raises BodyTooLarge. An upload may have any number of pieces that are not small."""
+        self._body_bytes += self.unparsed_bytes
         self.unparsed_bytes = 0
         self._pieces += 1
-        if self._pieces > self._max_pieces:
+        if self._pieces > self._max_pieces + self._body_bytes // _SMALL_BYTES:
             raise BodyTooLarge(f"The request's body comes in over {self._max_pieces} pieces.")
 
     def end_message(self) -> None:
@@ -65,7 +68,8 @@ class HeadBudget:
         Where in the last read that request began is not known: the rest of the read goes uncounted
         until the parser hands out a part of it.
         """
-        self._fields = self._head_bytes = self._pieces = self.unparsed_bytes = 0
+        self._fields = self._head_bytes = self._pieces = self._body_bytes = 0
+        self.unparsed_bytes = 0
 
     def check_unparsed(self) -> None:
         """To be called after each read. Raises HeadersTooLarge."""

@@ -43,8 +43,8 @@ class RequestScope:
 
     `scope["state"]` carries: `engine_id`, the id inside the engine; `request_id`, the client's or
     the same; `owner`, as of a dialect's `Call`; `stats`; `log_fields`, which a dialect adds to the
-    end line; `send`, the server's own; and, once they are known, `route`, `status`, `ended_by`,
-    `error`. The server has added `connection`.
+    end line; `send`, the server's own; `head_only`: the answer's body is left out; and, once they
+    are known, `route`, `status`, `ended_by`, `error`. The server has added `connection`.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -58,9 +58,8 @@ class RequestScope:
             return
         arrived = time.perf_counter()
         # HEAD is answered as GET; the server omits the body.
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        path = _normalised(scope["path"])
-        scope = {**scope, "method": method, "path": path}
+        method, path = scope["method"], _normalised(scope["path"])
+        scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": path}
         engine_id = os.urandom(16).hex()
         headers = Headers(scope=scope)
         client_id = headers.get("x-request-id", "")
@@ -75,6 +74,7 @@ class RequestScope:
             "log_fields": {},
             "status": 0,
             "send": send,
+            "head_only": method == "HEAD",
         }
         client = scope["client"][0] if scope.get("client") else None
         write_line = log.debug if path in self._quiet else log.info

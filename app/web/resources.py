@@ -18,7 +18,7 @@ from app.types import Json
 from app.web.bodies import read_body
 from app.web.state import serving_of
 
-_STREAM_BYTES = 1_000_000
+CARRIED_BYTES = 1_000_000
 """Of a stream's frames that may wait for the client."""
 
 
@@ -40,7 +40,7 @@ def _endpoint(resource: Resource) -> Callable[[Request], Awaitable[Response]]:
         serving = serving_of(request)
         raw = b""
         if resource.body is not None:
-            async with serving.gate.admit(*_names(request.scope)) as ticket:
+            async with serving.gate.admit(*names_of(request.scope)) as ticket:
                 raw = await read_body(
                     request.headers,
                     request.receive,
@@ -58,15 +58,15 @@ def _endpoint(resource: Resource) -> Callable[[Request], Awaitable[Response]]:
         if isinstance(reply, Whole):
             content = b"".join([reply.body, *reply.more])
             whole = Response(content, media_type="application/json")
-            return _Carried(whole, len(content), serving.gate, ends=True)
+            return Carried(whole, len(content), serving.gate, ends=True)
         response = StreamingResponse(_beating(reply, serving.settings.heartbeat_s))
         response.raw_headers = list(reply.headers)
-        return _Carried(response, _STREAM_BYTES, serving.gate, ends=False)
+        return Carried(response, CARRIED_BYTES, serving.gate, ends=False)
 
     return answer
 
 
-class _Carried(Response):
+class Carried(Response):
     """Another response, counted until its client has read it: it may have megabytes."""
 
     def __init__(self, response: Response, size_bytes: int, gate: Gate, *, ends: bool) -> None:
@@ -85,7 +85,7 @@ class _Carried(Response):
                 scope["state"]["status"] = gone.status
 
 
-def _names(scope: Scope) -> set[str]:
+def names_of(scope: Scope) -> set[str]:
     return {scope["state"]["engine_id"], scope["state"]["request_id"]}
 
 
@@ -124,17 +124,21 @@ def _described(resource: Resource) -> Json:
         {"name": name, "in": "query", "required": False, "schema": schema}
         for name, schema in resource.query.items()
     ]
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     described: Json = {
         "parameters": parameters,
-        "responses": {
-            "200": {"description": "The answer."},
-            "4XX": {"description": "The request is at fault.", "content": error},
-            "5XX": {"description": "The store is not available.", "content": error},
-        },
+        "responses": {"200": {"description": "The answer."}, **error_answers()},
     }
     if resource.body is not None:
         ref = {"$ref": f"#/components/schemas/{resource.body.__name__}"}
         content = {"schema": ref, "example": resource.example}
         described["requestBody"] = {"content": {"application/json": content}}
     return described
+
+
+def error_answers() -> Json:
+    """For the description of the API."""
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "4XX": {"description": "The request is at fault.", "content": error},
+        "5XX": {"description": "The store is not available.", "content": error},
+    }

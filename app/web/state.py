@@ -13,6 +13,7 @@ from app.dialects.answering import Answering
 from app.endpoint import Network
 from app.engine.base import Engine
 from app.errors import NotReady
+from app.files.files import Files
 from app.gate import Gate
 from app.generation.model import ServedModel
 from app.life.control import Peers
@@ -38,6 +39,7 @@ class Serving:
     gate: Gate
     host: ModelHost
     store: Store | None
+    files: Files | None
     local_gauges: LocalGauges
     """Those of this process alone."""
     metrics: Metrics | None
@@ -55,6 +57,7 @@ class Serving:
             gate=service.gate,
             host=service.host,
             store=service.store,
+            files=service.files,
             local_gauges=service.gauges,
             metrics=metrics,
             network=service.control.network,
@@ -101,7 +104,7 @@ class Serving:
 
     @cached_property
     def answering(self) -> Answering:
-        return Answering(self.settings, self.bounds, self.gate, self.store)
+        return Answering(self.settings, self.bounds, self.gate, self.store, self.files)
 
 
 def serving_of(request: Request) -> Serving:

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 NEEDED = (
     "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "prometheus-client",
     "structlog", "orjson", "msgspec", "psutil", "httpx", "rich", "llguidance", "sqlalchemy",
-    "aiosqlite", "asyncpg", "pillow", "pybase64",
+    "aiosqlite", "asyncpg", "pillow", "pybase64", "obstore", "python-multipart",
     "google-cloud-compute", "pyyaml",
 )  # fmt: skip
 

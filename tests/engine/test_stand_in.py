@@ -100,7 +100,7 @@ async def test_every_endpoint_that_generates_answers(
 async def test_every_described_route_answers(running: Running) -> None:
     paths = (await running.client.get("/openapi.json")).json()["paths"]
     for path, methods in paths.items():
-        if "get" in methods and "{" not in path:
+        if "get" in methods and "{" not in path and path != "/v1/files":  # off by default
             answer = await running.client.get(path)
             assert answer.status_code == 200, (path, answer.text)
 

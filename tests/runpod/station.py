@@ -12,6 +12,7 @@ import pytest
 from runpod.serverless.modules import rp_http, rp_job
 from runpod.serverless.modules.worker_state import WORKER_ID, JobsProgress
 
+from app.files.opening import files_of
 from app.gate import Gate
 from app.life.host import ModelHost
 from app.lifecycle import Lifecycle, Phase
@@ -82,10 +83,11 @@ async def working(
     lifecycle = Lifecycle()
     gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue)
     store = store_of(configured)
+    files = files_of(configured)
     host = _host(configured, lifecycle, gate, engine, store)
     if backend is None:
         await _start(host, lifecycle)
-        backend = LocalBackend(configured, lifecycle, gate, host, store)
+        backend = LocalBackend(configured, lifecycle, gate, host, store, files)
     else:
         lifecycle.enter(Phase.READY)
     async with Platform(long_poll_s=long_poll_s) as platform:
@@ -104,6 +106,8 @@ async def working(
                 await host.close()
                 if store is not None:
                     await store.close()
+                if files is not None:
+                    await files.close()
 
 
 async def _start(host: ModelHost, lifecycle: Lifecycle) -> None:

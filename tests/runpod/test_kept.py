@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ import orjson
 from tests.dialects.openai.responses.replay import events_of
 from tests.runpod.station import openai, working
 from tests.support.scripted import ScriptedEngine
+from tests.support.serving import serve
 
 PATH = "/v1/responses"
 
@@ -50,3 +52,29 @@ async def test_a_conversation_goes_over_jobs() -> None:
         listed = (await station.ask({"openai_route": f"{route}/items"})).output[0]
         texts = [item["content"][0]["text"] for item in orjson.loads(orjson.dumps(listed["data"]))]
         assert texts == ["Hello", "two", "Hello", "one"]
+
+
+async def test_files_are_listed_shown_and_deleted_by_jobs(tmp_path: Path) -> None:
+    variables = {"FILE_STORAGE_PATH": str(tmp_path)}
+    async with serve(ScriptedEngine("x"), **variables) as running:
+        answer = await running.client.post(
+            "/v1/files", files={"file": ("a.txt", b"hello")}, data={"purpose": "batch"}
+        )
+        file = answer.json()
+    async with working(ScriptedEngine("Hello"), **variables) as station:
+        listed = (await station.ask(openai("/v1/files", limit=1, purpose="batch"))).output[0]
+        assert listed["data"] == [file]
+        route = f"/v1/files/{file['id']}"
+        assert (await station.ask({"openai_route": route})).output[0] == file
+        part = {"type": "input_file", "file_id": file["id"]}
+        answered = await station.ask(responses([{"role": "user", "content": [part]}]))
+        assert answered.output[0]["status"] == "completed"
+        gone = await station.ask({"route": route, "method": "DELETE"})
+        assert gone.output[0]["deleted"]
+        missing = await station.ask({"openai_route": route}, completes=False)
+        assert missing.failure["status"] == 404
+        posted = await station.ask(openai("/v1/files", purpose="batch", limit=1))
+        assert posted.output[0]["data"] == []
+        sent = {"route": "/v1/files", "method": "POST", "body": {"purpose": "batch"}}
+        refused = await station.ask(sent, completes=False)
+        assert refused.failure["status"] == 405

@@ -43,3 +43,28 @@ def test_a_blank_key_does_not_open_the_api(blank: str) -> None:
 def test_without_a_key_the_api_is_open_beyond_loopback(host: str, open: bool) -> None:
     assert is_open(load({}, {"HOST": host}).settings) is open
     assert not is_open(load({}, {"HOST": host, "API_KEY": "sk"}).settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("ftp://host/x", "must be a folder"), ("s3:///x", "must be a folder"),
+        ("file://host/x", "must be a folder"), ("https://host/x", "must be a folder"),
+        ("s3://bucket/x#y", "must be a folder"),
+        ("s3://key:secret@bucket/x", "credentials"), ("az://box/x?sig=secret", "credentials"),
+    ],
+)  # fmt: skip
+def test_a_place_for_files_that_cannot_be_is_refused_without_its_secrets(
+    path: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^FILE_STORAGE_PATH: {problem}") as caught:
+        load({}, {"FILE_STORAGE_PATH": path})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["memory", "off"])
+def test_a_bucket_needs_a_database(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"FILE_STORAGE_PATH: .* STORE_URL"):
+        load({}, {"FILE_STORAGE_PATH": "s3://bucket", "STORE_URL": url})
+    load({}, {"FILE_STORAGE_PATH": "/data", "STORE_URL": url})
+    load({}, {"FILE_STORAGE_PATH": "s3://bucket"})

@@ -107,6 +107,8 @@ async def serve(
         await task
         if serving.store is not None:
             await serving.store.close()
+        if serving.files is not None:
+            await serving.files.close()
 
 
 async def eventually(

@@ -100,3 +100,16 @@ def test_every_request_starts_with_a_full_budget() -> None:
         head.add(100, fields=3)
         head.end_message()
         head.check_unparsed()
+
+
+def test_a_large_body_may_have_many_pieces_that_are_not_small() -> None:
+    head = budget()
+    for _ in range(1000):
+        head.receive(1024)
+        head.add_piece()
+    head = budget()
+    head.receive(1024)  # with it there is room for one more
+    for _ in range(3):
+        head.add_piece()
+    with pytest.raises(BodyTooLarge):
+        head.add_piece()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -31,18 +32,20 @@ ITEMS = [
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_strange_requests_are_answered_and_harm_nothing(seed: int) -> None:
+async def test_strange_requests_are_answered_and_harm_nothing(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)
-    async with serve(ScriptedEngine("x")) as running:
+    async with serve(ScriptedEngine("x"), FILE_STORAGE_PATH=str(tmp_path)) as running:
         client = running.client
         body = {"model": "default", "input": [{"role": "user", "content": "hi"}] * 3}
         response = (await client.post("/v1/responses", json=body)).json()
         made = (await client.post("/v1/conversations", json={"items": ITEMS[:1]})).json()
-        ids = [response["id"], made["id"], response["output"][0]["id"], *STRANGE]
+        sent = {"files": {"file": ("a", b"x")}, "data": {"purpose": "batch"}}
+        file = (await client.post("/v1/files", **sent)).json()
+        ids = [response["id"], made["id"], response["output"][0]["id"], file["id"], *STRANGE]
         for _ in range(300):
             resource = draw.choice(RESOURCES)
             path = resource.path
-            for name in ("response_id", "conversation_id", "item_id"):
+            for name in ("response_id", "conversation_id", "item_id", "file_id"):
                 path = path.replace(f"{{{name}}}", quote(draw.choice(ids) or "x", safe=""))
             query = {
                 name: draw.choice(STRANGE + ids) for name in resource.query if draw.random() < 0.5

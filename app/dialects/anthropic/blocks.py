@@ -7,11 +7,14 @@ out of its history by that, and goes on.
 
 from __future__ import annotations
 
+from binascii import Error
 from typing import Annotated, Any, Literal, TypeAlias
 
+import pybase64
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.dialects.attachments import plain_text
 from app.dialects.body import Body
 from app.errors import InvalidRequest
 from app.types import Picture
@@ -119,7 +122,7 @@ class DocumentBlock(Body):
     def _text_only(cls, data: Any) -> Any:
         source = data.get("source") if isinstance(data, dict) else None
         if isinstance(source, dict) and source.get("type") in ("base64", "url", "file"):
-            raise refused("this model takes documents of plain text only")
+            return {**data, "source": {"type": "text", "data": _decoded(source)}}
         return data
 
     @property
@@ -130,6 +133,19 @@ class DocumentBlock(Body):
         else:
             content = source.content or source.data or ""
         return "\n".join(filter(None, (self.title, self.context, content)))
+
+
+def _decoded(source: dict[str, Any]) -> str:
+    """The text of a source in base64."""
+    kind, encoded = source.get("media_type"), source.get("data")
+    if source["type"] == "base64" and isinstance(kind, str) and isinstance(encoded, str):
+        try:
+            content = pybase64.b64decode(encoded, validate=True)
+        except (Error, ValueError):
+            raise refused("the document is no base64") from None
+        if kind.startswith("text/") and (text := plain_text(content)) is not None:
+            return text
+    raise refused("this model takes documents of plain text only")
 
 
 class SearchBlock(Body):

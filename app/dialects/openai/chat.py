@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, assert_never
 import orjson
 from pydantic import Field
 
-from app.dialects import pictures
+from app.dialects import attachments, pictures
+from app.dialects.attachments import NONE, Attached, Named
 from app.dialects.body import Body, Unsupported
 from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.json_array import JsonArray
@@ -108,9 +109,12 @@ class ChatBody(SamplingFields):
         }
 
 
-def answer(body: ChatBody, call: Call) -> Awaitable[Reply]:
+def answer(body: ChatBody, call: Call, attached: Attached | None = None) -> Awaitable[Reply]:
+    """`attached`: the files that it names, once they are loaded."""
+    if attached is None and (named := _named(body)):
+        return _answer_with_files(body, call, named)
     model = models.generator_name(body.model, call)
-    request = lower(body, call)
+    request = lower(body, call, attached or NONE)
     presenter = ChatPresenter(
         id=call.id,
         model=model,
@@ -132,13 +136,30 @@ def answer(body: ChatBody, call: Call) -> Awaitable[Reply]:
     return present(call.generate(request), presenter, stream=bool(body.stream))
 
 
-def lower(body: ChatBody, call: Call) -> GenerationRequest:
+async def _answer_with_files(body: ChatBody, call: Call, named: Sequence[Named]) -> Reply:
+    models.generator_name(body.model, call)
+    begun = answer(body, call, await attachments.load(named, call))
+    del body, named  # megabytes that are not needed while the engine answers
+    return await begun
+
+
+def _named(body: ChatBody) -> list[Named]:
+    """The files that its messages name."""
+    for message in body.messages:
+        if message.content.__class__ is list:
+            break
+    else:
+        return []
+    return [file for no, each in enumerate(body.messages) for file in each.named(f"messages[{no}]")]
+
+
+def lower(body: ChatBody, call: Call, attached: Attached = NONE) -> GenerationRequest:
     _check_messages(body)
     bounds = call.bounds
     max_tokens = body.max_completion_tokens
     n = choice_count(body, call)
     grammar = body.constraint(bounds)
-    messages = [each.lower(f"messages[{no}]") for no, each in enumerate(body.messages)]
+    messages = [each.lower(f"messages[{no}]", attached) for no, each in enumerate(body.messages)]
     pictures.check(messages, call)
     return GenerationRequest(
         id=call.id,

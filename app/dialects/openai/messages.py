@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.dialects import attachments
+from app.dialects.attachments import NONE, Attached, Named
 from app.dialects.body import Body, Unsupported
 from app.dialects.openai import tools
 from app.dialects.openai.tools import PastCall
@@ -30,7 +32,8 @@ class TextPart(Body):
         if isinstance(kind, str) and kind != "text":
             raise PydanticCustomError(
                 "unsupported_parameter",
-                "Content parts of another type than 'text' and 'image_url' are not supported.",
+                "Content parts of another type than 'text', 'image_url' and 'file' are not "
+                "supported.",
             )
         return data
 
@@ -48,13 +51,27 @@ class ImagePart(Body):
     """A text, as vLLM takes it, is the URL."""
 
 
+class FileContent(Body):
+    file_id: Annotated[str, Field(max_length=256)] | None = None
+    file_data: str | None = None
+    filename: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class FilePart(Body):
+    type: Literal["file"]
+    file: FileContent
+
+
+def _kind(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return {"image_url": "~image", "file": "~file"}.get(kind, "~text") if kind else "~text"
+
+
 ContentPart = Annotated[
-    Annotated[TextPart, Tag("~text")] | Annotated[ImagePart, Tag("~image")],
-    Discriminator(
-        lambda value: (
-            "~image" if isinstance(value, dict) and value.get("type") == "image_url" else "~text"
-        )
-    ),
+    Annotated[TextPart, Tag("~text")]
+    | Annotated[ImagePart, Tag("~image")]
+    | Annotated[FilePart, Tag("~file")],
+    Discriminator(_kind),
 ]
 Content = Annotated[
     Annotated[str, Tag("~text")]
@@ -102,13 +119,23 @@ class ChatMessage(Body):
             "reasoning_content": thinking or data.get("reasoning_content"),
         }
 
-    def lower(self, param: str) -> Message:
-        """`param`: where it stands, such as `messages[0]`."""
+    def named(self, param: str) -> list[Named]:
+        """The files that it names."""
+        if not isinstance(self.content, list):
+            return []
+        return [
+            Named(part.file.file_id, f"{param}.content[{no}].file.file_id")
+            for no, part in enumerate(self.content)
+            if isinstance(part, FilePart) and part.file.file_id is not None
+        ]
+
+    def lower(self, param: str, attached: Attached = NONE) -> Message:
+        """`param`: where it stands, such as `messages[0]`. `attached`: the files that it names."""
         content = self.content if self.content is not None else self.refusal
         parts: tuple[Part, ...]
         if isinstance(content, list):
             parts = tuple(
-                [_part(part, f"{param}.content[{no}]") for no, part in enumerate(content)]
+                [_part(part, f"{param}.content[{no}]", attached) for no, part in enumerate(content)]
             )
         else:
             parts = () if content is None else (Text(content),)
@@ -125,8 +152,18 @@ class ChatMessage(Body):
         )
 
 
-def _part(part: TextPart | ImagePart, param: str) -> Part:
+def _part(part: TextPart | ImagePart | FilePart, param: str, attached: Attached) -> Part:
     if isinstance(part, TextPart):
         return Text(part.text)
+    if isinstance(part, FilePart):
+        file = part.file
+        text = attachments.text(
+            file_id=file.file_id,
+            file_data=file.file_data,
+            filename=file.filename,
+            param=f"{param}.file",
+            attached=attached,
+        )
+        return Text(text)
     image = part.image_url
     return Picture(image.url, f"{param}.image_url.url", image.detail or "auto")

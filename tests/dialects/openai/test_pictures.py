@@ -140,7 +140,7 @@ async def test_what_is_no_picture_is_refused_by_its_field(source: str, code: str
 
 async def test_other_parts_are_refused_by_their_place() -> None:
     async with serve(seeing()) as running:
-        for kind in ("video_url", "input_audio", "audio_url", "file", "image_embeds"):
+        for kind in ("video_url", "input_audio", "audio_url", "image_embeds"):
             answer = await ask(running, {"type": kind, kind: {"url": "x"}})
             assert refusal(answer) == (400, "unsupported_parameter", "messages[0].content[0]")
         for wrong in ({}, {"image_url": None}, {"image_url": {}}, {"image_url": {"url": ""}}):

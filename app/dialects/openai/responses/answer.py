@@ -15,12 +15,14 @@ from functools import partial
 import msgspec
 import orjson
 
-from app.dialects import pictures
+from app.dialects import attachments, pictures
+from app.dialects.attachments import NONE, Attached, Named
 from app.dialects.contract import Call, Dialect, Reply, Stream, Whole, present_in_order
 from app.dialects.openai import models
 from app.dialects.openai.grammars import ANY_OBJECT, schema_grammar
 from app.dialects.openai.responses import conversation, kept_items
 from app.dialects.openai.responses.body import InputTokensBody, PromptFields, ResponsesBody
+from app.dialects.openai.responses.conversation import FoundFile
 from app.dialects.openai.responses.history import (
     History,
     check,
@@ -77,11 +79,11 @@ async def count(body: InputTokensBody, call: Call) -> Reply:
         check(body, call.store)
         assert call.store is not None
         history = await load(body, call, call.store)
-    grammar = _grammar(body, call.bounds)
+    formatted = _grammar(body, call.bounds) is not None
+    items, first = [*history.earlier, *_items(body, history)], len(history.earlier)
+    attached = await attachments.load(_named(body, conversation.named_files(items), first), call)
     tools = Toolbox(call.bounds)
-    items = [*history.earlier, *_items(body, history)]
-    formatted, first = grammar is not None, len(history.earlier)
-    prompt = _prompt(body, items, tools, call, formatted=formatted, first=first)
+    prompt = _prompt(body, items, tools, call, formatted=formatted, first=first, attached=attached)
     (ids,) = await call.model.tokenize([prompt])
     return Whole(orjson.dumps({"object": "response.input_tokens", "input_tokens": len(ids)}))
 
@@ -89,6 +91,14 @@ async def count(body: InputTokensBody, call: Call) -> Reply:
 async def _answer_with_history(body: ResponsesBody, call: Call, store: Store, model: str) -> Reply:
     history = await load(body, call, store)
     begun = _begin(body, call, model, history)
+    del body, history  # megabytes that are not needed while the engine answers
+    return await begun
+
+
+async def _begin_with_files(
+    named: Sequence[Named], body: ResponsesBody, call: Call, model: str, history: History
+) -> Reply:
+    begun = _begin(body, call, model, history, await attachments.load(named, call))
     del body, history  # megabytes that are not needed while the engine answers
     return await begun
 
@@ -128,13 +138,21 @@ async def _releasing(
         await store.release(*held)
 
 
-def _begin(body: ResponsesBody, call: Call, model: str, history: History) -> Awaitable[Reply]:
+def _begin(
+    body: ResponsesBody,
+    call: Call,
+    model: str,
+    history: History,
+    attached: Attached | None = None,
+) -> Awaitable[Reply]:
+    own = _items(body, history)
+    items, first = [*history.earlier, *own], len(history.earlier)
+    if attached is None and (found := conversation.named_files(items)):
+        return _begin_with_files(_named(body, found, first), body, call, model, history)
     tools = Toolbox(call.bounds)
     sampling = _sampling(body, call.bounds, call.model.info)
-    own = _items(body, history)
-    items = [*history.earlier, *own]
     formatted = sampling.grammar is not None
-    prompt = _prompt(body, items, tools, call, formatted=formatted, first=len(history.earlier))
+    prompt = _prompt(body, items, tools, call, formatted=formatted, first=first, attached=attached)
     scoring = _scoring(body, call.bounds)
     request = GenerationRequest(
         id=call.id,
@@ -223,6 +241,7 @@ def _prompt(
     *,
     formatted: bool,
     first: int,
+    attached: Attached | None,
 ) -> ChatPrompt:
     """The conversation, with the tools that are put into `tools`. `first`: of `items` that is the
     request's own. Raises ServeError."""
@@ -245,6 +264,7 @@ def _prompt(
         field_of=field_of,
         sees=call.model.info.takes_pictures,
         current_turn=bool(reasoning and reasoning.context == "current_turn"),
+        attached=attached or NONE,
     )
     if not messages:
         raise InvalidRequest("Invalid value for 'input': it has no message.", param="input")
@@ -262,6 +282,15 @@ def _prompt(
             thinks=thinking_switch(reasoning, body.enable_thinking),
         ),
     )
+
+
+def _named(body: PromptFields, found: Sequence[FoundFile], first: int) -> list[Named]:
+    earlier = "conversation" if body.conversation is not None else "previous_response_id"
+    named: list[Named] = []
+    for at, no, id, is_picture in found:
+        item = f"input[{at - first}]" if at >= first else f"{earlier}.items[{at}]"
+        named.append(Named(id, f"{item}.content[{no}].file_id", is_picture))
+    return named
 
 
 def _items(body: PromptFields, history: History) -> Sequence[Item]:

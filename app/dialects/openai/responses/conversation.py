@@ -8,17 +8,19 @@ called it, wherever the client has put it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
-from app.dialects import tool_use
+from app.dialects import attachments, tool_use
+from app.dialects.attachments import NONE, Attached
 from app.dialects.openai.responses.items import (
     UNSEEN,
     ClientCallItem,
     ClientResultItem,
     CompactionItem,
     CustomCallItem,
+    FilePart,
     FunctionCallItem,
     IgnoredItem,
     Item,
@@ -37,6 +39,9 @@ from app.errors import InvalidRequest
 from app.types import Message, Picture, Text, ToolCall
 from app.types import Part as MessagePart
 
+_Part: TypeAlias = Part | ResultPart | PicturePart | FilePart
+FoundFile: TypeAlias = tuple[int, int, str, bool]
+"""A file that is named: the places of the item and of its part, the id, whether it is a picture."""
 Unseal = Callable[[str], str | None]
 """Opens sealed thinking; None if it cannot be."""
 
@@ -50,16 +55,17 @@ def messages(
     field_of: Callable[[int], str] = "input[{}]".format,
     sees: bool = False,
     current_turn: bool = False,
+    attached: Attached = NONE,
 ) -> list[Message]:
     """Raises InvalidRequest for a call without its result, or the other way round.
 
     `instructions` and all that the system says before anyone else are one message. `field_of`: the
     field of the request that holds an item, by its place. `sees`: the model takes pictures.
-    `current_turn`: thinking that precedes the last message of the user is left out.
+    `current_turn`: thinking that precedes the last message of the user is left out. `attached`: the
+    files that the items name.
     """
-    turns = _Turns(
-        tools, unseal, sees=sees, answered={each for item in items for each in _answered(item)}
-    )
+    answered = {each for item in items for each in _answered(item)}
+    turns = _Turns(tools, unseal, sees=sees, answered=answered, attached=attached)
     last_user = max(
         (no for no, item in enumerate(items) if _is_of_user(item)),
         default=-1,
@@ -70,7 +76,7 @@ def messages(
             if turns.begun:
                 turns.say(item, field_of(no))
             else:
-                opening.append(_text(item.content or ""))
+                opening.append(_text(item.content or "", f"{field_of(no)}.content", attached))
         elif not (isinstance(item, ReasoningItem) and current_turn and no < last_user):
             turns.take(item, field_of(no))
     made = turns.end()
@@ -82,9 +88,18 @@ def messages(
 class _Turns:
     """The messages after the opening, while the items are read."""
 
-    def __init__(self, tools: Toolbox, unseal: Unseal, *, sees: bool, answered: set[str]) -> None:
+    def __init__(
+        self,
+        tools: Toolbox,
+        unseal: Unseal,
+        *,
+        sees: bool,
+        answered: set[str],
+        attached: Attached,
+    ) -> None:
         """`answered`: ids of calls that have a result."""
         self._tools = tools
+        self._attached = attached
         self._sees = sees
         self._unseal = unseal
         self._answered = answered
@@ -121,7 +136,8 @@ class _Turns:
                 self._call_ids[item.id or ""] = item.call_id
                 self._call(item.call_id, item.type.removesuffix("_call"), action)
             case ResultItem():
-                parts = _parts(item.output, f"{field}.output", unseen=not self._sees)
+                field = f"{field}.output"
+                parts = _parts(item.output, field, self._attached, unseen=not self._sees)
                 self._result(item.call_id, parts)
             case ClientResultItem():
                 id = item.call_id or self._call_ids.get(item.id or "") or item.id
@@ -136,12 +152,12 @@ class _Turns:
 
     def say(self, item: MessageItem, field: str) -> None:
         if item.role == "assistant":
-            if text := _text(item.content or ""):
+            if text := _text(item.content or "", f"{field}.content", self._attached):
                 self._texts.append(text)
             return
         self._flush()
         self._thoughts = []  # of a turn that was cut off
-        parts = _parts(item.content or "", f"{field}.content")
+        parts = _parts(item.content or "", f"{field}.content", self._attached)
         self._messages.append(Message(role=item.role, parts=parts))
 
     def end(self) -> list[Message]:
@@ -198,10 +214,10 @@ class _Turns:
 
     def _thought(self, item: ReasoningItem) -> str | None:
         if item.content:
-            return _text(item.content)
+            return _thought(item.content)
         if item.encrypted_content and (opened := self._unseal(item.encrypted_content)) is not None:
             return opened
-        return _text(item.summary or "")
+        return _thought(item.summary or ())
 
 
 def _answered(item: Item) -> tuple[str, ...]:
@@ -212,14 +228,35 @@ def _is_of_user(item: Item) -> bool:
     return isinstance(item, MessageItem) and item.role == "user"
 
 
-def _text(content: str | Sequence[Part | ResultPart | PicturePart]) -> str:
+def _thought(parts: Sequence[Part]) -> str:
+    return "\n".join([part.text for part in parts])
+
+
+def _text(content: str | Sequence[_Part], field: str, attached: Attached) -> str:
     if isinstance(content, str):
         return content
-    return "\n".join([UNSEEN if isinstance(part, PicturePart) else part.text for part in content])
+    return "\n".join(
+        [
+            UNSEEN if isinstance(part, PicturePart) else _text_of(part, f"{field}[{no}]", attached)
+            for no, part in enumerate(content)
+        ]
+    )
+
+
+def _text_of(part: Part | ResultPart | FilePart, field: str, attached: Attached) -> str:
+    if not isinstance(part, FilePart):
+        return part.text
+    return attachments.text(
+        file_id=part.file_id,
+        file_data=part.file_data,
+        filename=part.filename,
+        param=field,
+        attached=attached,
+    )
 
 
 def _parts(
-    content: str | Sequence[Part | ResultPart | PicturePart], field: str, *, unseen: bool = False
+    content: str | Sequence[_Part], field: str, attached: Attached, *, unseen: bool = False
 ) -> tuple[MessagePart, ...]:
     """One text, but for pictures. `unseen`: of them the model is only told."""
     if (
@@ -227,25 +264,43 @@ def _parts(
         or unseen
         or not any(isinstance(part, PicturePart) for part in content)
     ):
-        return (Text(_text(content)),)
+        return (Text(_text(content, field, attached)),)
     return tuple(
         [
-            Picture(_url(part, f"{field}[{no}]"), f"{field}[{no}].image_url", part.detail or "auto")
+            _picture(part, f"{field}[{no}]", attached)
             if isinstance(part, PicturePart)
-            else Text(part.text)
+            else Text(_text_of(part, f"{field}[{no}]", attached))
             for no, part in enumerate(content)
         ]
     )
 
 
-def _url(part: PicturePart, field: str) -> str:
-    if part.image_url is None:
-        raise InvalidRequest(
-            f"Missing required parameter: '{field}.image_url'.",
-            param=f"{field}.image_url",
-            code="missing_required_parameter",
-        )
-    return part.image_url
+def _picture(part: PicturePart, field: str, attached: Attached) -> Picture:
+    detail = part.detail or "auto"
+    if part.image_url is not None:
+        return Picture(part.image_url, f"{field}.image_url", detail)
+    if part.file_id is not None:
+        return Picture(attached.pictures[part.file_id], f"{field}.file_id", detail)
+    raise InvalidRequest(
+        f"Missing required parameter: '{field}.image_url'.",
+        param=f"{field}.image_url",
+        code="missing_required_parameter",
+    )
+
+
+def named_files(items: Sequence[Item]) -> list[FoundFile]:
+    named: list[FoundFile] = []
+    at = -1
+    for item in items:
+        at += 1
+        if item.__class__ is MessageItem and item.content.__class__ is list:
+            for no, part in enumerate(item.content):
+                is_picture = isinstance(part, PicturePart)
+                if is_picture and (part.image_url is not None or item.role == "assistant"):
+                    continue
+                if isinstance(part, PicturePart | FilePart) and part.file_id is not None:
+                    named.append((at, no, part.file_id, is_picture))
+    return named
 
 
 def _as_text(output: Any) -> str:

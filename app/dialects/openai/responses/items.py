@@ -40,17 +40,27 @@ class Part(Body):
         if isinstance(kind, str) and kind not in _TEXTS:
             raise PydanticCustomError(
                 "unsupported_parameter",
-                "Content parts of other kinds than text and 'input_image' are not supported.",
+                "Content parts of other kinds than text, 'input_image' and 'input_file' are not "
+                "supported.",
             )
         return data
 
 
 class PicturePart(Body):
-    unsupported: ClassVar[Unsupported] = {"file_id": ()}
-
     type: Literal["input_image"]
     image_url: Annotated[str, Field(min_length=1)] | None = None
+    file_id: Id | None = None
+    """In the place of the other."""
     detail: Detail | None = None
+
+
+class FilePart(Body):
+    unsupported: ClassVar[Unsupported] = {"file_url": ()}
+
+    type: Literal["input_file"]
+    file_id: Id | None = None
+    file_data: str | None = None
+    filename: Annotated[str, Field(max_length=1024)] | None = None
 
 
 class ResultPart(Body):
@@ -76,7 +86,9 @@ UNSEEN = _SEEN_BY_OTHERS.format("a picture")
 
 def _content(part: type[Body]) -> Any:
     each = Annotated[  # mypy knows no type that is an argument
-        Annotated[part, Tag("~part")] | Annotated[PicturePart, Tag("~picture")],  # type: ignore[valid-type]
+        Annotated[part, Tag("~part")]  # type: ignore[valid-type]
+        | Annotated[PicturePart, Tag("~picture")]
+        | Annotated[FilePart, Tag("~file")],
         Discriminator(_kind_of_result if part is ResultPart else _kind),
     ]
     return Annotated[
@@ -87,14 +99,14 @@ def _content(part: type[Body]) -> Any:
 
 def _kind(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
-    return "~picture" if kind == "input_image" else "~part"
+    return {"input_image": "~picture", "input_file": "~file"}.get(str(kind), "~part")
 
 
 def _kind_of_result(part: Any) -> str:
-    """A picture without a URL is told of as other files are."""
+    """The model is told of files, and of a picture without a URL."""
     if isinstance(part, dict) and not isinstance(part.get("image_url"), str):
         return "~part"
-    return _kind(part)
+    return "~picture" if _kind(part) == "~picture" else "~part"
 
 
 class MessageItem(Body):

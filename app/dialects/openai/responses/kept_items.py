@@ -20,6 +20,7 @@ from app.dialects.openai.responses.items import (
     ClientCallItem,
     ClientResultItem,
     CustomCallItem,
+    FilePart,
     FunctionCallItem,
     IgnoredItem,
     Item,
@@ -113,12 +114,14 @@ def shown(item: Json) -> Json:
     return item
 
 
-def _parts(content: str | Sequence[Part | PicturePart], *, by_model: bool) -> list[Json]:
+def _parts(content: str | Sequence[Part | PicturePart | FilePart], *, by_model: bool) -> list[Json]:
     parts = [content] if isinstance(content, str) else content
     return [_part(part, by_model=by_model) for part in parts]
 
 
-def _part(part: str | Part | PicturePart, *, by_model: bool) -> Json:
+def _part(part: str | Part | PicturePart | FilePart, *, by_model: bool) -> Json:
+    if isinstance(part, FilePart):
+        return part.model_dump(exclude_none=True)
     if isinstance(part, PicturePart):
         return part.model_dump(exclude_none=True) | {"detail": part.detail or "auto"}
     text = part if isinstance(part, str) else part.text

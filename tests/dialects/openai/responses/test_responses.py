@@ -164,6 +164,8 @@ async def test_a_failure_after_a_heartbeat_and_before_the_first_token_is_created
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
          "input[0].content[0].image_url", "unsupported_parameter"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]},
+         "input[0].content[0].file_id", "unsupported_parameter"),
+        ({"input": [{"role": "user", "content": [{"type": "input_audio", "file_id": "x"}]}]},
          "input[0].content[0]", "unsupported_parameter"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "x"}]}]},
          "input[0].content[0].file_id", "unsupported_parameter"),

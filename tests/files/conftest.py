@@ -1,0 +1,62 @@
+"""Every test of files runs in a folder and in a bucket."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.files.storage import folder_of
+from tests.support import bucket, postgres
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    with bucket.s3() as address:
+        yield address
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """FILE_STORAGE_PATH."""
+    if request.param == "folder":
+        return str(tmp_path / "files")
+    for name, value in bucket.environment(request.getfixturevalue("endpoint")).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://files/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def contents(path: str, request: pytest.FixtureRequest) -> Callable[[], list[str]]:
+    """Lists what there is of files, half ones included."""
+    if (folder := folder_of(path)) is None:
+        address = request.getfixturevalue("endpoint")
+        prefix = path.removeprefix("s3://files/")
+        return lambda: bucket.keys(address, prefix) + ["part"] * bucket.unfinished(address)
+    return lambda: [
+        str(each) for each in folder.rglob("*") if each.is_file() and "sqlite3" not in each.name
+    ]
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    if not postgres.installed():
+        pytest.skip("PostgreSQL is not installed")
+    with postgres.postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """STORE_URL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/responses.sqlite3"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def owner() -> str:
+    """A test's own: the databases' servers are shared."""
+    return uuid.uuid4().hex
