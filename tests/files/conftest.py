@@ -34,7 +34,7 @@ def contents(path: str, request: pytest.FixtureRequest) -> Callable[[], list[str
     if (folder := folder_of(path)) is None:
         address = request.getfixturevalue("endpoint")
         prefix = path.removeprefix("s3://files/")
-        return lambda: bucket.keys(address, prefix) + ["part"] * bucket.unfinished(address)
+        return lambda: bucket.keys(address, prefix) + ["part"] * bucket.unfinished(address, prefix)
     return lambda: [
         str(each) for each in folder.rglob("*") if each.is_file() and "sqlite3" not in each.name
     ]

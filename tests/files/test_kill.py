@@ -90,6 +90,13 @@ class Killed:
         self.over = True
 
 
+async def _ready(http: httpx.AsyncClient) -> bool:
+    try:
+        return (await http.get("/readyz")).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 async def test_every_file_that_a_client_was_told_of_is_there_whole_over_kills(
     tmp_path: Path, path: str, contents: Callable[[], list[str]]
 ) -> None:
@@ -101,6 +108,7 @@ async def test_every_file_that_a_client_was_told_of_is_there_whole_over_kills(
         ) as http:
             clients = [server.client(http, seed) for seed in range(AT_A_TIME)]
             await asyncio.gather(server.kills(), *clients)
+            await eventually(lambda: _ready(http))  # the last kill may have been the last event
             listed = {file["id"]: file for file in (await http.get("/v1/files")).json()["data"]}
             assert server.told.keys() <= listed.keys()
             for id, file in listed.items():  # a few more: their clients were not told any more

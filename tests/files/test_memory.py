@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from app.files.storage import folder_of
-from tests.files.test_kill import _free_port
+from tests.files.test_kill import _free_port, _ready
 from tests.live.conftest import ROOT
 from tests.support import processes
 from tests.support.machine import allowed
@@ -84,13 +84,6 @@ def _started(port: int, folder: Path, path: str) -> subprocess.Popen[bytes]:
             [sys.executable, str(ROOT / "serve_hathora.py")],
             env=environment, cwd=folder, stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
-
-
-async def _ready(http: httpx.AsyncClient) -> bool:
-    try:
-        return (await http.get("/readyz")).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 async def _up(http: httpx.AsyncClient, size_mb: int) -> str:

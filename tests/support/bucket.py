@@ -53,9 +53,10 @@ def s3() -> Iterator[str]:
         processes.stop(process, within_s=5)
 
 
-def unfinished(endpoint: str) -> int:
-    """Uploads in parts that are neither objects nor aborted."""
-    return httpx.get(f"{endpoint}/files?uploads", verify=PLAIN).text.count("<Upload>")
+def unfinished(endpoint: str, prefix: str) -> int:
+    """Uploads in parts, below a prefix, that are neither objects nor aborted."""
+    listed = httpx.get(f"{endpoint}/files?uploads", verify=PLAIN).text
+    return listed.count(f"<Key>{prefix}")
 
 
 def keys(endpoint: str, prefix: str) -> list[str]:
