@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,51 +22,53 @@ def search(exact: LiveServer, prompt: str, **fields: Any) -> dict[str, Any]:
     return result
 
 
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """In bfloat16 beams are as good as each other that in float32 are not."""
-    server = LiveServer(tmp_path_factory.mktemp("beams"), "--dtype", "float32")
+@pytest.fixture(
+    scope="module", params=["tiny", pytest.param("demo", marks=pytest.mark.rare)]
+)
+def exact(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """In bfloat16 beams are as good as each other that in float32 are not. With eight rows."""
+    server = LiveServer(
+        tmp_path_factory.mktemp("beams"), "--dtype", "float32", "--max-running-requests", "8",
+        model=request.param, MAX_SEQUENCES_PER_REQUEST="8",
+    )  # fmt: skip
+    server.name = request.param
     try:
         yield server.ready()
     finally:
         server.stop()
 
 
-@pytest.fixture(scope="module")
-def transformers() -> Any:
-    """(prompt, width, returned, tokens) -> texts."""
+def by_transformers(model: str, prompt: str, width: int, returned: int) -> list[str]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = models.find("demo")
+    path = models.find(model)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-
-    def answer(prompt: str, width: int, returned: int, tokens: int) -> list[str]:
-        ids = tokenizer(prompt, return_tensors="pt")
-        output = model.generate(
-            **ids,
-            num_beams=width,
-            num_return_sequences=returned,
-            max_new_tokens=tokens,
-            do_sample=False,
-            length_penalty=1.0,
-            early_stopping="never",
-        )
-        texts: list[str] = tokenizer.batch_decode(
-            output[:, ids["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-        return texts
-
-    return answer
+    generator = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    ids = tokenizer(prompt, return_tensors="pt")
+    output = generator.generate(
+        **ids,
+        num_beams=width,
+        num_return_sequences=returned,
+        max_new_tokens=12,
+        do_sample=False,
+        length_penalty=1.0,
+        early_stopping="never",
+    )
+    texts: list[str] = tokenizer.batch_decode(
+        output[:, ids["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    return texts
 
 
-def test_it_finds_what_transformers_find(exact: LiveServer, transformers: Any) -> None:
+def test_it_finds_what_transformers_find(exact: LiveServer) -> None:
     for prompt in PROMPTS:
         for width, returned in ((4, 2), (2, 2)):
             answer = search(exact, prompt, n=returned, best_of=width)
             texts = [choice["text"] for choice in answer["choices"]]
-            assert texts == transformers(prompt, width, returned, 12), prompt
+            assert texts == by_transformers(exact.name, prompt, width, returned), prompt
             assert [choice["index"] for choice in answer["choices"]] == list(range(returned))
             assert answer["usage"]["completion_tokens"] <= 12 * returned
 
@@ -103,22 +105,19 @@ def test_several_prompts_and_a_chat_are_searched_too(exact: LiveServer) -> None:
     assert len({choice["message"]["content"] for choice in chat.json()["choices"]}) == 3
 
 
-def test_searches_that_find_no_rows_are_refused_and_the_engine_goes_on(
-    start: Callable[..., LiveServer],
-) -> None:
+def test_searches_that_find_no_rows_are_refused_and_the_engine_goes_on(exact: LiveServer) -> None:
     """The scheduler admits others before a search has taken its rows."""
-    server = start("--max-running-requests", "8", MAX_SEQUENCES_PER_REQUEST="8").ready()
 
     def ask(no: int) -> int:
         fields = {"use_beam_search": True, "n": 6} if no % 4 == 0 else {}
         body = {"prompt": f"{no} x", "max_tokens": 20, "ignore_eos": True} | fields
-        return server.http.post("/v1/completions", json=body).status_code
+        return exact.http.post("/v1/completions", json=body).status_code
 
     with ThreadPoolExecutor(32) as pool:
         codes = list(pool.map(ask, range(160)))
     assert set(codes) <= {200, 503}, codes
     assert codes.count(200) > 120
-    assert server.metric("serve_in_flight") == 0
+    assert exact.metric("serve_in_flight") == 0
     assert ask(0) == ask(1) == 200
 
 
