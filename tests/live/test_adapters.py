@@ -18,6 +18,7 @@ from tests.live.conftest import LiveServer
 from tests.support.adapters import write_adapter
 from tests.support.machine import allowed
 
+pytestmark = pytest.mark.live
 ADMIN = {"authorization": "Bearer operator"}
 SHAPES = {
     "tiny": {

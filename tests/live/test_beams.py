@@ -11,6 +11,7 @@ import pytest
 from bench import models
 from tests.live.conftest import LiveServer
 
+pytestmark = pytest.mark.live
 PROMPTS = ("The capital of France is", "Once upon a time there was a", "2 + 2 =")
 
 
@@ -22,9 +23,7 @@ def search(exact: LiveServer, prompt: str, **fields: Any) -> dict[str, Any]:
     return result
 
 
-@pytest.fixture(
-    scope="module", params=["tiny", pytest.param("demo", marks=pytest.mark.rare)]
-)
+@pytest.fixture(scope="module", params=["tiny", pytest.param("demo", marks=pytest.mark.rare)])
 def exact(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:

@@ -123,12 +123,18 @@ def _canary(live: LiveServer) -> str:
     return str(answer.json()["choices"][0]["text"])
 
 
+def _content(item: dict[str, Any]) -> dict[str, Any]:
+    """Of a path's POST: media type -> its schema and example."""
+    content: dict[str, Any] = item.get("post", {}).get("requestBody", {}).get("content", {})
+    return content
+
+
 def test_no_generated_request_ends_in_a_5xx_or_harms_the_engine(live: LiveServer) -> None:
     document = live.get("/openapi.json").json()
     paths = {
-        path: item["post"]["requestBody"]["content"]["application/json"]
+        path: content["application/json"]
         for path, item in document["paths"].items()
-        if "requestBody" in item.get("post", {})
+        if "application/json" in (content := _content(item))
     }
     before, pids = _canary(live), live.engine_pids()
     chance = random.Random(SEED)
@@ -182,9 +188,9 @@ def test_the_description_is_valid_and_its_examples_are_answered(live: LiveServer
     document = live.get("/openapi.json").json()
     validate(document)
     for path, item in document["paths"].items():
-        content = item.get("post", {}).get("requestBody", {}).get("content", {})
-        if not content or path == "/v1/embeddings":
-            continue  # needs an embedding model: test_embeddings.py
+        content = _content(item)
+        if "application/json" not in content or path == "/v1/embeddings":
+            continue  # a form: tests/files; or needs an embedding model: test_embeddings.py
         kept = live.http.post("/v1/conversations", json={}).raise_for_status().json()["id"]
         path = path.replace("{conversation_id}", kept)
         answer = live.http.post(path, json=content["application/json"]["example"])
