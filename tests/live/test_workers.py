@@ -160,10 +160,13 @@ async def test_disconnects_free_the_engine(two: LiveServer) -> None:
 
     await asyncio.gather(*(disconnect() for _ in range(12)))
     deadline = time.monotonic() + allowed(3)
-    while two.metric("serve_in_flight_requests") or two.metric("sglang:num_running_reqs"):
+    # The engine shows its load with its steps: it may still show that of before.
+    while (
+        two.metric("serve_in_flight_requests")
+        or two.metric("sglang:num_running_reqs")
+        or any(load["num_running_reqs"] for load in two.get("/v1/loads").json()["loads"])
+    ):
         assert time.monotonic() < deadline
-    (load,) = two.get("/v1/loads").json()["loads"]
-    assert load["num_running_reqs"] == 0
 
 
 def test_the_operators_routes_act_on_both_processes(two: LiveServer) -> None:
