@@ -64,6 +64,12 @@ class UnsupportedParameter(InvalidRequest):
     code = "unsupported_parameter"
 
 
+class AdapterRefused(InvalidRequest):
+    """An adapter that cannot be served; its message says why, and is the operator's to read."""
+
+    code = "invalid_adapter"
+
+
 class ContextLengthExceeded(InvalidRequest):
     """`size`: of the prompt, with its unit, and the `most` that fits, if the prompt alone is at
     fault: the other dialects have words of their own."""

@@ -35,7 +35,7 @@ class Ticket:
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._error: ServeError | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None
 
     def grow(self, size_bytes: int) -> None:
         """Count bytes of the body that have arrived. May end a request, this one included."""
@@ -67,16 +67,15 @@ class Ticket:
                 self._task.cancel()
 
     def limit(self, seconds: float) -> None:
-        """End the request when so many seconds have passed; 0: never."""
-        if seconds:
-            message = f"The request took longer than {seconds:g} s (REQUEST_TIMEOUT)."
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(seconds, lambda: self.end(RequestTimedOut(message)))
+        """End the request when so many seconds have passed."""
+        message = f"The request took longer than {seconds:g} s (REQUEST_TIMEOUT)."
+        loop = asyncio.get_running_loop()
+        self.timer = loop.call_later(seconds, lambda: self.end(RequestTimedOut(message)))
 
     def stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
@@ -231,7 +230,8 @@ class Gate:
         ticket.in_flight = True
         self._bytes += ticket.size_bytes
         self._in_flight += 1
-        ticket.limit(self._longest_s)
+        if self._longest_s:
+            ticket.limit(self._longest_s)
         self.on_change()
 
     def hand_over(self, ticket: Ticket, names: tuple[str, ...]) -> Ticket:
@@ -239,7 +239,8 @@ class Gate:
         heir.in_flight, ticket.in_flight = ticket.in_flight, False
         heir.size_bytes = ticket.size_bytes
         ticket.stop_timer()
-        heir.limit(self._longest_s)
+        if self._longest_s:
+            heir.limit(self._longest_s)
         self._bytes += heir.size_bytes
         self._tickets.discard(ticket)
         self._tickets.add(heir)
@@ -282,7 +283,8 @@ class Gate:
             self._idle.set()
 
     def release(self, ticket: Ticket) -> None:
-        ticket.stop_timer()
+        if ticket.timer is not None:
+            ticket.stop_timer()
         self._tickets.discard(ticket)
         self._without_place.discard(ticket)
         self._note_idle()

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from app.errors import ServeError
+from app.errors import AdapterRefused
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -57,14 +57,6 @@ _NOT_SERVED = {
 
 _LEAVE_THE_MODEL = ("true", "false", "gaussian", "eva", "orthogonal")
 """Ways to begin a training that leave the model's own weights as they are."""
-
-
-class AdapterRefused(ServeError):
-    """An adapter that cannot be served; its message says why."""
-
-    status = 400
-    type = "invalid_request_error"
-    code = "invalid_adapter"
 
 
 class AdapterFiles(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,8 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from app.adapters.files import CONFIG, AdapterRefused
-from app.errors import InternalError, InvalidRequest, ModelNotFound, Overloaded, ServeError
+from app.adapters.files import CONFIG
+from app.errors import (
+    AdapterRefused,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    ServeError,
+)
 from app.logs.setup import log
 from app.settings.catalogue import ADAPTER_NAME
 

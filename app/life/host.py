@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from app.adapters.files import AdapterRefused
 from app.adapters.registry import Adapters
 from app.engine.base import Engine, EngineLost, Launched
 from app.errors import ConfigError, InvalidRequest, ServeError, StartError
@@ -195,7 +194,7 @@ class ModelHost:
         for name, path in settings.adapters.items():
             try:
                 await adapters.load(name, path)
-            except (AdapterRefused, InvalidRequest) as error:
+            except InvalidRequest as error:
                 raise ConfigError(f"the adapter {name!r}: {error.message}") from None
             except ServeError as error:
                 raise StartError(f"the adapter {name!r}: {error.message}") from None

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adapters.files import CONFIG, WEIGHTS, AdapterRefused, read_adapter
+from app.adapters.files import CONFIG, WEIGHTS, read_adapter
+from app.errors import AdapterRefused
 from tests.support.adapters import MODULE, write_adapter
 
 Q = MODULE.format(layer=0, module="self_attn.q_proj")

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from app.adapters.files import AdapterRefused
 from app.adapters.registry import Adapters
-from app.errors import InternalError, InvalidRequest, ModelNotFound, Overloaded, ServeError
+from app.errors import (
+    AdapterRefused,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    ServeError,
+)
 from tests.support.adapters import write_adapter
 
 

@@ -149,7 +149,8 @@ async def test_a_client_that_leaves_gives_its_adapter_back(tmp_path: Path) -> No
         assert known is not None
         chat = {"model": "sql", "messages": HI, "stream": True}
         async with running.client.stream("POST", "/v1/chat/completions", json=chat) as response:
-            await anext(response.aiter_lines())
+            lines = response.aiter_lines()  # whose end would close the response
+            await anext(lines)
             unloading = asyncio.create_task(
                 running.client.post(
                     "/v1/unload_lora_adapter", json={"lora_name": "sql"}, headers=ADMIN

@@ -46,8 +46,9 @@ class BeamFields(Body):
 def beam_width(body: BeamFields, call: Call, n: int, best_of: int | None = None) -> int | None:
     """How many beams; None: the request does not ask for beam search. Raises InvalidRequest."""
     if not body.use_beam_search:
-        for name in ("length_penalty", "early_stopping"):
-            _check(body, name, f"'{name}' needs 'use_beam_search'.")
+        if body.length_penalty is not None or body.early_stopping is not None:
+            for name in ("length_penalty", "early_stopping"):
+                _check(body, name, f"'{name}' needs 'use_beam_search'.")
         return None
     if not call.model.info.searches_beams:
         raise UnsupportedParameter(

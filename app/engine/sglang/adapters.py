@@ -16,9 +16,9 @@ from typing import Any
 
 import orjson
 
-from app.adapters.files import CONFIG, WEIGHTS, AdapterFiles, AdapterRefused, read_adapter
+from app.adapters.files import CONFIG, WEIGHTS, AdapterFiles, read_adapter
 from app.engine.sglang.adapter_messages import IN_USE, INSTALL, READING
-from app.errors import ConfigError, InternalError
+from app.errors import AdapterRefused, ConfigError, InternalError
 from app.settings.catalogue import Settings
 
 _POLL_S = 0.05

@@ -31,8 +31,6 @@ class Profiler:
 
     async def run(self, options: Json | None) -> None:
         """Start it with these options, or stop it with None. Raises InvalidRequest."""
-        from sglang.srt.managers.io_struct import ProfileReq
-
         self._running += 1
         by_itself = options is not None and options.get("num_steps")  # it stops, and writes
         self._until = time.monotonic() + _TRACE_S if by_itself else 0.0
@@ -40,6 +38,8 @@ class Profiler:
             if options is None:
                 await self._manager.stop_profile()
             else:
+                from sglang.srt.managers.io_struct import ProfileReq
+
                 await self._manager.start_profile(ProfileReq(**options))
         except RuntimeError as error:
             raise InvalidRequest(f"The profiler refuses: {error}"[:400]) from error
