@@ -288,7 +288,7 @@ class Adapters:
                 error = _unservable(adapter.name)
             self._failed[adapter.name] = (time.monotonic() + _REMEMBERED_S, error)
         adapter.id.set_exception(error)
-        adapter.id.exception()  # perhaps nobody waits any more
+        adapter.id.exception()  # those who asked may have left
 
     def _let_go(self, adapter: Adapter) -> asyncio.Task[None]:
         """From now on no request finds it; it leaves the engine with its last one."""
@@ -319,7 +319,7 @@ class Adapters:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # perhaps nobody waits any more
+            task.exception()  # those who asked may have left
 
     async def close(self) -> None:
         """The engine ends: what waits is given up."""

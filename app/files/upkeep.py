@@ -47,7 +47,7 @@ class FileCare:
             except Exception as error:  # the next round may succeed; claims outlast several
                 self._steady_since = time.monotonic()
                 self._access.failed("round", in_short(error))
-            await asyncio.sleep(_ROUND_S)
+            await asyncio.sleep(_ROUND_S)  # what it looks for are times that pass
 
     async def _round(self, rows: Rows) -> None:
         now = time.monotonic()

@@ -201,7 +201,7 @@ class Authentication:
 
 class HealthPort:
     """On the port of PORT_HEALTH only the health routes answer: the balancer needs no others, and
-    whoever reaches that port alone must not reach the model."""
+    a client that can reach only that port must not reach the model."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Adapters by name: loaded once, lent, unloaded when nobody uses them, least recently used out."""
+"""Adapters by name: loaded once, lent, unloaded when unused, least recently used out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from app.errors import (
     ServeError,
 )
 from tests.support.adapters import write_adapter
+from tests.support.serving import eventually
 
 
 class Engine:
@@ -117,7 +118,7 @@ async def test_one_of_the_folder_is_loaded_once_for_all_who_ask(folder: Path) ->
     assert await known.names() == list("abcde")
     engine.hold.clear()
     asking = [asyncio.create_task(known.lend("a")) for _ in range(10)]
-    await asyncio.sleep(0.05)
+    await eventually(lambda: engine.loads == ["a"])
     engine.hold.set()
     leases = await asyncio.gather(*asking)
     assert engine.loads == ["a"]
@@ -151,7 +152,7 @@ async def test_where_all_are_in_use_a_request_waits_and_then_is_refused(folder: 
     with pytest.raises(Overloaded, match="in use"):
         await known.lend("c")
     waiting = asyncio.create_task(known.lend("c"))
-    await asyncio.sleep(0.05)
+    await eventually(lambda: known._wanted == 1)
     a.end()
     (await waiting).end()
     assert engine.unloads == ["a-1"]
@@ -183,9 +184,9 @@ async def test_one_whose_client_left_while_it_was_loaded_makes_room(folder: Path
     known = adapters(engine, folder, most=1)
     engine.hold.clear()
     gone = asyncio.create_task(known.lend("a"))
-    await asyncio.sleep(0.05)
+    await eventually(lambda: engine.loads == ["a"])
     waiting = asyncio.create_task(known.lend("b"))
-    await asyncio.sleep(0.05)
+    await eventually(lambda: known._wanted == 1)
     gone.cancel()
     engine.hold.set()
     async with asyncio.timeout(2):
@@ -260,7 +261,7 @@ async def test_a_fault_of_the_engine_is_told_to_all_who_wait(folder: Path) -> No
     engine.hold.clear()
     engine.fault = InternalError("The engine takes nothing.")
     asking = [asyncio.create_task(known.lend("a")) for _ in range(3)]
-    await asyncio.sleep(0.05)
+    await eventually(lambda: engine.loads == ["a"])
     engine.hold.set()
     for each in await asyncio.gather(*asking, return_exceptions=True):
         assert isinstance(each, ServeError)
@@ -271,7 +272,7 @@ async def test_who_leaves_while_it_is_loaded_leaves_the_load_to_the_others(folde
     known = adapters(engine, folder)
     engine.hold.clear()
     gone, stays = (asyncio.create_task(known.lend("a")) for _ in range(2))
-    await asyncio.sleep(0.05)
+    await eventually(lambda: engine.loads == ["a"])
     gone.cancel()
     engine.hold.set()
     assert (await stays).id == "a-1"

@@ -273,7 +273,7 @@ async def test_what_a_dead_server_was_receiving_is_removed_and_what_lives_is_not
     await rows.begin(owner, left, dead.limits, 1.0)
     writing = dead._storage.begin(left)
     await writing.write(b"x" * MB)
-    await writing.finish()  # the server dies here: it is whole, and nobody was told
+    await writing.finish()  # the server dies here: it is whole, and its client was not told
     async with alive.upload(owner) as upload:
         await upload.write(b"y" * MB)
         await eventually(lambda: _rows(alive, owner, 1), timeout_s=20)

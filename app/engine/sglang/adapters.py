@@ -120,7 +120,7 @@ class EngineAdapters:
             answers: list[Any] = await asyncio.shield(call)
             if until_not is None or all(each.error_message != until_not for each in answers):
                 return answers
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)  # the engine answers questions, and sends no event
 
     def close(self) -> None:
         for call in self._calls:

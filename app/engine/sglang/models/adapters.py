@@ -154,7 +154,7 @@ def _fits(self: Any, ids: set[str | None]) -> bool:
     return bool(_their_validate(self, ids | {None}))
 
 
-class Drainer(LoRADrainer):  # type: ignore[misc]
+class Drainer(LoRADrainer):  # type: ignore[misc]  # SGLang has no types
     """It makes room for an adapter that waits; the model itself needs none."""
 
     def __init__(self, places: int, wait_s: float) -> None:
