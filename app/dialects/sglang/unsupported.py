@@ -39,7 +39,8 @@ REASONS: dict[str, Unsupported] = {
         "positional_embed_overrides": (),
     },
     "SGLang keeps a session in the engine without a bound, any client that knows its id can use "
-    "it, and a `replace` without `rid` ends the engine (0.5.23); a repeated prompt is in the prefix cache": {
+    "it, and a `replace` without `rid` ends the engine (0.5.23); a repeated prompt is in the "
+    "prefix cache": {
         "session_params": (),
     },
     _CODE: {"custom_logit_processor": ()},
