@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from app.engine.base import EngineLost
 from app.engine.sglang import watch as watching
 from app.engine.sglang.early import EarlyProcesses
-from app.engine.sglang.watch import Watch
+from app.engine.sglang.watch import Member, Watch
 from tests.support.processes import alive
 from tests.support.serving import HANGS_S, eventually
 
@@ -128,10 +129,35 @@ async def test_a_process_killed_as_soon_as_it_is_started_ends_the_start() -> Non
                 await watch.unless_lost(built)
         built.set_exception(EOFError())
         assert watch.killed() is not None
-    finally:
         built.exception()
+    finally:
         gathering.cancel()
         watch.close()
+
+
+def test_how_a_process_ended_is_known_though_another_thread_has_waited_for_it() -> None:
+    """Between its wait and its note there is nothing that the kernel could say."""
+    process = subprocess.Popen([sys.executable, "-c", SLEEP])
+    codes = iter([None, None, None])
+    child = SimpleNamespace(poll=lambda: next(codes, process.returncode))
+    member = Member(psutil.Process(process.pid), child)
+    assert member.exitcode is None
+    process.kill()
+    process.wait()
+    member.note_end()
+    assert member.exitcode == -signal.SIGKILL
+    assert member.end.endswith("killed by SIGKILL")
+    os.close(member.pidfd)
+
+
+def test_an_end_of_which_nobody_knows_how_is_an_end() -> None:
+    process = subprocess.Popen([sys.executable, "-c", SLEEP])
+    member = Member(psutil.Process(process.pid), SimpleNamespace(poll=lambda: None))
+    process.kill()
+    process.wait()
+    member.note_end()
+    assert member.end.endswith(": ended")
+    os.close(member.pidfd)
 
 
 async def test_the_end_of_a_compiler_that_a_scheduler_runs_is_no_loss() -> None:

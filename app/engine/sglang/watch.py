@@ -29,6 +29,8 @@ from app.processes import how_it_ended
 _LOOK_S = 0.2
 _FAILED_CHILD_GRACE_S = 8.0
 """SGLang looks every 5 s whether a child that it waits for has ended."""
+_WAITED_FOR_S = 0.1
+"""Between the wait of another thread for a process and its note of how that has ended."""
 _REPORTED_GRACE_S = 5.0
 """For a process that has reported its failure to end: its end says more than the report."""
 _CLOSE_TIMEOUT_S = 10.0
@@ -51,6 +53,7 @@ class Member:
         self.name = _title(process) or process.name()
         self._child = child
         self._status: int | None = None
+        self._unknown = False
 
     def is_alive(self) -> bool:
         ends = select.poll()
@@ -60,14 +63,24 @@ class Member:
     def note_end(self) -> None:
         """Keep how it ended, as long as the kernel can say so."""
         if self._child is not None:
-            self._child.poll()
+            self._ask_child()
         else:
             self._status = _status_of_zombie(self.pid)
 
     @property
     def exitcode(self) -> int | None:
         """As `Popen.returncode`; None if it is alive, or if its own parent knows it alone."""
-        code: int | None = self._status if self._child is None else self._child.poll()
+        return self._status if self._child is None else self._ask_child()
+
+    def _ask_child(self) -> int | None:
+        """Another thread, such as SGLang's watchdog, may have waited for the process, and be about
+        to keep how it ended. If nobody knows it, that is found out once."""
+        code: int | None = self._child.poll()
+        deadline = time.monotonic() + _WAITED_FOR_S
+        while code is None and not self._unknown and not self.is_alive():
+            self._unknown = time.monotonic() > deadline
+            time.sleep(0.001)
+            code = self._child.poll()
         return code
 
     def rename(self) -> None:
