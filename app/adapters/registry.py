@@ -204,6 +204,14 @@ class Adapters:
             if self._known.get(name) is adapter:  # it may have been unloaded meanwhile
                 return Lease(adapter, self._freed)
 
+    async def find(self, name: str) -> None:
+        """For a request that the engine is not asked for: it need not be loaded. Raises
+        ModelNotFound."""
+        if name not in self._known:
+            loop = asyncio.get_running_loop()
+            if await loop.run_in_executor(self._threads, self._in_folder, name) is None:
+                raise _not_found(name)
+
     async def _from_folder(self, name: str) -> None:
         """Begin to load it. One request does that, and the others wait for it."""
         if (finding := self._finding.get(name)) is None:
@@ -214,7 +222,7 @@ class Adapters:
     async def _find(self, name: str) -> None:
         loop = asyncio.get_running_loop()
         if (path := await loop.run_in_executor(self._threads, self._in_folder, name)) is None:
-            raise ModelNotFound(f"The model `{name[:100]}` does not exist here.", param="model")
+            raise _not_found(name)
         if (failed := self._failed.get(name)) is not None:
             until, error = failed
             if time.monotonic() < until:
@@ -327,6 +335,10 @@ class Adapters:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown(wait=False)
+
+
+def _not_found(name: str) -> ModelNotFound:
+    return ModelNotFound(f"The model `{name[:100]}` does not exist here.", param="model")
 
 
 def _unservable(name: str) -> ModelNotFound:

@@ -259,6 +259,11 @@ class ServedModel:
                 embeddings += await self._engine.embed(some, id=id, dimensions=dimensions)
         return embeddings
 
+    async def find_adapter(self, name: str) -> None:
+        """Raises ModelNotFound."""
+        if self.adapters is not None:
+            await self.adapters.find(name)
+
     async def tokenize(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each prompt, a conversation's by the model's template."""
         return await self._preparer.ids(prompts)

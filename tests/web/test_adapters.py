@@ -80,6 +80,25 @@ async def test_one_that_is_not_there_is_404_by_the_field(tmp_path: Path, path: s
                 assert str(tmp_path) not in response.text
 
 
+COUNTED: dict[str, dict[str, Any]] = {
+    "/tokenize": {"prompt": "hi"},
+    "/detokenize": {"tokens": [1]},
+    "/v1/messages/count_tokens": {"messages": HI},
+    "/v1/responses/input_tokens": {"input": "hi"},
+}
+
+
+@pytest.mark.parametrize("path", COUNTED)
+async def test_tokens_are_counted_for_one_that_is_there_and_it_is_not_loaded(
+    tmp_path: Path, path: str
+) -> None:
+    async with serving(tmp_path) as running:
+        for name, status in [("base", 200), ("sql", 200), ("law", 200), ("nothing", 404)]:
+            response = await running.client.post(path, json=COUNTED[path] | {"model": name})
+            assert response.status_code == status, response.text
+        assert list(running.engine.adapters.values()) == ["sql"]
+
+
 async def test_those_of_the_folder_are_loaded_when_they_are_asked_for(tmp_path: Path) -> None:
     async with serving(tmp_path) as running:
         assert list(running.engine.adapters.values()) == ["sql"]

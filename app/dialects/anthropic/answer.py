@@ -81,6 +81,7 @@ def answer(body: MessagesBody, call: Call) -> Awaitable[Reply]:
 async def count(body: CountBody, call: Call) -> Reply:
     """As many as `usage` of the same request has as input, cached or not."""
     models.generator_name(body.model, call)
+    await models.check_adapter(body.model, call)
     (ids,) = await call.model.tokenize([_prompt(body, call, _grammar(body, call.bounds))])
     return Whole(orjson.dumps({"input_tokens": len(ids)}))
 

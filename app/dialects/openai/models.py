@@ -36,6 +36,13 @@ def generator_name(requested: str | None, call: Call) -> str:
     return name
 
 
+async def check_adapter(requested: str | None, call: Call) -> None:
+    """For a request that counts or translates tokens: an adapter's are the model's. Raises
+    ModelNotFound."""
+    if requested is not None and call.model.has_adapter(requested):
+        await call.model.find_adapter(requested)
+
+
 def choose_adapter(name: str, call: Call, *, param: str) -> None:
     """For a request that names the adapter beside the model. Raises ModelNotFound."""
     if not call.model.has_adapter(name):

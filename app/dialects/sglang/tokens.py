@@ -47,6 +47,7 @@ class TokenizeBody(Body):
 
 async def tokenize(body: TokenizeBody, call: Call) -> Reply:
     models.served_name(body.model, call)
+    await models.check_adapter(body.model, call)
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest(
             "Exactly one of 'prompt' and 'messages' must be given.", param="prompt"
@@ -96,6 +97,7 @@ def _ids(value: Any) -> list[int]:
 
 async def detokenize(body: DetokenizeBody, call: Call) -> Reply:
     models.served_name(body.model, call)
+    await models.check_adapter(body.model, call)
     _check_count(len(body.tokens), call, "tokens")
     text = call.model.detokenize(body.tokens, special=not body.skip_special_tokens, param="tokens")
     # vLLM calls it `prompt`, SGLang `text`.

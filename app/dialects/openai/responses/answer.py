@@ -74,6 +74,7 @@ def answer(body: ResponsesBody, call: Call) -> Awaitable[Reply]:
 async def count(body: InputTokensBody, call: Call) -> Reply:
     """How many tokens the model would read: as `usage.input_tokens` of the same request."""
     models.generator_name(body.model, call)
+    await models.check_adapter(body.model, call)
     history = History()
     if needs_store(body):
         check(body, call.store)
