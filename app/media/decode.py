@@ -1,13 +1,12 @@
 """One picture: its size from its header, its pixels; each step is cheaper than the next.
 
-    bytes ─ magic ─ header: sides, ratio, pixels ─ decode ─ upright ─ 8 bits ─ on white ─ RGB
+    bytes ─ magic ─ stripped ─ header: sides, ratio, pixels ─ decode ─ upright ─ 8 bits ─ on white
 
 Pure and bounded; runs in a child of worker.py, since the decoders are C and the bytes a client's.
 """
 
 from __future__ import annotations
 
-import re
 from io import BytesIO
 
 import PIL.Image
@@ -15,17 +14,13 @@ from PIL import ImageOps
 from PIL.Image import Image
 
 from app.media.picture import Bounds, Decoded
+from app.media.stripped import MAX_EXIF_BYTES, TooMany, stripped
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _MAGIC = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"))
 _ORIENTATION = 0x0112
 _SIDEWAYS = range(5, 9)
 """Orientations that turn a picture by a right angle."""
-_MAX_SCANS = 64
-"""Of a JPEG. Each is a pass over the whole picture, and may be a few bytes; cameras write ten."""
-_SCAN, _END = 0xDA, 0xD9
-_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
-"""The next one that has a segment, or is the end; what a scan holds has others."""
 
 
 class Refused(Exception):
@@ -49,12 +44,11 @@ def decode(data: bytes, bounds: Bounds, *, longest: int | None = None) -> Decode
             image.draft("RGB", (longest, longest))
         try:
             image.load()
-            upright = ImageOps.exif_transpose(image)
         except MemoryError:
             raise
         except Exception as error:  # what the decoders happen to raise at broken files
             raise _broken() from error
-    rgb = _as_rgb(upright)
+        rgb = _as_rgb(_upright(image))
     if longest is not None:
         rgb.thumbnail((longest, longest))
     return Decoded(*rgb.size, rgb.tobytes())
@@ -65,8 +59,10 @@ def _opened(data: bytes, bounds: Bounds) -> Image:
     format = _format_of(data)
     if format is None:
         raise Refused("invalid_image_format", f"must be one of {', '.join(FORMATS)}")
-    if format == "JPEG" and _has_more_scans(data, _MAX_SCANS):
-        raise Refused("image_too_large", f"has more than {_MAX_SCANS} scans")
+    try:
+        data = stripped(data, format)
+    except TooMany as many:
+        raise Refused("image_too_large", str(many)) from many
     PIL.Image.MAX_IMAGE_PIXELS = None  # the bounds are those here
     try:
         image = PIL.Image.open(BytesIO(data), formats=[format])
@@ -75,19 +71,9 @@ def _opened(data: bytes, bounds: Bounds) -> Image:
     except Exception as error:  # what the decoders happen to raise at broken headers
         raise _broken() from error
     _check(*image.size, bounds)
+    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+        del image.info["exif"]
     return image
-
-
-def _has_more_scans(data: bytes, most: int) -> bool:
-    """Of the picture itself: after its end, and in its segments, there may be others."""
-    at = scans = 0
-    while scans <= most and (found := _MARKER.search(data, at)) is not None:
-        marker = found[1][0]
-        if marker == _END:
-            return False
-        scans += marker == _SCAN
-        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
-    return scans > most
 
 
 def _format_of(data: bytes) -> str | None:
@@ -125,10 +111,19 @@ def _upright_size(image: Image) -> tuple[int, int]:
     known = image.format != "PNG" or "exif" in image.info
     try:
         orientation = image.getexif().get(_ORIENTATION) if known else None
-    except Exception:  # broken ones are ignored, as by `exif_transpose`
+    except Exception:  # as `_upright`
         orientation = None
     width, height = image.size
     return (height, width) if orientation in _SIDEWAYS else (width, height)
+
+
+def _upright(image: Image) -> Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # what broken EXIF happens to raise: the picture is as it is
+        return image
 
 
 def _as_rgb(image: Image) -> Image:

@@ -7,6 +7,7 @@ only what is said of them goes through pipes.
 from __future__ import annotations
 
 import os
+import warnings
 
 import msgspec
 
@@ -21,6 +22,7 @@ _MORE_BYTES = 64 * 2**20
 
 def set_up(line: bytes) -> Setup:
     setup = msgspec.json.decode(line, type=Setup)
+    warnings.simplefilter("ignore")  # Pillow's, of what clients send
     from PIL import GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
     return setup
