@@ -58,7 +58,7 @@ test-rare: $(FULL)/.installed-dev  ## those of minutes each, which CI leaves out
 	$(FULL)/bin/python -m pytest -m rare $(ARGS)
 
 test-vlm: $(FULL)/.installed-dev  ## pictures on the real engine, every family of models that is known to work
-	$(FULL)/bin/python -m pytest tests/live/test_pictures.py $(ARGS)
+	$(FULL)/bin/python -m pytest tests/live/test_pictures.py tests/live/test_pictures_processes.py $(ARGS)
 
 AGENTS_DIR ?= .agents
 test-agents: $(FULL)/.installed-dev $(AGENTS_DIR)/.installed  ## Codex and Claude Code against a scripted engine; AGENT_RUNS=20

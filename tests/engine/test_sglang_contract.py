@@ -193,6 +193,57 @@ from sglang.srt.utils import configure_logger
 assert "os.ftruncate(self.fd, size)" in inspect.getsource(ShmLoadSnapshotWriter)
 assert "logging.config.dictConfig(custom_config)" in inspect.getsource(configure_logger)
 
+# Pictures (app/engine/sglang/pictures.py).
+import torch
+from sglang.srt.managers import mm_utils, multimodal_processor
+from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
+from sglang.srt.managers.schedule_batch import (
+    Modality, MultimodalDataItem, MultimodalProcessorOutput,
+)
+from sglang.srt.multimodal.processors import qwen_vl, transformers_auto
+from sglang.srt.multimodal.processors.base_processor import (
+    BaseMultimodalProcessor, MultimodalSpecialTokens,
+)
+assert list(inspect.signature(multimodal_processor.get_mm_processor).parameters)[:5] == [
+    "hf_config", "server_args", "processor", "transport_mode", "model_config",
+]
+assert callable(mm_utils.determine_tensor_transport_mode)
+assert {"input_ids", "padded_input_ids", "mm_items", "im_token_id", "im_start_id", "im_end_id"} <= {
+    *MultimodalProcessorOutput.__struct_fields__
+}
+item = {*MultimodalDataItem.__struct_fields__}
+assert {"offsets", "feature", "precomputed_embeddings", "model_specific_data"} <= item
+assert "mm_inputs" in TokenizedGenerateReqInput.__struct_fields__
+see = inspect.signature(BaseMultimodalProcessor.process_mm_data_async).parameters
+assert {"image_data", "audio_data", "input_text", "request_obj"} <= {*see}
+for name in ("resolve_image_token_counts", "mm_tokens"):
+    assert name in inspect.getsource(BaseMultimodalProcessor), name
+assert {"image_token", "image_token_regex", "video_token", "audio_token"} <= {
+    *MultimodalSpecialTokens.__dataclass_fields__
+}
+assert callable(transformers_auto.TransformersAutoMultimodalProcessor)
+assert "_cached_image_prompt_template" in inspect.getsource(qwen_vl)
+assert "self.mm_processor = " in source
+assert {"enable_multimodal", "mm_feature_transport", "mm_processor_worker_num", "model_impl"} <= {
+    field.name for field in msgspec.structs.fields(ServerArgs)
+}
+# Its segments are named so; it sweeps none of those that its scheduler has not taken.
+assert mm_utils.make_shm_name("mm").startswith(f"sgl_shm_mm_{__import__('os').getpid()}_")
+assert "os.posix_fallocate(" in inspect.getsource(mm_utils.ShmPointerMMData)
+assert "except" in inspect.getsource(mm_utils._wrap_shm_or_inline)  # a full /dev/shm: inline
+assert callable(mm_utils._discard_tensor_or_list)
+# Its own identities are of the bytes alone: pictures of swapped sides are one to it. Once they
+# differ, ours can go.
+wide, tall = (
+    MultimodalDataItem(modality=Modality.IMAGE, feature=torch.zeros(shape))
+    for shape in ((8, 4), (4, 8))
+)
+for each in (wide, tall):
+    each.set_pad_value()
+assert wide.hash == tall.hash
+wide.set_identity(bytes(32))
+assert wide.hash != tall.hash
+
 # Why /generate refuses `session_params` (app/dialects/sglang/unsupported.py): a client that
 # replaces a session's requests would end the scheduler. Once this no longer raises, look again.
 from types import SimpleNamespace

@@ -21,6 +21,7 @@ from bench import models
 from tests.support import processes
 from tests.support.compute import GROUP, FakeCompute, fake_compute
 from tests.support.machine import allowed
+from tests.support.small_disk import on_small_disk
 
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 600
@@ -47,9 +48,11 @@ class LiveServer:
         *args: str,
         model: str | None = "demo",
         unread: bool = False,
+        shared_megabytes: int | None = None,
         **env: str,
     ) -> None:
-        """`unread`: its stdout is a pipe that nothing reads."""
+        """`unread`: its stdout is a pipe that nothing reads. `shared_megabytes`: the size of its
+        /dev/shm, which is its own then."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         with socket.socket() as probe:
@@ -62,8 +65,11 @@ class LiveServer:
             self._unread, end = os.pipe()
         self._out = os.fdopen(end, "wb") if unread else (folder / "out.log").open("wb")
         self.started = time.monotonic()
+        command = [sys.executable, str(ROOT / "serve_hathora.py"), *MODELS[model](), *args]
+        if shared_megabytes is not None:
+            command = on_small_disk(Path("/dev/shm"), shared_megabytes, *command)
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "serve_hathora.py"), *MODELS[model](), *args],
+            command,
             cwd=folder,
             env={**os.environ, **ENGINE, "HOST": "127.0.0.1", "PORT": str(self.port), **env},
             stdout=self._out,

@@ -21,7 +21,7 @@ from PIL import Image
 
 from bench import vision
 from tests.live.conftest import LiveServer
-from tests.support import sse
+from tests.support import hostile_pictures, sse
 from tests.support.machine import allowed
 from tests.support.pictures import encoded
 
@@ -196,6 +196,18 @@ def test_odd_pictures_harm_nothing(seeing: Seeing, size: tuple[int, int], colour
     answer = seeing.ask(picture(colour, size), text())
     assert answer.status_code in ((200, 400) if size == (4, 4) else (400,)), answer.text
     seeing.answer(text())
+
+
+def test_no_hostile_picture_reaches_the_engine(seeing: Seeing) -> None:
+    for name, (data, code) in hostile_pictures.refused().items():
+        if len(data) < 2**20:
+            url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            answer = seeing.ask({"type": "image_url", "image_url": {"url": url}}, text())
+            assert answer.status_code == 400, name
+            told = answer.json()["error"]
+            assert told["param"] == "messages[0].content[0].image_url.url", name
+            assert told["code"] in (code, "invalid_base64" if not data else code), name
+    seeing.answer(picture(), text())
 
 
 def test_little_detail_costs_fewer_tokens(seeing: Seeing) -> None:
