@@ -8,20 +8,18 @@ from __future__ import annotations
 import base64
 import json
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 
 from bench import vision
 from tests.live.conftest import LiveServer
-from tests.support import hostile_pictures, sse
+from tests.support import hostile_pictures, sse, standstill
 from tests.support.machine import allowed
 from tests.support.pictures import encoded
 
@@ -262,30 +260,6 @@ def test_nothing_is_left_in_shared_memory_and_the_cache_can_be_emptied(seeing: S
     assert Path("/dev/shm").is_dir()
 
 
-def _slowest_probe(server: LiveServer, over: threading.Event) -> float:
-    """The longest that the event loop left a connection without an answer, in seconds."""
-    longest = 0.0
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        client.get("/livez")
-        while not over.is_set():
-            began = time.perf_counter()
-            client.get("/livez")
-            longest = max(longest, time.perf_counter() - began)
-            time.sleep(0.001)
-    return longest
-
-
-def _probed(server: LiveServer, work: Callable[[], object]) -> float:
-    over = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        probe = pool.submit(_slowest_probe, server, over)
-        try:
-            work()
-        finally:
-            over.set()
-        return probe.result()
-
-
 @pytest.mark.rare
 def test_four_pictures_of_three_megapixels_do_not_hold_the_event_loop(seeing: Seeing) -> None:
     noise = Image.effect_noise((2000, 1500), 60).convert("RGB")
@@ -299,11 +273,15 @@ def test_four_pictures_of_three_megapixels_do_not_hold_the_event_loop(seeing: Se
     ]
     asked = seeing.ask(*pictures, text(), max_tokens=1)  # what is done once
     assert asked.status_code in (200, 400), asked.text
-    quiet = max(_probed(seeing.server, lambda: time.sleep(1)) for _ in range(3))
+    quiet = max(standstill.longest(seeing.server.url, lambda: time.sleep(1)) for _ in range(3))
     gaps = []
     for _ in range(5):
         seeing.flush()
-        gaps.append(_probed(seeing.server, lambda: seeing.ask(*pictures, text(), max_tokens=1)))
+        gaps.append(
+            standstill.longest(
+                seeing.server.url, lambda: seeing.ask(*pictures, text(), max_tokens=1)
+            )
+        )
     megabytes = sum(map(len, bodies)) / 2**20
     print(
         f"{seeing.family}: {megabytes:.1f} MB of base64, status {asked.status_code}; longest gap "
