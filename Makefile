@@ -14,7 +14,7 @@ LOCK_CLIENTS := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-i
 LOCK := $(LOCK_CLIENTS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-light test-full test-agents test-fast test-live test-rare test-vlm demo-vlm test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
+.PHONY: help try demo test test-light test-full test-agents test-fast test-live test-rare test-vlm test-images demo-vlm test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -46,10 +46,10 @@ format: $(LIGHT)/.installed  ## format the code, sort imports
 test: test-light test-full test-live  ## every test
 
 test-light: $(LIGHT)/.installed  ## the tests that need no SGLang, in the light environment
-	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full and not agents and not clients" $(ARGS)
+	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full and not agents and not clients and not images" $(ARGS)
 
 test-full: $(FULL)/.installed-dev  ## the tests that need SGLang installed, but no engine
-	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live and not agents" $(ARGS)
+	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live and not agents and not images" $(ARGS)
 
 test-live: $(FULL)/.installed-dev  ## the tests on the real engine with the demo model
 	$(FULL)/bin/python -m pytest -m "live and not rare" $(ARGS)
@@ -59,6 +59,10 @@ test-rare: $(FULL)/.installed-dev  ## those of minutes each, which CI leaves out
 
 test-vlm: $(FULL)/.installed-dev  ## pictures on the real engine, every family of models that is known to work
 	$(FULL)/bin/python -m pytest tests/live/test_pictures.py tests/live/test_pictures_processes.py $(ARGS)
+
+IMAGES_DIR ?= .images
+test-images: $(FULL)/.installed-demo $(FULL)/.installed-dev  ## build the three images and run them, on a Docker Engine; 15 GB in IMAGES_DIR=.images
+	IMAGES_DIR=$(IMAGES_DIR) $(FULL)/bin/python -m pytest -m images tests/images -rP $(ARGS)
 
 AGENTS_DIR ?= .agents
 test-agents: $(FULL)/.installed-dev $(AGENTS_DIR)/.installed  ## Codex and Claude Code against a scripted engine; AGENT_RUNS=20
@@ -83,7 +87,7 @@ chaos: $(FULL)/.installed-dev  ## faults of every kind done to servers under loa
 	$(FULL)/bin/python -m tests.chaos.storm --minutes $(MINUTES)
 
 test-fast: $(FULL)/.installed-dev  ## light and full at once, in the full environment
-	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live and not agents and not clients" $(ARGS)
+	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live and not agents and not clients and not images" $(ARGS)
 
 bench: $(FULL)/.installed-dev  ## against sglang.launch_server; ARGS="--model demo --rounds 1"
 	$(FULL)/bin/python -m bench compare $(ARGS)

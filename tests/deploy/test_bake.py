@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.deploy.dockerfile import ROOT, Container, container, stages
+from tests.support.hub import hub
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 INDEX = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}})
 FILES = {
     "config.json": "{}",
@@ -33,58 +29,6 @@ FILES = {
     "model.gguf": "again",
     "onnx/model.onnx": "again",
 }
-
-
-@contextmanager
-def hub(files: dict[str, str], *, token: str | None = None) -> Iterator[str]:
-    """The few of Hugging Face's routes that a download takes."""
-
-    class Hub(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if token and self.headers.get("authorization") != f"Bearer {token}":
-                self._send(401, b"{}")
-            elif "/api/models/" in path and "/tree/" in path:
-                self._json([{"type": "file", "path": name, "size": len(text), "oid": _sha(text)}
-                            for name, text in files.items()])  # fmt: skip
-            elif "/api/models/" in path:
-                repo = path.split("/api/models/")[1].split("/revision/")[0]
-                self._json({"id": repo, "sha": COMMIT,
-                            "siblings": [{"rfilename": name} for name in files]})  # fmt: skip
-            elif (name := path.partition(f"/resolve/{COMMIT}/")[2]) in files:
-                self._send(200, files[name].encode(), {"ETag": f'"{_sha(files[name])}"'})
-            else:
-                self._send(404, b"{}")
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def _json(self, value: object) -> None:
-            self._send(200, json.dumps(value).encode())
-
-        def _send(self, status: int, body: bytes, more: dict[str, str] | None = None) -> None:
-            self.send_response(status)
-            for name, value in {"X-Repo-Commit": COMMIT, **(more or {})}.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:  # else the thread outlives a test that fails, and the interpreter waits for it
-            server.shutdown()
-            thread.join()
-
-
-def _sha(text: str) -> str:
-    return hashlib.sha1(text.encode()).hexdigest()
 
 
 def bake(folder: Path, url: str, **env: str) -> subprocess.CompletedProcess[str]:

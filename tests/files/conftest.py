@@ -40,23 +40,6 @@ def contents(path: str, request: pytest.FixtureRequest) -> Callable[[], list[str
     ]
 
 
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    if not postgres.installed():
-        pytest.skip("PostgreSQL is not installed")
-    with postgres.postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """STORE_URL."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/responses.sqlite3"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-@pytest.fixture
-def owner() -> str:
-    """A test's own: the databases' servers are shared."""
-    return uuid.uuid4().hex
+postgres_url = pytest.fixture(postgres.server, scope="session")
+store_url = pytest.fixture(postgres.database, params=postgres.DATABASES)
+owner = pytest.fixture(postgres.owner)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -49,10 +49,12 @@ class LiveServer:
         model: str | None = "demo",
         unread: bool = False,
         shared_megabytes: int | None = None,
+        command: Callable[[Mapping[str, str]], list[str]] | None = None,
         **env: str,
     ) -> None:
         """`unread`: its stdout is a pipe that nothing reads. `shared_megabytes`: the size of its
-        /dev/shm, which is its own then."""
+        /dev/shm, which is its own then. `command`: what runs it in another way, by its environment;
+        `model` and `args` have no effect then."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         with socket.socket() as probe:
@@ -65,13 +67,16 @@ class LiveServer:
             self._unread, end = os.pipe()
         self._out = os.fdopen(end, "wb") if unread else (folder / "out.log").open("wb")
         self.started = time.monotonic()
-        command = [sys.executable, str(ROOT / "serve_hathora.py"), *MODELS[model](), *args]
+        environment = {**ENGINE, "HOST": "127.0.0.1", "PORT": str(self.port), **env}
+        words = [sys.executable, str(ROOT / "serve_hathora.py"), *MODELS[model](), *args]
+        if command is not None:
+            words = command(environment)
         if shared_megabytes is not None:
-            command = on_small_disk(Path("/dev/shm"), shared_megabytes, *command)
+            words = on_small_disk(Path("/dev/shm"), shared_megabytes, *words)
         self.process = subprocess.Popen(
-            command,
+            words,
             cwd=folder,
-            env={**os.environ, **ENGINE, "HOST": "127.0.0.1", "PORT": str(self.port), **env},
+            env={**os.environ, **environment},
             stdout=self._out,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # its own process group, as a terminal's Ctrl-C reaches it

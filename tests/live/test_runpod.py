@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +42,15 @@ def story(tokens: int, *, stream: bool = False) -> dict[str, Any]:
 class LiveWorker:
     """A worker process, and its platform on an event loop in a thread of the test's."""
 
-    def __init__(self, folder: Path, *args: str, **env: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *args: str,
+        command: Callable[[Mapping[str, str]], list[str]] | None = None,
+        **env: str,
+    ) -> None:
+        """`command`: what runs it in another way, by its environment; `args` have no effect
+        then."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._loop = asyncio.new_event_loop()
@@ -51,15 +59,16 @@ class LiveWorker:
         self.platform = Platform()
         self.wait(self.platform.__aenter__())
         self._out = (folder / "out.log").open("wb")
+        environment = {**ENGINE, **self.platform.environment, **env}
+        words = [sys.executable, str(ROOT / "serve_hathora.py"), "runpod", *args]
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "serve_hathora.py"), "runpod", *args],
+            words if command is None else command(environment),
             cwd=folder,
-            env={**os.environ, **ENGINE, "HOME": os.environ.get("HOME", str(folder)),
-                 **self.platform.environment, **env},
+            env={**os.environ, "HOME": os.environ.get("HOME", str(folder)), **environment},
             stdout=self._out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
     def wait(self, work: Coroutine[Any, Any, T], within_s: float = 300) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(allowed(within_s))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,25 +15,9 @@ from tests.support import postgres
 Opening = Callable[..., Store]
 
 
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    if not postgres.installed():
-        pytest.skip("PostgreSQL is not installed")
-    with postgres.postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/responses.sqlite3"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-@pytest.fixture
-def owner() -> str:
-    """A test's own: the databases' servers are shared."""
-    return uuid.uuid4().hex
+postgres_url = pytest.fixture(postgres.server, scope="session")
+url = pytest.fixture(postgres.database, params=postgres.DATABASES)
+owner = pytest.fixture(postgres.owner)
 
 
 @pytest_asyncio.fixture

@@ -1,4 +1,8 @@
-"""A PostgreSQL server of the test's own, if the machine has the program."""
+"""A PostgreSQL server of the tests' own, where it is installed; fixtures of both databases.
+
+postgres_url = pytest.fixture(server, scope="session")
+url = pytest.fixture(database, params=DATABASES)
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,34 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+DATABASES = ("sqlite", "postgresql")
+
+
+def server() -> Iterator[str]:
+    """The URL of one that runs as long as the fixture."""
+    if not installed():
+        pytest.skip("PostgreSQL is not installed")
+    with postgres() as url:
+        yield url
+
+
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of each in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/responses.sqlite3"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+def owner() -> str:
+    """A test's own: the databases' servers are shared."""
+    return uuid.uuid4().hex
 
 
 def installed() -> bool:
@@ -26,9 +55,9 @@ def postgres() -> Iterator[str]:
         user = "nobody"
         shutil.chown(folder, user)
     data = folder / "data"
-    initdb, server = _program("initdb"), _program("postgres")
+    initdb, program = _program("initdb"), _program("postgres")
     assert initdb is not None
-    assert server is not None
+    assert program is not None
     subprocess.run(
         [initdb, "-D", str(data), "-U", "test", "-A", "trust", "--no-sync"],
         user=user, cwd=folder, check=True, capture_output=True,
@@ -37,7 +66,7 @@ def postgres() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     running = subprocess.Popen(
-        [server, "-D", str(data), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1",
+        [program, "-D", str(data), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1",
          "-c", "fsync=off"],
         user=user, cwd=folder, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
