@@ -104,6 +104,7 @@ def test_nothing_is_raised_while_drafted_tokens_are_looked_at(
         grammar.accept_token(ord("a"))
 
 
+@pytest.mark.filterwarnings("ignore")  # of what SGLang imports
 def test_the_scheduler_keeps_a_thousand_grammars_and_none_that_failed() -> None:
     from sglang.srt.constrained.base_grammar_backend import InvalidGrammarObject
 

@@ -180,6 +180,9 @@ backend = reasoner_grammar_backend.ReasonerGrammarBackend
 assert "self._make_grammar_object(" in inspect.getsource(backend._init_value_dispatch)
 assert 'custom_params.get("thinking_budget")' in inspect.getsource(grammar_manager)
 assert "req.grammar.max_think_tokens = " in inspect.getsource(grammar_manager)
+counting = schedule_batch.Req.update_reasoning_tokens
+assert list(inspect.signature(counting).parameters) == ["self", "token_id", "think_end_ids"]
+assert "self._is_reasoning_over = True" in inspect.getsource(counting)
 from sglang.srt.managers.data_parallel_controller import DataParallelController
 from sglang.srt.managers.scheduler import run_scheduler_process
 rendezvous = sys.modules["torch.distributed.rendezvous"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
 END, CALL, LINE, WORD = 200, 201, 10, ord("a")
 
 
@@ -88,3 +88,26 @@ def test_a_grammar_of_the_answer_begins_after_the_thinking_alone() -> None:
     inner = SimpleNamespace(copy=lambda: inner, fill_vocab_mask=None)
     grammar = fed(thinking(4, inner), WORD, LINE, CALL, WORD)
     assert allowed(grammar) == {END}
+
+
+def counted(*steps: int | list[int]) -> int:
+    """Tokens of thinking after these; one step may accept several."""
+    from sglang.srt.managers.schedule_batch import Req
+
+    thinking(5)  # from where it is known what begins a call
+    request: Any = SimpleNamespace(
+        _is_reasoning_over=False, _think_end_matcher=None, _think_end_match_len=0,
+        reasoning_tokens=0, call=Req.call, begins_line=True,
+    )  # fmt: skip
+    for step in steps:
+        Req.update_reasoning_tokens(request, step, [END])
+    return int(request.reasoning_tokens)
+
+
+def test_the_thinking_that_usage_tells_ends_with_its_end_or_with_a_call() -> None:
+    assert counted(WORD, WORD, END, WORD) == 3
+    assert counted(WORD, LINE, CALL, WORD, WORD) == 2
+    assert counted(CALL, WORD) == 0
+    assert counted([WORD, LINE, CALL, WORD], [WORD]) == 2
+    assert counted([WORD, END, LINE, CALL], WORD) == 2
+    assert counted(WORD, CALL, WORD) == 3  # not where a line begins

@@ -112,12 +112,18 @@ def test_a_schema_is_kept_after_a_budget_of_thinking(thinker: LiveServer) -> Non
     assert orjson.loads(text)["legs"] in (6, 8)
 
 
+def test_a_call_ends_the_thinking_and_its_tokens_are_none(thinker: LiveServer) -> None:
+    ids = thinker.http.post("/tokenize", json={"prompt": "<tool_call>"}).json()["tokens"]
+    called = _chat(thinker, logit_bias={str(ids[-1]): 100}, max_tokens=12)
+    assert _thought(called) == (0, "", "<tool_call>" * 12)
+
+
 def test_responses_and_messages_keep_it_too(thinker: LiveServer) -> None:
     response = thinker.http.post(
         "/v1/responses",
         json={
             "model": "default", "input": "legs?", "reasoning": {"max_tokens": 20},
-            "max_output_tokens": MOST, "ignore_eos": True,
+            "max_output_tokens": MOST, "ignore_eos": True, "temperature": 0,
         },
     ).raise_for_status().json()  # fmt: skip
     assert [item["type"] for item in response["output"]] == ["reasoning", "message"]

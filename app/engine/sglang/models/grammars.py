@@ -10,20 +10,36 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from sglang.srt.constrained import base_grammar_backend, llguidance_backend
 from sglang.srt.constrained.reasoner_grammar_backend import (
     ReasonerGrammarBackend,
     ReasonerGrammarObject,
 )
+from sglang.srt.managers.schedule_batch import Req
 
 from app.engine.sglang.grammar_backend import Anything, LimitedBackend
 
 _AT_ONCE = 2
 _NICE = 10
 _KEPT = 1000
+
+
+class _Call(NamedTuple):
+    """What begins a call, and so ends the thinking where SGLang's parser says so."""
+
+    id: int
+    at_line_start: bool
+    """Only there."""
+    ends_line: Callable[[int], bool]
+    """A token does."""
+
+    def begins(self, token: int, *, begins_line: bool) -> bool:
+        return token == self.id and (begins_line or not self.at_line_start)
 
 
 def _lower_priority() -> None:
@@ -49,9 +65,11 @@ def _prepare(
 ) -> None:
     _their_init(self, grammar_backend, reasoning_parser, tokenizer, **names)
     marker = getattr(reasoning_parser.detector, "tool_start_token", None)
-    ids = tokenizer.encode(marker, add_special_tokens=False) if marker else ()
-    self.call_begins = next(iter(ids)) if len(ids) == 1 else None
-    self.at_line_start = getattr(reasoning_parser.detector, "tool_start_at_line_start", False)
+    ids = list(tokenizer.encode(marker, add_special_tokens=False)) if marker else []
+    at_line_start = getattr(reasoning_parser.detector, "tool_start_at_line_start", False)
+    ends_line = lru_cache(2**16)(lambda token: tokenizer.decode([token]).endswith("\n"))
+    self.call = _Call(ids[0], at_line_start, ends_line) if len(ids) == 1 else None
+    Req.call = self.call
 
 
 def _budgets(self: Any, grammar: Any, reasoning: bool) -> Any:
@@ -62,37 +80,51 @@ def _budgets(self: Any, grammar: Any, reasoning: bool) -> Any:
         made.enable_token_filter = True
         made.token_filter_fn = LimitedBackend.set_token_filter
     if isinstance(grammar, Anything):
-        made.call_begins, made.at_line_start = self.call_begins, self.at_line_start
+        made.call = self.call
     return made
 
 
 def _copy(self: Any) -> Any:
     made = _their_copy(self)
-    made.call_begins, made.at_line_start = self.call_begins, self.at_line_start
-    made.begins_line = self.begins_line
+    made.call, made.begins_line = self.call, self.begins_line
     return made
 
 
 def _advance(self: Any, token: int) -> None:
-    """A call ends the thinking where SGLang's parser says so. Else its arguments would count, and
-    be broken off by the end of the thinking."""
-    if self.call_begins is not None and self._is_thinking():
-        if token == self.call_begins and (self.begins_line or not self.at_line_start):
+    """A call ends the thinking. Else its arguments would count, and be broken off by the end of the
+    thinking."""
+    if self.call is not None and self._is_thinking():
+        if self.call.begins(token, begins_line=self.begins_line):
             self._thinking_match_history.append(self._matched_think_end_tokens)
             self.tokens_after_end = 0
             return
-        self.begins_line = self.decode([token]).endswith("\n")
+        self.begins_line = self.call.ends_line(token)
     _their_transfer(self, token)
+
+
+def _count(self: Any, token_id: Any, think_end_ids: Any) -> None:
+    """Tokens of thinking, as `usage` tells them: those of a call and of what follows are none."""
+    if self.call is not None and not self._is_reasoning_over:
+        tokens = token_id if isinstance(token_id, list) else [token_id]
+        for no, token in enumerate(tokens):
+            if self.call.begins(token, begins_line=self.begins_line):
+                _their_count(self, tokens[:no], think_end_ids)
+                self._is_reasoning_over = True
+                return
+            self.begins_line = self.call.ends_line(token)
+    _their_count(self, token_id, think_end_ids)
 
 
 _their_init: Any = ReasonerGrammarBackend.__init__
 _their_make: Any = ReasonerGrammarBackend._make_grammar_object
 _their_copy: Any = ReasonerGrammarObject.copy
 _their_transfer: Any = ReasonerGrammarObject.transfer_state
+_their_count: Any = Req.update_reasoning_tokens
 ReasonerGrammarBackend.__init__ = _prepare
 ReasonerGrammarBackend._make_grammar_object = _budgets
-ReasonerGrammarObject.call_begins = None
-ReasonerGrammarObject.begins_line = ReasonerGrammarObject.at_line_start = True
+for each in (ReasonerGrammarObject, Req):
+    each.call, each.begins_line = None, True
+Req.update_reasoning_tokens = _count
 ReasonerGrammarObject.copy, ReasonerGrammarObject.transfer_state = _copy, _advance
 base_grammar_backend.ThreadPoolExecutor = _limited
 base_grammar_backend.BaseGrammarBackend.set_cache = _set_cache
