@@ -59,9 +59,9 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    """Skip the interpreter's shutdown, in which a native library that SGLang's parsers load crashes
-    under pytest. By now the report is written."""
-    if _exit_codes and "sglang" in sys.modules:
+    """Skip the interpreter's shutdown, in which a native library that SGLang's parsers and
+    Transformers load crashes under pytest. By now the report is written."""
+    if _exit_codes and "sentencepiece" in sys.modules:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_exit_codes[-1])

@@ -273,7 +273,7 @@ def test_four_pictures_of_three_megapixels_do_not_hold_the_event_loop(seeing: Se
     ]
     asked = seeing.ask(*pictures, text(), max_tokens=1)  # what is done once
     assert asked.status_code in (200, 400), asked.text
-    quiet = max(standstill.longest(seeing.server.url, lambda: time.sleep(1)) for _ in range(3))
+    quiet = max(standstill.longest(seeing.server, lambda: time.sleep(1)) for _ in range(3))
     gaps = []
     for _ in range(5):
         seeing.flush()

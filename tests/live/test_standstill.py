@@ -107,8 +107,8 @@ def test_other_clients_wait_less_than_a_tenth_of_a_second(roomy: LiveServer, nam
         statuses.append(answer.status_code)
         assert answer.status_code in ((status,) if status else (200, 400)), answer.text[:500]
 
-    quiet = standstill.longest(roomy.url, lambda: time.sleep(1))
-    gaps = sorted(standstill.longest(roomy.url, ask) for _ in range(3))
+    quiet = standstill.longest(roomy, lambda: time.sleep(1))
+    gaps = sorted(standstill.longest(roomy, ask) for _ in range(3))
     print(
         f"{name}: {len(content) / 2**20:.1f} MB, status {statuses[0]}; longest gap quiet "
         f"{quiet * 1e3:.0f} ms, with it {[round(gap * 1e3) for gap in gaps]} ms"

@@ -205,7 +205,8 @@ def test_clients_of_both_processes_get_an_error_when_the_engine_is_killed(two: L
 def test_a_drain_finishes_the_requests_of_both_processes(start: Start) -> None:
     server = start(TOKENIZER_WORKERS="2", DRAIN_TIMEOUT="300").ready()
     pids = [server.process.pid, *(each.pid for each in server.children())]
-    streams = Streams(server, [story(300)] * 16)
+    # So long that they outlast what is asked meanwhile, on a busy machine too.
+    streams = Streams(server, [story(1500)] * 16)
     streams.wait_begun(16)
     os.killpg(server.process.pid, signal.SIGINT)  # as a terminal does, to all processes
     deadline = time.monotonic() + allowed(3)

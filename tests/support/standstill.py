@@ -1,36 +1,73 @@
-"""How long a server's event loop stands still, as a client of `/livez` sees it."""
+"""How long a server's event loop keeps a client waiting, whatever else the machine does.
+
+The client is a process of its own. What it and the server's thread waited for a processor is not
+counted, as the kernel notes it (/proc/PID/schedstat): that is the machine's, and not the server's.
+"""
 
 from __future__ import annotations
 
-import threading
+import json
+import select
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
 
 import httpx
 
+from tests.support.serving import PLAIN
 
-def longest(url: str, work: Callable[[], object]) -> float:
-    """The longest wait for an answer while `work` runs, in seconds."""
-    over, begun = threading.Event(), threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        probe = pool.submit(_slowest, url, begun, over)
-        begun.wait()
+_EVERY_S = 0.002
+
+
+class Server(Protocol):
+    url: str
+    process: subprocess.Popen[bytes]
+    """That serves; its main thread runs the loop."""
+
+
+def waits(server: Server, work: Callable[[], object]) -> list[float]:
+    """Seconds for each answer while `work` runs, in order of length."""
+    command = [sys.executable, "-m", __name__, server.url, str(server.process.pid)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as probe:
+        assert probe.stdin is not None
+        assert probe.stdout is not None
+        assert probe.stdout.readline() == b"begun\n"
         try:
             work()
         finally:
-            over.set()
-        return probe.result()
+            probe.stdin.close()
+        return sorted(json.loads(probe.stdout.read()))
 
 
-def _slowest(url: str, begun: threading.Event, over: threading.Event) -> float:
-    slowest = 0.0
-    with httpx.Client(base_url=url, timeout=60) as client:
+def longest(server: Server, work: Callable[[], object]) -> float:
+    return waits(server, work)[-1]
+
+
+def _waited_for_processor(server: str) -> float:
+    """Seconds, of the server's main thread and of this one."""
+    return sum(
+        int(Path(f"/proc/{who}/schedstat").read_text().split()[1]) / 1e9
+        for who in (server, "thread-self")
+    )
+
+
+def _probe(url: str, pid: str) -> None:
+    seen = []
+    with httpx.Client(base_url=url, timeout=60, verify=PLAIN) as client:
         client.get("/livez")
-        begun.set()
-        while not over.is_set():
-            began = time.perf_counter()
-            client.get("/livez")
-            slowest = max(slowest, time.perf_counter() - began)
-            time.sleep(0.001)
-    return slowest
+        print("begun", flush=True)
+        while not select.select([sys.stdin], [], [], _EVERY_S)[0]:
+            waited, began = _waited_for_processor(pid), time.perf_counter()
+            assert client.get("/livez").status_code == 200
+            took = time.perf_counter() - began
+            seen.append(max(0.0, took - (_waited_for_processor(pid) - waited)))
+    print(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    _probe(*sys.argv[1:])
