@@ -113,7 +113,7 @@ def tag(target: str) -> str:
 def docker() -> Iterator[Docker]:
     """The machine's engine, or one of our own. Raises RuntimeError if there can be none."""
     for program in filter(None, map(shutil.which, ("docker", "/usr/bin/docker"))):
-        if subprocess.run([program, "version"], capture_output=True, check=False).returncode == 0:
+        if _succeeds(program, "version") and _builds(program):
             yield Docker(program)
             return
     missing = [each for each in ("dockerd", "debootstrap") if shutil.which(each) is None]
@@ -148,6 +148,18 @@ def _own_engine() -> Iterator[Docker]:
         yield made
     finally:
         processes.stop(daemon)
+
+
+def _builds(program: str) -> bool:
+    """From release 23 on the client builds by a plugin."""
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    release = re.search(r"version (\d+)", version.stdout)
+    assert release is not None, version.stdout
+    return int(release[1]) < 23 or _succeeds(program, "buildx", "version")
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _answers(made: Docker) -> bool:
@@ -192,9 +204,9 @@ def _import(made: Docker, name: str) -> None:
     pins = FOLDER / "base.txt"
     pins.write_text(_base_pins())
     _run(
-        str(ROOT / ".tools/bin/uv"), "pip", "install", "--quiet", "--python", sys.executable,
-        "--no-deps", "--target", str(root / "usr/local/lib/python3.11/dist-packages"),
-        "--requirement", str(pins),
+        str(ROOT / ".tools/bin/uv"), "pip", "install", "--quiet", "--compile-bytecode",
+        "--python", sys.executable, "--no-deps", "--requirement", str(pins),
+        "--target", str(root / "usr/local/lib/python3.11/dist-packages"),
     )  # fmt: skip
     archive = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
     made.say("import", "-", name, stdin=archive.stdout, within_s=1800)

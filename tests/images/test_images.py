@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,6 @@ FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 ASK = {"messages": FRANCE, "max_tokens": 24, "temperature": 0}
 SERVE_UID = 10001
 HEALTHCHECK = "/opt/serve-hathora/deploy/docker/healthcheck.py"
-KILL_THE_SCHEDULER = "kill -9 $(pgrep -f sglang::scheduler)"
 PASSWORD = "a-password-of-the-tests"
 LOGIN = """
 import json, paramiko, sys
@@ -59,13 +59,20 @@ def _server(
     return LiveServer(folder, command=command, **env)
 
 
+def _processes(images: Images, name: str) -> list[tuple[int, int, str]]:
+    """Of each in a container its id on this machine, its user and its program."""
+    listed = images.docker.say("top", name, "-eo", "pid,uid,args").splitlines()[1:]
+    fields = [line.split(None, 2) for line in listed]
+    return [
+        (int(pid), int(uid), program.split()[0].rpartition("/")[2]) for pid, uid, program in fields
+    ]
+
+
 def _users(images: Images, name: str) -> dict[str, set[int]]:
     """Of each program in a container the users that it runs as."""
     users: dict[str, set[int]] = {}
-    listed = images.docker.say("top", name, "-eo", "uid,args")
-    for line in listed.splitlines()[1:]:
-        uid, program = line.split(None, 1)
-        users.setdefault(program.split()[0].rpartition("/")[2], set()).add(int(uid))
+    for _, uid, program in _processes(images, name):
+        users.setdefault(program, set()).add(uid)
     return users
 
 
@@ -184,7 +191,10 @@ def test_the_supervisor_takes_it_out_when_the_server_is_killed(
     server = _server(images, "hathora", name, tmp_path, *READ_ONLY, **fake.environ())
     try:
         registered(server.ready(), fake)
-        images.docker.within(name, "sh", "-c", KILL_THE_SCHEDULER)
+        (pid,) = [
+            pid for pid, _, program in _processes(images, name) if program == "sglang::scheduler"
+        ]
+        os.kill(pid, signal.SIGKILL)
         assert server.process.wait(60) == 70
         assert not fake.endpoints[GROUP]
     finally:
