@@ -10,17 +10,14 @@ from __future__ import annotations
 from io import BytesIO
 
 import PIL.Image
-from PIL import ImageOps
 from PIL.Image import Image
 
+from app.media.orientation import orientation_of, upright, upright_size
 from app.media.picture import Bounds, Decoded
-from app.media.stripped import MAX_EXIF_BYTES, TooMany, stripped
+from app.media.stripped import TooMany, stripped
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _MAGIC = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"GIF8", "GIF"))
-_ORIENTATION = 0x0112
-_SIDEWAYS = range(5, 9)
-"""Orientations that turn a picture by a right angle."""
 
 
 class Refused(Exception):
@@ -33,34 +30,36 @@ class Refused(Exception):
 
 def measure(data: bytes, bounds: Bounds) -> tuple[int, int]:
     """Width and height as it will be seen, from the header. Raises Refused."""
-    with _opened(data, bounds) as image:
-        return _upright_size(image)
+    image, orientation = _opened(data, bounds)
+    with image:
+        return upright_size(image.size, orientation)
 
 
 def decode(data: bytes, bounds: Bounds, *, longest: int | None = None) -> Decoded:
     """`longest`: scale it down to a longest side of so many pixels. Raises Refused, MemoryError."""
-    with _opened(data, bounds) as image:
+    image, orientation = _opened(data, bounds)
+    with image:
         if longest is not None:
             image.draft("RGB", (longest, longest))
         try:
             image.load()
+            rgb = _as_rgb(upright(image, orientation))
         except MemoryError:
             raise
         except Exception as error:  # what the decoders happen to raise at broken files
             raise _broken() from error
-        rgb = _as_rgb(_upright(image))
     if longest is not None:
         rgb.thumbnail((longest, longest))
     return Decoded(*rgb.size, rgb.tobytes())
 
 
-def _opened(data: bytes, bounds: Bounds) -> Image:
-    """With its header read."""
+def _opened(data: bytes, bounds: Bounds) -> tuple[Image, int]:
+    """With its header read, and its orientation."""
     format = _format_of(data)
     if format is None:
         raise Refused("invalid_image_format", f"must be one of {', '.join(FORMATS)}")
     try:
-        data = stripped(data, format)
+        data, orientation = stripped(data, format)
     except TooMany as many:
         raise Refused("image_too_large", str(many)) from many
     PIL.Image.MAX_IMAGE_PIXELS = None  # the bounds are those here
@@ -71,9 +70,9 @@ def _opened(data: bytes, bounds: Bounds) -> Image:
     except Exception as error:  # what the decoders happen to raise at broken headers
         raise _broken() from error
     _check(*image.size, bounds)
-    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
-        del image.info["exif"]
-    return image
+    if format == "WEBP":
+        orientation = orientation_of(image.info.get("exif", b""))
+    return image, orientation
 
 
 def _format_of(data: bytes) -> str | None:
@@ -104,26 +103,6 @@ def _too_many(bounds: Bounds) -> str:
 
 def _broken() -> Refused:
     return Refused("image_parse_error", "is broken: it cannot be decoded")
-
-
-def _upright_size(image: Image) -> tuple[int, int]:
-    # `getexif` of a PNG without one decodes it whole.
-    known = image.format != "PNG" or "exif" in image.info
-    try:
-        orientation = image.getexif().get(_ORIENTATION) if known else None
-    except Exception:  # as `_upright`
-        orientation = None
-    width, height = image.size
-    return (height, width) if orientation in _SIDEWAYS else (width, height)
-
-
-def _upright(image: Image) -> Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except MemoryError:
-        raise
-    except Exception:  # what broken EXIF happens to raise: the picture is as it is
-        return image
 
 
 def _as_rgb(image: Image) -> Image:

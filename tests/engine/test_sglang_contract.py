@@ -183,6 +183,8 @@ assert "req.grammar.max_think_tokens = " in inspect.getsource(grammar_manager)
 counting = schedule_batch.Req.update_reasoning_tokens
 assert list(inspect.signature(counting).parameters) == ["self", "token_id", "think_end_ids"]
 assert "self._is_reasoning_over = True" in inspect.getsource(counting)
+from sglang.srt.parser import reasoning_parser
+assert "tool_start_at_line_start=True" not in inspect.getsource(reasoning_parser)
 from sglang.srt.managers.data_parallel_controller import DataParallelController
 from sglang.srt.managers.scheduler import run_scheduler_process
 rendezvous = sys.modules["torch.distributed.rendezvous"]

@@ -30,15 +30,18 @@ def images() -> Iterator[Images]:
     model = models.find("demo")
     files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
     with docker() as made:
-        with hub(files) as url:
-            ensure_stand_in(made, url)
-            seconds = {
-                target: made.build(target, MODEL_NAME=MODEL, REVISION=REVISION)
-                for target in TARGETS
-            }
-        yield Images(made, seconds)
-        for target in TARGETS:
-            made.say("rmi", "-f", tag(target))
+        try:
+            with hub(files) as url:
+                ensure_stand_in(made, url)
+                seconds = {
+                    target: made.build(target, MODEL_NAME=MODEL, REVISION=REVISION)
+                    for target in TARGETS
+                }
+            yield Images(made, seconds)
+        finally:
+            for target in TARGETS:
+                with suppress(subprocess.CalledProcessError):  # it was not built
+                    made.say("rmi", "-f", tag(target))
 
 
 @pytest.fixture

@@ -208,9 +208,11 @@ def _import(made: Docker, name: str) -> None:
         "--python", sys.executable, "--no-deps", "--requirement", str(pins),
         "--target", str(root / "usr/local/lib/python3.11/dist-packages"),
     )  # fmt: skip
-    archive = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
-    made.say("import", "-", name, stdin=archive.stdout, within_s=1800)
-    assert archive.wait() == 0
+    with subprocess.Popen(
+        ["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE
+    ) as archive:  # whose pipe is closed at the end, whatever happens
+        made.say("import", "-", name, stdin=archive.stdout, within_s=1800)
+    assert archive.returncode == 0
     shutil.rmtree(root)
 
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from bench import models
+from tests.chaos.test_engine_processes import KINDS
 from tests.live.conftest import LiveServer
 from tests.support.adapters import write_adapter
 from tests.support.machine import allowed
@@ -62,13 +63,13 @@ class Adapted(LiveServer):
         return self.http.post(f"/v1/{verb}_lora_adapter", json=body, headers=ADMIN)
 
 
-def adapted(folder: Path, model: str) -> Adapted:
+def adapted(folder: Path, model: str, **more: str) -> Adapted:
     for seed, name in enumerate(NAMES):
         write(folder / "adapters" / name, model, seed=seed, use_rslora=name == "three")
     write(folder / "adapters" / "other", model, seed=9, rank=4)
     environment = {
         "LORA_MODULES": f"one={folder}/adapters/one", "LORA_FOLDER": str(folder / "adapters"),
-        "ADMIN_API_KEY": "operator", "MAX_LORAS": "3",
+        "ADMIN_API_KEY": "operator", "MAX_LORAS": "3", **more,
     }  # fmt: skip
     server = Adapted(folder, "--dtype", "float32", model=model, **environment)
     server.model, server.adapters = model, folder / "adapters"
@@ -130,6 +131,36 @@ def test_each_answers_as_with_peft_on_the_demo_model(tmp_path: Path) -> None:
             assert len({tuple(ids) for ids in wanted.values()}) == 4
             for name, ids in wanted.items():
                 assert server.ask(name, prompt) == ids, name
+    finally:
+        server.stop()
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("kind", ["replicas", "parts"])
+def test_each_of_several_schedulers_has_them(tmp_path: Path, kind: str) -> None:
+    """Replicas, each of which loads for itself; parts of one model, each with its share."""
+    server = adapted(tmp_path, "tiny", **KINDS[kind])
+    try:
+        server.ready()
+        wanted = by_peft("tiny", server.adapters, PROMPTS[0], 12)
+        for _ in range(3):  # by turns
+            for name, ids in wanted.items():
+                assert server.ask(name, PROMPTS[0], tokens=12) == ids, name
+        path = write(tmp_path / "leaving", "tiny", seed=5)
+        for _ in range(3):
+            assert server.admin("load", "leaving", path).status_code == 200
+            with ThreadPoolExecutor(8) as pool:
+                streams = [
+                    pool.submit(_stream, server, "leaving", 200, lambda: None) for _ in range(8)
+                ]
+                answers = [server.ask("leaving", PROMPTS[0], tokens=12) for _ in range(4)]
+                assert server.admin("unload", "leaving").status_code == 200
+                assert [stream.result() for stream in streams] == ["length"] * 8
+            assert len({tuple(ids) for ids in answers}) == 1
+            assert answers[0] not in wanted.values()
+        broken = write_adapter(tmp_path / "broken", {"self_attn.q_proj": (128, 60)})
+        assert server.admin("load", "broken", broken).status_code == 400
+        assert server.ask("one", PROMPTS[0], tokens=12) == wanted["one"]
     finally:
         server.stop()
 

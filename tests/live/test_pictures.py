@@ -197,8 +197,8 @@ def test_odd_pictures_harm_nothing(seeing: Seeing, size: tuple[int, int], colour
 
 
 def test_no_hostile_picture_reaches_the_engine(seeing: Seeing) -> None:
-    for name, (data, code) in hostile_pictures.refused().items():
-        if len(data) < 2**20:
+    for name, (made, code) in hostile_pictures.refused().items():
+        if len(data := made()) < 2**20:
             url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
             answer = seeing.ask({"type": "image_url", "image_url": {"url": url}}, text())
             assert answer.status_code == 400, name
@@ -278,9 +278,7 @@ def test_four_pictures_of_three_megapixels_do_not_hold_the_event_loop(seeing: Se
     for _ in range(5):
         seeing.flush()
         gaps.append(
-            standstill.longest(
-                seeing.server.url, lambda: seeing.ask(*pictures, text(), max_tokens=1)
-            )
+            standstill.longest(seeing.server, lambda: seeing.ask(*pictures, text(), max_tokens=1))
         )
     megabytes = sum(map(len, bodies)) / 2**20
     print(

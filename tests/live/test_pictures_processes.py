@@ -112,26 +112,34 @@ def test_clients_that_leave_take_their_pictures_along(serving: Serving) -> None:
     assert segments() == []
 
 
+def _ask(server: LiveServer, no: int) -> httpx.Response:
+    content = [picture("red", (300 + no, 300)), text()]
+    body = {"messages": [{"role": "user", "content": content}]}
+    return httpx.post(server.url + PATH, json=body, timeout=120)
+
+
+def _left(pid: int) -> int:
+    return sum(f"_{pid}_" in name for name in segments())
+
+
 def test_what_a_killed_server_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
-    killed = _server(tmp_path / "killed").ready()
-    owned = killed.process.pid
-    with ThreadPoolExecutor(5) as pool:
-        killed.child("sglang::scheduler").suspend()
-        asked = [
-            pool.submit(lambda no=no: httpx.post(
-                killed.url + PATH, timeout=60,
-                json={"messages": [{"role": "user", "content": [picture("red", (300 + no, 300))]}]},
-            ))
-            for no in range(5)
-        ]  # fmt: skip
-        _eventually(lambda: sum(f"_{owned}_" in name for name in segments()) == 5)
-        for process in [*killed.children(), psutil.Process(owned)]:
-            process.kill()
-        for each in asked:
-            with pytest.raises(httpx.TransportError):
-                each.result()
-    killed.stop()
-    assert sum(f"_{owned}_" in name for name in segments()) == 5
+    killed = _server(tmp_path / "killed")
+    pid = killed.process.pid
+    try:
+        killed.ready().child("sglang::scheduler").suspend()
+        with ThreadPoolExecutor(5) as pool:
+            asked = [pool.submit(_ask, killed, no) for no in range(5)]
+            try:
+                _eventually(lambda: _left(pid) == 5)
+            finally:
+                for process in [*killed.children(), psutil.Process(pid)]:
+                    process.kill()
+            for each in asked:
+                with pytest.raises(httpx.TransportError):
+                    each.result()
+    finally:
+        killed.stop()
+    assert _left(pid) == 5
     following = _server(tmp_path / "next")
     try:
         following.ready()
@@ -141,13 +149,10 @@ def test_what_a_killed_server_leaves_is_removed_by_the_next(tmp_path: Path) -> N
 
 
 def test_pictures_of_a_stopped_scheduler_are_removed_when_the_server_ends(tmp_path: Path) -> None:
-    server = _server(tmp_path, ENGINE_STALL_TIMEOUT="5").ready()
+    server = _server(tmp_path, ENGINE_STALL_TIMEOUT="5")
     try:
-        server.child("sglang::scheduler").suspend()
-        answer = httpx.post(
-            server.url + PATH, timeout=120,
-            json={"messages": [{"role": "user", "content": [picture(), text()]}]},
-        )  # fmt: skip
+        server.ready().child("sglang::scheduler").suspend()
+        answer = _ask(server, 0)
         assert answer.status_code == 503, answer.text
         assert server.exit_code(60) == 73
         assert segments() == []

@@ -28,7 +28,7 @@ HARMLESS = hostile_pictures.harmless()
 @cache
 def decoded(name: str) -> tuple[str | None, str, float, float]:
     """The code and the words by which it is refused, seconds of processor time, MB of memory."""
-    data = HARMLESS[name] if name in HARMLESS else REFUSED[name][0]
+    data = HARMLESS[name]() if name in HARMLESS else REFUSED[name][0]()
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

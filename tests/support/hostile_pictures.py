@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 from PIL import Image
 
@@ -18,98 +20,124 @@ _CHUNKS = {
     "eXIf": b"MM\0*\0\0\0\x08",
 }  # fmt: skip
 _BLOCKS = {
-    "comments": b"!\xfe\x01a\0", "a comment": b"!\xfe" + b"\x01a" * 9_000 + b"\0", "zeros": b"\0",
+    "comments": b"!\xfe\x01a\0", "a comment": b"!\xfe" + b"\x01a" * 90_000 + b"\0", "zeros": b"\0",
     "repetitions": b"!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0", "plain texts": b"!\x01\0",
     "controls": b"!\xf9\x04\0\0\0\0\0",
 }  # fmt: skip
 _SEGMENTS = {
     "JFIF": b"\xff\xe0\0\2", "comments": b"\xff\xfe\0\2", "filling": b"\xff",
-    "tables": b"\xff\xdb\0\x43\0" + b"\1" * 64, "profiles": b"\xff\xe2\0\x10ICC_PROFILE\0\1\1",
+    "tables": b"\xff\xdb\0\x43\0" + b"\1" * 64,
+    "large tables": b"\xff\xdb\xfd\xea" + (b"\0" + b"\1" * 64) * 1_000,
+    "large frames": b"\xff\xc0\xff\xff" + bytes(65_533),
+    "large codes": b"\xff\xc4\xff\xff" + bytes(65_533),
+    "profiles": b"\xff\xe2\0\x10ICC_PROFILE\0\1\1",
     "Photoshop": b"\xff\xed\0\x1cPhotoshop 3.0\x008BIM\4\4\0\0\0\0\0\0",
     "EXIF": b"\xff\xe1\0\x10Exif\0\0MM\0*\0\0\0\x08",
 }  # fmt: skip
 """A decoder that reads them one by one takes up to half a minute for so many of each."""
 
 
-def refused() -> dict[str, tuple[bytes, str]]:
-    grey = Image.new("L", (9, 9))
+Made = Callable[[], bytes]
+"""They are made when they are used: together they are a quarter of a gigabyte."""
+
+
+def refused() -> dict[str, tuple[Made, str]]:
+    def written(format: str) -> Made:
+        return lambda: encoded(Image.new("L", (16, 16)), format)
+
+    def flat(width: int, height: int, mode: str = "1") -> Made:
+        return lambda: encoded(Image.new(mode, (width, height)))
+
+    def cut(format: str, at: int) -> Made:
+        return lambda: encoded(NOISE, format)[:at]
+
+    def parts(format: str, part: bytes) -> Made:
+        return lambda: _after_head(format, part * (_SIZE // len(part)))
+
+    no_format, broken = "invalid_image_format", "image_parse_error"
     return {
-        "no bytes": (b"", "invalid_image_format"),
-        "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "invalid_image_format"),
+        "no bytes": (lambda: b"", no_format),
+        "SVG": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", no_format),
         "SVG with an outside file": (
-            b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><svg>&b;</svg>',
-            "invalid_image_format",
+            lambda: b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><svg>&b;</svg>',
+            no_format,
         ),
-        "ImageMagick's own language": (b"push graphic-context\n", "invalid_image_format"),
-        "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "invalid_image_format"),
-        "TIFF": (encoded(grey, "TIFF"), "invalid_image_format"),
-        "BMP": (encoded(grey, "BMP"), "invalid_image_format"),
-        "PDF": (encoded(grey, "PDF"), "invalid_image_format"),
-        "JPEG 2000": (encoded(grey, "JPEG2000"), "invalid_image_format"),
-        "ICO": (encoded(Image.new("L", (16, 16)), "ICO"), "invalid_image_format"),
-        "FITS, packed": (b"SIMPLE  =                    T", "invalid_image_format"),
-        "magic alone": (b"\x89PNG\r\n\x1a\n" + b"0" * 99, "image_parse_error"),
+        "ImageMagick's own language": (lambda: b"push graphic-context\n", no_format),
+        "PostScript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n", no_format),
+        "TIFF": (written("TIFF"), no_format),
+        "BMP": (written("BMP"), no_format),
+        "PDF": (written("PDF"), no_format),
+        "JPEG 2000": (written("JPEG2000"), no_format),
+        "ICO": (written("ICO"), no_format),
+        "FITS, packed": (lambda: b"SIMPLE  =                    T", no_format),
+        "magic alone": (lambda: b"\x89PNG\r\n\x1a\n" + b"0" * 99, broken),
         "no picture after its segments": (
-            b"\xff\xd8" + b"\xff\xe0\x00\x02" * 99,
-            "image_parse_error",
+            lambda: b"\xff\xd8" + b"\xff\xe0\0\2" * 99, broken,
         ),
-        "cut off": (encoded(NOISE, "JPEG")[:3000], "image_parse_error"),
-        "cut off PNG": (encoded(NOISE)[:3000], "image_parse_error"),
-        "cut off WEBP": (encoded(NOISE, "WEBP")[:1000], "image_parse_error"),
-        "cut off GIF": (encoded(NOISE, "GIF")[:3000], "image_parse_error"),
-        "a bomb": (_flat(13_000, 13_000), "image_too_large"),
-        "below Pillow's own bound": (_flat(9_000, 9_000, "L"), "image_too_large"),
-        "beyond it": (_flat(20_000, 10_000), "image_too_large"),
-        "a header that lies": (_png(60_000, 60_000, b""), "image_too_large"),
-        "a JPEG that lies": (_jpeg_of(65_500, 65_500), "image_too_large"),
-        "a WEBP that lies": (_webp_of(16_384, 16_384), "image_parse_error"),
-        "a GIF whose frame is larger than itself": (_gif(8, 8, 60_000, 60_000), "image_too_large"),
-        "more pixels than its header says": (_png(4_000, 4_000, b"\0" * 10), "image_parse_error"),
-        "many scans": (_scans(500), "image_too_large"),
-        **{
-            f"PNG, 10 MB of {kind}": (_with_parts("PNG", _chunk(kind.encode(), content)), MANY)
-            for kind, content in _CHUNKS.items()
-        },
-        **{
-            f"GIF, 10 MB of {name}": (_with_parts("GIF", block), MANY)
-            for name, block in _BLOCKS.items()
-        },
-        **{
-            f"JPEG, 10 MB of {name}": (_with_parts("JPEG", segment), MANY)
-            for name, segment in _SEGMENTS.items()
-        },
-        "one pixel": (_flat(1, 1), "image_too_small"),
-        "a line": (_flat(300, 1), "image_too_small"),
-        "a strip": (_flat(5_000, 30), "invalid_image_size"),
-    }
+        "segments without a length": (
+            lambda: _after_head("JPEG", b"\xff\xe0\0\0" + _SEGMENTS["EXIF"] * 100_000), broken,
+        ),
+        "cut off": (cut("JPEG", 3000), broken),
+        "cut off PNG": (cut("PNG", 3000), broken),
+        "cut off WEBP": (cut("WEBP", 1000), broken),
+        "cut off GIF": (cut("GIF", 3000), broken),
+        "colours outside the palette": (_transparent_beyond_the_palette, broken),
+        "a bomb": (flat(13_000, 13_000), MANY),
+        "below Pillow's own bound": (flat(9_000, 9_000, "L"), MANY),
+        "beyond it": (flat(20_000, 10_000), MANY),
+        "a header that lies": (lambda: _png(60_000, 60_000, b""), MANY),
+        "a JPEG that lies": (lambda: _jpeg_of(65_500, 65_500), MANY),
+        "a WEBP that lies": (lambda: _webp_of(16_384, 16_384), broken),
+        "a GIF whose frame is larger than itself": (lambda: _gif(8, 8, 60_000, 60_000), MANY),
+        "a GIF that is cleared first": (lambda: _gif(8, 8, 20_000, 20_000, disposal=2), MANY),
+        "more pixels than its header says": (lambda: _png(4_000, 4_000, bytes(10)), broken),
+        "many scans": (lambda: _scans(500), MANY),
+        "many scans, hidden": (lambda: _scans(500, before=b"\xff\x02\xff\xff"), MANY),
+        "filling after the scan": (
+            lambda: encoded(NOISE, "JPEG")[:-2] + b"\xff" * _SIZE + b"\xff\xd9", MANY,
+        ),
+        "one pixel": (flat(1, 1), "image_too_small"),
+        "a line": (flat(300, 1), "image_too_small"),
+        "a strip": (flat(5_000, 30), "invalid_image_size"),
+        **{f"PNG, 10 MB of {kind}": (parts("PNG", _chunk(kind.encode(), content)), MANY)
+           for kind, content in _CHUNKS.items()},
+        **{f"GIF, 10 MB of {name}": (parts("GIF", block), MANY)
+           for name, block in _BLOCKS.items()},
+        **{f"JPEG, 10 MB of {name}": (parts("JPEG", segment), MANY)
+           for name, segment in _SEGMENTS.items()},
+    }  # fmt: skip
 
 
-def harmless() -> dict[str, bytes]:
+def harmless() -> dict[str, Made]:
     """What may be decoded, as long as it costs no more than another."""
-    exif = Image.Exif()
-    exif[0x0112] = 77  # no orientation
-    small = Image.new("RGB", (64, 64))
-    frames = [Image.new("P", (64, 64), no % 256) for no in range(500)]
+
+    def small(format: str, **options: Any) -> bytes:
+        return encoded(Image.new("RGB", (64, 64)), format, **options)
+
+    def animated(format: str) -> Made:
+        frames = [Image.new("P", (64, 64), no % 256) for no in range(500)]
+        return lambda: encoded(frames[0], format, save_all=True, append_images=frames[1:])
+
+    photoshop = (b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5_400)[:65_000]
+    hidden = _segment(0xC8, _SEGMENTS["EXIF"] * 3_600)
     return {
-        "an orientation that is none": encoded(small, "JPEG", exif=exif),
-        "500 frames": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]),
-        "an animated PNG of 500": encoded(
-            frames[0], "PNG", save_all=True, append_images=frames[1:]
+        "an orientation that is none": lambda: small("JPEG", exif=b"Exif\0\0" + _fields(1)),
+        "500 frames": animated("GIF"),
+        "an animated PNG of 500": animated("PNG"),
+        "a megabyte after its end": lambda: small("PNG") + bytes(2**20),
+        "another file inside": lambda: small("JPEG") + small("PDF"),
+        "a text of 200 MB": lambda: _png_with(b"zTXt", b"Comment\0\0"),
+        "a profile of 200 MB": lambda: _png_with(b"iCCP", b"icc\0\0"),
+        "the largest EXIF": lambda: _after_head("JPEG", _exif(5_400)),
+        "10 MB of the largest EXIF": lambda: _after_head("JPEG", _exif(5_400) * 150),
+        "EXIF of 65,535 fields": lambda: small("WEBP", exif=_fields(65_535)),
+        "10 MB of Photoshop": lambda: _after_head("JPEG", _segment(0xED, photoshop) * 150),
+        "10 MB of comments": lambda: _after_head("JPEG", _segment(0xFE, b"x" * 1024) * 9_700),
+        "EXIF in a segment of no known kind": lambda: _after_head("JPEG", hidden * 100),
+        "comments behind an empty control block": (
+            lambda: _after_head("GIF", b"!\xf9\0" + b"!\xfe\x01a\0" * 9_000)
         ),
-        "a megabyte after its end": encoded(small) + b"\0" * 2**20,
-        "another file inside": encoded(small, "JPEG") + encoded(small, "PDF"),
-        "a text of 200 MB": _png_with(b"zTXt", b"Comment\0\0"),
-        "a profile of 200 MB": _png_with(b"iCCP", b"icc\0\0"),
-        "the largest EXIF": _after_head("JPEG", _exif(5_400)),
-        "10 MB of the largest EXIF": _after_head("JPEG", _exif(5_400) * 150),
-        "EXIF of 65,535 fields": encoded(small, "WEBP", exif=_fields(65_535)),
-        "10 MB of Photoshop": _after_head("JPEG", _photoshop() * 150),
-        "10 MB of comments": _after_head("JPEG", (b"\xff\xfe\x04\x02" + b"x" * 1024) * 9_700),
     }
-
-
-def _flat(width: int, height: int, mode: str = "1") -> bytes:
-    return encoded(Image.new(mode, (width, height)))
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -139,23 +167,24 @@ def _after_head(format: str, parts: bytes) -> bytes:
     return small[:at] + parts + small[at:]
 
 
-def _with_parts(format: str, part: bytes) -> bytes:
-    return _after_head(format, part * (_SIZE // len(part)))
-
-
 def _fields(count: int) -> bytes:
     fields = [struct.pack(">HHII", no, 3, 1, 65_536) for no in range(count)]
     return b"MM\0*\0\0\0\x08" + struct.pack(">H", count) + b"".join(fields)
 
 
 def _exif(count: int) -> bytes:
-    fields = b"Exif\0\0" + _fields(count)
-    return b"\xff\xe1" + struct.pack(">H", len(fields) + 2) + fields
+    return _segment(0xE1, b"Exif\0\0" + _fields(count))
 
 
-def _photoshop() -> bytes:
-    content = (b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5_400)[:65_000]
-    return b"\xff\xed" + struct.pack(">H", len(content) + 2) + content
+def _segment(marker: int, content: bytes) -> bytes:
+    return bytes((0xFF, marker)) + struct.pack(">H", len(content) + 2) + content
+
+
+def _transparent_beyond_the_palette() -> bytes:
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0))
+    chunks = _chunk(b"PLTE", bytes(6)) + _chunk(b"tRNS", bytes(3000))
+    pixels = _chunk(b"IDAT", zlib.compress(bytes(8 * 9))) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + chunks + pixels
 
 
 def _jpeg_of(width: int, height: int) -> bytes:
@@ -175,15 +204,18 @@ def _webp_of(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(content)) + content
 
 
-def _gif(width: int, height: int, frame_width: int, frame_height: int) -> bytes:
+def _gif(
+    width: int, height: int, frame_width: int, frame_height: int, *, disposal: int = 0
+) -> bytes:
+    control = bytes((0x21, 0xF9, 4, disposal << 2, 0, 0, 0, 0)) if disposal else b""
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0" * 6
     frame = b"," + struct.pack("<HHHHB", 0, 0, frame_width, frame_height, 0)
-    return head + frame + b"\x02\x02\x4c\x01\0;"
+    return head + control + frame + b"\x02\x02\x4c\x01\0;"
 
 
-def _scans(count: int) -> bytes:
-    """A JPEG that says so many times that it goes on."""
+def _scans(count: int, *, before: bytes = b"") -> bytes:
+    """A JPEG that says so many times that it goes on, with `before` ahead of each time."""
     data = encoded(Image.new("L", (64, 64)), "JPEG", progressive=True)
     at = data.index(b"\xff\xda")
     end = data.index(b"\xff", at + 14)
-    return data[:at] + data[at:end] * count + data[end:]
+    return data[:at] + data[at:end] + (before + data[at:end]) * (count - 1) + data[end:]

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from sglang.srt.constrained import base_grammar_backend, llguidance_backend
 from sglang.srt.constrained.reasoner_grammar_backend import (
@@ -27,19 +25,6 @@ from app.engine.sglang.grammar_backend import Anything, LimitedBackend
 _AT_ONCE = 2
 _NICE = 10
 _KEPT = 1000
-
-
-class _Call(NamedTuple):
-    """What begins a call, and so ends the thinking where SGLang's parser says so."""
-
-    id: int
-    at_line_start: bool
-    """Only there."""
-    ends_line: Callable[[int], bool]
-    """A token does."""
-
-    def begins(self, token: int, *, begins_line: bool) -> bool:
-        return token == self.id and (begins_line or not self.at_line_start)
 
 
 def _lower_priority() -> None:
@@ -66,10 +51,11 @@ def _prepare(
     _their_init(self, grammar_backend, reasoning_parser, tokenizer, **names)
     marker = getattr(reasoning_parser.detector, "tool_start_token", None)
     ids = list(tokenizer.encode(marker, add_special_tokens=False)) if marker else []
-    at_line_start = getattr(reasoning_parser.detector, "tool_start_at_line_start", False)
-    ends_line = lru_cache(2**16)(lambda token: tokenizer.decode([token]).endswith("\n"))
-    self.call = _Call(ids[0], at_line_start, ends_line) if len(ids) == 1 else None
-    Req.call = self.call
+    # One that counts only where a line begins is none of 0.5.23's.
+    sure = len(ids) == 1 and not getattr(
+        reasoning_parser.detector, "tool_start_at_line_start", False
+    )
+    self.call_begins = Req.call_begins = ids[0] if sure else None
 
 
 def _budgets(self: Any, grammar: Any, reasoning: bool) -> Any:
@@ -80,39 +66,34 @@ def _budgets(self: Any, grammar: Any, reasoning: bool) -> Any:
         made.enable_token_filter = True
         made.token_filter_fn = LimitedBackend.set_token_filter
     if isinstance(grammar, Anything):
-        made.call = self.call
+        made.call_begins = self.call_begins
     return made
 
 
 def _copy(self: Any) -> Any:
     made = _their_copy(self)
-    made.call, made.begins_line = self.call, self.begins_line
+    made.call_begins = self.call_begins
     return made
 
 
 def _advance(self: Any, token: int) -> None:
     """A call ends the thinking. Else its arguments would count, and be broken off by the end of the
     thinking."""
-    if self.call is not None and self._is_thinking():
-        if self.call.begins(token, begins_line=self.begins_line):
-            self._thinking_match_history.append(self._matched_think_end_tokens)
-            self.tokens_after_end = 0
-            return
-        self.begins_line = self.call.ends_line(token)
-    _their_transfer(self, token)
+    if token == self.call_begins and self._is_thinking():
+        self._thinking_match_history.append(self._matched_think_end_tokens)
+        self.tokens_after_end = 0
+    else:
+        _their_transfer(self, token)
 
 
 def _count(self: Any, token_id: Any, think_end_ids: Any) -> None:
     """Tokens of thinking, as `usage` tells them: those of a call and of what follows are none."""
-    if self.call is not None and not self._is_reasoning_over:
-        tokens = token_id if isinstance(token_id, list) else [token_id]
-        for no, token in enumerate(tokens):
-            if self.call.begins(token, begins_line=self.begins_line):
-                _their_count(self, tokens[:no], think_end_ids)
-                self._is_reasoning_over = True
-                return
-            self.begins_line = self.call.ends_line(token)
-    _their_count(self, token_id, think_end_ids)
+    tokens = token_id if isinstance(token_id, list) else [token_id]
+    if self.call_begins in tokens and not self._is_reasoning_over:
+        _their_count(self, tokens[: tokens.index(self.call_begins)], think_end_ids)
+        self._is_reasoning_over = True
+    else:
+        _their_count(self, tokens, think_end_ids)
 
 
 _their_init: Any = ReasonerGrammarBackend.__init__
@@ -122,8 +103,7 @@ _their_transfer: Any = ReasonerGrammarObject.transfer_state
 _their_count: Any = Req.update_reasoning_tokens
 ReasonerGrammarBackend.__init__ = _prepare
 ReasonerGrammarBackend._make_grammar_object = _budgets
-for each in (ReasonerGrammarObject, Req):
-    each.call, each.begins_line = None, True
+ReasonerGrammarObject.call_begins = Req.call_begins = None
 Req.update_reasoning_tokens = _count
 ReasonerGrammarObject.copy, ReasonerGrammarObject.transfer_state = _copy, _advance
 base_grammar_backend.ThreadPoolExecutor = _limited
