@@ -29,8 +29,9 @@ def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": CONTEXT}))
     server = LiveServer(
-        folder / "server", "--model-path", str(model), "--dtype", "float32", model=None,
-        MAX_TOOLS="2000", MAX_PROMPT_CHARS="4000000", MAX_ANSWER_SCORES="1000000",
+        folder / "server", "--model-path", str(model), "--dtype", "float32",
+        "--max-total-tokens", str(CONTEXT), MAX_TOOLS="2000", MAX_PROMPT_CHARS="4000000",
+        model=None,
     )  # fmt: skip
     try:
         yield server.ready()
@@ -67,16 +68,16 @@ def _words(count: int) -> str:
 
 REQUESTS: dict[str, tuple[str, Any, int]] = {
     "2,000 tools": ("/v1/chat/completions", lambda: {
-        "messages": HI, "max_tokens": 2, "tools": [*map(_tool, range(2000))]}, 200),
+        "messages": HI, "max_tokens": 2, "tools": [*map(_tool, range(2000))]}, 400),
     "2,000 tools, one of them required": ("/v1/chat/completions", lambda: {
         "messages": HI, "max_tokens": 2, "tools": [*map(_tool, range(2000))],
-        "tool_choice": "required"}, 0),
+        "tool_choice": "required"}, 400),
     "2,000 tools of Responses": ("/v1/responses", lambda: {
         "model": "default", "input": "hi", "max_output_tokens": 16, "store": False,
-        "tools": [*map(_response_tool, range(2000))]}, 200),
+        "tools": [*map(_response_tool, range(2000))]}, 400),
     "2,000 tools of Messages": ("/v1/messages", lambda: {
         "model": "default", "messages": HI, "max_tokens": 2,
-        "tools": [*map(_messages_tool, range(2000))]}, 200),
+        "tools": [*map(_messages_tool, range(2000))]}, 400),
     "a message of 4 MB": ("/v1/chat/completions", lambda: {
         "messages": [{"role": "user", "content": "a b " * 990_000}], "max_tokens": 2}, 400),
     "8,000 messages of 4 MB": ("/v1/chat/completions", lambda: {
@@ -91,7 +92,8 @@ REQUESTS: dict[str, tuple[str, Any, int]] = {
         "messages": HI, "n": 8, "max_tokens": 5000, "ignore_eos": True, "logprobs": True,
         "top_logprobs": 20}, 200),
 }  # fmt: skip
-"""Path, body and status; 0: one of 200 and 400."""
+"""Path, body and status. 2,000 tools are a million tokens of this vocabulary, which is refused once
+they have been rendered and counted."""
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -105,12 +107,12 @@ def test_other_clients_wait_less_than_a_tenth_of_a_second(roomy: LiveServer, nam
             path, content=content, headers={"content-type": "application/json"}, timeout=900
         )
         statuses.append(answer.status_code)
-        assert answer.status_code in ((status,) if status else (200, 400)), answer.text[:500]
+        assert answer.status_code == status, answer.text[:500]
 
     quiet = standstill.longest(roomy, lambda: time.sleep(1))
-    gaps = sorted(standstill.longest(roomy, ask) for _ in range(3))
+    gaps = sorted(standstill.longest(roomy, ask) for _ in range(1 if "128,000" in name else 3))
     print(
         f"{name}: {len(content) / 2**20:.1f} MB, status {statuses[0]}; longest gap quiet "
         f"{quiet * 1e3:.0f} ms, with it {[round(gap * 1e3) for gap in gaps]} ms"
     )
-    assert gaps[1] < quiet + allowed(LONGEST_S)
+    assert gaps[len(gaps) // 2] < quiet + allowed(LONGEST_S)
