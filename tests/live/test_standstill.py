@@ -30,8 +30,7 @@ def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": CONTEXT}))
     server = LiveServer(
         folder / "server", "--model-path", str(model), "--dtype", "float32",
-        "--max-total-tokens", str(CONTEXT), MAX_TOOLS="2000", MAX_PROMPT_CHARS="4000000",
-        model=None,
+        model=None, KV_POOL_TOKENS=str(CONTEXT), MAX_TOOLS="2000", MAX_PROMPT_CHARS="4000000",
     )  # fmt: skip
     try:
         yield server.ready()
