@@ -15,7 +15,7 @@ import paramiko
 import pytest
 
 from tests.images.conftest import MODEL, REVISION, TARGETS, Images
-from tests.images.docker import tag
+from tests.images.docker import STAND_IN, tag
 from tests.live.conftest import LiveServer, registered
 from tests.live.test_life_and_death import ENDLESS, Streams, story
 from tests.live.test_runpod import CHAT, LiveWorker, openai
@@ -93,11 +93,12 @@ def _paris(server: LiveServer) -> None:
 
 
 def test_each_target_is_built_with_the_model_and_the_commit_inside(images: Images) -> None:
+    base = images.docker.inspect(STAND_IN)["Size"]
     for target in TARGETS:
         told = images.docker.inspect(tag(target))
         print(
             f"{target}: built in {images.seconds[target]:.0f} s, "
-            f"{told['Size'] / 1e9:.2f} GB with its base"
+            f"{(told['Size'] - base) / 1e6:.0f} MB over its base of {base / 1e9:.1f} GB"
         )
         labels = told["Config"]["Labels"]
         assert labels["org.opencontainers.image.title"].startswith("serve-hathora")
