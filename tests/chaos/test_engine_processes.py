@@ -1,6 +1,8 @@
 """Each process of the engine, killed in turn, for each way in which the engine has several.
 
 CHAOS=1 python -m pytest tests/chaos -rP        a minute for each
+
+Not those of pipeline parallelism: on CPUs SGLang 0.5.23 ends while it loads the second stage.
 """
 
 from __future__ import annotations
