@@ -148,6 +148,10 @@ def _own_engine() -> Iterator[Docker]:
         yield made
     finally:
         processes.stop(daemon)
+        # It leaves the network of `--network=host` mounted, and the folder cannot be removed.
+        left = FOLDER / "exec/netns/default"
+        if left.exists():
+            subprocess.run(["umount", str(left)], check=True)
 
 
 def _builds(program: str) -> bool:

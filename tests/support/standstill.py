@@ -48,6 +48,19 @@ def longest(server: Server, work: Callable[[], object]) -> float:
     return waits(server, work)[-1]
 
 
+class Clock:
+    """Stands still while the server's main thread, or this one, waits for a processor."""
+
+    def __init__(self, server: Server) -> None:
+        self._pid = str(server.process.pid)
+        self._waited, self._began = _waited_for_processor(self._pid), time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        waited = _waited_for_processor(self._pid) - self._waited
+        return max(0.0, time.perf_counter() - self._began - waited)
+
+
 def _waited_for_processor(server: str) -> float:
     """Seconds, of the server's main thread and of this one."""
     return sum(
