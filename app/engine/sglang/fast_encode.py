@@ -40,8 +40,7 @@ def use_fast_encode(tokenizer: Any) -> None:
             return ids
         if len(text) > _LONG_CHARS:
             (encoding,) = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-            ids = encoding.ids
-            return ids
+            return list(encoding.ids)
         return list(backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     samples = (*_SAMPLES, *map(str, tokenizer.all_special_tokens))
