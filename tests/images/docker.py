@@ -144,7 +144,7 @@ def _own_engine() -> Iterator[Docker]:
         while not (FOLDER / "docker.sock").exists() or not _answers(made):
             if daemon.poll() is not None or time.monotonic() > until:
                 raise RuntimeError((FOLDER / "dockerd.log").read_text()[-2000:])
-            time.sleep(0.2)
+            time.sleep(0.2)  # the engine says nothing when it listens
         yield made
     finally:
         processes.stop(daemon)

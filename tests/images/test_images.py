@@ -84,7 +84,7 @@ def _wait_for(holds: Callable[[], bool], within_s: float = 60) -> None:
     until = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < until
-        time.sleep(0.2)
+        time.sleep(0.2)  # an engine's states are asked for
 
 
 def _paris(server: LiveServer) -> None:

@@ -53,7 +53,7 @@ def _eventually(holds: Any) -> None:
     deadline = time.monotonic() + allowed(30)
     while not holds():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.05)  # metrics and /dev/shm are looked at
 
 
 def _asked(server: LiveServer, colour: str, name: str) -> Any:

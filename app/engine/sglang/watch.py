@@ -74,12 +74,12 @@ class Member:
 
     def _ask_child(self) -> int | None:
         """Another thread, such as SGLang's watchdog, may have waited for the process, and be about
-        to keep how it ended. If nobody knows it, that is found out once."""
+        to keep its exit code. Waits for that once: the exit code may be lost for good."""
         code: int | None = self._child.poll()
         deadline = time.monotonic() + _WAITED_FOR_S
         while code is None and not self._unknown and not self.is_alive():
             self._unknown = time.monotonic() > deadline
-            time.sleep(0.001)
+            time.sleep(0.001)  # lets that thread run; the engine is lost, and no stream waits
             code = self._child.poll()
         return code
 
