@@ -443,6 +443,12 @@ class Settings(BaseModel):
         le=64,
         help="Serving processes that share the port and one engine; docs/scaling.md.",
     )
+    detokenizer_process: bool = SERVER.setting(
+        False,
+        "DETOKENIZER_PROCESS",
+        help="Have SGLang's own process make text of the model's tokens, as it always does with "
+        "TOKENIZER_WORKERS above 1. Without it the serving process does: less memory, less time.",
+    )
     port_health: int | None = SERVER.setting(
         None,
         "PORT_HEALTH",

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from array import array
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +23,21 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import pytest
 import zmq
 import zmq.asyncio
+from sglang.srt.beam_search.types import BeamSearchSequence
 from sglang.srt.managers import io_struct
-from sglang.srt.managers.io_struct import AbortReq, BatchStrOutput, FlushCacheReqOutput
+from sglang.srt.managers.io_struct import (
+    AbortReq,
+    BatchStrOutput,
+    BatchTokenIDOutput,
+    BeamSearchOutput,
+    FlushCacheReqOutput,
+    FreezeGCReq,
+)
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from app.engine.base import Question
 from app.engine.sglang.exchange import Exchange
+from app.engine.sglang.steps import StepSender
 from app.errors import InternalError, InvalidRequest, Overloaded
 from app.types import Sampling, Scoring
 
@@ -40,7 +50,8 @@ COLUMNS = [
 class Engine:
     """The engine's ends of the sockets."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ids: bool = False) -> None:
+        """`ids`: it has no detokenizer."""
         folder = tempfile.mkdtemp()
         context = zmq.Context.instance()
         self.asked, self.says = context.socket(zmq.PULL), context.socket(zmq.PUSH)
@@ -75,7 +86,14 @@ class Engine:
             rid_to_state={"embedding": None},
         )  # fmt: skip
         vocabulary = SimpleNamespace(scored=lambda *columns: tuple(map(tuple, columns)))
-        self.exchange = Exchange(manager, vocabulary, widest_stride=1)  # type: ignore[arg-type]
+        detokenizer = SimpleNamespace(stream=lambda *_: Letters()) if ids else None
+        self.exchange = Exchange(
+            manager,
+            vocabulary,
+            detokenizer,
+            widest_stride=1,  # type: ignore[arg-type]
+        )
+        self._sender = StepSender(SimpleNamespace(socket=self.says))
 
     async def question(self) -> Any:
         while not self.asked.poll(0):
@@ -95,6 +113,32 @@ class Engine:
             "cached_tokens": [1] * rows,
         }  # fmt: skip
         self.say(BatchStrOutput(rids=rids, http_worker_ipcs=[None] * rows, **(values | columns)))
+
+    def step(self, rids: list[str], ids: list[list[int]], **columns: Any) -> None:
+        """As SGLang's output streamer fills it for its server in Rust."""
+        rows = len(rids)
+        values: dict[str, Any] = dict.fromkeys(
+            field.name for field in io_struct.msgspec.structs.fields(BatchTokenIDOutput)
+        )
+        values |= {
+            "rids": rids, "output_ids": [array("q", each) for each in ids],
+            "finished_reasons": [None] * rows, "prompt_tokens": [3] * rows,
+            "reasoning_tokens": [0] * rows, "cached_tokens": [1] * rows, "spec_verify_ct": [],
+        }  # fmt: skip
+        self._sender.push_generation(SimpleNamespace(**(values | columns)), {})
+
+
+class Letters:
+    """In place of `TextStream`: each id is a letter."""
+
+    def feed(self, ids: Sequence[int]) -> str:
+        return "".join(chr(96 + id) for id in ids)
+
+    def end(self, ids: Sequence[int], reason: dict[str, Any]) -> str:
+        return self.feed(ids) + "." if reason["type"] == "stop" else ""
+
+    def whole(self, ids: Sequence[int], _: dict[str, Any]) -> str:
+        return self.feed(ids)
 
 
 STOP = {"type": "stop", "matched": 2}
@@ -146,6 +190,64 @@ async def each_row_reaches_its_own_request_only() -> None:
     assert engine.observed[-1] == "observe_one_finished_request"
     (chunk,) = await scored.take()
     assert (chunk.text, chunk.prompt) == ("z", ())
+    exchange.close()
+
+
+async def ids_become_the_same_chunks() -> None:
+    engine = Engine(ids=True)
+    exchange = engine.exchange
+    plain, scored, searching = exchange.inbox(), exchange.inbox(), exchange.inbox()
+    exchange.ask("a", Question(prompt=[1], sampling=Sampling()), {}, plain, 1)
+    wanted = Question(
+        prompt=[4], sampling=Sampling(), scoring=Scoring(top=1, prompt_from=0), token_ids=True
+    )
+    exchange.ask("b", wanted, {}, scored)
+    exchange.ask("c", Question(prompt=[1], sampling=Sampling()), {"n": 2}, searching)
+    logprobs = {
+        "output_token_logprobs_val": [[], [], [-0.5]],
+        "output_token_logprobs_idx": [[], [], [7]],
+        "output_top_logprobs_val": [[], [], [[-0.5]]],
+        "output_top_logprobs_idx": [[], [], [[7]]],
+        "input_token_logprobs_val": [[], [], [None, -1.0]],
+        "input_token_logprobs_idx": [[], [], [4, 5]],
+        "input_top_logprobs_val": [[], [], [None, [-1.0]]],
+        "input_top_logprobs_idx": [[], [], [None, [5]]],
+    }
+    engine.step(["unknown", "a", "b"], [[9], [1, 2], [3]], **logprobs)
+    (chunk,) = await plain.take()
+    assert (chunk.index, chunk.text, chunk.completion_tokens, chunk.finish) == (1, "ab", 2, None)
+    assert (chunk.prompt_tokens, chunk.cached_tokens, chunk.ids) == (3, 1, ())
+    (chunk,) = await scored.take()
+    assert (chunk.text, list(chunk.ids), chunk.completion_tokens) == ("c", [3], 1)
+    assert chunk.scored == ((-0.5,), (7,), ([-0.5],), ([7],))
+    assert chunk.prompt[:] == ((None, -1.0), (4, 5), (None, [-1.0]), (None, [5]))
+    engine.say(FreezeGCReq())  # SGLang's, to its detokenizer
+    engine.step(["b", "a"], [[], [5]], finished_reasons=[None, STOP], reasoning_tokens=[0, 1])
+    (chunk,) = await plain.take()
+    assert (chunk.text, chunk.finish, chunk.matched) == ("e.", "stop", 2)
+    assert (chunk.completion_tokens, chunk.reasoning_tokens) == (3, 1)
+    assert engine.observed[-1] == "observe_one_finished_request"
+    (chunk,) = await scored.take()
+    assert (chunk.text, chunk.prompt, chunk.completion_tokens) == ("", (), 1)
+    sequences = [
+        BeamSearchSequence(
+            tokens=tokens, cum_logprob=0.0, beam_score=0.0,
+            finish_reason={"type": "length", "length": len(tokens)},
+        )
+        for tokens in ([1, 2], [3])
+    ]  # fmt: skip
+    found = BeamSearchOutput(sequences=sequences)
+    engine.step(["c"], [[0]], finished_reasons=[STOP], beam_search_output=[found])
+    first, second = await searching.take()
+    assert (first.index, first.text, first.completion_tokens, first.finish) == (
+        0,
+        "ab",
+        2,
+        "length",
+    )
+    assert (second.index, second.text, second.ids) == (1, "c", [3])
+    engine.step(["gone"], [[1]])
+    assert not exchange.broken.done()
     exchange.close()
 
 
@@ -237,6 +339,7 @@ async def _failure(inbox: Any) -> type[Exception]:
 
 CASES = (
     each_row_reaches_its_own_request_only,
+    ids_become_the_same_chunks,
     an_abort_reaches_the_engine_once_and_ends_the_requests_output,
     a_lost_engine_refuses_requests_and_an_abort_is_no_error,
     a_request_that_the_engine_ends_is_an_error,

@@ -150,14 +150,16 @@ def test_where_numactl_stands_in_front_only_the_others_are_taken(
 @pytest.mark.parametrize(
     ("options", "early"),
     [
-        ({}, 2),
-        ({"TP_SIZE": "4"}, 5),
-        ({"TP_SIZE": "4", "PP_SIZE": "2"}, 9),
-        ({"ENGINE_ARGS": '{"tp_size": 3}'}, 4),
-        ({"DP_SIZE": "2", "TP_SIZE": "4"}, 2),
-        ({"TP_SIZE": "8", "NNODES": "2", "DIST_INIT_ADDR": "a:1"}, 5),
+        ({}, 1),
+        ({"DETOKENIZER_PROCESS": "true"}, 2),
+        ({"TOKENIZER_WORKERS": "2", "STORE_URL": "off"}, 2),
+        ({"TP_SIZE": "4"}, 4),
+        ({"TP_SIZE": "4", "PP_SIZE": "2"}, 8),
+        ({"ENGINE_ARGS": '{"tp_size": 3}'}, 3),
+        ({"DP_SIZE": "2", "TP_SIZE": "4"}, 1),
+        ({"TP_SIZE": "8", "NNODES": "2", "DIST_INIT_ADDR": "a:1"}, 4),
         ({"TP_SIZE": "8", "NNODES": "2", "NODE_RANK": "1", "DIST_INIT_ADDR": "a:1"}, 4),
-        ({"TP_SIZE": "auto"}, 2),
+        ({"TP_SIZE": "auto"}, 1),
     ],
 )
 @pytest.mark.full
@@ -168,7 +170,7 @@ def test_so_many_are_started_early_as_sglang_will_start(
 
     for bound in (False, True):
         monkeypatch.setattr(launch, "is_bound_to_memory", lambda: bound)  # noqa: B023
-        detokenizer = options.get("NODE_RANK") != "1"
+        detokenizer = "DETOKENIZER_PROCESS" in options or "TOKENIZER_WORKERS" in options
         expected = early if not bound or "DP_SIZE" in options else int(detokenizer)
         assert launch._early(settings(**options), on_cpu=False) == expected
         assert launch._early(settings(**options), on_cpu=True) == early

@@ -102,6 +102,35 @@ for name in ("self._task = ", "self._handle_task = "):
 # If its loop fails, print_exception_wrapper stops here, before it kills the process tree.
 assert not hasattr(MultiTokenizerRouter, "dump_requests_before_crash")
 assert envs.SGLANG_BATCH_TOKENIZER_OUTPUTS.get()  # outputs go out grouped by process
+from sglang.srt.managers import detokenizer_manager
+from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.managers.scheduler_components import output_streamer
+streamer = inspect.getsource(output_streamer.SchedulerOutputStreamer)
+assert "self.rust_server.push_generation(payload, acc.decode_latencies)" in streamer
+assert streamer.count("self.rust_server") == 4  # whether it is there, and the call
+assert "rust_server" in output_streamer.SchedulerOutputStreamer.__slots__
+made = inspect.getsource(Scheduler.init_output_streamer)
+assert "self.get_output_streamer_class()(" in made
+filled = inspect.getsource(output_streamer._GenerationStreamAccumulator.accept)
+both = filled[: filled.index("if not self.rust_server_mode:")]
+for name in ("rids", "finished_reasons", "output_ids", "prompt_tokens", "reasoning_tokens",
+             "cached_tokens", "beam_search_output"):
+    assert f"self.{name}.append(" in both, name
+for name in ("spec_verify_ct", "output_token_logprobs_val", "input_token_logprobs_val"):
+    assert f"self.{name}.append(" in filled.replace(both, ""), name
+assert list(inspect.signature(Engine._launch_detokenizer_subprocesses).parameters) == [
+    "server_args", "port_args", "run_detokenizer_process_func"
+]
+assert "detoken_procs, detoken_names = cls._launch_detokenizer_subprocesses(" in inspect.getsource(
+    Engine._launch_subprocesses
+)
+from sglang.srt.managers.scheduler_components import ipc_channels
+assert "zmq.PUSH, port_args.detokenizer_ipc_name, False" in inspect.getsource(ipc_channels)
+assert list(
+    inspect.signature(detokenizer_manager.DetokenizerManager.trim_matched_stop).parameters
+) == ["self", "output", "finished_reason", "no_stop_trim"]
+to_detokenizer = inspect.getsource(Scheduler)
+assert to_detokenizer.count("send_to_detokenizer.send_output(") == 2  # the two that Exchange drops
 from sglang.srt.constrained import base_grammar_backend
 assert "self.executor = ThreadPoolExecutor()" in inspect.getsource(base_grammar_backend)
 from sglang.srt.entrypoints import engine as engine_module

@@ -14,20 +14,21 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered, Watched
 from app.engine.sglang.adapters import EngineAdapters
 from app.engine.sglang.beams import searches_beams
-from app.engine.sglang.endings import aborted, refused
-from app.engine.sglang.exchange import Exchange, Pending
+from app.engine.sglang.endings import refused
+from app.engine.sglang.exchange import Exchange
 from app.engine.sglang.infill import Infill
+from app.engine.sglang.pending import Pending
 from app.engine.sglang.pictures import GREY, WARM_UP, PictureProcessor, discard, prepare
-from app.engine.sglang.pooling import Pooling
+from app.engine.sglang.pooling import Pooling, vector_of
 from app.engine.sglang.profiler import Profiler
 from app.engine.sglang.pulse import Pulse, read_loads
 from app.engine.sglang.readers import ENDED_BY_ANY_MARKER
 from app.engine.sglang.sampling_names import sampling_params, valid_defaults
+from app.engine.sglang.texts import detokenizer_of
 from app.engine.sglang.tokenizers import Tokenizers
 from app.engine.sglang.tokens import Vocabulary
 from app.engine.sglang.watch import end_schedulers
@@ -58,9 +59,11 @@ class SGLangEngine:
         pictures: PictureProcessor | None = None,
         adapters: EngineAdapters | None = None,
         widest_stride: int = 1,
+        reads_ids: bool = False,
         default_sampling: dict[str, Any] | None = None,
     ) -> None:
-        """`default_sampling`: the operator's, before the model's own."""
+        """`reads_ids`: the schedulers send ids. `default_sampling`: the operator's, before the
+        model's own."""
         self._default_sampling = default_sampling or {}
         self._engine = engine
         self._manager = engine.tokenizer_manager
@@ -73,7 +76,12 @@ class SGLangEngine:
         self.lost = watch.lost
         self._tokenizers = Tokenizers(self._manager, engine.template_manager)
         tokenizer = self._tokenizers.loop.tokenizer
-        self._exchange = Exchange(self._manager, Vocabulary(tokenizer), widest_stride=widest_stride)
+        self._exchange = Exchange(
+            self._manager,
+            Vocabulary(tokenizer),
+            detokenizer_of(self._manager) if reads_ids else None,
+            widest_stride=widest_stride,
+        )
         self._grammar_vocabulary: GrammarVocabulary | None = None
         self._infill = Infill.of(tokenizer)
         self._pictures = pictures
@@ -274,7 +282,7 @@ class SGLangEngine:
             raise refused(error) from error
         finally:
             self._embeddings -= 1
-        return [_embedding(result) for result in results]
+        return [vector_of(result) for result in results]
 
     async def load_adapter(self, name: str, path: str) -> str:
         assert self._adapters is not None
@@ -386,13 +394,3 @@ class SGLangEngine:
         await end_schedulers(self._manager, self._watch)
         self._exchange.close()
         await asyncio.to_thread(self._engine.shutdown)
-
-
-def _embedding(result: dict[str, Any]) -> Embedding:
-    finish = result["meta_info"].get("finish_reason") or {}
-    if finish.get("type") == "abort" or "embedding" not in result:
-        raise aborted(finish)
-    # SGLang normalises in the model's own precision, which may be half.
-    vector = np.asarray(result["embedding"], dtype=np.float32)
-    length = float(np.linalg.norm(vector.astype(np.float64))) or 1.0
-    return Embedding((vector / np.float32(length)).tolist(), result["meta_info"]["prompt_tokens"])

@@ -1,7 +1,7 @@
 """Beam search in SGLang: whether it can be asked for, and what comes back.
 
-A search is one request of the engine; its sequences come at its end, in a column of their own. Its
-detokenizer has cut their stop tokens off. Written against sglang 0.5.23, `srt/beam_search/`.
+A search is one request of the engine; its sequences come at its end, in a column of their own.
+Written against sglang 0.5.23, `srt/beam_search/`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,26 @@ def searches_beams(options: dict[str, Any]) -> bool:
     )
 
 
-def beam_chunks(column: Any, prompt_tokens: int, cached_tokens: int, choices: int) -> list[Chunk]:
-    """The best sequences, each a choice. `column`: a row of `beam_search_output`. Raises
-    InternalError."""
-    sequences = column[-1] if column else []
-    if len(sequences) != choices:
+def sequences(column: Any, choices: int) -> list[dict[str, Any]]:
+    """The best of a search. `column`: a row of `beam_search_output`. Raises InternalError."""
+    found: list[dict[str, Any]] = column[-1] if column else []
+    if len(found) != choices:
         raise InternalError("The engine found another number of sequences than was asked for.")
-    chunks = []
-    for no, sequence in enumerate(sequences):
+    return found
+
+
+def tokens(column: Any) -> int:
+    """Of all sequences of a row."""
+    return sum(len(sequence["tokens"]) for sequence in column[-1]) if column else 0
+
+
+def chunks(found: list[dict[str, Any]], prompt_tokens: int, cached_tokens: int) -> list[Chunk]:
+    """Each sequence as a choice. Raises InternalError."""
+    made = []
+    for no, sequence in enumerate(found):
         finish, matched = end_of(sequence["finish_reason"])
         ids = sequence["tokens"]
-        chunks.append(
+        made.append(
             Chunk(
                 no,
                 sequence["text"],
@@ -47,7 +56,7 @@ def beam_chunks(column: Any, prompt_tokens: int, cached_tokens: int, choices: in
                 ids=ids,
             )
         )
-    return chunks
+    return made
 
 
 def refused() -> UnsupportedParameter:

@@ -24,17 +24,6 @@ _COLUMNS: dict[str, Any] = {
 }
 """Decoded in every message."""
 
-SCORE_COLUMNS = {
-    side: [
-        f"{side}_token_logprobs_val",
-        f"{side}_token_logprobs_idx",
-        f"{side}_top_logprobs_val",
-        f"{side}_top_logprobs_idx",
-    ]
-    for side in ("input", "output")
-}
-"""The columns of log-probabilities, in the order in which `Vocabulary.scored` takes them."""
-
 
 class Columns:
     """Decodes `BatchStrOutput` messages."""

@@ -1,13 +1,13 @@
 """The way to the engine's processes and back, for everything that generates.
 
-    ask ─ TokenizedGenerateReqInput ─> scheduler ─> detokenizer ─ one message a step ─┐
-                                                                                      v
-    Inbox of each request <─ one row each <─ the columns that are needed <─ Exchange._readable
+    ask ─ TokenizedGenerateReqInput ─> scheduler ─ one message a step, of ids ──────────┐
+                                           └ or ─> detokenizer ─ one a step, of text ───┤
+                                                                                        v
+    Inbox of each request <─ one row each <─ Delivery <─ Exchange._readable
 
-Once per step comes one message of some sixty columns with a row for each request. SGLang's own
-reader decodes all of them, builds two dicts of each row and takes it through five layers; here the
-few columns that matter are decoded (`Columns`) and a row goes straight into its request's inbox.
-Every other message goes to SGLang's own handlers.
+SGLang's own reader decodes some sixty columns, builds two dicts of each row and takes it through
+five layers; here a row goes straight into its request's inbox (`delivery.py`). Every other message
+goes to SGLang's own handlers.
 
 Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails first when it changes.
 """
@@ -17,64 +17,22 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import msgspec
 import zmq
 
-from app.engine.base import Chunk, Question
+from app.engine.base import Question
 from app.engine.inbox import Inbox
-from app.engine.pace import Pace
-from app.engine.sglang import beams
-from app.engine.sglang.columns import SCORE_COLUMNS, Columns
-from app.engine.sglang.endings import aborted, end_of
+from app.engine.sglang.delivery import Delivery
+from app.engine.sglang.endings import aborted
 from app.engine.sglang.observed import LoggedRequest, Series
-from app.engine.sglang.tokens import ScoredColumns, Vocabulary
-from app.errors import InternalError, InvalidRequest, Overloaded
+from app.engine.sglang.pending import Pending
+from app.engine.sglang.texts import Detokenizer
+from app.engine.sglang.tokens import Vocabulary
+from app.errors import InternalError
 from app.logs.setup import log
 from app.types import Scoring
-
-
-class Pending:
-    """One choice of a request while the engine generates it. The engine knows it as a request."""
-
-    __slots__ = (
-        "beams",
-        "choice",
-        "first_at",
-        "id",
-        "inbox",
-        "log",
-        "plain",
-        "prompt_scored",
-        "question",
-        "times",
-    )
-
-    def __init__(
-        self, id: str, inbox: Inbox, choice: int, question: Question, times: Any, beams: int = 0
-    ) -> None:
-        self.id = id
-        self.inbox = inbox
-        self.choice = choice
-        self.question = question
-        self.times = times
-        """SGLang's `APIServerReqTimeStats`."""
-        self.beams = beams
-        """Choices that a search with beams returns; 0: it is none."""
-        self.plain = question.scoring is None and not question.token_ids
-        """Chunks carry text and counts only."""
-        self.log: LoggedRequest | None = None
-        self.first_at: float | None = None
-        """When the first token came, by `time.perf_counter`."""
-        self.prompt_scored = False
-        """A chunk has carried the prompt's log-probabilities."""
-
-    def note_first(self) -> None:
-        self.first_at = time.perf_counter()
-        self.times.set_first_token_time(self.first_at)
 
 
 class Exchange:
@@ -83,22 +41,27 @@ class Exchange:
     All methods belong to the event loop.
     """
 
-    def __init__(self, manager: Any, vocabulary: Vocabulary, *, widest_stride: int) -> None:
-        """`manager`: SGLang's TokenizerManager."""
+    def __init__(
+        self,
+        manager: Any,
+        vocabulary: Vocabulary,
+        detokenizer: Detokenizer | None,
+        *,
+        widest_stride: int,
+    ) -> None:
+        """`manager`: SGLang's TokenizerManager. `detokenizer`: None if SGLang's own process has the
+        engine's ids first."""
         from sglang.srt.managers import io_struct
         from sglang.srt.observability.req_time_stats import APIServerReqTimeStats
 
         self._manager = manager
-        self._vocabulary = vocabulary
         self._io = io_struct
         self._times = APIServerReqTimeStats
         self._loop = asyncio.get_running_loop()
         self._to_engine: Any = zmq.Socket.shadow(manager.send_to_scheduler.underlying)
         self._from_engine: Any = zmq.Socket.shadow(manager.recv_from_detokenizer.underlying)
-        self._columns = Columns(io_struct.BatchStrOutput)
         self._encode = io_struct.msgpack_encode
-        self._pending: dict[str, Pending] = {}
-        self._pace = Pace(self._loop, widest_stride)
+        self._detokenizer = detokenizer
         self._phase = 0
         self.broken: asyncio.Future[str] = self._loop.create_future()
         """Done when the engine's output cannot be read any more; its result is the reason."""
@@ -106,6 +69,14 @@ class Exchange:
         """When the engine's last message came, by the monotonic clock."""
         self._handling: set[asyncio.Task[None]] = set()
         self._series = Series(manager.metrics_collector) if manager.enable_metrics else None
+        self._delivery = Delivery(
+            self._loop,
+            io_struct.BatchStrOutput,
+            vocabulary,
+            self._series,
+            widest_stride=widest_stride,
+        )
+        self._pending = self._delivery.pending
         self._request_log = manager.request_logger if manager.request_logger.log_requests else None
         self._closing = ExitStack()
         # It watches SGLang's own reader, which does not run.
@@ -164,7 +135,16 @@ class Exchange:
             lora_id=question.adapter,
         )
         times.set_tokenize_finish_time()
-        request = Pending(id, inbox, choice, question, times, params.get("n", 0))
+        detokenizer = self._detokenizer
+        request = Pending(
+            id,
+            inbox,
+            choice,
+            question,
+            times,
+            beams=params.get("n", 0),
+            stream=detokenizer.stream(question.prompt, sampling) if detokenizer else None,
+        )
         times.set_api_server_dispatch_time()
         message.wrap_pickle_fields()
         if not self._send(message):
@@ -236,10 +216,11 @@ class Exchange:
             self.broken.set_result(f"the engine's output could not be read: {error!r}"[:300])
 
     def _take(self, raw: bytes) -> None:
-        if raw.startswith(self._columns.prefix):
-            self._deliver(self._columns.decode(raw))
+        if self._delivery.take(raw):
             return
         message = self._io.msgpack_decode(raw)
+        if isinstance(message, self._io.FreezeGCReq | self._io.ConfigureLoggingReq):
+            return  # to the detokenizer, in whose place this process is
         if isinstance(message, self._io.AbortReq):
             self._aborted(message)
         elif isinstance(message, self._io.BatchEmbeddingOutput):
@@ -254,109 +235,6 @@ class Exchange:
         self._handling.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._break(error)
-
-    def _deliver(self, batch: Any) -> None:
-        pending, pace = self._pending, self._pace
-        texts, finished = batch.output_strs, batch.finished_reasons
-        prompts, completed = batch.prompt_tokens, batch.completion_tokens
-        cached = batch.cached_tokens
-        pace.begin()
-        for row, id in enumerate(batch.rids):
-            if (request := pending.get(id)) is None:
-                continue  # aborted meanwhile
-            if finished[row] is not None:
-                self._finish(request, batch, row)
-                continue
-            inbox = request.inbox
-            inbox.put(
-                Chunk(request.choice, texts[row], prompts[row], completed[row], cached[row])
-                if request.plain
-                else self._detailed(request, batch, row)
-            )
-            if request.first_at is None:
-                request.note_first()
-                inbox.wake()
-            else:
-                pace.put(inbox)
-            if request.log is not None:
-                request.log.text.append(texts[row])
-        pace.end()
-
-    def _finish(self, request: Pending, batch: Any, row: int) -> None:
-        del self._pending[request.id]
-        if request.first_at is None:
-            request.note_first()
-        reason = batch.finished_reasons[row]
-        request.times.set_finished_time()
-        if self._series is not None:
-            assert request.first_at is not None
-            self._series.finished(
-                batch,
-                row,
-                times=request.times,
-                first_at=request.first_at,
-                constrained=request.question.sampling.grammar is not None,
-                cached_details=self._columns.cell(batch, "cached_tokens_details", row),
-                verified=self._columns.cell(batch, "spec_verify_ct", row),
-            )
-        try:
-            if request.beams:
-                self._finish_beams(request, batch, row)
-                return
-            finish, matched = end_of(reason)
-        except (InternalError, InvalidRequest, Overloaded) as error:
-            request.inbox.fail(error)
-            return
-        chunk = msgspec.structs.replace(
-            self._detailed(request, batch, row),
-            reasoning_tokens=batch.reasoning_tokens[row],
-            finish=finish,
-            matched=matched,
-        )
-        request.inbox.put(chunk)
-        request.inbox.wake()
-        if request.log is not None:
-            request.log.finished(chunk, reason, request.times.get_e2e_latency())
-
-    def _finish_beams(self, request: Pending, batch: Any, row: int) -> None:
-        """Raises as `end_of`."""
-        reason = batch.finished_reasons[row]
-        if reason["type"] == "abort" and reason.get("status_code") == 400:
-            log.warning("the engine refused a search", reason=str(reason.get("message"))[:400])
-            raise beams.refused()
-        end_of(reason)
-        column = self._columns.cell(batch, "beam_search_output", row)
-        prompt_tokens, cached_tokens = batch.prompt_tokens[row], batch.cached_tokens[row]
-        for chunk in beams.beam_chunks(column, prompt_tokens, cached_tokens, request.beams):
-            request.inbox.put(chunk)
-        request.inbox.wake()
-
-    def _detailed(self, request: Pending, batch: Any, row: int) -> Chunk:
-        """A row with everything that the request wants of it."""
-        question = request.question
-        ids: Sequence[int] = ()
-        scored: Any = ()
-        prompt: Any = ()
-        if question.token_ids:
-            ids = self._columns.cell(batch, "output_ids", row)
-        if question.scoring is not None:
-            scored = self._vocabulary.scored(*self._cells(batch, "output", row))
-            if not request.prompt_scored and question.scoring.prompt_from is not None:
-                prompt = ScoredColumns(self._vocabulary, self._cells(batch, "input", row))
-                request.prompt_scored = bool(prompt)
-        return Chunk(
-            request.choice,
-            batch.output_strs[row],
-            batch.prompt_tokens[row],
-            batch.completion_tokens[row],
-            batch.cached_tokens[row],
-            ids=ids,
-            scored=scored,
-            prompt=prompt,
-        )
-
-    def _cells(self, batch: Any, side: str, row: int) -> list[Sequence[Any]]:
-        return [self._columns.cell(batch, name, row) or () for name in SCORE_COLUMNS[side]]
 
     def _aborted(self, message: Any) -> None:
         """The engine ended a request before it ran."""

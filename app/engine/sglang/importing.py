@@ -18,6 +18,8 @@ from app.errors import ConfigError
 OWN_MODELS = "app.engine.sglang.models"
 ARCHITECTURE = "SERVE_MODEL_ARCHITECTURE"
 """Variable that tells the schedulers which model they load (models/served.py)."""
+SENDS_IDS = "SERVE_SENDS_IDS"
+"""Variable that tells the schedulers to send ids to the server (scheduler.py)."""
 _STAND_IN = Path(__file__).parent / "cpu"
 
 
@@ -96,6 +98,11 @@ def architecture_of(path: str) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return architecture if isinstance(architecture, str) else None
+
+
+def have_ids_sent() -> None:
+    """Have the schedulers send ids to the server."""
+    os.environ[SENDS_IDS] = "1"
 
 
 def follow() -> None:

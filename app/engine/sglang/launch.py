@@ -6,7 +6,7 @@ Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails firs
     ┌───────────────────────────────┐   ipc   ┌──────────────┐
     │ event loop: Exchange ─────────┼────────>│ scheduler(s) │  the model
     │      ^                        │         └──────┬───────┘
-    │      └────────────────────────┼───<── detokenizer <──┘
+    │      └────────────────────────┼────────────────┘ ids, step by step
     │ engine thread: built Engine,  │
     │ then waits for ever           │
     └───────────────────────────────┘
@@ -41,11 +41,12 @@ from app.engine.sglang.follower import Follower
 from app.engine.sglang.importing import (
     follow,
     go_offline,
+    have_ids_sent,
     import_for_requests,
     prepare_import,
 )
 from app.engine.sglang.model_files import model_path, needs_no_hub
-from app.engine.sglang.options import engine_options
+from app.engine.sglang.options import engine_options, sends_ids
 from app.engine.sglang.pictures import processor_of
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.shared import SharedEngine
@@ -98,6 +99,7 @@ async def launch(
         ),
         pictures=await processor_of(engine.tokenizer_manager, settings),
         widest_stride=settings.max_stream_interval,
+        reads_ids=sends_ids(settings),
         default_sampling=settings.default_sampling,
     )
 
@@ -152,6 +154,8 @@ def _build(
     if settings.node_rank:
         follow()
     raise_limits()
+    if sends_ids(settings):
+        have_ids_sent()
     early = EarlyProcesses(_early(settings, on_cpu=on_cpu))
     try:
         return _build_with(early, settings, runtime, started, loading, path, on_cpu=on_cpu)
@@ -162,7 +166,7 @@ def _build(
 def _early(settings: Settings, *, on_cpu: bool) -> int:
     """Processes that SGLang will start on this machine and that can be started before, as far as is
     known: more cost the time of an import, and fewer gain less."""
-    detokenizers = 0 if settings.node_rank else 1
+    detokenizers = 0 if settings.node_rank or sends_ids(settings) else 1
     options = settings.engine_options()
     if options.get("dp_size", 1) > 1:
         return 1 + detokenizers  # the controller, which starts the schedulers
@@ -184,14 +188,12 @@ def _build_with(
     *,
     on_cpu: bool,
 ) -> tuple[Any, Pooling | None]:
-    from sglang.srt.entrypoints.engine import Engine
-
-    from app.engine.sglang.scheduler import SingleMachineEngine
+    from app.engine.sglang.scheduler import ServedEngine, SingleMachineEngine
 
     options, pools = engine_options(settings, runtime, path, on_cpu=on_cpu)
     import_for_requests()
     shared_memory.take_over(runtime)
     loading()
-    engine = Engine if settings.nnodes > 1 else SingleMachineEngine
+    engine = ServedEngine if settings.nnodes > 1 else SingleMachineEngine
     with early.used(started):
         return engine(**options), pools

@@ -25,25 +25,27 @@ class Series:
 
     def finished(
         self,
-        batch: Any,
-        row: int,
         *,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_tokens: int,
+        reason: dict[str, Any],
         times: Any,
         first_at: float,
         constrained: bool,
         cached_details: Any,
-        verified: int | None,
+        verified: int,
     ) -> None:
-        """A request has ended with this row of the engine's output.
+        """A request has ended.
 
-        `times`: SGLang's `APIServerReqTimeStats` of the request. `first_at`: when its first token
-        came, by `time.perf_counter`. `constrained`: a grammar applied. `cached_details`,
-        `verified`: the row's `cached_tokens_details` and `spec_verify_ct`.
+        `reason`: SGLang's finish reason. `times`: SGLang's `APIServerReqTimeStats` of the request.
+        `first_at`: when its first token came, by `time.perf_counter`. `constrained`: a grammar
+        applied. `cached_details`, `verified`: SGLang's `cached_tokens_details`, `spec_verify_ct`.
         """
         collector = self._collector
         labels = dict(collector.labels)
-        tokens = batch.completion_tokens[row]
-        kind = batch.finished_reasons[row].get("type")
+        tokens = completion_tokens
+        kind = reason.get("type")
         if kind != "abort":
             collector.observe_time_to_first_token(
                 labels, times.get_first_token_latency(), stream=True
@@ -53,13 +55,13 @@ class Series:
             )
         collector.observe_one_finished_request(
             labels,
-            batch.prompt_tokens[row],
+            prompt_tokens,
             tokens,
-            batch.cached_tokens[row],
+            cached_tokens,
             times.get_e2e_latency(),
             constrained,
             cached_details,
-            spec_verify_ct=verified or 0,
+            spec_verify_ct=verified,
             is_streaming=True,
             time_per_output_token=(
                 times.get_time_per_output_token(tokens) if kind != "abort" else None

@@ -100,6 +100,22 @@ def _look_into_cache(options: dict[str, Any], settings: Settings) -> None:
             options[option] = in_cache(settings, option, name, options.get(revision or ""))
 
 
+def sends_ids(settings: Settings) -> bool:
+    """The server makes text of the model's tokens; no detokenizer of SGLang's runs."""
+    options = settings.engine_options() | settings.engine_args
+    needing = (  # what is told through it alone
+        "enable_hierarchical_cache",
+        "enable_lmcache",
+        "disaggregation_mode",
+    )
+    return (
+        not settings.detokenizer_process
+        and settings.tokenizer_workers == 1
+        and options.get("detokenizer_worker_num", 1) == 1
+        and not any(options.get(name) for name in needing)
+    )
+
+
 def check_reserved(engine_args: dict[str, Any]) -> None:
     for name in engine_args.keys() & _RESERVED.keys():
         raise ConfigError(f"ENGINE_ARGS: {name} cannot be set here: {_RESERVED[name]}")

@@ -1,4 +1,4 @@
-"""SGLang's engine on one machine: what its scheduler's processes do before SGLang's own code.
+"""SGLang's engine without its detokenizer, and what its schedulers do before SGLang's own code.
 
 `Engine.run_scheduler_process_func` is SGLang's place for that (0.5.23, entrypoints/engine.py); it
 starts replicas (DATA_PARALLEL_SIZE), too. The modules of SGLANG_EXTERNAL_MODEL_PACKAGE are imported
@@ -7,21 +7,57 @@ when the model is loaded, which is after torch.distributed is initialised.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from sglang.srt.entrypoints.engine import Engine
-from sglang.srt.managers.scheduler import run_scheduler_process
+from sglang.srt.managers.scheduler import Scheduler, run_scheduler_process
+from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
 
+from app.engine.sglang.importing import SENDS_IDS
 from app.engine.sglang.loopback import keep_to_loopback
+from app.engine.sglang.steps import StepSender
+
+
+def run(server_args: Any, port_args: Any, *more: Any, **options: Any) -> None:
+    """A scheduler's process, from start to end."""
+    if os.environ.get(SENDS_IDS):
+        # Where the server reads: what else SGLang sends to its detokenizer is passed on by that.
+        port_args.detokenizer_ipc_name = port_args.tokenizer_ipc_name
+        Scheduler.get_output_streamer_class = _streamer_class
+    run_scheduler_process(server_args, port_args, *more, **options)
 
 
 def run_on_loopback(*arguments: Any, **options: Any) -> None:
-    """A scheduler's process, from start to end."""
     keep_to_loopback()
-    run_scheduler_process(*arguments, **options)
+    run(*arguments, **options)
 
 
-class SingleMachineEngine(Engine):  # type: ignore[misc]
+class IdStreamer(SchedulerOutputStreamer):  # type: ignore[misc]
+    """Sends steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rust_server = StepSender(self.send_to_detokenizer)
+
+
+def _streamer_class(_: Any) -> type:
+    return IdStreamer
+
+
+class ServedEngine(Engine):  # type: ignore[misc]
+    """On several machines."""
+
+    run_scheduler_process_func = staticmethod(run)
+
+    @classmethod
+    def _launch_detokenizer_subprocesses(cls, *arguments: Any, **options: Any) -> Any:
+        if os.environ.get(SENDS_IDS):
+            return [], []
+        return super()._launch_detokenizer_subprocesses(*arguments, **options)
+
+
+class SingleMachineEngine(ServedEngine):
     """For NNODES=1."""
 
     run_scheduler_process_func = staticmethod(run_on_loopback)
