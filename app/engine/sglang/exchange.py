@@ -105,11 +105,7 @@ class Exchange:
         the prompt's pictures, once for each send. Raises ValueError if SGLang refuses the sampling,
         InternalError if the engine is gone."""
         manager = self._manager
-        sampling = manager.sampling_params_class(
-            **{**(manager.preferred_sampling_params or {}), **params}
-        )
-        sampling.normalize(manager.tokenizer)
-        sampling.verify(manager.model_config.vocab_size)
+        sampling = self._sampling(params)
         times = self._times(disagg_mode=manager.disaggregation_mode)
         if manager.enable_trace:
             times.init_trace_ctx(id, None, None)
@@ -136,15 +132,9 @@ class Exchange:
         )
         times.set_tokenize_finish_time()
         detokenizer = self._detokenizer
-        request = Pending(
-            id,
-            inbox,
-            choice,
-            question,
-            times,
-            beams=params.get("n", 0),
-            stream=detokenizer.stream(question.prompt, sampling) if detokenizer else None,
-        )
+        stream = detokenizer.stream(question.prompt, sampling) if detokenizer else None
+        beams = params.get("n", 0)
+        request = Pending(id, inbox, choice, question, times, beams=beams, stream=stream)
         times.set_api_server_dispatch_time()
         message.wrap_pickle_fields()
         if not self._send(message):
@@ -158,6 +148,16 @@ class Exchange:
         if self._request_log is not None:
             request.log = LoggedRequest(self._request_log, manager.tokenizer, id, question, params)
         return request
+
+    def _sampling(self, params: dict[str, Any]) -> Any:
+        """Raises ValueError."""
+        manager = self._manager
+        sampling = manager.sampling_params_class(
+            **{**(manager.preferred_sampling_params or {}), **params}
+        )
+        sampling.normalize(manager.tokenizer)
+        sampling.verify(manager.model_config.vocab_size)
+        return sampling
 
     @property
     def owes(self) -> bool:

@@ -105,6 +105,11 @@ def have_ids_sent() -> None:
     os.environ[SENDS_IDS] = "1"
 
 
+def ids_are_sent() -> bool:
+    """In this process, and in the schedulers that it starts."""
+    return SENDS_IDS in os.environ
+
+
 def follow() -> None:
     """Have SGLang return once this node's part is loaded, instead of waiting for its end."""
     os.environ["SGLANG_BLOCK_NONZERO_RANK_CHILDREN"] = "0"

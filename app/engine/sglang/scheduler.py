@@ -7,21 +7,20 @@ when the model is loaded, which is after torch.distributed is initialised.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from sglang.srt.entrypoints.engine import Engine
 from sglang.srt.managers.scheduler import Scheduler, run_scheduler_process
 from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
 
-from app.engine.sglang.importing import SENDS_IDS
+from app.engine.sglang.importing import ids_are_sent
 from app.engine.sglang.loopback import keep_to_loopback
 from app.engine.sglang.steps import StepSender
 
 
 def run(server_args: Any, port_args: Any, *more: Any, **options: Any) -> None:
     """A scheduler's process, from start to end."""
-    if os.environ.get(SENDS_IDS):
+    if ids_are_sent():
         # Where the server reads: what else SGLang sends to its detokenizer is passed on by that.
         port_args.detokenizer_ipc_name = port_args.tokenizer_ipc_name
         Scheduler.get_output_streamer_class = _streamer_class
@@ -52,7 +51,7 @@ class ServedEngine(Engine):  # type: ignore[misc]
 
     @classmethod
     def _launch_detokenizer_subprocesses(cls, *arguments: Any, **options: Any) -> Any:
-        if os.environ.get(SENDS_IDS):
+        if ids_are_sent():
             return [], []
         return super()._launch_detokenizer_subprocesses(*arguments, **options)
 
