@@ -49,10 +49,17 @@ class Fault:
     within_s: float = 15.0
     unread_log: bool = False
     small_disk: bool = False
+    detokenizer: bool = False
+    """The server has one of SGLang's."""
 
 
 def _kill(title: str) -> Fault:
-    return Fault(f"kill {title}", lambda server: server.child(title).kill(), ends=70)
+    return Fault(
+        f"kill {title}",
+        lambda server: server.child(title).kill(),
+        ends=70,
+        detokenizer="detokenizer" in title,
+    )
 
 
 def _stop(title: str) -> Fault:
@@ -61,6 +68,7 @@ def _stop(title: str) -> Fault:
         lambda server: server.child(title).suspend(),
         ends=73,
         within_s=STALL_S + EXCUSED_S + 15,
+        detokenizer="detokenizer" in title,
     )
 
 
@@ -110,7 +118,8 @@ async def _round(
 ) -> str | None:
     """One server, its load and its fault. Returns what was wrong about its end."""
     environment = {"ENGINE_STALL_TIMEOUT": str(STALL_S), "LOG_LEVEL": "info",
-                   "DRAIN_TIMEOUT": "60"}  # fmt: skip
+                   "DRAIN_TIMEOUT": "60",
+                   "DETOKENIZER_PROCESS": str(fault.detokenizer)}  # fmt: skip
     mounted = folder / "tmp"
     if fault.small_disk:
         mounted.mkdir(parents=True)

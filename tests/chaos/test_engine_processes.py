@@ -27,6 +27,10 @@ pytestmark = [
 ]
 KINDS = {
     "replicas": {"DATA_PARALLEL_SIZE": "2", "SGLANG_CPU_OMP_THREADS_BIND": "0|1"},
+    "replicas, one detokenizer": {
+        "DATA_PARALLEL_SIZE": "2", "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
+        "DETOKENIZER_PROCESS": "true",
+    },
     "parts": {"TP_SIZE": "2", "SGLANG_CPU_OMP_THREADS_BIND": "0|1"},
     "serving processes": {"TOKENIZER_WORKERS": "2"},
 }
@@ -34,7 +38,7 @@ VICTIMS = [
     ("replicas", "sglang::data_parallel_controller"),
     ("replicas", "sglang::scheduler_DP0"),
     ("replicas", "sglang::scheduler_DP1"),
-    ("replicas", "sglang::detokenizer"),
+    ("replicas, one detokenizer", "sglang::detokenizer"),
     ("parts", "sglang::scheduler_TP0"),
     ("parts", "sglang::scheduler_TP1"),
     ("serving processes", "sglang::scheduler"),

@@ -178,7 +178,8 @@ def test_ctrl_c_in_a_terminal_drains_too(start: Start) -> None:
 def test_every_client_gets_an_error_when_the_engine_is_killed(
     start: Start, fake: FakeCompute, victim: str, networked: bool
 ) -> None:
-    server = start(**fake.environ() if networked else {}).ready()
+    settings = fake.environ() if networked else {"DETOKENIZER_PROCESS": "true"}
+    server = start(**settings).ready()
     if networked:
         registered(server, fake)
     pids = [p.pid for p in server.children()]
@@ -291,12 +292,11 @@ def _engine_has_started_early(server: LiveServer) -> None:
     assert "begins anew" not in server.log
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = hard if hard != resource.RLIM_INFINITY else 65_535
-    for title in ("sglang::scheduler", "sglang::detokenizer"):
-        pid = server.child(title).pid
-        for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_STACK):
-            own = resource.prlimit(server.process.pid, limit)
-            assert resource.prlimit(pid, limit) == own
-        assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] >= min(65_535, most)
+    pid = server.child("sglang::scheduler").pid
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_STACK):
+        own = resource.prlimit(server.process.pid, limit)
+        assert resource.prlimit(pid, limit) == own
+    assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] >= min(65_535, most)
 
 
 def test_overload_is_refused_and_no_admitted_request_is_lost(start: Start) -> None:
