@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
+from app.awake import Timer
 from app.errors import Overloaded, RequestAborted, RequestTimedOut, ServeError
 from app.lifecycle import Lifecycle
 from app.sequences import Sequences
@@ -35,7 +36,7 @@ class Ticket:
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._error: ServeError | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: Timer | None = None
 
     def grow(self, size_bytes: int) -> None:
         """Count bytes of the body that have arrived. May end a request, this one included."""
@@ -69,8 +70,7 @@ class Ticket:
     def limit(self, seconds: float) -> None:
         """End the request when so many seconds have passed."""
         message = f"The request took longer than {seconds:g} s (REQUEST_TIMEOUT)."
-        loop = asyncio.get_running_loop()
-        self.timer = loop.call_later(seconds, lambda: self.end(RequestTimedOut(message)))
+        self.timer = Timer(seconds, lambda: self.end(RequestTimedOut(message)))
 
     def stop_timer(self) -> None:
         if self.timer is not None:

@@ -1,9 +1,9 @@
-"""Compare this server with `sglang.launch_server` on the same machine; docs/performance.md.
+"""Compare this server with SGLang's own two on the same machine; docs/performance.md.
 
     python -m bench compare --rounds 5
     python -m bench table bench-results.jsonl
 
-The expensive benchmark: both servers start a real engine, half an hour for five rounds. Take it for
+The expensive benchmark: each server starts a real engine, an hour for five rounds. Take it for
 figures that users see (throughput, TTFT, CPU per token), and before a release. For the cost of a
 change to this server's own code take `python -m bench.layer`, which needs no model
 (bench/README.md).
@@ -46,10 +46,14 @@ def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
     parser = argparse.ArgumentParser("python -m bench", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("compare", help="run both in turn, then print the table")
+    run = commands.add_parser("compare", help="run all in turn, then print the table")
     run.add_argument("--model", choices=LOADS, default="tiny")
     run.add_argument("--rounds", type=int, default=5)
     run.add_argument("--loads", type=_names, metavar="NAME,NAME", help="default: all")
+    run.add_argument(
+        "--servers", type=_names, metavar="NAME,NAME", default=list(compare.SERVERS),
+        help=f"of {', '.join(compare.SERVERS)}; default: all",
+    )  # fmt: skip
     run.add_argument("--no-floor", action="store_true", help="do not run the engine alone")
     run.add_argument("--no-metrics", action="store_true", help="without Prometheus metrics")
     run.add_argument(
@@ -82,6 +86,7 @@ def _plan(options: argparse.Namespace) -> compare.Plan:
         model=options.model,
         rounds=options.rounds,
         loads=options.loads,
+        servers=options.servers,
         floor=not options.no_floor,
         metrics=not options.no_metrics,
         theirs=options.theirs,

@@ -1,7 +1,8 @@
-"""Drives one load at a server with SGLang's own load client, and measures the server meanwhile.
+"""Drives one load at a server with SGLang's own load clients, and measures the server meanwhile.
 
-The client is `sglang.benchmark.serving` (what `python -m sglang.bench_serving` runs). It is
-imported once, and its `benchmark()` called for each load.
+Plain streams come from the client in Rust (`bench_serving --rust-client`), which leaves the
+processors to the servers. It sends no tools and no log-probabilities: these loads come from
+`sglang.benchmark.serving`, imported once, whose `benchmark()` is called for each.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import functools
 import io
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,8 +34,11 @@ _ANSWER_WITHIN_S = 300
 def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, float]:
     """Return the figures of one load. Raises BenchError unless every answer was complete."""
     _check_answer(load, server, model, seed=seed + 1)
-    meter = _Meter(server, requests=load.requests, warm_up=load.streams)
-    results = _drive(load, server, model, meter, seed=seed)
+    if load.has_floor:
+        meter, results = _drive_in_rust(load, server, model, seed=seed)
+    else:
+        meter = _Meter(server)
+        results = _drive(load, server, model, meter, seed=seed)
     failed = [error for error in results["errors"] if error]
     if failed or results["completed"] != load.requests:
         raise BenchError(
@@ -43,12 +50,17 @@ def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, floa
         raise BenchError(
             f"{server.name}, load {load.name}: {tokens} tokens are not all that were asked for"
         )
+    resident, unshared = server.tree_memory_bytes()
     figures = {
         "tokens": tokens,
-        "cpu_us_per_token": meter.cpu_s / tokens * 1e6,
-        "cpu_ms_per_request": meter.cpu_s / load.requests * 1e3,
+        "cpu_us_per_token": meter.serving_s / tokens * 1e6,
+        "text_cpu_us_per_token": meter.text_s / tokens * 1e6,
+        "tree_cpu_us_per_token": meter.tree_s / tokens * 1e6,
+        "cpu_ms_per_request": meter.serving_s / load.requests * 1e3,
         "tokens_per_s": tokens / meter.wall_s,
         "rss_mb": server.serving_rss_bytes() / 1e6,
+        "tree_rss_mb": resident / 1e6,
+        "tree_unshared_mb": unshared / 1e6,
     }
     if load.answers == "call":  # the client reads text only, so it saw no first token
         return figures
@@ -66,29 +78,87 @@ def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, floa
 
 
 class _Meter:
-    """The server's processor time from the first request after the warm-up to the end of the last.
+    """The processor time that the server uses, and the time that passes."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.serving_s = self.text_s = self.tree_s = self.wall_s = 0.0
+
+    def begin(self) -> None:
+        self._add(-1)
+        self.wall_s -= time.monotonic()
+
+    def end(self) -> None:
+        self.wall_s += time.monotonic()
+        self._add(1)
+
+    def _add(self, sign: int) -> None:
+        self.serving_s += sign * self._server.serving_cpu_s()
+        self.text_s += sign * self._server.text_cpu_s()
+        self.tree_s += sign * self._server.tree_cpu_s()
+
+
+def _drive_in_rust(
+    load: Load, server: Server, model: Path, *, seed: int
+) -> tuple[_Meter, dict[str, Any]]:
+    _rust_client(load, server, model, requests=load.streams, seed=seed + 2)  # the warm-up
+    meter = _Meter(server)
+    meter.begin()
+    results = _rust_client(load, server, model, requests=load.requests, seed=seed + 3)
+    meter.end()
+    # The client reads its tokenizer and makes its prompts before it sends the first.
+    meter.wall_s = results["duration"]
+    return meter, results
+
+
+def _rust_client(
+    load: Load, server: Server, model: Path, *, requests: int, seed: int
+) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "results.jsonl")
+        options = {
+            "backend": _BACKEND, "base-url": server.url, "model": MODEL_NAME,
+            "tokenizer": str(model), "dataset-name": "random-ids", "num-prompts": requests,
+            "random-input-len": load.input_tokens, "random-output-len": load.output_tokens,
+            "random-range-ratio": 1.0, "max-concurrency": load.streams, "warmup-requests": 0,
+            "seed": seed, "output-file": str(file), "worker-threads": 1,
+            "extra-request-body": json.dumps(_body(load)),
+        }  # fmt: skip
+        command = [
+            sys.executable, "-m", "sglang.benchmark.rust_client", "--disable-tqdm",
+            "--disable-retokenize", "--output-details",
+            *(f"--{name}={value}" for name, value in options.items()),
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_ANSWER_WITHIN_S, check=False
+        )
+        if done.returncode or not file.exists():
+            raise BenchError(f"the load client failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        results: dict[str, Any] = json.loads(file.read_text().splitlines()[-1])
+        return results
+
+
+class _Counted:
+    """Meters from the first request after the warm-up to the end of the last.
 
     Wraps the client's function for one request, because its `benchmark()` also warms up, sleeps
     and fetches the server's options.
     """
 
-    def __init__(self, server: Server, *, requests: int, warm_up: int) -> None:
-        self._server, self.warm_up, self._all = server, warm_up, warm_up + requests
+    def __init__(self, meter: _Meter, *, requests: int, warm_up: int) -> None:
+        self._meter, self._warm_up, self._all = meter, warm_up, warm_up + requests
         self._begun = self._ended = 0
-        self.cpu_s = self.wall_s = 0.0
 
     async def request(self, **arguments: Any) -> Any:
         from sglang.benchmark import serving
 
-        if self._begun == self.warm_up:
-            self.cpu_s = -self._server.serving_cpu_s()
-            self.wall_s = -time.monotonic()
+        if self._begun == self._warm_up:
+            self._meter.begin()
         self._begun += 1
         answer = await serving.async_request_openai_chat_completions(**arguments)
         self._ended += 1
         if self._ended == self._all:
-            self.wall_s += time.monotonic()
-            self.cpu_s += self._server.serving_cpu_s()
+            self._meter.end()
         return answer
 
 
@@ -107,12 +177,13 @@ def _drive(load: Load, server: Server, model: Path, meter: _Meter, *, seed: int)
             backend=_BACKEND, dataset_name="random-ids", disable_stream=not load.stream,
             disable_ignore_eos=False, header=None, plot_throughput=False, goodput=None,
             cache_report=False, output_file=os.devnull, output_details=False,
-            warmup_requests=meter.warm_up, sharegpt_output_len=None,
+            warmup_requests=load.streams, sharegpt_output_len=None,
             random_input_len=load.input_tokens, random_output_len=load.output_tokens,
             random_range_ratio=1.0,
         )
     )  # fmt: skip
-    serving.ASYNC_REQUEST_FUNCS[_BACKEND] = meter.request
+    counted = _Counted(meter, requests=load.requests, warm_up=load.streams)
+    serving.ASYNC_REQUEST_FUNCS[_BACKEND] = counted.request
     with contextlib.redirect_stdout(io.StringIO()):
         results: dict[str, Any] = asyncio.run(
             serving.benchmark(
@@ -120,7 +191,7 @@ def _drive(load: Load, server: Server, model: Path, meter: _Meter, *, seed: int)
                 model_id=MODEL_NAME, tokenizer=_tokenizer(model), input_requests=rows,
                 request_rate=float("inf"), max_concurrency=load.streams, disable_tqdm=True,
                 lora_names=[], lora_request_distribution=None, lora_zipf_alpha=None,
-                extra_request_body=_body(load), profile=False, warmup_requests=meter.warm_up,
+                extra_request_body=_body(load), profile=False, warmup_requests=load.streams,
             )
         )  # fmt: skip
     return results

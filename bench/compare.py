@@ -1,4 +1,4 @@
-"""Rounds: every load at both servers, in the other order every second round, then at the floor."""
+"""Rounds: every load at each server, in the other order every second round, then at the floor."""
 
 from __future__ import annotations
 
@@ -14,11 +14,23 @@ from typing import Any
 
 from bench import client, models, table
 from bench.load import Load, chosen
-from bench.servers import FLOOR, OURS, THEIRS, BenchError, Server, end, launch_server, this_server
+from bench.servers import (
+    FLOOR,
+    OURS,
+    RUST,
+    THEIRS,
+    BenchError,
+    Server,
+    end,
+    launch_server,
+    rust_server,
+    this_server,
+)
 from bench.setup import ROOT, Subject, differences, engine_options
 from bench.table import Result
 
 _SEEDS_A_ROUND = 1000
+SERVERS = {THEIRS: launch_server, RUST: rust_server, OURS: this_server}
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,7 @@ class Plan:
     model: str
     rounds: int
     loads: Sequence[str] | None
+    servers: Sequence[str]
     floor: bool
     metrics: bool
     theirs: Sequence[str]
@@ -69,15 +82,15 @@ class _Round:
     def servers(self) -> None:
         options: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            order = (launch_server, this_server)
+            order = [start for name, start in SERVERS.items() if name in self._plan.servers]
             # They take turns in starting: a machine that slows down over an hour favours neither.
             for start in order if self._number % 2 else reversed(order):
                 with start(self._subject, Path(folder)) as server:
                     options.append(server.options())
                     if differing := differences(options[0], options[-1]):
                         raise BenchError(f"the engines' options differ: {'; '.join(differing)}")
-                    self._keep(server.name, table.START, {"first_token_s": server.first_token_s})
                     server.settle()
+                    self._keep(server.name, table.START, _start(server))
                     self._drive(server)
 
     def _drive(self, server: Server) -> None:
@@ -118,6 +131,16 @@ class _Round:
             if name in table.FIGURES
         )
         _say(f"  {subject}, {load}: {shown}")
+
+
+def _start(server: Server) -> dict[str, float]:
+    resident, unshared = server.tree_memory_bytes()
+    return {
+        "first_token_s": server.first_token_s,
+        "tree_cpu_s": server.tree_cpu_s(),
+        "tree_rss_mb": resident / 1e6,
+        "tree_unshared_mb": unshared / 1e6,
+    }
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[tuple[str, dict[str, float]]]:

@@ -1,8 +1,8 @@
-"""Starting and stopping the servers: `sglang.launch_server` and this one.
+"""Starting and stopping the servers: `sglang.launch_server`, its form in Rust, and this one.
 
-Both get the same model, engine options and environment, each in its own process group. Measured is
-the serving side: the process that was started, and its children that listen on the port. The
-engine's processes are not counted.
+All get the same model, engine options and environment, each in its own process group. Measured are
+the serving side (the process that was started, and its children that listen on the port) and the
+whole tree of processes, the engine among them: the server in Rust runs inside its scheduler.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import psutil
 
 from bench.setup import MODEL_NAME, ROOT, Subject, as_flags, as_settings, shell_environment
 
-OURS, THEIRS, FLOOR = "this server", "launch_server", "floor"
+OURS, THEIRS, RUST, FLOOR = "this server", "launch_server", "Rust server", "floor"
 START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 45
 _SETTLE_WITHIN_S = 60
@@ -34,15 +34,27 @@ class BenchError(Exception):
     """The benchmark must end: a figure would be wrong."""
 
 
+def _launch(subject: Subject, port: int) -> list[str]:
+    return [
+        sys.executable, "-m", "sglang.launch_server", "--host", "127.0.0.1", "--port", str(port),
+        "--model-path", str(subject.model), "--served-model-name", MODEL_NAME,
+    ]  # fmt: skip
+
+
 @contextmanager
 def launch_server(subject: Subject, folder: Path) -> Iterator[Server]:
     port = _free_port()
-    command = [
-        sys.executable, "-m", "sglang.launch_server", "--host", "127.0.0.1", "--port", str(port),
-        "--model-path", str(subject.model), "--served-model-name", MODEL_NAME,
-        *as_flags(subject.options), *subject.theirs,
-    ]  # fmt: skip
+    command = [*_launch(subject, port), *as_flags(subject.options), *subject.theirs]
     with _running(THEIRS, command, {}, port, folder) as server:
+        yield server
+
+
+@contextmanager
+def rust_server(subject: Subject, folder: Path) -> Iterator[Server]:
+    """SGLang's own, whose API, tokenizer and detokenizer are threads of the scheduler."""
+    port = _free_port()
+    command = [*_launch(subject, port), *as_flags(subject.options)]
+    with _running(RUST, command, {"SGLANG_RUST_SERVER": "1"}, port, folder) as server:
         yield server
 
 
@@ -86,8 +98,11 @@ class Server:
         raise BenchError(f"{self.name} gave no token in {waited_s:.0f} s:\n{self.last_lines()}")
 
     def options(self) -> dict[str, Any]:
-        """The engine's options, as the server reports them."""
-        options: dict[str, Any] = self.http.get("/server_info").raise_for_status().json()
+        """The engine's options, as the server reports them; empty if it has no route for them."""
+        answer = self.http.get("/server_info")
+        if answer.status_code == 404:
+            return {}
+        options: dict[str, Any] = answer.raise_for_status().json()
         return options
 
     def settle(self) -> None:
@@ -107,6 +122,19 @@ class Server:
     def serving_rss_bytes(self) -> int:
         return sum(process.memory_info().rss for process in self._serving())
 
+    def text_cpu_s(self) -> float:
+        """Of the serving side and of what makes text of the model's tokens for it."""
+        detokenizers = [each for each in self._all() if _title(each) == "sglang::detokenizer"]
+        return _cpu_s([*self._serving(), *detokenizers])
+
+    def tree_cpu_s(self) -> float:
+        return _cpu_s(self._all())
+
+    def tree_memory_bytes(self) -> tuple[int, int]:
+        """Resident, each process by itself; and what they do not share."""
+        infos = [process.memory_full_info() for process in self._all()]
+        return sum(info.rss for info in infos), sum(info.uss for info in infos)
+
     def last_lines(self, count: int = 25) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
@@ -117,6 +145,12 @@ class Server:
     def _serving(self) -> list[psutil.Process]:
         main, *others = self._all()
         return [main, *(process for process in others if _listens(process, self.port))]
+
+
+def _title(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline()).strip()
+    return ""
 
 
 def _listens(process: psutil.Process, port: int) -> bool:

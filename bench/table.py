@@ -1,4 +1,4 @@
-"""Raw results as one markdown table: medians, and ratios of the two servers.
+"""Raw results as one markdown table: medians, and the ratios of this server to the others.
 
 A ratio is taken within each round, between runs that were minutes apart, and then the median over
 the rounds: whatever slows the whole machine for a while cancels out.
@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench.servers import FLOOR, OURS, THEIRS
+from bench.servers import FLOOR, OURS, RUST, THEIRS
 
 START = "start"
 FIGURES = {
     "first_token_s": "start to the first token, s",
+    "tree_cpu_s": "CPU of the start, all processes, s",
     "cpu_us_per_token": "CPU per token, µs",
+    "text_cpu_us_per_token": "CPU per token with the detokenizer, µs",
+    "tree_cpu_us_per_token": "CPU per token, all processes, µs",
     "cpu_ms_per_request": "CPU per request, ms",
     "tokens_per_s": "output tokens/s",
     "ttft_p50_ms": "TTFT p50, ms",
@@ -28,8 +31,12 @@ FIGURES = {
     "latency_p50_ms": "whole answer p50, ms",
     "latency_p99_ms": "whole answer p99, ms",
     "rss_mb": "memory, MB",
+    "tree_rss_mb": "memory, all processes, MB",
+    "tree_unshared_mb": "memory that is not shared, all processes, MB",
 }
-_HEAD = ("load", "figure", THEIRS, OURS, "ratio (min-max)", FLOOR, f"{OURS} / {FLOOR}")
+_IN_ITS_ENGINE = ("cpu_us_per_token", "text_cpu_us_per_token", "cpu_ms_per_request", "rss_mb")
+"""Figures of the serving side, which the server in Rust has none of."""
+_OTHERS = (THEIRS, RUST, FLOOR)
 
 
 @dataclass(frozen=True)
@@ -79,9 +86,13 @@ def markdown(results: Iterable[Result]) -> str:
 
 def _table(setup: str, results: Sequence[Result]) -> str:
     values = _by_round(results)
-    rows = [_HEAD, tuple("---" for _ in _HEAD)]
+    others = [name for name in _OTHERS if any(subject == name for _, _, subject in values)]
+    head = ["load", "figure", OURS]
+    for name in others:
+        head += [name, f"{OURS} / {name} (min-max)"]
+    rows = [head, ["---"] * len(head)]
     for load in dict.fromkeys(load for load, _, _ in values):
-        rows += _rows(load, values)
+        rows += _rows(load, values, others)
     counts = {len(rounds) for rounds in values.values()}
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([f"Model and setup: {setup}; rounds: {max(counts)}", "", *lines])
@@ -99,16 +110,16 @@ def _by_round(results: Iterable[Result]) -> _Rounds:
     return values
 
 
-def _rows(load: str, rounds: _Rounds) -> Iterator[tuple[str, ...]]:
+def _rows(load: str, rounds: _Rounds, others: Sequence[str]) -> Iterator[list[str]]:
     for figure, title in FIGURES.items():
-        theirs, ours, floor = (
-            rounds.get((load, figure, subject), {}) for subject in (THEIRS, OURS, FLOOR)
-        )
-        if theirs or ours or floor:
-            yield (
-                load, title, _median(theirs), _median(ours), _shown(paired(ours, theirs)),
-                _median(floor), _shown(paired(ours, floor)),
-            )  # fmt: skip
+        ours = rounds.get((load, figure, OURS), {})
+        row = [load, title, _median(ours)]
+        for name in others:
+            known = name != RUST or figure not in _IN_ITS_ENGINE
+            theirs = rounds.get((load, figure, name), {}) if known else {}
+            row += [_median(theirs), _shown(paired(ours, theirs))]
+        if any(row[2:]):
+            yield row
 
 
 def paired(one: dict[int, float], other: dict[int, float]) -> Ratio | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from app import awake
 from app.engine.base import Question, Rendered
 from app.engine.json_examples import example
 from app.engine.required_calls import calls_grammar
@@ -72,7 +72,7 @@ class StandIn(ScriptedEngine):
         self._spoke_at = 0.0
 
     def silent_s(self) -> float:
-        return time.monotonic() - self._spoke_at if self.running else 0.0
+        return awake.now() - self._spoke_at if self.running else 0.0
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         ids = self.encode("".join(texts(chat.messages[-1].parts)) or " ")
@@ -83,7 +83,7 @@ class StandIn(ScriptedEngine):
 
     def steps(self, question: Question, choice: int) -> Iterator[Step]:
         for no, word in enumerate(self._words(question)):
-            self._spoke_at = time.monotonic()
+            self._spoke_at = awake.now()
             if no:
                 yield self._options.token_s
             yield word

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from app import metrics
+from app import awake, metrics
 from app.files.storage import Storage, StorageFailed
 from app.logs.setup import log
 from app.settings.secrets import hidden
@@ -35,17 +35,17 @@ class FileCare:
         self.uploads: set[str] = set()
         """Those that this process receives."""
         self._renewed_at = self._swept_at = 0.0
-        self._steady_since = time.monotonic()
+        self._steady_since = awake.now()
 
     async def take(self) -> None:
         """Until it is cancelled."""
         rows = await self._access.open()
-        self._steady_since = time.monotonic()
+        self._steady_since = awake.now()
         while True:
             try:
                 await self._round(rows)
             except Exception as error:  # the next round may succeed; claims outlast several
-                self._steady_since = time.monotonic()
+                self._steady_since = awake.now()
                 self._access.failed("round", in_short(error))
             await asyncio.sleep(_ROUND_S)  # what it looks for are times that pass
 
@@ -54,8 +54,9 @@ class FileCare:
         if self.uploads and now - self._renewed_at >= _RENEW_S:
             await rows.renew(list(self.uploads), CLAIM_S)
             self._renewed_at = now
-        # While the database was away no claim could be renewed, by any server.
-        if now - self._steady_since >= CLAIM_S and now - self._swept_at >= _SWEEP_S:
+        # While the database was away, or all were frozen, no claim could be renewed by any server.
+        steady_s = awake.now() - max(self._steady_since, awake.AWAKE.thawed_at)
+        if steady_s >= CLAIM_S and now - self._swept_at >= _SWEEP_S:
             self._swept_at = now
             await self._sweep(rows)
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from app import metric_files
+from app.awake import AWAKE
 from app.errors import Draining, EngineDied, ServeError, StartError
 from app.files.opening import files_of
 from app.gate import Gate
@@ -133,6 +134,7 @@ class Work(Protocol):
 async def live(work: Work, service: Service) -> int:
     """Serve until the end; returns the exit code, unless the process has to exit at once."""
     lifecycle, control = service.lifecycle, service.control
+    AWAKE.start()
     await control.open(lifecycle, service.gate)
     running = await work.start()
     await first_of(running, control.requested.wait(), lifecycle.over.wait())
@@ -156,6 +158,7 @@ async def live(work: Work, service: Service) -> int:
         await service.store.close()
     if service.files is not None:
         await service.files.close()
+    AWAKE.stop()
     lifecycle.enter(Phase.STOPPED)
     log.info("stopped", uptime_s=round(lifecycle.uptime_s, 1))
     return 0

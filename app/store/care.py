@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from app import metrics
+from app import awake, metrics
 from app.store.access import Access, in_short
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ class Care:
         self._count, self._size = 0, 0
         """Of the whole store, as far as this process knows."""
         self._renewed_at = 0.0
-        self._steady_since = time.monotonic()
+        self._steady_since = awake.now()
 
     @property
     def may_judge(self) -> bool:
         """Whether another server's claim that has ended says that it is dead: while the store was
-        away, none could be renewed."""
-        return time.monotonic() - self._steady_since >= CLAIM_S
+        away, or all servers were frozen, none could be renewed."""
+        return awake.now() - max(self._steady_since, awake.AWAKE.thawed_at) >= CLAIM_S
 
     def grow(self, size: int, *, count: int = 1) -> None:
         self._count, self._size = self._count + count, self._size + size
@@ -81,7 +81,7 @@ class Care:
             try:
                 await self._round(rows)
             except Exception as error:  # the next round may succeed; claims outlast several
-                self._steady_since = time.monotonic()
+                self._steady_since = awake.now()
                 self._access.failed("round", in_short(error))
             await asyncio.sleep(_ROUND_S)
 

@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
+from app.awake import AWAKE
 from app.store.tables import METADATA
 
 _BUSY_S = 5.0
@@ -57,6 +58,8 @@ class Database:
         self._engine = (
             _sqlite_engine(url, survives_power) if self._sqlite else _postgres_engine(url)
         )
+        # A connection of before a freeze is none any more, and would say so only after seconds.
+        self._end_forgetting = AWAKE.on_thaw(self._forget)
         free = nullcontext()
         self._to_write: AbstractAsyncContextManager[Any] = asyncio.Lock() if self._sqlite else free
         """SQLite has one writer; waiting here is cheaper than in the database."""
@@ -71,7 +74,12 @@ class Database:
             await connection.run_sync(self._metadata.create_all)
 
     async def close(self) -> None:
+        self._end_forgetting()
         await self._engine.dispose()
+
+    def _forget(self) -> None:
+        if not self._sqlite:
+            self._engine.sync_engine.dispose(close=False)
 
     async def shrink(self) -> None:
         """Give the disk back what was removed."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
+from app import awake
 from app.errors import BodyTimeout, BodyTooLarge, ClientGone, UnsupportedEncoding
 from app.settings.catalogue import Settings
 
@@ -35,10 +35,10 @@ async def read_body(
     if declares_over(headers, max_bytes):
         raise too_large
     body = bytearray()
-    began = asyncio.get_running_loop().time()
+    began = awake.now()
     limit_s = min(timeout_s, _BODY_GRACE_S) if min_rate else timeout_s
     try:
-        async with asyncio.timeout_at(began + limit_s) as deadline:
+        async with awake.timeout(limit_s) as bound:
             while True:
                 message: Message = await receive()
                 if message["type"] == "http.disconnect":
@@ -52,7 +52,7 @@ async def read_body(
                     return bytes(body)
                 if min_rate:
                     limit_s = min(timeout_s, _BODY_GRACE_S + len(body) / min_rate)
-                    deadline.reschedule(began + limit_s)
+                    bound.end_in(began + limit_s - awake.now())
     except TimeoutError:
         if limit_s < timeout_s:
             problem = f"arrives with less than {min_rate} bytes a second (MIN_BODY_RATE)"
@@ -70,16 +70,15 @@ async def body_pieces(
     counts against MIN_BODY_RATE, as the server's own disk may be slow; all of it counts against
     `timeout_s`.
     """
-    loop = asyncio.get_running_loop()
-    ends = loop.time() + timeout_s
+    ends = awake.now() + timeout_s
     min_rate = settings.min_body_rate
     arrived, waited_s = 0, 0.0
     while True:
-        began = loop.time()
+        began = awake.now()
         limit_s = ends - began
         slow_s = _BODY_GRACE_S + arrived / min_rate - waited_s if min_rate else limit_s
         try:
-            async with asyncio.timeout(min(limit_s, slow_s)):
+            async with awake.timeout(min(limit_s, slow_s)):
                 message: Message = await receive()
         except TimeoutError:
             if slow_s < limit_s:
@@ -89,7 +88,7 @@ async def body_pieces(
             raise BodyTimeout(f"The request's body {problem}.") from None
         if message["type"] == "http.disconnect":
             raise _gone()
-        waited_s += loop.time() - began
+        waited_s += awake.now() - began
         piece: bytes = message.get("body", b"")
         arrived += len(piece)
         yield piece

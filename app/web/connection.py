@@ -30,7 +30,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from app import metrics
+from app import awake, metrics
 from app.errors import ClientGone, HeadTimeout, InvalidRequest, ServeError
 from app.logs.setup import log
 from app.settings.catalogue import Settings
@@ -91,7 +91,7 @@ class BoundedHttp(HttpToolsProtocol):
             max_pieces=_MAX_PIECES,
         )
         self._answer_transport = _AnswerTransport(transport, self._close_after_answer)
-        self._deadline, self._unread = Deadline(self.loop), Deadline(self.loop)
+        self._deadline, self._unread = Deadline(), Deadline()
         self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
@@ -241,7 +241,12 @@ class BoundedHttp(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def timeout_keep_alive_handler(self) -> None:
-        if not self._refused:
+        if awake.now() - awake.AWAKE.thawed_at < self.timeout_keep_alive:
+            # What the client has sent while the process was frozen is not read yet.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        elif not self._refused:
             super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
@@ -308,14 +313,14 @@ class BoundedHttp(HttpToolsProtocol):
         self.pipeline.clear()
         self.transport.write_eof()
         self.flow.resume_reading()
-        self._abort_once_sent(latest=self.loop.time() + self.settings.write_timeout_s)
+        self._abort_once_sent(latest=awake.now() + self.settings.write_timeout_s)
 
     def _abort_once_sent(self, latest: float) -> None:
-        """After _LINGER_S with nothing left to send, or at `latest`, a time of the event loop."""
+        """After _LINGER_S with nothing left to send, or at `latest`, by `awake.now`."""
         sent = not self.transport.get_write_buffer_size()
 
         def lingered() -> None:
-            if sent or self.loop.time() >= latest:
+            if sent or awake.now() >= latest:
                 self.transport.abort()
             else:
                 self._abort_once_sent(latest)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+
+from app.awake import Timer
 
 
 class Deadline:
-    __slots__ = ("_loop", "timer")
+    __slots__ = ("timer",)
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.timer: asyncio.TimerHandle | None = None
+    def __init__(self) -> None:
+        self.timer: Timer | None = None
         """None unless it was started and not stopped since."""
 
     def start(self, after_s: float, expired: Callable[[], None]) -> None:
         """Call `expired` after `after_s` seconds. Stop an earlier timer first."""
-        self.timer = self._loop.call_later(after_s, expired)
+        self.timer = Timer(after_s, expired)
 
     def stop(self) -> None:
         if self.timer is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import table
-from bench.servers import FLOOR, OURS, THEIRS
+from bench.servers import FLOOR, OURS, RUST, THEIRS
 from bench.setup import differences
 from bench.table import Result, paired
 
@@ -44,7 +44,19 @@ def test_a_slow_round_does_not_change_the_ratio() -> None:
 
 def test_each_server_is_shown_by_its_median() -> None:
     cells = row(*(result(no, THEIRS, cpu) for no, cpu in enumerate((80.0, 95.0, 300.0), 1)))
-    assert cells == ["64", "CPU per token, µs", "95", "", "", "", ""]
+    assert cells == ["64", "CPU per token, µs", "", "95", ""]
+
+
+def test_the_server_in_rust_has_no_figures_of_a_serving_side() -> None:
+    results = [
+        Result("tiny", 1, subject, "64", {"cpu_us_per_token": 2.0, "tree_cpu_us_per_token": cpu})
+        for subject, cpu in ((RUST, 200.0), (OURS, 180.0))
+    ]
+    rows = [line for line in table.markdown(results).splitlines() if line.startswith("| 64")]
+    assert rows == [
+        "| 64 | CPU per token, µs | 2 |  |  |",
+        "| 64 | CPU per token, all processes, µs | 180 | 200 | 0.90 (0.90-0.90) |",
+    ]
 
 
 def test_each_setup_has_its_own_table() -> None:

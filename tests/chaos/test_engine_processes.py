@@ -28,7 +28,8 @@ pytestmark = [
 KINDS = {
     "replicas": {"DATA_PARALLEL_SIZE": "2", "SGLANG_CPU_OMP_THREADS_BIND": "0|1"},
     "replicas, one detokenizer": {
-        "DATA_PARALLEL_SIZE": "2", "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
+        "DATA_PARALLEL_SIZE": "2",
+        "SGLANG_CPU_OMP_THREADS_BIND": "0|1",
         "DETOKENIZER_PROCESS": "true",
     },
     "parts": {"TP_SIZE": "2", "SGLANG_CPU_OMP_THREADS_BIND": "0|1"},

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
-from app.life import stall
-from app.life.stall import stalled
 from app.lifecycle import Phase
 from tests.life.started import Start
 from tests.support import sse
@@ -48,19 +44,3 @@ async def test_without_a_bound_an_engine_may_be_silent_for_ever() -> None:
         await asyncio.sleep(0.2)
         assert (await running.client.get("/livez")).status_code == 200
         assert running.lifecycle.phase is Phase.READY
-
-
-async def test_what_passed_while_the_process_stood_still_does_not_count(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 0.0
-    looks = iter([1.0] * 30 + [3600.0] + [1.0] * 100)
-
-    async def sleep(seconds: float) -> None:
-        nonlocal now
-        now += next(looks)
-
-    monkeypatch.setattr(stall.time, "monotonic", lambda: now)
-    monkeypatch.setattr(stall.asyncio, "sleep", sleep)
-    await stalled(lambda: now, 60.0)
-    assert now == 30 + 3600 + 61

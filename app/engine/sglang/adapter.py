@@ -7,7 +7,6 @@ engine/sglang/launch.py builds it.
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -15,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from app import awake
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered, Watched
 from app.engine.sglang.adapters import EngineAdapters
 from app.engine.sglang.beams import searches_beams
@@ -72,7 +72,7 @@ class SGLangEngine:
         self._embeddings = 0
         """Batches that are waited for."""
         self._embeddings_since = 0.0
-        """When the first of them was asked for, by the monotonic clock."""
+        """When the first of them was asked for, by `awake.now`."""
         self.lost = watch.lost
         self._tokenizers = Tokenizers(self._manager, engine.template_manager)
         tokenizer = self._tokenizers.loop.tokenizer
@@ -273,7 +273,7 @@ class SGLangEngine:
             dimensions=dimensions,
         )
         if not self._embeddings:
-            self._embeddings_since = time.monotonic()
+            self._embeddings_since = awake.now()
         self._embeddings += 1
         try:
             async with aclosing(self._manager.generate_request(request, None)) as stream:
@@ -321,7 +321,7 @@ class SGLangEngine:
         owed = [self._exchange.asked_at] if self._exchange.owes else []
         if self._embeddings:
             owed.append(self._embeddings_since)
-        now = time.monotonic()
+        now = awake.now()
         if self._profiler.is_busy:
             return _HARDLY  # in every process of the server: it holds for all
         if not owed:

@@ -22,6 +22,7 @@ from typing import Any
 
 import zmq
 
+from app import awake
 from app.engine.base import Question
 from app.engine.inbox import Inbox
 from app.engine.sglang.delivery import Delivery
@@ -65,8 +66,8 @@ class Exchange:
         self._phase = 0
         self.broken: asyncio.Future[str] = self._loop.create_future()
         """Done when the engine's output cannot be read any more; its result is the reason."""
-        self.heard_at = time.monotonic()
-        """When the engine's last message came, by the monotonic clock."""
+        self.heard_at = awake.now()
+        """When the engine's last message came, by `awake.now`."""
         self._handling: set[asyncio.Task[None]] = set()
         self._series = Series(manager.metrics_collector) if manager.enable_metrics else None
         self._delivery = Delivery(
@@ -143,7 +144,7 @@ class Exchange:
             media.pop()  # the scheduler's now
         times.set_api_server_dispatch_finish_time()
         if not self._pending:
-            self.asked_at = time.monotonic()
+            self.asked_at = awake.now()
         self._pending[id] = request
         if self._request_log is not None:
             request.log = LoggedRequest(self._request_log, manager.tokenizer, id, question, params)
@@ -203,7 +204,7 @@ class Exchange:
         """ZeroMQ's descriptor signals only once, so read until the socket is empty."""
         while self._from_engine.get(zmq.EVENTS) & zmq.POLLIN and not self.broken.done():
             message = self._from_engine.recv(zmq.NOBLOCK)
-            self.heard_at = time.monotonic()
+            self.heard_at = awake.now()
             self._manager.last_receive_tstamp = time.time()
             try:
                 self._take(message)

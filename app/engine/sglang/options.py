@@ -24,6 +24,9 @@ from app.settings.catalogue import Settings
 _CPU_KV_POOL_TOKENS = 65_536
 """SGLang would take most of the memory, and ten seconds to fill it with zeros."""
 
+_NEVER_S = 7 * 86_400.0
+"""For SGLang's watchdog, which ends a scheduler that was frozen in a step; ours leaves that out."""
+
 _RESERVED = {
     "model_path": "set MODEL_PATH instead",
     "device": "set DEVICE instead",
@@ -162,6 +165,8 @@ def _defaults(settings: Settings, on_cpu: bool) -> dict[str, Any]:
         }
     elif settings.device is not None:
         options["device"] = settings.device
+    if settings.engine_stall_timeout_s:
+        options["watchdog_timeout"] = _NEVER_S
     return options
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
+from app import awake
 from app.errors import InvalidRequest
 from app.types import Json
 
@@ -22,18 +22,18 @@ class Profiler:
         """Calls that have not returned."""
         self._until = 0.0
         self.ended_at = 0.0
-        """When the last call returned, by the monotonic clock."""
+        """When the last call returned, by `awake.now`."""
 
     @property
     def is_busy(self) -> bool:
         """The schedulers may stand still for its sake."""
-        return bool(self._running) or time.monotonic() < self._until
+        return bool(self._running) or awake.now() < self._until
 
     async def run(self, options: Json | None) -> None:
         """Start it with these options, or stop it with None. Raises InvalidRequest."""
         self._running += 1
         by_itself = options is not None and options.get("num_steps")  # it stops, and writes
-        self._until = time.monotonic() + _TRACE_S if by_itself else 0.0
+        self._until = awake.now() + _TRACE_S if by_itself else 0.0
         try:
             if options is None:
                 await self._manager.stop_profile()
@@ -45,4 +45,4 @@ class Profiler:
             raise InvalidRequest(f"The profiler refuses: {error}"[:400]) from error
         finally:
             self._running -= 1
-            self.ended_at = time.monotonic()
+            self.ended_at = awake.now()

@@ -20,12 +20,13 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import psutil
+
+from app import awake
 
 _LOOK_S = 1.0
 _SILENT_S = 3.0
@@ -45,7 +46,7 @@ class Times(NamedTuple):
 
 
 class Pulse:
-    """When the engine last showed that it works, by the monotonic clock."""
+    """When the engine last showed that it works, by `awake.now`."""
 
     def __init__(
         self,
@@ -93,12 +94,12 @@ class Pulse:
         while True:
             await asyncio.sleep(_LOOK_S)
             loads = await read_loads(self._reader)
-            self.note_snapshots(loads, time.monotonic())
+            self.note_snapshots(loads, awake.now())
             if self._silent_s() <= _SILENT_S:
                 self.stopped = False
                 continue
             self.stopped = await asyncio.to_thread(_stopped, self._owner)
-            self.note_times(await asyncio.to_thread(_times, self._owner), time.monotonic())
+            self.note_times(await asyncio.to_thread(_times, self._owner), awake.now())
 
     def note_snapshots(self, loads: Sequence[Any], now: float) -> None:
         """`loads`: of each replica, as its scheduler last showed it."""
