@@ -110,22 +110,32 @@ now = AWAKE.now
 class Timer:
     """`call_later` by `now`."""
 
-    __slots__ = ("_due", "_expired", "_handle")
+    __slots__ = ("_expired", "_frozen_s", "_handle")
 
     def __init__(self, after_s: float, expired: Callable[[], object]) -> None:
-        self._due = now() + after_s
+        self._frozen_s = AWAKE.frozen_s
         self._expired = expired
-        self._handle = asyncio.get_running_loop().call_later(after_s, self._fire)
+        # It refers back to this object: let go of it at the end, so that both are freed at once.
+        self._handle: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
+            after_s, self._fire
+        )
 
     def cancel(self) -> None:
-        self._handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
     def _fire(self) -> None:
-        left_s = self._due - now()
-        if left_s > _LOOK_S:
-            self._handle = asyncio.get_running_loop().call_later(left_s, self._fire)
-        else:
-            self._expired()
+        now()  # which notices a thaw
+        handle, self._handle = self._handle, None
+        if (missed_s := AWAKE.frozen_s - self._frozen_s) and handle is not None:
+            loop = asyncio.get_running_loop()
+            left_s = handle.when() + missed_s - loop.time()
+            if left_s > _LOOK_S:
+                self._frozen_s = AWAKE.frozen_s
+                self._handle = loop.call_later(left_s, self._fire)
+                return
+        self._expired()
 
 
 class timeout(asyncio.Timeout):  # type: ignore[misc]  # noqa: N801  # as the other is called
@@ -146,14 +156,15 @@ class timeout(asyncio.Timeout):  # type: ignore[misc]  # noqa: N801  # as the ot
         self.reschedule(0.0)
 
     async def __aenter__(self) -> Self:
+        self._timer = Timer(self._after_s, self._end)
         await super().__aenter__()
-        self.end_in(self._after_s)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: Any
     ) -> None:
         """Raises TimeoutError."""
-        assert self._timer is not None
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         await super().__aexit__(kind, error, at)

@@ -22,6 +22,7 @@ FLOORS = [
         "channel",
         "logs",
         "stats",
+        "awake",
         "metrics",
         "metric_files",
         "mapped_files",
