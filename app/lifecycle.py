@@ -62,10 +62,19 @@ class Lifecycle:
         self.over = asyncio.Event()
         """Set with the last phase: stopped, failed, dead or hung."""
         self.listeners: list[Callable[[Phase], None]] = []
+        self.asleep = False
+        """The engine has given its memory back (life/sleep.py)."""
+        self.refuses: Callable[[], ServeError] | None = None
+        """Makes the error of each request, though the phase would admit it."""
 
     @property
     def uptime_s(self) -> float:
         return time.monotonic() - self.started_at
+
+    @property
+    def ready(self) -> bool:
+        """Requests may be sent here."""
+        return self.phase is Phase.READY and self.refuses is None
 
     @property
     def ended(self) -> bool:
@@ -92,7 +101,7 @@ class Lifecycle:
         """The error for a request that cannot be admitted in this phase; None if it can."""
         match self.phase:
             case Phase.READY | Phase.LEAVING:
-                return None
+                return self.refuses() if self.refuses is not None else None
             case Phase.STARTING | Phase.LOADING | Phase.WARMING:
                 return NotReady(f"The model is not ready yet (phase: {self.phase}).")
             case Phase.FOLLOWING:

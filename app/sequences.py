@@ -20,9 +20,26 @@ class Sequences:
         self.capacity = capacity
         self.share = min(capacity, share or max(1, capacity // 4))
         self.free = capacity
+        self._kept = 0
+        """Room that nobody has, and nobody gets."""
         self.waiting: dict[int, dict[Share, None]] = {}
         """Requests with a prompt that waits, by the number that they have in the engine; those with
         the same number in the order in which they came to have it."""
+
+    @property
+    def held(self) -> int:
+        """In the engine."""
+        return self.capacity - self._kept - self.free
+
+    def close(self) -> None:
+        """Let nobody in until `open`; those inside go on."""
+        self._kept += self.capacity
+        self.free -= self.capacity
+
+    def open(self) -> None:
+        self._kept -= self.capacity
+        self.free += self.capacity
+        self._grant()
 
     def of_one_request(self) -> Share:
         return Share(self)

@@ -177,6 +177,15 @@ class Load(msgspec.Struct, frozen=True):
     """The largest batch."""
 
 
+class Memory(Protocol):
+    """What an idle engine can give back. Raises ServeError."""
+
+    async def release(self) -> None:
+        """Weights and cache leave the GPU; nothing may be generated until `resume`."""
+
+    async def resume(self) -> None: ...
+
+
 class EngineProcess(Protocol):
     """A process of the engine."""
 
@@ -229,6 +238,8 @@ class Engine(Launched, Protocol):
     """A loaded model. All methods belong to the event loop that built it."""
 
     info: EngineInfo
+    memory: Memory | None
+    """None: it keeps all."""
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of plain text, with or without the special tokens that the tokenizer adds.

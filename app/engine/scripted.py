@@ -21,7 +21,16 @@ from typing import Any
 import msgspec
 
 from app.adapters.files import read_adapter
-from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered
+from app.engine.base import (
+    Chunk,
+    Embedding,
+    Engine,
+    EngineInfo,
+    Load,
+    Memory,
+    Question,
+    Rendered,
+)
 from app.events import EndReason, ScoredToken, Token
 from app.grammars.compiler import BYTES, Vocabulary
 from app.lifecycle import Phase
@@ -42,6 +51,21 @@ class SeenPictures(list[Decoded]):
 
     def drop(self) -> None:
         """What has been asked is looked at by tests."""
+
+
+class ScriptedMemory:
+    """Has none, and minds as SGLang's scheduler would."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self._engine = engine
+        self.released = False
+
+    async def release(self) -> None:
+        assert not self._engine.running
+        self.released = True
+
+    async def resume(self) -> None:
+        self.released = False
 
 
 class ScriptedEngine:
@@ -80,6 +104,7 @@ class ScriptedEngine:
         self.aborted = 0
         self.adapters: dict[str, str] = {}
         """Id -> name."""
+        self.memory: Memory | None = ScriptedMemory(self)
 
     @property
     def serves(self) -> Engine:

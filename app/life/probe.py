@@ -47,6 +47,8 @@ class Probe:
         """
         if (refusal := self._lifecycle.refusal()) is not None:
             raise refusal
+        if self._lifecycle.asleep:
+            raise Unavailable("The engine is asleep.")
         if self._host.model is None:
             raise NotReady("The model is not ready yet.")
         if self._running is None or self._running.done():

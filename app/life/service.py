@@ -28,6 +28,7 @@ from app.gate import Gate
 from app.life.control import Control
 from app.life.ending import exit_now
 from app.life.host import AllWarm, Launch, ModelHost
+from app.life.sleep import Sleep
 from app.life.waiting import first_of
 from app.lifecycle import Lifecycle, Phase
 from app.logs.setup import log
@@ -89,6 +90,12 @@ class Service:
             # Not earlier: SQLAlchemy's import would slow the engine's start.
             beside_warmup=self._stores_tried,
             quiet=peers is not None,
+        )
+        self.sleep = Sleep(
+            self.lifecycle,
+            self.gate,
+            waits=settings.sleeping_requests == "wait",
+            alone=peers is None,
         )
         self.lag = LoopLag()
         self.gauges = LocalGauges(self.gate, self.lag, self.host.silent_s, metric_files.series_lost)

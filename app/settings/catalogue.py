@@ -337,7 +337,9 @@ class Settings(BaseModel):
     enable_memory_saver: bool = ENGINE.engine_option(
         "ENABLE_MEMORY_SAVER",
         default=False,
-        help="Memory that can be released and taken back while running.",
+        help="Let the engine give its GPU memory back while nobody asks, and take it again: "
+        "`/sleep` and `/wake_up`, with ADMIN_API_KEY. The weights are kept in the machine's "
+        "memory meanwhile.",
     )
     speculative_algorithm: str | None = ENGINE.engine_option(
         "SPECULATIVE_ALGORITHM",
@@ -412,7 +414,7 @@ class Settings(BaseModel):
         (),
         "ADMIN_API_KEY",
         help="One or several keys that also open the operator's routes (/flush_cache, "
-        "/abort_request, /start_profile, /stop_profile, /v1/load_lora_adapter, "
+        "/abort_request, /sleep, /wake_up, /start_profile, /stop_profile, /v1/load_lora_adapter, "
         "/v1/unload_lora_adapter). None: there are no such routes.",
     )
     reasoning_keys: Secrets = SERVER.setting(
@@ -442,6 +444,11 @@ class Settings(BaseModel):
         ge=1,
         le=64,
         help="Serving processes that share the port and one engine; docs/scaling.md.",
+    )
+    sleeping_requests: Literal["refuse", "wait"] = SERVER.setting(
+        "refuse",
+        "SLEEPING_REQUESTS",
+        help="What a request gets while the engine sleeps: 503, or its turn after `/wake_up`.",
     )
     detokenizer_process: bool = SERVER.setting(
         False,

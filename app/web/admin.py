@@ -30,6 +30,7 @@ from app.web.responses import json_response
 from app.web.state import serving_of
 
 _LONGEST_WAIT_S = 300.0
+_SLEEPS_WITHIN_S = 30.0
 _POLL_S = 0.1
 
 
@@ -116,6 +117,33 @@ async def unload_adapter(request: Request) -> Response:
     return _loaded(adapters, f"LoRA adapter '{body.lora_name}' removed successfully.")
 
 
+@router.post("/sleep", summary="Have the engine give its memory back")
+async def sleep(request: Request) -> Response:
+    """Answered when it has; `timeout`: seconds that requests in flight may take until then, else
+    503. vLLM's `level` is 1: the weights are kept in the machine's memory."""
+    if request.query_params.get("level", "1") != "1":
+        raise InvalidRequest(
+            "Invalid value for 'level': must be 1; the weights are kept.", param="level"
+        )
+    serving, (engine, _) = serving_of(request), serving_of(request).loaded()
+    await serving.sleep.begin(engine, _timeout_s(request, default_s=_SLEEPS_WITHIN_S))
+    return json_response({"success": True, "message": "Asleep."})
+
+
+@router.post("/wake_up", summary="Have it take its memory again, and serve")
+async def wake_up(request: Request) -> Response:
+    if request.query_params.get("tags"):
+        raise InvalidRequest("Unsupported parameter: 'tags'; all comes back.", param="tags")
+    serving, (engine, _) = serving_of(request), serving_of(request).loaded()
+    await serving.sleep.end(engine)
+    return json_response({"success": True, "message": "Awake."})
+
+
+@router.get("/is_sleeping", summary="Whether the engine is asleep")
+async def is_sleeping(request: Request) -> Response:
+    return json_response({"is_sleeping": serving_of(request).lifecycle.asleep})
+
+
 def _adapters(request: Request) -> Adapters:
     _, model = serving_of(request).loaded()
     if model.adapters is None:
@@ -137,8 +165,8 @@ async def _body(kind: type[AnyBody], request: Request) -> AnyBody:
     return read(kind, raw or b"{}", serving.bounds, request.url.path)
 
 
-def _timeout_s(request: Request) -> float:
-    parameter = request.query_params.get("timeout", "0")
+def _timeout_s(request: Request, default_s: float = 0.0) -> float:
+    parameter = request.query_params.get("timeout", str(default_s))
     try:
         timeout_s = float(parameter)
     except ValueError:

@@ -51,7 +51,7 @@ async def health(request: Request) -> Response:
     phase = serving.lifecycle.phase
     gauges = serving.gauges()
     stalled = _stalled(serving)
-    ready = phase in (Phase.READY, Phase.FOLLOWING) and not stalled
+    ready = (serving.lifecycle.ready or phase is Phase.FOLLOWING) and not stalled
     loading = phase.loading
     body: Json = {
         "status": "ok" if ready else "starting" if loading else str(phase),
@@ -70,6 +70,8 @@ async def health(request: Request) -> Response:
         body["engine"] = "scripted: no model is behind this server"
     if serving.lifecycle.reason:
         body["reason"] = serving.lifecycle.reason
+    if serving.lifecycle.asleep:
+        body |= {"asleep": True} if ready else {"asleep": True, "status": "asleep"}
     if stalled:
         body |= {"status": "stalled", "engine_status": "stalled"}
     return json_response(body, 200 if ready else 503, {} if ready else {"retry-after": "5"})
@@ -94,8 +96,8 @@ def _stalled(serving: Serving) -> bool:
 
 @router.get("/readyz", summary="Shall this server be sent requests?")
 async def readyz(request: Request) -> Response:
-    phase = serving_of(request).lifecycle.phase
-    ready = phase is Phase.READY
+    lifecycle = serving_of(request).lifecycle
+    phase, ready = lifecycle.phase, lifecycle.ready
     return json_response(
         {"status": "ok" if ready else "not ready", "phase": str(phase)},
         200 if ready else 503,
@@ -105,11 +107,12 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/ping", summary="RunPod's load balancer: 204 loading, 200 ready")
 async def ping(request: Request) -> Response:
-    phase = serving_of(request).lifecycle.phase
+    lifecycle = serving_of(request).lifecycle
+    phase, ready = lifecycle.phase, lifecycle.ready
     if phase.loading:
         return Response(status_code=204)
-    ready = phase is Phase.READY
-    return json_response({"status": "healthy" if ready else str(phase)}, 200 if ready else 503)
+    status = "healthy" if ready else "asleep" if lifecycle.refuses else str(phase)
+    return json_response({"status": status}, 200 if ready else 503)
 
 
 _MAY_BE_ASKED = frozenset({"/ping", "/health", "/readyz"})

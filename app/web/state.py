@@ -20,6 +20,7 @@ from app.life.control import Peers
 from app.life.host import ModelHost
 from app.life.probe import Probe
 from app.life.service import Service
+from app.life.sleep import Sleep
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
 from app.settings.bounds import Bounds
@@ -38,6 +39,7 @@ class Serving:
     lifecycle: Lifecycle
     gate: Gate
     host: ModelHost
+    sleep: Sleep
     store: Store | None
     files: Files | None
     local_gauges: LocalGauges
@@ -56,6 +58,7 @@ class Serving:
             lifecycle=service.lifecycle,
             gate=service.gate,
             host=service.host,
+            sleep=service.sleep,
             store=service.store,
             files=service.files,
             local_gauges=service.gauges,

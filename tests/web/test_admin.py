@@ -23,7 +23,7 @@ USER = {"authorization": "Bearer user"}
 ROUTES = [
     ("POST", "/flush_cache"), ("GET", "/flush_cache"), ("POST", "/abort_request"),
     ("POST", "/start_profile"), ("GET", "/start_profile"), ("POST", "/stop_profile"),
-    ("GET", "/stop_profile"),
+    ("GET", "/stop_profile"), ("POST", "/sleep"), ("POST", "/wake_up"), ("GET", "/is_sleeping"),
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from app.engine.sglang.beams import searches_beams
 from app.engine.sglang.endings import refused
 from app.engine.sglang.exchange import Exchange
 from app.engine.sglang.infill import Infill
+from app.engine.sglang.memory import EngineMemory
 from app.engine.sglang.pending import Pending
 from app.engine.sglang.pictures import GREY, WARM_UP, PictureProcessor, discard, prepare
 from app.engine.sglang.pooling import Pooling, vector_of
@@ -58,6 +59,7 @@ class SGLangEngine:
         fingerprint: str,
         pictures: PictureProcessor | None = None,
         adapters: EngineAdapters | None = None,
+        memory: EngineMemory | None = None,
         widest_stride: int = 1,
         reads_ids: bool = False,
         default_sampling: dict[str, Any] | None = None,
@@ -69,6 +71,7 @@ class SGLangEngine:
         self._manager = engine.tokenizer_manager
         self._watch = watch
         self._closed = False
+        self.memory = memory
         self._embeddings = 0
         """Batches that are waited for."""
         self._embeddings_since = 0.0

@@ -45,6 +45,7 @@ from app.engine.sglang.importing import (
     import_for_requests,
     prepare_import,
 )
+from app.engine.sglang.memory import EngineMemory
 from app.engine.sglang.model_files import model_path, needs_no_hub
 from app.engine.sglang.options import engine_options, sends_ids
 from app.engine.sglang.pictures import processor_of
@@ -100,6 +101,7 @@ async def launch(
         pictures=await processor_of(engine.tokenizer_manager, settings),
         widest_stride=settings.max_stream_interval,
         reads_ids=sends_ids(settings),
+        memory=EngineMemory(engine.tokenizer_manager) if settings.enable_memory_saver else None,
         default_sampling=settings.default_sampling,
     )
 

@@ -76,6 +76,10 @@ def engine_options(
     options |= adapter_options(settings, on_cpu=on_cpu) | settings.engine_args
     if on_cpu:
         _choose_dtype(options)
+        if options.pop("enable_memory_saver", False):
+            log.warning("ENABLE_MEMORY_SAVER: on a CPU an engine that sleeps keeps its memory")
+    elif options.get("enable_memory_saver"):
+        options.setdefault("enable_weights_cpu_backup", True)  # what /wake_up brings back
     pools = _embedding(model_path, options, on_cpu)
     if pools is not None and settings.serves_adapters:
         raise ConfigError("ENABLE_LORA: an embedding model is served without adapters")

@@ -1,0 +1,111 @@
+"""An engine that gives its memory back: what its requests get meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.support.scripted import ScriptedEngine
+from tests.support.serving import eventually, serve
+
+ADMIN = {"authorization": "Bearer operator"}
+
+
+async def post(running: Any, path: str, **params: Any) -> Any:
+    return await running.client.post(path, headers=ADMIN, params=params)
+
+
+async def asleep(running: Any) -> bool:
+    answer = await running.client.get("/is_sleeping", headers=ADMIN)
+    sleeping: bool = answer.json()["is_sleeping"]
+    return sleeping
+
+
+async def test_requests_are_refused_while_the_engine_sleeps_and_served_after() -> None:
+    engine = ScriptedEngine("x")
+    async with serve(engine, ADMIN_API_KEY="operator") as running:
+        assert not await asleep(running)
+        assert (await post(running, "/sleep")).status_code == 200
+        assert (await post(running, "/sleep", level=1)).status_code == 200  # it is already
+        assert engine.memory.released  # type: ignore[union-attr]
+        assert await asleep(running)
+        refused = await running.chat()
+        assert refused.status_code == 503
+        assert "asleep" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) >= 1
+        for path, status in (("/readyz", 503), ("/ping", 503), ("/health_generate", 503),
+                             ("/livez", 200)):  # fmt: skip
+            assert (await running.client.get(path)).status_code == status, path
+        health = await running.client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "asleep")
+        assert (await post(running, "/wake_up")).status_code == 200
+        assert not engine.memory.released  # type: ignore[union-attr]
+        assert (await running.chat()).status_code == 200
+        assert (await running.client.get("/readyz")).status_code == 200
+        assert (await post(running, "/wake_up")).status_code == 200
+
+
+async def test_requests_may_wait_until_it_wakes_up() -> None:
+    engine = ScriptedEngine("x")
+    settings = {"ADMIN_API_KEY": "operator", "SLEEPING_REQUESTS": "wait"}
+    async with serve(engine, **settings) as running:
+        assert (await post(running, "/sleep")).status_code == 200
+        assert (await running.client.get("/readyz")).status_code == 200
+        assert (await running.client.get("/health")).json()["asleep"]
+        waiting = [asyncio.create_task(running.chat()) for _ in range(20)]
+        await eventually(lambda: running.gate.in_flight == 20)
+        assert engine.running == 0
+        assert (await running.client.get("/health_generate")).status_code == 503
+        assert (await post(running, "/wake_up")).status_code == 200
+        for each in waiting:
+            assert (await each).status_code == 200
+
+
+async def test_it_sleeps_once_its_requests_have_ended() -> None:
+    go_on = asyncio.Event()
+    engine = ScriptedEngine("x", go_on)
+    async with serve(engine, ADMIN_API_KEY="operator") as running:
+        answering = asyncio.create_task(running.chat())
+        await eventually(lambda: engine.running == 1)
+        late = await post(running, "/sleep", timeout=0)
+        assert late.status_code == 503
+        assert "still running" in late.json()["error"]["message"]
+        other = asyncio.create_task(running.chat())  # it is open again
+        await eventually(lambda: engine.running == 2)
+        sleeping = asyncio.create_task(post(running, "/sleep", timeout=60))
+        await eventually(lambda: not running.lifecycle.ready)
+        assert not await asleep(running)
+        go_on.set()
+        assert (await answering).status_code == (await other).status_code == 200
+        assert (await sleeping).status_code == 200
+        assert await asleep(running)
+
+
+@pytest.mark.parametrize(
+    ("engine", "path", "params", "named"),
+    [
+        ({}, "/sleep", {"level": "2"}, "level"),
+        ({}, "/sleep", {"timeout": "-1"}, "timeout"),
+        ({}, "/wake_up", {"tags": "weights"}, "tags"),
+        ({"serves_adapters": True}, "/sleep", {}, "LoRA"),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_name(
+    engine: dict[str, Any], path: str, params: dict[str, str], named: str
+) -> None:
+    async with serve(ScriptedEngine("x", **engine), ADMIN_API_KEY="operator") as running:
+        answer = await post(running, path, **params)
+        assert answer.status_code == 400
+        assert named in answer.json()["error"]["message"]
+        assert running.lifecycle.ready
+
+
+async def test_an_engine_that_keeps_its_memory_says_what_to_set() -> None:
+    engine = ScriptedEngine("x")
+    engine.memory = None
+    async with serve(engine, ADMIN_API_KEY="operator") as running:
+        answer = await post(running, "/sleep")
+        assert answer.status_code == 400
+        assert "ENABLE_MEMORY_SAVER" in answer.json()["error"]["message"]
