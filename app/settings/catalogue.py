@@ -414,8 +414,8 @@ class Settings(BaseModel):
         (),
         "ADMIN_API_KEY",
         help="One or several keys that also open the operator's routes (/flush_cache, "
-        "/abort_request, /sleep, /wake_up, /start_profile, /stop_profile, /v1/load_lora_adapter, "
-        "/v1/unload_lora_adapter). None: there are no such routes.",
+        "/abort_request, /sleep, /wake_up, /start_profile, /stop_profile, "
+        "/v1/load_lora_adapter, /v1/unload_lora_adapter). None: there are no such routes.",
     )
     reasoning_keys: Secrets = SERVER.setting(
         (),
