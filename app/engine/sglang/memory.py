@@ -1,7 +1,7 @@
 """What SGLang's memory saver can give back: weights and cache leave the GPU.
 
-Written against sglang 0.5.23, `srt/managers/tokenizer_control_mixin.py`. The weights are kept in the
-machine's memory meanwhile (`enable_weights_cpu_backup`): else they would come back as noise.
+Written against sglang 0.5.23, `srt/managers/tokenizer_control_mixin.py`. The weights are kept in
+the machine's memory meanwhile (`enable_weights_cpu_backup`): else they would come back as noise.
 """
 
 from __future__ import annotations
