@@ -238,8 +238,10 @@ class Engine(Launched, Protocol):
     """A loaded model. All methods belong to the event loop that built it."""
 
     info: EngineInfo
-    memory: Memory | None
-    """None: it keeps all."""
+
+    @property
+    def memory(self) -> Memory | None:
+        """None: it keeps all."""
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of plain text, with or without the special tokens that the tokenizer adds.
