@@ -30,7 +30,7 @@ from app.settings.load import Loaded, load, take_keys, with_keys
 from app.settings.show import describe, markdown
 
 if TYPE_CHECKING:
-    from app.engine.base import Launched
+    from app.engine.base import Launched, Starting
     from app.engine.environment import RuntimeDir
 
 _MODES = ("serve", "runpod", "settings", "check")
@@ -157,9 +157,9 @@ def _serving_process(loaded: Loaded, process: str) -> NoReturn:
 
         control = WorkerControl(no, chosen.tokenizer_workers, channel_fd, runtime)
 
-        async def launch(loading: Callable[[], None]) -> Launched:
+        async def launch(starting: Starting) -> Launched:
             await control.loading.wait()
-            loading()
+            starting.loading()
             return await backends.attach(chosen, control.engine_up())
 
         # Its own children, inheriting the port, would be given some of its connections.
@@ -243,13 +243,13 @@ def _warn_if_open(chosen: Settings) -> None:
         )
 
 
-def _launcher(chosen: Settings, runtime: RuntimeDir) -> Callable[[Callable[[], None]], Any]:
-    """Brings the engine up; its argument is called when the model begins to load."""
+def _launcher(chosen: Settings, runtime: RuntimeDir) -> Callable[[Starting], Any]:
+    """Brings the engine up."""
 
-    async def launch(loading: Callable[[], None]) -> Launched:
+    async def launch(starting: Starting) -> Launched:
         from app.engine import backends
 
-        return await backends.launch(chosen, runtime, loading)
+        return await backends.launch(chosen, runtime, starting)
 
     return launch
 

@@ -62,6 +62,10 @@ class Lifecycle:
         self.over = asyncio.Event()
         """Set with the last phase: stopped, failed, dead or hung."""
         self.listeners: list[Callable[[Phase], None]] = []
+        self.entered_at = {self.phase: self.started_at}
+        """By the monotonic clock: each phase so far."""
+        self.fetched: tuple[int, int] | None = None
+        """Bytes of the model that were downloaded, and of all; None: none is."""
         self.asleep = False
         """The engine has given its memory back (life/sleep.py)."""
         self.refuses: Callable[[], ServeError] | None = None
@@ -70,6 +74,17 @@ class Lifecycle:
     @property
     def uptime_s(self) -> float:
         return time.monotonic() - self.started_at
+
+    @property
+    def took_s(self) -> dict[str, float]:
+        """Seconds of each phase of the start, `loading_s`: the last one so far."""
+        times = [(phase, at) for phase, at in self.entered_at.items() if phase in _RISING]
+        ends = [at for _, at in times[1:]] + [time.monotonic()]
+        return {
+            f"{phase}_s": round(end - at, 1)
+            for (phase, at), end in zip(times, ends, strict=True)
+            if phase.loading
+        }
 
     @property
     def ready(self) -> bool:
@@ -91,6 +106,7 @@ class Lifecycle:
         if phase is Phase.LEAVING and self.phase is Phase.DRAINING:
             return False
         self.phase, self.reason = phase, reason
+        self.entered_at[phase] = time.monotonic()
         if self.ended:
             self.over.set()
         for listener in self.listeners:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
-from app.engine.base import Engine, Launched
+from app.engine.base import Engine, Launched, Starting
 from app.engine.environment import RuntimeDir
 from app.settings.catalogue import Settings
 
 
-async def launch(settings: Settings, runtime: RuntimeDir, loading: Callable[[], None]) -> Launched:
-    """Bring the engine up; `loading` is called when its processes begin to load the model.
+async def launch(settings: Settings, runtime: RuntimeDir, starting: Starting) -> Launched:
+    """Bring the engine up.
 
     Raises ConfigError or StartError with one clear line, EngineLost if a process of the engine ends
     meanwhile.
@@ -18,10 +18,10 @@ async def launch(settings: Settings, runtime: RuntimeDir, loading: Callable[[], 
     if settings.engine == "scripted":
         from app.engine import stand_in
 
-        return await stand_in.launch(settings, loading)
+        return await stand_in.launch(settings, starting)
     from app.engine.sglang import launch
 
-    return await launch.launch(settings, runtime, loading)
+    return await launch.launch(settings, runtime, starting)
 
 
 async def attach(settings: Settings, parent: Awaitable[int]) -> Engine:

@@ -211,6 +211,16 @@ class Watched(Protocol):
         """From now on the end of a process is expected."""
 
 
+class Starting(Protocol):
+    """Who is told of a start's progress."""
+
+    def loading(self) -> None:
+        """The engine's processes begin to load the model."""
+
+    def fetched(self, done: int, total: int) -> None:
+        """Bytes of the model that were downloaded, and of all. From any thread."""
+
+
 class EngineLost(Exception):
     """A process of the engine ended on its own; `str()` is which one and how."""
 

@@ -125,3 +125,8 @@ def prepare(settings: Settings) -> RuntimeDir:
 def join() -> RuntimeDir:
     """The folder of the parent process, whose environment this process has inherited."""
     return RuntimeDir(Path(os.environ["TMPDIR"]))
+
+
+def uses_another_hub() -> bool:
+    """SGLang is told to ask ModelScope for models."""
+    return os.environ.get("SGLANG_USE_MODELSCOPE", "").lower() in ("1", "true", "yes", "y")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from app import awake
-from app.engine.base import Question, Rendered
+from app.engine.base import Question, Rendered, Starting
 from app.engine.json_examples import example
 from app.engine.required_calls import calls_grammar
 from app.engine.scripted import ScriptedEngine, Step
@@ -139,10 +139,10 @@ def engine_of(settings: Settings) -> ScriptedEngine:
     return StandIn(options, serves_adapters=settings.serves_adapters)
 
 
-async def launch(settings: Settings, loading: Callable[[], None]) -> ScriptedEngine | Kept:
+async def launch(settings: Settings, starting: Starting) -> ScriptedEngine | Kept:
     """The counterpart of `engine/sglang/launch.py`. Raises ConfigError."""
     options = Options.of(settings)
-    loading()
+    starting.loading()
     await asyncio.sleep(options.loading_s)
     return Kept() if settings.tokenizer_workers > 1 else engine_of(settings)
 

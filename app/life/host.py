@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from app.adapters.registry import Adapters
-from app.engine.base import Engine, EngineLost, Launched
+from app.engine.base import Engine, EngineLost, Launched, Starting
 from app.errors import ConfigError, InvalidRequest, ServeError, StartError
 from app.events import fold
 from app.gate import Gate
@@ -25,8 +25,8 @@ from app.media.pictures import Pictures
 from app.settings.catalogue import GENERIC_NAMES, Settings
 from app.types import GenerationRequest, Sampling, TextPrompt
 
-Launch: TypeAlias = Callable[[Callable[[], None]], Awaitable[Launched]]
-"""Starts an engine; the argument is called when its processes begin to load the model."""
+Launch: TypeAlias = Callable[[Starting], Awaitable[Launched]]
+"""Starts an engine."""
 AllWarm: TypeAlias = Callable[[], Awaitable[None]]
 """Returns once all serving processes have generated a token."""
 
@@ -94,6 +94,12 @@ class ModelHost:
         if self._launched is not None:
             await self._launched.close()
 
+    def loading(self) -> None:
+        self._enter(Phase.LOADING)
+
+    def fetched(self, done: int, total: int) -> None:
+        self._lifecycle.fetched = done, total
+
     async def _live(self) -> None:
         progress = asyncio.create_task(self._report_progress())
         try:
@@ -121,7 +127,7 @@ class ModelHost:
             progress.cancel()
 
     async def _bring_up(self) -> Launched:
-        launched = await self._launch(lambda: self._enter(Phase.LOADING))
+        launched = await self._launch(self)
         self._launched, self.engine = launched, launched.serves
         self._enter(launched.phase_when_up)
         if launched.phase_when_up is Phase.WARMING:
@@ -229,7 +235,9 @@ class ModelHost:
 
     def _enter(self, phase: Phase) -> None:
         if self._lifecycle.enter(phase):
-            log.info("phase", phase=str(phase), elapsed_s=round(self._lifecycle.uptime_s, 1))
+            took_s = self._lifecycle.took_s if phase is Phase.READY else {}
+            elapsed_s = round(self._lifecycle.uptime_s, 1)
+            log.info("phase", phase=str(phase), elapsed_s=elapsed_s, **took_s)
 
     async def _report_progress(self) -> None:
         activities = {

@@ -66,6 +66,9 @@ async def health(request: Request) -> Response:
         "event_loop_lag_s": round(gauges.lag_s, 4),
         "network": to_builtins(serving.network()),
     }
+    body |= serving.lifecycle.took_s
+    if (fetched := serving.lifecycle.fetched) is not None:
+        body |= {"downloaded_bytes": fetched[0], "download_bytes": fetched[1]}
     if serving.settings.engine == "scripted":
         body["engine"] = "scripted: no model is behind this server"
     if serving.lifecycle.reason:

@@ -12,7 +12,6 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="test-metrics-"))
@@ -36,8 +35,8 @@ class Engine(ScriptedEngine):
         print("engine closed", flush=True)
 
 
-async def launch(loading: Callable[[], None]) -> Any:
-    loading()
+async def launch(starting: Any) -> Any:
+    starting.loading()
     if os.environ.get("TEST_LAUNCH") == "fails":
         raise StartError("no such model")
     if os.environ.get("TEST_LAUNCH") == "hangs":

@@ -129,8 +129,8 @@ def _host(
     engine: ScriptedEngine | None,
     store: Store | None,
 ) -> ModelHost:
-    async def launch(loading: Any) -> Any:
-        loading()
+    async def launch(starting: Any) -> Any:
+        starting.loading()
         return engine
 
     tried = store.tried if store is not None else None

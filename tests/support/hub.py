@@ -6,17 +6,25 @@ import hashlib
 import http.server
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+_PIECE = 2**18
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
 def hub(
-    files: Mapping[str, str | bytes], *, token: str | None = None, port: int = 0
+    files: Mapping[str, str | bytes],
+    *,
+    token: str | None = None,
+    port: int = 0,
+    bytes_per_s: float | None = None,
 ) -> Iterator[str]:
-    """The few of Hugging Face's routes that a download takes. Yields its address."""
+    """The few of Hugging Face's routes that a download takes. Yields its address. `bytes_per_s`: of
+    all its answers together."""
+    line = threading.Lock()
     contents = {
         name: content.encode() if isinstance(content, str) else content
         for name, content in files.items()
@@ -33,7 +41,8 @@ def hub(
             elif "/api/models/" in path:
                 repo = path.split("/api/models/")[1].split("/revision/")[0]
                 self._json({"id": repo, "sha": COMMIT,
-                            "siblings": [{"rfilename": name} for name in contents]})  # fmt: skip
+                            "siblings": [{"rfilename": name, "size": len(each)}
+                                         for name, each in contents.items()]})  # fmt: skip
             elif (name := path.partition(f"/resolve/{COMMIT}/")[2]) in contents:
                 self._send(200, contents[name], {"ETag": f'"{_sha(contents[name])}"'})
             else:
@@ -51,7 +60,11 @@ def hub(
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(body)
+                for at in range(0, len(body), _PIECE):
+                    self.wfile.write(piece := body[at : at + _PIECE])
+                    if bytes_per_s is not None:
+                        with line:  # one wire for all
+                            time.sleep(len(piece) / bytes_per_s)
 
         def log_message(self, *args: object) -> None:
             pass

@@ -80,10 +80,10 @@ async def serve(
     """`environment`: as for `settings`. With `engine` None the server never gets ready."""
     configured = settings(**environment)
 
-    async def launch(loading: Callable[[], None]) -> Engine:
+    async def launch(starting: Any) -> Engine:
         if engine is None:
             await asyncio.Event().wait()
-        loading()
+        starting.loading()
         assert engine is not None
         return engine
 

@@ -30,11 +30,12 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from app import signals
-from app.engine.base import EngineLost
+from app.engine.base import EngineLost, Starting
 from app.engine.environment import RuntimeDir
 from app.engine.sglang import shared_memory
 from app.engine.sglang.adapter import SGLangEngine
 from app.engine.sglang.adapters import EngineAdapters
+from app.engine.sglang.ahead import Ahead
 from app.engine.sglang.early import EarlyProcesses, is_bound_to_memory
 from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.follower import Follower
@@ -59,9 +60,9 @@ from app.settings.catalogue import Settings
 
 
 async def launch(
-    settings: Settings, runtime: RuntimeDir, loading: Callable[[], None]
+    settings: Settings, runtime: RuntimeDir, starting: Starting
 ) -> SGLangEngine | Follower | SharedEngine:
-    """Import SGLang and load the model; `loading` is called when the import is done.
+    """Import SGLang and load the model.
 
     A Follower on any node but the first; a SharedEngine if several processes serve it.
 
@@ -70,7 +71,7 @@ async def launch(
     loop = asyncio.get_running_loop()
     watch = Watch()
     built = _build_in_thread(
-        lambda: _build(settings, runtime, watch.started, lambda: loop.call_soon_threadsafe(loading))
+        lambda: _build(settings, runtime, watch.started, _InLoop(loop, starting))
     )
     watching = loop.create_task(watch.gather(built))
     try:
@@ -104,6 +105,19 @@ async def launch(
         memory=EngineMemory(engine.tokenizer_manager) if settings.enable_memory_saver else None,
         default_sampling=settings.default_sampling,
     )
+
+
+class _InLoop:
+    """Tells the event loop what the engine thread tells it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, starting: Starting) -> None:
+        self._loop, self._starting = loop, starting
+
+    def loading(self) -> None:
+        self._loop.call_soon_threadsafe(self._starting.loading)
+
+    def fetched(self, done: int, total: int) -> None:
+        self._starting.fetched(done, total)
 
 
 def _build_in_thread(build: Callable[[], Any]) -> asyncio.Future[Any]:
@@ -140,7 +154,7 @@ def _build(
     settings: Settings,
     runtime: RuntimeDir,
     started: Callable[[Any], object],
-    loading: Callable[[], object],
+    starting: Starting,
 ) -> tuple[Any, Pooling | None]:
     """Everything that blocks, in the engine thread: demo model, imports, children, weights."""
     # Children inherit what this thread blocks. Starting the tracker unblocks SIGINT and SIGTERM.
@@ -148,11 +162,14 @@ def _build(
     resource_tracker.ensure_running()
     signals.block_in_this_thread()
     path = model_path(settings)
+    ahead = Ahead(path, settings, starting.fetched)
+    ahead.start()
     if needs_no_hub(settings, path):
         go_offline()
     on_cpu = prepare_import(settings.device, path)
     if on_cpu and settings.device is None:
         log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")
+    ahead.check()
     if settings.node_rank:
         follow()
     raise_limits()
@@ -160,7 +177,7 @@ def _build(
         have_ids_sent()
     early = EarlyProcesses(_early(settings, on_cpu=on_cpu))
     try:
-        return _build_with(early, settings, runtime, started, loading, path, on_cpu=on_cpu)
+        return _build_with(early, settings, runtime, started, starting, path, on_cpu=on_cpu)
     finally:
         early.end()
 
@@ -185,7 +202,7 @@ def _build_with(
     settings: Settings,
     runtime: RuntimeDir,
     started: Callable[[Any], object],
-    loading: Callable[[], object],
+    starting: Starting,
     path: str,
     *,
     on_cpu: bool,
@@ -195,7 +212,7 @@ def _build_with(
     options, pools = engine_options(settings, runtime, path, on_cpu=on_cpu)
     import_for_requests()
     shared_memory.take_over(runtime)
-    loading()
+    starting.loading()
     engine = ServedEngine if settings.nnodes > 1 else SingleMachineEngine
     with early.used(started):
         return engine(**options), pools

@@ -1,0 +1,220 @@
+"""The model's files, from the first moment on, while SGLang is imported: fetched, then read.
+
+SGLang asks the hub for the model once it is imported, and reads its weights then. Here a thread
+fetches what SGLang is going to ask for into the same cache, and says how far it is; what is on this
+machine already it reads into the page cache, as far as memory allows.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from app.engine import model_cache
+from app.engine.environment import uses_another_hub
+from app.errors import ConfigError
+from app.logs.setup import log
+from app.settings.catalogue import Settings
+
+_SAY_S = 5.0
+_LOOK_S = 0.5
+_HUB_ANSWERS_S = 10.0
+_LOADED = (None, "auto", "safetensors")
+"""Values of LOAD_FORMAT of which it is known which files they need."""
+_SMALL = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
+_STEP = 4 * 2**20
+_LEFT_FREE = 2 * 2**30
+"""Of the machine's memory: weights that would push others out are not read."""
+_RATE_OVER_S = 10.0
+_NO_SUCH = (401, 403, 404)
+
+Report = Callable[[int, int], None]
+"""Is told of bytes: fetched, and in all. From a thread."""
+
+
+class Ahead:
+    """One start's."""
+
+    def __init__(self, path: str, settings: Settings, fetched: Report) -> None:
+        """`path`: a folder, or a name on the hub."""
+        self._path, self._settings, self._fetched = path, settings, fetched
+        self._error: ConfigError | None = None
+        self._known = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="model-ahead", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises ConfigError if there is no such model, or none for this user. Waits for the hub's
+        answer, not for the files."""
+        self._known.wait(_HUB_ANSWERS_S)
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        folder: Path | None = None
+        try:
+            folder = Path(self._path) if Path(self._path).exists() else self._fetch()
+        except ConfigError as error:
+            self._error = error
+        except Exception as error:  # SGLang asks again, and says what is wrong
+            log.warning("the model was not fetched ahead", reason=_in_short(error))
+        finally:
+            self._known.set()
+        if folder is not None:
+            with suppress(OSError):
+                read_ahead(sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder])
+
+    def _fetch(self) -> Path | None:
+        import huggingface_hub
+        from huggingface_hub import constants
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+        settings = self._settings
+        if settings.load_format not in _LOADED or uses_another_hub():
+            return None
+        cache = settings.download_dir or str(constants.HF_HUB_CACHE)
+        if constants.HF_HUB_OFFLINE:
+            return model_cache.find(cache, self._path, settings.revision)
+        try:
+            info = huggingface_hub.HfApi().model_info(
+                self._path, revision=settings.revision, timeout=_HUB_ANSWERS_S, files_metadata=True
+            )
+        except GatedRepoError:
+            raise ConfigError(
+                f"MODEL_PATH: {self._path} is gated: ask for access on the hub, and set HF_TOKEN"
+            ) from None
+        except Exception as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code in _NO_SUCH:
+                raise ConfigError(
+                    f"MODEL_PATH: the hub has no model {self._path}, or none for this HF_TOKEN"
+                ) from None
+            if (found := model_cache.find(cache, self._path, settings.revision)) is not None:
+                log.warning("the hub does not answer: the model is taken from the cache")
+                return found
+            raise ConfigError(
+                f"MODEL_PATH: {self._path} is not on this machine, and the hub does not answer: "
+                f"{_in_short(error)}"
+            ) from None
+        self._known.set()
+        sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
+        return self._download(huggingface_hub, needed(sizes), sizes, cache)
+
+    def _download(
+        self, hub: Any, names: Sequence[str], sizes: dict[str, int], cache: str
+    ) -> Path | None:
+        if not names:
+            return None
+        total = sum(sizes[name] for name in names)
+        blobs = Path(cache, "models--" + self._path.replace("/", "--"), "blobs")
+        before, began = _size(blobs), time.monotonic()
+        done = threading.Event()
+
+        def watch() -> None:
+            progress = Progress(total, self._fetched)
+            while not done.wait(_LOOK_S):
+                progress.note(_size(blobs) - before)
+
+        # What is there already is not fetched again, and would count as never fetched.
+        if before < total:
+            threading.Thread(target=watch, name="model-progress", daemon=True).start()
+        try:
+            folder = hub.snapshot_download(
+                self._path, revision=self._settings.revision, cache_dir=cache,
+                allow_patterns=list(names),
+            )  # fmt: skip
+        finally:
+            done.set()
+        seconds = time.monotonic() - began
+        if (fetched := _size(blobs) - before) > 0:
+            self._fetched(fetched, fetched)
+            log.info("the model is downloaded", mb=fetched // 10**6, seconds=round(seconds, 1))
+        return Path(folder)
+
+
+class Progress:
+    """Of a download: one line every few seconds."""
+
+    def __init__(self, total: int, fetched: Report) -> None:
+        self._total, self._fetched = total, fetched
+        self._said_at = time.monotonic()
+        self._seen: list[tuple[float, int]] = [(self._said_at, 0)]
+
+    def note(self, size: int) -> None:
+        now = time.monotonic()
+        size = min(size, self._total)
+        self._fetched(size, self._total)
+        self._seen.append((now, size))
+        while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_OVER_S:
+            del self._seen[0]
+        if now - self._said_at < _SAY_S:
+            return
+        self._said_at = now
+        since, before = self._seen[0]
+        rate = (size - before) / max(now - since, 1e-3)
+        log.info(
+            "downloading the model",
+            mb=size // 10**6,
+            of_mb=self._total // 10**6,
+            mb_per_s=round(rate / 1e6, 1),
+            remaining_s=round((self._total - size) / rate) if rate > 0 else None,
+        )
+
+
+def needed(sizes: dict[str, int]) -> list[str]:
+    """Of a repository's files those that SGLang loads: as its loader of 0.5.23 chooses them."""
+    top = [name for name in sizes if "/" not in name]
+    weights = [name for name in top if name.endswith(".safetensors")]
+    parts = [name for name in weights if not name.startswith("consolidated")]
+    weights = parts or weights or [name for name in top if name.endswith(".bin")]
+    small = [name for name in top if name.endswith(_SMALL)]
+    return sorted(small + weights) if weights else []
+
+
+def read_ahead(files: Sequence[Path]) -> int:
+    """Read files into the page cache, unless they are there; returns the bytes that were read."""
+    buffer = bytearray(_STEP)
+    read = 0
+    for file in files:
+        with file.open("rb", buffering=0) as opened:
+            for at in _not_cached(opened.fileno(), file.stat().st_size):
+                if psutil.virtual_memory().available < _LEFT_FREE:
+                    return read
+                read += os.preadv(opened.fileno(), [buffer], at)
+    return read
+
+
+def _not_cached(fd: int, size: int) -> Iterator[int]:
+    """Where steps begin whose first page is not in memory."""
+    page = bytearray(1)
+    for at in range(0, size, _STEP):
+        try:
+            os.preadv(fd, [page], at, os.RWF_NOWAIT)
+        except BlockingIOError:
+            yield at
+        except OSError:  # a file system that does not say
+            yield at
+
+
+def _size(folder: Path) -> int:
+    """Of the files of a folder, those that are still arriving included."""
+    total = 0
+    with suppress(OSError):
+        for each in os.scandir(folder):
+            with suppress(OSError):
+                total += each.stat().st_blocks * 512 if each.name.endswith(".incomplete") else (
+                    each.stat().st_size
+                )  # fmt: skip
+    return total
+
+
+def _in_short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

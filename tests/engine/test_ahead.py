@@ -1,0 +1,156 @@
+"""The model's files are fetched and read beside the imports."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.engine.sglang import ahead as module
+from app.engine.sglang.ahead import Ahead, Progress, needed, read_ahead
+from app.errors import ConfigError
+from app.settings.load import load
+from tests.support.hub import hub
+
+FILES = {
+    "config.json": '{"architectures": ["LlamaForCausalLM"]}',
+    "model.safetensors": b"w" * 3_000_000,
+    "tokenizer.json": "{}",
+    "README.md": "no",
+    "onnx/model.onnx": b"n" * 100,
+    "pytorch_model.bin": b"b" * 100,
+}
+NAME = "some/model"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+    return tmp_path
+
+
+def started(cache: Path, url: str, monkeypatch: Any, **settings: str) -> tuple[Ahead, list[Any]]:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE",
+        url + "/{repo_id}/resolve/{revision}/{filename}",
+    )  # fmt: skip
+    reports: list[Any] = []
+    chosen = load({}, {"MODEL_PATH": NAME, "DOWNLOAD_DIR": str(cache), **settings}).settings
+    ahead = Ahead(NAME, chosen, lambda *sizes: reports.append(sizes))
+    ahead.start()
+    return ahead, reports
+
+
+@pytest.mark.full
+def test_a_model_is_fetched_with_a_report_and_nothing_that_is_not_needed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_S", 0.05)
+    with hub(FILES, bytes_per_s=4e6) as url:
+        ahead, reports = started(cache, url, monkeypatch)
+        ahead.check()
+        ahead._thread.join(60)
+    (snapshot,) = (cache / "models--some--model/snapshots").iterdir()
+    assert {each.name for each in snapshot.iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json"
+    }  # fmt: skip
+    assert (snapshot / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    sizes = [done for done, _ in reports]
+    assert sizes == sorted(sizes)
+    assert any(0 < size < 3_000_000 for size in sizes)
+    assert reports[-1][0] == reports[-1][1] >= 3_000_000
+    with hub(FILES) as url:  # it is there
+        ahead, reports = started(cache, url, monkeypatch)
+        ahead.check()
+        ahead._thread.join(60)
+    assert not reports
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("files", "token", "says"),
+    [(FILES, "secret", "none for this HF_TOKEN"), ({}, None, None)],
+)
+def test_a_model_that_cannot_be_had_is_one_line(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, files: Any, token: str | None, says: str | None
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "")
+    with hub(files, token=token) as url:
+        ahead, _ = started(cache, url, monkeypatch)
+        if says is None:
+            ahead.check()  # SGLang will say what it misses
+            return
+        with pytest.raises(ConfigError, match=says):
+            ahead.check()
+
+
+@pytest.mark.full
+def test_without_a_hub_the_cache_is_enough_and_nothing_is_one_line(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_HUB_ANSWERS_S", 5.0)
+    began = time.monotonic()
+    ahead, _ = started(cache, "http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(ConfigError, match="the hub does not answer"):
+        ahead.check()
+    assert time.monotonic() - began < 5
+    snapshot = cache / "models--some--model/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").write_bytes(b"w")
+    ahead, _ = started(cache, "http://127.0.0.1:9", monkeypatch)
+    ahead.check()
+
+
+def test_of_a_repository_only_what_the_engine_loads_is_needed() -> None:
+    sizes = dict.fromkeys(
+        ["config.json", "a.safetensors", "consolidated.safetensors", "pytorch_model.bin",
+         "original/a.safetensors", "modeling.py", "image.png", "chat_template.jinja"], 1,
+    )  # fmt: skip
+    assert needed(sizes) == ["a.safetensors", "chat_template.jinja", "config.json", "modeling.py"]
+    assert needed({"consolidated.safetensors": 1, "params.json": 1}) == [
+        "consolidated.safetensors", "params.json"
+    ]  # fmt: skip
+    assert needed({"pytorch_model.bin": 1}) == ["pytorch_model.bin"]
+    assert needed({"config.json": 1, "model.gguf": 1}) == []
+
+
+def test_progress_is_said_every_few_seconds_with_rate_and_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, lines = 100.0, []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(module.log, "info", lambda event, **values: lines.append(values))
+    reports: list[Any] = []
+    progress = Progress(1_000_000_000, lambda *sizes: reports.append(sizes))
+    for second in range(1, 13):
+        now = 100.0 + second
+        progress.note(50_000_000 * second)
+    assert [(line["mb"], line["mb_per_s"], line["remaining_s"]) for line in lines] == [
+        (250, 50.0, 15), (500, 50.0, 10)
+    ]  # fmt: skip
+    assert reports[-1] == (600_000_000, 1_000_000_000)
+
+
+def test_weights_are_read_into_memory_once_and_never_past_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"w" * (3 * module._STEP + 5))
+    assert read_ahead([file]) == 0  # just written: it is there
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert read_ahead([file]) <= file.stat().st_size  # a file system may keep some
+    monkeypatch.setattr(module, "_not_cached", lambda fd, size: iter([0]))
+    monkeypatch.setattr(module, "_LEFT_FREE", 2**60)
+    assert read_ahead([file]) == 0
