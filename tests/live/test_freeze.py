@@ -12,12 +12,14 @@ from collections.abc import Callable
 
 import httpx
 import psutil
+import pytest
 
 from tests.live.conftest import LiveServer
 from tests.live.test_life_and_death import HANGS_S, Streams, story
 from tests.support import sse
 from tests.support.machine import allowed
 
+pytestmark = pytest.mark.live
 FROZEN_S = float(os.environ.get("FREEZE_S", "12"))
 QUESTION = {
     "messages": [{"role": "user", "content": "Say hello."}],
