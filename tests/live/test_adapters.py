@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +64,16 @@ class Adapted(LiveServer):
         return self.http.post(f"/v1/{verb}_lora_adapter", json=body, headers=ADMIN)
 
 
-def adapted(folder: Path, model: str, **more: str) -> Adapted:
+def two_heads(folder: Path) -> Path:
+    """The tiny model with its head in two, so that there is one for each of two parts."""
+    shutil.copytree(models.find("tiny"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def adapted(folder: Path, model: str, *args: str, **more: str) -> Adapted:
     for seed, name in enumerate(NAMES):
         write(folder / "adapters" / name, model, seed=seed, use_rslora=name == "three")
     write(folder / "adapters" / "other", model, seed=9, rank=4)
@@ -71,7 +81,7 @@ def adapted(folder: Path, model: str, **more: str) -> Adapted:
         "LORA_MODULES": f"one={folder}/adapters/one", "LORA_FOLDER": str(folder / "adapters"),
         "ADMIN_API_KEY": "operator", "MAX_LORAS": "3", **more,
     }  # fmt: skip
-    server = Adapted(folder, "--dtype", "float32", model=model, **environment)
+    server = Adapted(folder, "--dtype", "float32", *args, model=model, **environment)
     server.model, server.adapters = model, folder / "adapters"
     return server
 
@@ -86,13 +96,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adapted]:
         server.stop()
 
 
-def by_peft(model: str, adapters: Path, prompt: str, tokens: int) -> dict[str | None, list[int]]:
+def by_peft(path: Path, adapters: Path, prompt: str, tokens: int) -> dict[str | None, list[int]]:
     """What PEFT and Transformers answer, greedily."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = models.find(model)
     tokenizer = AutoTokenizer.from_pretrained(path)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     ids = tokenizer(prompt, return_tensors="pt")
@@ -115,7 +124,7 @@ def by_peft(model: str, adapters: Path, prompt: str, tokens: int) -> dict[str | 
 
 def test_each_answers_as_with_peft(server: Adapted) -> None:
     for prompt in PROMPTS[:2]:
-        wanted = by_peft("tiny", server.adapters, prompt, 12)
+        wanted = by_peft(models.find("tiny"), server.adapters, prompt, 12)
         assert len({tuple(ids) for ids in wanted.values()}) == 4  # they differ
         for name, ids in wanted.items():
             assert server.ask(name, prompt, tokens=12) == ids, name
@@ -127,7 +136,7 @@ def test_each_answers_as_with_peft_on_the_demo_model(tmp_path: Path) -> None:
     try:
         server.ready()
         for prompt in PROMPTS[:3]:
-            wanted = by_peft("demo", server.adapters, prompt, 16)
+            wanted = by_peft(models.find("demo"), server.adapters, prompt, 16)
             assert len({tuple(ids) for ids in wanted.values()}) == 4
             for name, ids in wanted.items():
                 assert server.ask(name, prompt) == ids, name
@@ -139,10 +148,11 @@ def test_each_answers_as_with_peft_on_the_demo_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["replicas", "parts"])
 def test_each_of_several_schedulers_has_them(tmp_path: Path, kind: str) -> None:
     """Replicas, each of which loads for itself; parts of one model, each with its share."""
-    server = adapted(tmp_path, "tiny", **KINDS[kind])
+    path = two_heads(tmp_path / "model")
+    server = adapted(tmp_path, "tiny", "--model-path", str(path), **KINDS[kind])
     try:
         server.ready()
-        wanted = by_peft("tiny", server.adapters, PROMPTS[0], 12)
+        wanted = by_peft(path, server.adapters, PROMPTS[0], 12)
         for _ in range(3):  # by turns
             for name, ids in wanted.items():
                 assert server.ask(name, PROMPTS[0], tokens=12) == ids, name
