@@ -21,6 +21,8 @@ _NOT_THE_ENGINE = {
     "host", "port", "launch_command", "startup_time", "uptime_s", "internal_states", "frontend",
     "random_seed", "tokenizer_path", "served_model_name", "nccl_port", "warmups",
     "context_length", "max_req_input_len", "max_running_requests",  # each has its own
+    # Another grammar library behind a backend of ours, and our own watchdog.
+    "grammar_backend", "constrained_json_disable_any_whitespace", "watchdog_timeout",
 }  # fmt: skip
 _REDACTED = ("***", "<redacted>")
 

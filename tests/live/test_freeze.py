@@ -28,6 +28,7 @@ QUESTION = {
 }
 
 
+@pytest.mark.timeout(FROZEN_S + 300)
 def test_after_a_freeze_streams_go_on_and_the_next_answer_comes_within_a_second(
     start: Callable[..., LiveServer],
 ) -> None:
