@@ -40,7 +40,7 @@ class Awake:
         self._looked = monotonic()
         self._looked_wall = wall()
         self._timer: asyncio.TimerHandle | None = None
-        self._thawed: list[Callable[[], object]] = []
+        self._thawed: list[Callable[[float], object]] = []
         self.frozen_s = 0.0
         """In all."""
         self.thawed_at = -math.inf
@@ -55,8 +55,8 @@ class Awake:
             self._note(now)
         return now - self.frozen_s
 
-    def on_thaw(self, thawed: Callable[[], object]) -> Callable[[], None]:
-        """Call `thawed` after each thaw. Returns what ends that."""
+    def on_thaw(self, thawed: Callable[[float], object]) -> Callable[[], None]:
+        """Call `thawed` after each thaw, with the seconds. Returns what ends that."""
         self._thawed.append(thawed)
 
         def end() -> None:
@@ -97,9 +97,10 @@ class Awake:
         frozen_s = max(self._last_s, jumped_s)
         self._last_s = 0.0
         if frozen_s > _FROZEN_S:
-            log.warning("this process was frozen", seconds=round(frozen_s, 1))
+            self.thawed_at = now - self.frozen_s
+            log.warning("this process, or its event loop, stood still", seconds=round(frozen_s, 1))
             for thawed in list(self._thawed):
-                thawed()
+                thawed(frozen_s)
 
 
 AWAKE = Awake()
@@ -110,10 +111,11 @@ now = AWAKE.now
 class Timer:
     """`call_later` by `now`."""
 
-    __slots__ = ("_expired", "_frozen_s", "_handle")
+    __slots__ = ("_after_s", "_expired", "_frozen_s", "_handle")
 
     def __init__(self, after_s: float, expired: Callable[[], object]) -> None:
         self._frozen_s = AWAKE.frozen_s
+        self._after_s = after_s
         self._expired = expired
         # It refers back to this object: let go of it at the end, so that both are freed at once.
         self._handle: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
@@ -128,11 +130,15 @@ class Timer:
     def _fire(self) -> None:
         now()  # which notices a thaw
         handle, self._handle = self._handle, None
-        if (missed_s := AWAKE.frozen_s - self._frozen_s) and handle is not None:
+        # uvloop's of a time that is over at once has no `when`.
+        missed_s = AWAKE.frozen_s - self._frozen_s
+        if missed_s and handle is not None and hasattr(handle, "when"):
             loop = asyncio.get_running_loop()
+            # A thaw that was noticed since may have come before this timer.
+            missed_s = min(missed_s, loop.time() - handle.when() + self._after_s)
             left_s = handle.when() + missed_s - loop.time()
             if left_s > _LOOK_S:
-                self._frozen_s = AWAKE.frozen_s
+                self._frozen_s, self._after_s = AWAKE.frozen_s, left_s
                 self._handle = loop.call_later(left_s, self._fire)
                 return
         self._expired()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from app.engine.base import Launched, Starting
     from app.engine.environment import RuntimeDir
 
-_MODES = ("serve", "runpod", "settings", "check")
+_MODES = ("serve", "runpod", "settings", "check", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -43,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         from app.check.command import main as check
 
         sys.exit(check(arguments))
+    if mode == "bench":
+        from app.check.load import main as bench
+
+        sys.exit(bench(arguments))
     flags = vars(_parser(mode).parse_args(arguments))
     try:
         if mode == "settings":

@@ -206,6 +206,10 @@ class NotReady(Unavailable):
     code = "model_not_ready"
 
 
+class Asleep(Unavailable):
+    code = "engine_asleep"
+
+
 class Overloaded(Unavailable):
     code = "server_is_overloaded"
     retry_after_s = 1

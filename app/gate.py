@@ -220,7 +220,10 @@ class Gate:
         return ticket
 
     def place(self, ticket: Ticket) -> None:
-        """Take a place. Raises Overloaded; a drain lets requests in that it found arriving."""
+        """Take a place. Raises Overloaded, and Asleep; a drain lets requests in that it found
+        arriving."""
+        if self._lifecycle.refuses and (refusal := self._lifecycle.refusal()) is not None:
+            raise refusal
         if self.full:
             raise self._overloaded()
         size = self.arrivals.size(ticket)

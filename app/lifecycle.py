@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
-from app.errors import Draining, EngineDied, NotReady, ServeError
+from app.errors import Asleep, Draining, EngineDied, NotReady, ServeError
 
 
 class Phase(StrEnum):
@@ -68,8 +68,10 @@ class Lifecycle:
         """Bytes of the model that were downloaded, and of all; None: none is."""
         self.asleep = False
         """The engine has given its memory back (life/sleep.py)."""
-        self.refuses: Callable[[], ServeError] | None = None
-        """Makes the error of each request, though the phase would admit it."""
+        self.closed = False
+        """It has, or is about to."""
+        self.refuses = False
+        """Requests get an error meanwhile."""
 
     @property
     def uptime_s(self) -> float:
@@ -89,7 +91,7 @@ class Lifecycle:
     @property
     def ready(self) -> bool:
         """Requests may be sent here."""
-        return self.phase is Phase.READY and self.refuses is None
+        return self.phase is Phase.READY and not self.refuses
 
     @property
     def ended(self) -> bool:
@@ -117,7 +119,7 @@ class Lifecycle:
         """The error for a request that cannot be admitted in this phase; None if it can."""
         match self.phase:
             case Phase.READY | Phase.LEAVING:
-                return self.refuses() if self.refuses is not None else None
+                return Asleep("The engine sleeps until /wake_up.") if self.refuses else None
             case Phase.STARTING | Phase.LOADING | Phase.WARMING:
                 return NotReady(f"The model is not ready yet (phase: {self.phase}).")
             case Phase.FOLLOWING:

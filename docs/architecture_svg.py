@@ -101,9 +101,8 @@ def serving_process() -> Iterator[str]:
 def engine_processes() -> Iterator[str]:
     """The right column: what a serving process starts for the model."""
     yield from box(808, 246, 176, 94, "Grammar process", *_GRAMMARS, kind="process")
-    yield from box(808, 356, 176, 124, "Engine's processes", kind="process")
-    yield from box(820, 386, 152, 32, "scheduler, model")
-    yield from box(820, 438, 152, 32, "detokenizer")
+    yield from box(808, 356, 176, 82, "Engine's process", kind="process")
+    yield from box(820, 388, 152, 36, "scheduler, model")
 
 
 _GRAMMARS = ("compiles a new schema", "on trial; is killed if", "that takes too long")
@@ -125,8 +124,7 @@ def arrows() -> Iterator[str]:
     yield from arrow((188, 314), (232, 314), (232, 112), (690, 112), (690, 164), both=True)
     yield from arrow((732, 312), (804, 312), both=True)
     yield from arrow((728, 370), (784, 370), (784, 402), (816, 402))
-    yield from arrow((896, 418), (896, 434))
-    yield from arrow((820, 454), (766, 454), (766, 390), (732, 390))
+    yield from arrow((820, 414), (766, 414), (766, 390), (732, 390))
     yield from arrow((400, 90), (400, 130), both=True)
     yield from note(410, 104, "phases; signals")
     yield from arrow((250, 44), (188, 44))

@@ -56,7 +56,7 @@ async def test_time_stands_still_while_the_process_is_frozen(clock: Clock) -> No
 
 async def test_what_is_to_begin_anew_is_told_once_for_each_thaw(clock: Clock) -> None:
     told: list[str] = []
-    end = awake.AWAKE.on_thaw(lambda: told.append("thawed"))
+    end = awake.AWAKE.on_thaw(lambda _: told.append("thawed"))
     clock.jumped_s = 600.0
     awake.now()  # noticed before the look
     await asyncio.sleep(0.06)
@@ -72,7 +72,7 @@ async def test_what_is_to_begin_anew_is_told_once_for_each_thaw(clock: Clock) ->
 
 async def test_a_clock_that_is_set_back_tells_nobody(clock: Clock) -> None:
     told: list[str] = []
-    awake.AWAKE.on_thaw(lambda: told.append("thawed"))
+    awake.AWAKE.on_thaw(lambda _: told.append("thawed"))
     clock.wall_jumped_s = -3600.0
     await asyncio.sleep(0.06)
     assert not told

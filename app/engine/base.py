@@ -180,8 +180,12 @@ class Load(msgspec.Struct, frozen=True):
 class Memory(Protocol):
     """What an idle engine can give back. Raises ServeError."""
 
+    async def is_idle(self) -> bool:
+        """No replica has a request, not even one that was aborted; empties the prefix cache."""
+
     async def release(self) -> None:
-        """Weights and cache leave the GPU; nothing may be generated until `resume`."""
+        """Of an idle engine. Weights and cache leave the GPU; nothing may be generated until
+        `resume`."""
 
     async def resume(self) -> None: ...
 

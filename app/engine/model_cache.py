@@ -38,8 +38,13 @@ def find_tokenizer(cache: str, name: str, revision: str | None = None) -> Path |
     return snapshot if snapshot is not None and any(snapshot.glob("tokenizer*")) else None
 
 
+def is_name(text: str) -> bool:
+    """Of a repository on the hub."""
+    return _REPOSITORY.fullmatch(text) is not None
+
+
 def _look_up(cache: str, name: str, revision: str | None) -> Path | None:
-    if not cache or not _REPOSITORY.fullmatch(name):
+    if not cache or not is_name(name):
         return None
     folder = _folder(Path(cache).expanduser(), "models--" + name.replace("/", "--"))
     return None if folder is None else _snapshot(folder, revision)

@@ -60,6 +60,9 @@ class ScriptedMemory:
         self._engine = engine
         self.released = False
 
+    async def is_idle(self) -> bool:
+        return not self._engine.running
+
     async def release(self) -> None:
         assert not self._engine.running
         self.released = True

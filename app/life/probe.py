@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import aclosing
 
-from app.errors import NotReady, ServeError, Unavailable
+from app.errors import Asleep, NotReady, ServeError, Unavailable
 from app.generation.model import ServedModel
 from app.life.host import ModelHost
 from app.lifecycle import Lifecycle
@@ -47,8 +47,8 @@ class Probe:
         """
         if (refusal := self._lifecycle.refusal()) is not None:
             raise refusal
-        if self._lifecycle.asleep:
-            raise Unavailable("The engine is asleep.")
+        if self._lifecycle.closed:
+            raise Asleep("The engine sleeps until /wake_up.")
         if self._host.model is None:
             raise NotReady("The model is not ready yet.")
         if self._running is None or self._running.done():

@@ -1,21 +1,23 @@
 """An engine that gives its memory back, and takes it again: `POST /sleep`, `/wake_up`.
 
-    awake ── close the room ── its requests end ── release ──> asleep ── resume ── open ──> awake
-                  └ they do not in time: open again, 503
+    awake ── closed ── its requests end ── release ──> asleep ── resume ── open ──> awake
+               └ they do not in time: open again, 503
 
-Meanwhile a new request gets 503, or waits for room as it would in a full engine
-(SLEEPING_REQUESTS).
+SLEEPING_REQUESTS says what new requests get from the first moment on: 503, or a turn after
+`wake_up`. With the first those that the server has when it begins are all answered before; with the
+second those that wait for room go on waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 
 from app.engine.base import Engine, Memory
-from app.errors import InvalidRequest, ServeError, Unavailable
+from app.errors import InvalidRequest, NotReady, Unavailable
 from app.gate import Gate
-from app.lifecycle import Lifecycle
+from app.lifecycle import Lifecycle, Phase
 from app.logs.setup import log
 
 _POLL_S = 0.05
@@ -34,23 +36,39 @@ class Sleep:
         """Returns once the memory is given back. Raises Unavailable if requests in flight have not
         ended after `within_s`, InvalidRequest if this engine cannot."""
         memory = self._memory(engine)
+        if self._lifecycle.phase is not Phase.READY:
+            raise NotReady(f"The server is not ready (phase: {self._lifecycle.phase}).")
+        await _to_the_end(self._begin(memory, within_s))
+
+    async def end(self, engine: Engine) -> None:
+        """Returns once it serves again."""
+        await _to_the_end(self._end(self._memory(engine)))
+
+    def _memory(self, engine: Engine) -> Memory:
+        if not self._alone:
+            raise InvalidRequest("An engine of several serving processes cannot sleep.")
+        if engine.info.serves_adapters:
+            raise InvalidRequest("An engine with LoRA adapters cannot sleep.")
+        if engine.memory is None:
+            raise InvalidRequest("This engine keeps its memory: set ENABLE_MEMORY_SAVER=true.")
+        return engine.memory
+
+    async def _begin(self, memory: Memory, within_s: float) -> None:
         async with self._changing:
             if self._lifecycle.asleep:
                 return
             began = time.monotonic()
             self._close()
             try:
-                await self._emptied(engine, within_s)
-                await memory.release()
+                await self._emptied(memory, within_s)
             except BaseException:
                 self._open()
                 raise
+            await memory.release()
             self._lifecycle.asleep = True
         log.info("asleep: the engine's memory is given back", seconds=_since(began))
 
-    async def end(self, engine: Engine) -> None:
-        """Returns once it serves again."""
-        memory = self._memory(engine)
+    async def _end(self, memory: Memory) -> None:
         async with self._changing:
             if not self._lifecycle.asleep:
                 return
@@ -60,35 +78,36 @@ class Sleep:
             self._open()
         log.info("awake", seconds=_since(began))
 
-    def _memory(self, engine: Engine) -> Memory:
-        if engine.memory is None:
-            raise InvalidRequest("This engine keeps its memory: set ENABLE_MEMORY_SAVER=true.")
-        if not self._alone:
-            raise InvalidRequest("An engine of several serving processes cannot sleep.")
-        if engine.info.serves_adapters:
-            raise InvalidRequest("An engine with LoRA adapters cannot sleep.")
-        return engine.memory
-
     def _close(self) -> None:
-        self._gate.sequences.close()
-        if not self._waits:
-            self._lifecycle.refuses = _refusal
+        self._lifecycle.closed = True
+        self._lifecycle.refuses = not self._waits
+        if self._waits:
+            self._gate.sequences.close()
 
     def _open(self) -> None:
-        self._lifecycle.refuses = None
-        self._gate.sequences.open()
+        self._lifecycle.closed = self._lifecycle.refuses = False
+        if self._waits:
+            self._gate.sequences.open()
 
-    async def _emptied(self, engine: Engine, within_s: float) -> None:
+    async def _emptied(self, memory: Memory, within_s: float) -> None:
         """SGLang's scheduler ends if it is asked for memory that it uses."""
         ends = time.monotonic() + within_s
-        while self._gate.sequences.held or not await engine.flush_cache():
+        gate = self._gate
+        while (
+            gate.sequences.held
+            or (gate.in_flight and not self._waits)
+            or not await memory.is_idle()
+        ):
             if time.monotonic() >= ends:
                 raise Unavailable(f"Requests are still running after {within_s:g} s.")
             await asyncio.sleep(_POLL_S)  # the engine does not say when it has dropped the last
 
 
-def _refusal() -> ServeError:
-    return Unavailable("The engine is asleep; it serves again after /wake_up.")
+async def _to_the_end(change: Coroutine[None, None, None]) -> None:
+    """Whoever waits for it may leave: what the engine was asked for happens, and is known here."""
+    task = asyncio.ensure_future(change)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    await asyncio.shield(task)
 
 
 def _since(began: float) -> float:

@@ -25,6 +25,8 @@ from app.awake import AWAKE
 from app.store.tables import METADATA
 
 _BUSY_S = 5.0
+_DEAD_S = 30.0
+"""After a freeze of so long connections may be dead."""
 _PAGES = 10_000
 """That are given back at a time."""
 _CREATING = 7265737
@@ -77,8 +79,8 @@ class Database:
         self._end_forgetting()
         await self._engine.dispose()
 
-    def _forget(self) -> None:
-        if not self._sqlite:
+    def _forget(self, frozen_s: float) -> None:
+        if not self._sqlite and frozen_s > _DEAD_S:
             self._engine.sync_engine.dispose(close=False)
 
     async def shrink(self) -> None:

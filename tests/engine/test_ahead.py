@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from app.engine.sglang import ahead as module
 from app.engine.sglang.ahead import Ahead, Progress, needed, read_ahead
-from app.errors import ConfigError
+from app.errors import ConfigError, StartError
 from app.settings.load import load
 from tests.support.hub import hub
 
@@ -45,7 +46,7 @@ def started(cache: Path, url: str, monkeypatch: Any, **settings: str) -> tuple[A
     )  # fmt: skip
     reports: list[Any] = []
     chosen = load({}, {"MODEL_PATH": NAME, "DOWNLOAD_DIR": str(cache), **settings}).settings
-    ahead = Ahead(NAME, chosen, lambda *sizes: reports.append(sizes))
+    ahead = Ahead(chosen.model_path, chosen, lambda *sizes: reports.append(sizes))
     ahead.start()
     return ahead, reports
 
@@ -100,8 +101,9 @@ def test_without_a_hub_the_cache_is_enough_and_nothing_is_one_line(
     monkeypatch.setattr(module, "_HUB_ANSWERS_S", 5.0)
     began = time.monotonic()
     ahead, _ = started(cache, "http://127.0.0.1:9", monkeypatch)
-    with pytest.raises(ConfigError, match="the hub does not answer"):
+    with pytest.raises(StartError, match="the hub does not answer") as failed:
         ahead.check()
+    assert failed.value.exit_code == 71  # it may answer the next time
     assert time.monotonic() - began < 5
     snapshot = cache / "models--some--model/snapshots/0123"
     snapshot.mkdir(parents=True)
@@ -109,6 +111,42 @@ def test_without_a_hub_the_cache_is_enough_and_nothing_is_one_line(
     (snapshot / "model.safetensors").write_bytes(b"w")
     ahead, _ = started(cache, "http://127.0.0.1:9", monkeypatch)
     ahead.check()
+    with hub(FILES, token="secret") as url:  # a token that has expired
+        ahead, _ = started(cache, url, monkeypatch)
+        ahead.check()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"MODEL_PATH": "s3://bucket/model"},
+        {"MODEL_PATH": "some/model/file.gguf"},
+        {"MODEL_PATH": "some/model:Q4_K_M"},
+        {"LOAD_FORMAT": "dummy"},
+        {"ENGINE_ARGS": '{"load_format": "remote"}'},
+    ],
+)
+def test_what_sglang_finds_in_its_own_way_is_left_to_it(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    ahead, reports = started(cache, "http://127.0.0.1:9", monkeypatch, **settings)
+    ahead.check()
+    ahead._thread.join(60)
+    assert not reports
+
+
+@pytest.mark.full
+def test_options_of_sglang_count_as_settings_do(
+    cache: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with hub(FILES) as url:
+        args = json.dumps({"download_dir": str(elsewhere)})
+        ahead, _ = started(cache, url, monkeypatch, ENGINE_ARGS=args)
+        ahead._thread.join(60)
+    assert (elsewhere / "models--some--model").is_dir()
+    assert not list(cache.iterdir())
 
 
 def test_of_a_repository_only_what_the_engine_loads_is_needed() -> None:
@@ -152,5 +190,10 @@ def test_weights_are_read_into_memory_once_and_never_past_what_is_free(
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     assert read_ahead([file]) <= file.stat().st_size  # a file system may keep some
     monkeypatch.setattr(module, "_not_cached", lambda fd, size: iter([0]))
-    monkeypatch.setattr(module, "_LEFT_FREE", 2**60)
+    assert read_ahead([file]) == module._STEP
+    bound = tmp_path / "memory.max"
+    monkeypatch.setattr(module, "_CGROUP", bound)
+    bound.write_text("max\n")
+    assert read_ahead([file]) == module._STEP
+    bound.write_text(str(module._LEFT_FREE + file.stat().st_size - 1))  # a container's
     assert read_ahead([file]) == 0

@@ -33,10 +33,10 @@ async def test_requests_are_refused_while_the_engine_sleeps_and_served_after() -
         assert await asleep(running)
         refused = await running.chat()
         assert refused.status_code == 503
-        assert "asleep" in refused.json()["error"]["message"]
+        assert refused.json()["error"]["code"] == "engine_asleep"
         assert int(refused.headers["retry-after"]) >= 1
         for path, status in (("/readyz", 503), ("/ping", 503), ("/health_generate", 503),
-                             ("/livez", 200)):  # fmt: skip
+                             ("/v1/models", 503), ("/livez", 200)):  # fmt: skip
             assert (await running.client.get(path)).status_code == status, path
         health = await running.client.get("/health")
         assert (health.status_code, health.json()["status"]) == (503, "asleep")
@@ -109,3 +109,37 @@ async def test_an_engine_that_keeps_its_memory_says_what_to_set() -> None:
         answer = await post(running, "/sleep")
         assert answer.status_code == 400
         assert "ENABLE_MEMORY_SAVER" in answer.json()["error"]["message"]
+
+
+async def test_requests_that_wait_in_the_server_are_answered_before_it_sleeps() -> None:
+    go_on = asyncio.Event()
+    engine = ScriptedEngine("x", go_on)
+    async with serve(engine, ADMIN_API_KEY="operator", MAX_CONCURRENCY="1") as running:
+        requests = [asyncio.create_task(running.chat()) for _ in range(4)]
+        await eventually(lambda: running.gate.in_flight == 4)
+        sleeping = asyncio.create_task(post(running, "/sleep", timeout=60))
+        await eventually(lambda: not running.lifecycle.ready)
+        assert (await running.chat()).status_code == 503
+        go_on.set()
+        assert [(await each).status_code for each in requests] == [200] * 4
+        assert (await sleeping).status_code == 200
+
+
+async def test_a_body_that_arrives_while_it_falls_asleep_is_refused() -> None:
+    engine = ScriptedEngine("x")
+    arrive = asyncio.Event()
+
+    async def body() -> Any:
+        yield b'{"messages": [{"role": "user", '
+        await arrive.wait()
+        yield b'"content": "hi"}]}'
+
+    async with serve(engine, ADMIN_API_KEY="operator") as running:
+        headers = {"content-type": "application/json"}
+        posting = asyncio.create_task(
+            running.client.post("/v1/chat/completions", content=body(), headers=headers)
+        )
+        await eventually(lambda: len(running.gate.arrivals) == 1)
+        assert (await post(running, "/sleep")).status_code == 200
+        arrive.set()
+        assert (await posting).status_code == 503

@@ -69,8 +69,9 @@ async def cards(model: ServedModel | None, lifecycle: Lifecycle) -> list[Json]:
 
     Raises Unavailable before the model is ready: routers and benchmarks take a 200 here for
     readiness."""
-    if model is None or lifecycle.phase not in (Phase.READY, Phase.LEAVING):
-        raise lifecycle.refusal() or NotReady("The model is not ready yet.")
+    refusal = lifecycle.refusal()
+    if model is None or refusal or lifecycle.phase not in (Phase.READY, Phase.LEAVING):
+        raise refusal or NotReady("The model is not ready yet.")
     created = int(time.time() - lifecycle.uptime_s)
     parents: dict[str, str | None] = dict.fromkeys(model.names)
     if model.adapters is not None:

@@ -19,7 +19,7 @@ import psutil
 
 from app.engine import model_cache
 from app.engine.environment import uses_another_hub
-from app.errors import ConfigError
+from app.errors import ConfigError, StartError
 from app.logs.setup import log
 from app.settings.catalogue import Settings
 
@@ -34,6 +34,7 @@ _LEFT_FREE = 2 * 2**30
 """Of the machine's memory: weights that would push others out are not read."""
 _RATE_OVER_S = 10.0
 _NO_SUCH = (401, 403, 404)
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 Report = Callable[[int, int], None]
 """Is told of bytes: fetched, and in all. From a thread."""
@@ -44,8 +45,12 @@ class Ahead:
 
     def __init__(self, path: str, settings: Settings, fetched: Report) -> None:
         """`path`: a folder, or a name on the hub."""
-        self._path, self._settings, self._fetched = path, settings, fetched
-        self._error: ConfigError | None = None
+        options = settings.engine_options() | settings.engine_args
+        self._path, self._fetched = path, fetched
+        self._loads = options.get("load_format") in _LOADED
+        self._revision: str | None = options.get("revision")
+        self._folder: str | None = options.get("download_dir")
+        self._error: StartError | None = None
         self._known = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-ahead", daemon=True)
 
@@ -53,8 +58,9 @@ class Ahead:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises ConfigError if there is no such model, or none for this user. Waits for the hub's
-        answer, not for the files."""
+        """Raises ConfigError if the hub has no such model, or none for this user, and StartError if
+        it does not answer; neither if the model is in its cache. Waits for the hub's answer, not
+        for the files."""
         self._known.wait(_HUB_ANSWERS_S)
         if self._error is not None:
             raise self._error
@@ -62,48 +68,42 @@ class Ahead:
     def _run(self) -> None:
         folder: Path | None = None
         try:
-            folder = Path(self._path) if Path(self._path).exists() else self._fetch()
-        except ConfigError as error:
+            if Path(self._path).exists():
+                folder = Path(self._path)
+            # What else SGLang takes for a model, such as s3://, or a file of a repository, is its.
+            elif self._loads and model_cache.is_name(self._path) and not uses_another_hub():
+                folder = self._fetch()
+        except StartError as error:
             self._error = error
         except Exception as error:  # SGLang asks again, and says what is wrong
             log.warning("the model was not fetched ahead", reason=_in_short(error))
         finally:
             self._known.set()
-        if folder is not None:
+        if folder is not None and folder.is_dir() and self._loads:
             with suppress(OSError):
-                read_ahead(sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder])
+                sizes = {each.name: each.stat().st_size for each in folder.iterdir()}
+                read_ahead([folder / name for name in needed(sizes)])
 
     def _fetch(self) -> Path | None:
         import huggingface_hub
         from huggingface_hub import constants
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
-        settings = self._settings
-        if settings.load_format not in _LOADED or uses_another_hub():
-            return None
-        cache = settings.download_dir or str(constants.HF_HUB_CACHE)
+        cache = self._folder or str(constants.HF_HUB_CACHE)
+        found = model_cache.find(cache, self._path, self._revision)
         if constants.HF_HUB_OFFLINE:
-            return model_cache.find(cache, self._path, settings.revision)
+            return found
+        hub = huggingface_hub.HfApi()
         try:
-            info = huggingface_hub.HfApi().model_info(
-                self._path, revision=settings.revision, timeout=_HUB_ANSWERS_S, files_metadata=True
+            info = hub.model_info(
+                self._path, revision=self._revision, timeout=_HUB_ANSWERS_S, files_metadata=True
             )
-        except GatedRepoError:
-            raise ConfigError(
-                f"MODEL_PATH: {self._path} is gated: ask for access on the hub, and set HF_TOKEN"
-            ) from None
+            if info.gated and found is None:
+                hub.auth_check(self._path)
         except Exception as error:
-            if isinstance(error, HfHubHTTPError) and error.response.status_code in _NO_SUCH:
-                raise ConfigError(
-                    f"MODEL_PATH: the hub has no model {self._path}, or none for this HF_TOKEN"
-                ) from None
-            if (found := model_cache.find(cache, self._path, settings.revision)) is not None:
-                log.warning("the hub does not answer: the model is taken from the cache")
+            if found is not None:
+                log.warning("the model is taken from the cache", reason=_in_short(error))
                 return found
-            raise ConfigError(
-                f"MODEL_PATH: {self._path} is not on this machine, and the hub does not answer: "
-                f"{_in_short(error)}"
-            ) from None
+            raise _explained(self._path, error) from None
         self._known.set()
         sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
         return self._download(huggingface_hub, needed(sizes), sizes, cache)
@@ -128,7 +128,7 @@ class Ahead:
             threading.Thread(target=watch, name="model-progress", daemon=True).start()
         try:
             folder = hub.snapshot_download(
-                self._path, revision=self._settings.revision, cache_dir=cache,
+                self._path, revision=self._revision, cache_dir=cache,
                 allow_patterns=list(names),
             )  # fmt: skip
         finally:
@@ -180,27 +180,35 @@ def needed(sizes: dict[str, int]) -> list[str]:
 
 
 def read_ahead(files: Sequence[Path]) -> int:
-    """Read files into the page cache, unless they are there; returns the bytes that were read."""
+    """Read files into the page cache, unless they are there, or are more than it can keep; returns
+    the bytes that were read."""
+    if sum(file.stat().st_size for file in files) > _room():
+        return 0
     buffer = bytearray(_STEP)
     read = 0
     for file in files:
         with file.open("rb", buffering=0) as opened:
             for at in _not_cached(opened.fileno(), file.stat().st_size):
-                if psutil.virtual_memory().available < _LEFT_FREE:
-                    return read
                 read += os.preadv(opened.fileno(), [buffer], at)
     return read
 
 
+def _room() -> int:
+    """Bytes of files that stay in memory beside the engine."""
+    memory = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # no bound of a container's
+        memory = min(memory, int(_CGROUP.read_text()))
+    return memory - _LEFT_FREE
+
+
 def _not_cached(fd: int, size: int) -> Iterator[int]:
-    """Where steps begin whose first page is not in memory."""
+    """Where steps begin whose first page is not in memory. Raises OSError on a file system that
+    does not say: there each would be read, perhaps over a network, and again."""
     page = bytearray(1)
     for at in range(0, size, _STEP):
         try:
             os.preadv(fd, [page], at, os.RWF_NOWAIT)
         except BlockingIOError:
-            yield at
-        except OSError:  # a file system that does not say
             yield at
 
 
@@ -218,3 +226,19 @@ def _size(folder: Path) -> int:
 
 def _in_short(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def _explained(name: str, error: Exception) -> StartError:
+    """Why the hub gave no model."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    if isinstance(error, GatedRepoError):
+        return ConfigError(
+            f"MODEL_PATH: {name} is gated: ask for access on the hub, and set HF_TOKEN"
+        )
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in _NO_SUCH:
+        return ConfigError(f"MODEL_PATH: the hub has no model {name}, or none for this HF_TOKEN")
+    return StartError(
+        f"MODEL_PATH: {name} is not on this machine, and the hub does not answer: "
+        f"{_in_short(error)}"
+    )

@@ -102,9 +102,17 @@ async def launch(
         pictures=await processor_of(engine.tokenizer_manager, settings),
         widest_stride=settings.max_stream_interval,
         reads_ids=sends_ids(settings),
-        memory=EngineMemory(engine.tokenizer_manager) if settings.enable_memory_saver else None,
+        memory=EngineMemory(engine.tokenizer_manager) if _sleeps(settings, engine) else None,
         default_sampling=settings.default_sampling,
     )
+
+
+def _sleeps(settings: Settings, engine: Any) -> bool:
+    """Where attention is spread over replicas, only the first of them says whether it is idle."""
+    attention = engine.server_args.resolved_dict()["enable_dp_attention"]
+    if settings.enable_memory_saver and attention:
+        log.warning("ENABLE_MEMORY_SAVER: no effect beside enable_dp_attention")
+    return settings.enable_memory_saver and not attention
 
 
 class _InLoop:

@@ -14,6 +14,13 @@ class EngineMemory:
         """`manager`: SGLang's TokenizerManager."""
         self._manager = manager
 
+    async def is_idle(self) -> bool:
+        from sglang.srt.managers.io_struct import FlushCacheReqInput
+
+        # `flush_cache` has the answer of the replica that was the first.
+        answers = await self._manager.flush_cache_communicator(FlushCacheReqInput())
+        return all(answer.success for answer in answers)
+
     async def release(self) -> None:
         from sglang.srt.managers.io_struct import ReleaseMemoryOccupationReqInput
 

@@ -13,8 +13,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from app.logs.setup import log
+
 _BEFORE = 5
 """Tokens of the prompt that SGLang decodes with the first of the answer."""
+_LONGEST = 256
+"""Tokens without a whole character that are kept, and decoded again with each that comes: what a
+client can have a model write. SGLang keeps all."""
 _BROKEN = "\ufffd"
 """What a piece of a character becomes."""
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -24,8 +29,11 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 class Detokenizer:
     """Of one tokenizer. Belongs to the event loop."""
 
-    def __init__(self, tokenizer: Any, *, tool_call_parser: str | None = None) -> None:
-        """`tool_call_parser`: SGLang's, whose closing tokens belong to the text. Imports SGLang."""
+    def __init__(
+        self, tokenizer: Any, *, tool_call_parser: str | None = None, one_by_one: bool = False
+    ) -> None:
+        """`tool_call_parser`: SGLang's, whose closing tokens belong to the text. `one_by_one`: its
+        `disable_tokenizer_batch_decode`. Imports SGLang."""
         from sglang.srt.managers.detokenizer_manager import DetokenizerManager
         from sglang.srt.parser.response_template import tool_close_token_ids
         from sglang.srt.utils.patch_tokenizer import decode_without_hf_kwargs
@@ -36,7 +44,7 @@ class Detokenizer:
         self._decode_slowly = decode_without_hf_kwargs
         self._trim = DetokenizerManager.trim_matched_stop
         self._tokenizer = tokenizer
-        self._fast = getattr(tokenizer, "is_fast", False)
+        self._fast = getattr(tokenizer, "is_fast", False) or one_by_one
         try:
             self._size: int | None = len(tokenizer)
         except TypeError:
@@ -49,6 +57,11 @@ class Detokenizer:
             skip: None if letter is None else _Texts(self, letter, skip=skip)
             for skip in (True, False)
         }
+
+    @property
+    def knows_texts(self) -> bool:
+        """Most tokens are not decoded, but looked up."""
+        return self._texts[True] is not None
 
     def stream(self, prompt: Sequence[int], sampling: Any) -> TextStream:
         """`sampling`: SGLang's SamplingParams of the request."""
@@ -86,7 +99,14 @@ class Detokenizer:
 def detokenizer_of(manager: Any) -> Detokenizer:
     """`manager`: SGLang's TokenizerManager."""
     options = manager.server_args.resolved_dict()
-    return Detokenizer(manager.tokenizer, tool_call_parser=options["tool_call_parser"])
+    detokenizer = Detokenizer(
+        manager.tokenizer,
+        tool_call_parser=options["tool_call_parser"],
+        one_by_one=options["disable_tokenizer_batch_decode"],
+    )
+    if not detokenizer.knows_texts:
+        log.warning("each token is decoded: DETOKENIZER_PROCESS=true does it beside this process")
+    return detokenizer
 
 
 class TextStream:
@@ -118,7 +138,7 @@ class TextStream:
         self._held: list[int] | None = []
         """Tokens behind `_before` whose text is not complete. None: there are none, and the text of
         the next does not depend on those before it."""
-        if texts is not None and prompt and texts[prompt[-1]]:
+        if texts is not None and texts.end_whole(self._before):
             self._held = None
 
     def feed(self, ids: Sequence[int]) -> str:
@@ -130,16 +150,16 @@ class TextStream:
         held = self._hold(ids)
         text = self._behind(held)
         shown = self._shown
-        if not _is_complete(text):
+        if not _is_complete(text) and len(held) < _LONGEST:
             printable: str = self._detokenizer.printable(text)
             self._shown = len(printable)
             return printable[shown:]
         self._shown = 0
         if self._parts is not None:
             self._parts.append(text)
-        # The bytes of a character may go on behind a token that has no text of its own, as bytes.
         self._before = held
-        self._held = None if self._texts is not None and self._texts[held[-1]] else []
+        texts = self._texts
+        self._held = None if texts is not None and texts.end_whole(held) else []
         return text[shown:]
 
     def end(self, ids: Sequence[int], reason: dict[str, Any]) -> str:
@@ -199,6 +219,14 @@ class _Texts(dict[int, str | None]):
         alone = _BROKEN not in text and not self._detokenizer.is_byte(id)
         self[id] = text if alone else None
         return self[id]
+
+    def end_whole(self, ids: Sequence[int]) -> bool:
+        """What follows these tokens has its own text. The bytes of a character may go on behind one
+        that is a byte, whatever is left out between the two."""
+        for id in reversed(ids):
+            if (text := self[id]) != "":
+                return text is not None
+        return False
 
 
 def _letter(tokenizer: Any) -> int | None:

@@ -1,0 +1,70 @@
+"""The running server that is asked: its address, its key, its model, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import httpx
+
+from app.errors import ConfigError
+from app.settings.load import load
+
+_CONNECT_TIMEOUT_S = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--base-url", type=_base_url, metavar="URL", help="default: http://localhost:PORT")
+    add("--api-key", metavar="KEY", help="default: the first of API_KEY")
+    add("--model", metavar="NAME", help="default: the first that is listed")
+    add("--timeout", type=_seconds, default=60.0, metavar="S", help="per answer; default: 60")
+    add("--json", action="store_true", help="print JSON")
+
+
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Of this program's settings it takes the port and the key. Wrong usage exits with 2."""
+    options = parser.parse_args(argv)
+    try:
+        own = load({}).settings
+    except ConfigError as error:  # another server may be asked: go on without them
+        print(f"the settings here are not used: {error}", file=sys.stderr)
+        own = load({}, {}).settings
+    if options.base_url is None:
+        options.base_url = _base_url(f"localhost:{own.port or 8000}")
+    if options.api_key is None and own.api_key:
+        options.api_key = own.api_key[0].get_secret_value()
+    if options.api_key and not options.api_key.isprintable():  # httpx would refuse it, and quote it
+        parser.error("the API key has characters that no header can carry")
+    return options
+
+
+def client_of(options: argparse.Namespace) -> httpx.Client:
+    url: httpx.URL = options.base_url
+    return httpx.Client(
+        base_url=url,
+        headers={"authorization": b"Bearer " + options.api_key.encode()} if options.api_key else {},
+        timeout=httpx.Timeout(options.timeout, connect=min(options.timeout, _CONNECT_TIMEOUT_S)),
+        # A proxy from the environment leads to other machines only.
+        trust_env=url.host not in ("localhost", "127.0.0.1", "::1"),
+    )
+
+
+def _base_url(text: str) -> httpx.URL:
+    """With or without a scheme, /v1 and a slash at its end."""
+    try:
+        url = httpx.URL(text if "://" in text else f"http://{text}")
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    known = url.scheme in ("http", "https") and url.host and (url.port or 0) < 65536
+    if not known or url.userinfo or url.query:
+        raise argparse.ArgumentTypeError("must be http(s)://host[:port][/path]")
+    return url.copy_with(path=url.path.rstrip("/").removesuffix("/v1") or "/", fragment=None)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError("must be more than 0 and at most 86400")
+    return seconds
