@@ -141,6 +141,7 @@ class Letters:
         return self.feed(ids)
 
 
+MOST_CALLS = 13
 STOP = {"type": "stop", "matched": 2}
 
 
@@ -251,6 +252,35 @@ async def ids_become_the_same_chunks() -> None:
     exchange.close()
 
 
+async def a_token_costs_few_calls() -> None:
+    """Of this process; of a step that has one token for each of 64 streams."""
+    engine = Engine(ids=True)
+    question = Question(prompt=[1], sampling=Sampling())
+    names = [f"{no:032}" for no in range(64)]
+    for name in names:
+        engine.exchange.ask(name, question, {}, engine.exchange.inbox())
+    raws = []
+    socket = SimpleNamespace(send=raws.append)
+    sender = StepSender(SimpleNamespace(socket=socket))
+    engine._sender = sender
+    for _ in range(2):
+        engine.step(names, [[1]] * 64)
+    deliver = engine.exchange._delivery.take
+    deliver(raws[0])  # the first of a request costs more
+    calls = 0
+
+    def count(_: Any, event: str, __: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    deliver(raws[1])
+    sys.setprofile(None)
+    print(f"calls for each token: {calls / 64:.1f}", file=sys.stderr)
+    assert calls / 64 <= MOST_CALLS
+    engine.exchange.close()
+
+
 async def an_abort_reaches_the_engine_once_and_ends_the_requests_output() -> None:
     engine = Engine()
     inbox = engine.exchange.inbox()
@@ -340,6 +370,7 @@ async def _failure(inbox: Any) -> type[Exception]:
 CASES = (
     each_row_reaches_its_own_request_only,
     ids_become_the_same_chunks,
+    a_token_costs_few_calls,
     an_abort_reaches_the_engine_once_and_ends_the_requests_output,
     a_lost_engine_refuses_requests_and_an_abort_is_no_error,
     a_request_that_the_engine_ends_is_an_error,

@@ -12,7 +12,7 @@ def test_an_engine_that_was_idle_is_not_taken_for_stalled(monkeypatch: pytest.Mo
     from app.engine.sglang import adapter
 
     now = 10_000.0
-    monkeypatch.setattr(adapter.time, "monotonic", lambda: now)
+    monkeypatch.setattr(adapter.awake, "now", lambda: now)
     engine = object.__new__(adapter.SGLangEngine)
     exchange = SimpleNamespace(heard_at=now - 3600, owes=False, asked_at=0.0, searches=False)
     pulse = SimpleNamespace(stopped=False, worked_at=0.0, slowest_at=None)

@@ -2,6 +2,7 @@
 
 The client is a process of its own. What it and the server's thread waited for a processor is not
 counted, as the kernel notes it (/proc/PID/schedstat): that is the machine's, and not the server's.
+Where both wait at once it is taken off twice, so figures are those of a machine that is quiet.
 """
 
 from __future__ import annotations
