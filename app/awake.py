@@ -81,9 +81,10 @@ class Awake:
 
     def _note(self, now: float) -> None:
         """Since the last look the process was frozen."""
-        self._last_s = now - self._looked - _LOOK_S
-        self.frozen_s += self._last_s
-        self._looked, self._looked_wall = now, self._wall()
+        passed_s, wall = now - self._looked, self._wall()
+        self.frozen_s += passed_s - _LOOK_S
+        self._last_s = max(passed_s, wall - self._looked_wall) - _LOOK_S
+        self._looked, self._looked_wall = now, wall
         self.thawed_at = now - self.frozen_s
 
     def _look(self) -> None:

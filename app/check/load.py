@@ -60,12 +60,12 @@ def main(argv: Sequence[str]) -> int:
         with target.client_of(options) as client:
             model, tokenizer = _found(client, options.model, options.tokenizer)
         rungs = list(_shown(_ladder(options, model, tokenizer), options))
-    except (LoadFailed, httpx.HTTPError) as error:
-        print(f"bench: {error}", file=sys.stderr)
+        if not options.json and (picture := _picture(rungs, options)) is not None:
+            options.svg.write_text(picture)
+            print(f"the picture: {options.svg}")
+    except (LoadFailed, httpx.HTTPError, OSError, subprocess.TimeoutExpired) as error:
+        print(f"bench: {error}"[:500], file=sys.stderr)
         return 1
-    if options.svg is not None and not options.json:
-        options.svg.write_text(_picture(rungs, options))
-        print(f"the picture: {options.svg}")
     return 0
 
 
@@ -104,9 +104,12 @@ def _found(client: httpx.Client, model: str | None, tokenizer: str | None) -> tu
     """The model to ask for, and its tokenizer. Raises LoadFailed."""
     if model is None:
         answer = client.get("/v1/models")
-        if answer.status_code != 200:
-            raise LoadFailed(f"/v1/models answers {answer.status_code}: {answer.text[:200]}")
-        model = str(answer.json()["data"][0]["id"])
+        try:
+            model = str(answer.json()["data"][0]["id"])
+        except (ValueError, LookupError, TypeError):
+            raise LoadFailed(
+                f"/v1/models names no model ({answer.status_code}: {answer.text[:200]!r})"
+            ) from None
     if tokenizer is None:
         answer = client.get("/model_info")
         known = answer.json() if answer.status_code == 200 else {}
@@ -191,16 +194,17 @@ def _shown(rungs: Iterator[Rung], options: argparse.Namespace) -> Iterator[Rung]
         yield rung
 
 
-def _picture(rungs: Sequence[Rung], options: argparse.Namespace) -> str:
-    places = [float(rung.streams) for rung in rungs]
-    return svg(
-        f"{options.base_url}: {options.input_tokens} tokens in, {options.output_tokens} out",
-        "streams at a time",
-        "ms",
-        [
-            Curve("TTFT p50", places, [rung.ttft_p50_ms for rung in rungs]),
-            Curve("TTFT p99", places, [rung.ttft_p99_ms for rung in rungs]),
-            Curve("ITL p50", places, [rung.itl_p50_ms for rung in rungs]),
-            Curve("ITL p99", places, [rung.itl_p99_ms for rung in rungs]),
-        ],
-    )
+def _picture(rungs: Sequence[Rung], options: argparse.Namespace) -> str | None:
+    """None if there is nothing to show. An answer in one piece has nothing between its pieces."""
+    curves = []
+    for name, title in (
+        ("ttft_p50_ms", "TTFT p50"), ("ttft_p99_ms", "TTFT p99"),
+        ("itl_p50_ms", "ITL p50"), ("itl_p99_ms", "ITL p99"),
+    ):  # fmt: skip
+        points = [(float(rung.streams), float(getattr(rung, name))) for rung in rungs]
+        if shown := [(x, y) for x, y in points if y > 0]:
+            curves.append(Curve(title, [x for x, _ in shown], [y for _, y in shown]))
+    if not curves:
+        return None
+    title = f"{options.base_url}: {options.input_tokens} tokens in, {options.output_tokens} out"
+    return svg(title, "streams at a time", "ms", curves)

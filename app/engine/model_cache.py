@@ -32,6 +32,12 @@ def find(cache: str, name: str, revision: str | None = None) -> Path | None:
     return snapshot
 
 
+def has_weights(cache: str, name: str, revision: str | None = None) -> Path | None:
+    """As `find`, where the weights alone may be: SGLang downloads only those to DOWNLOAD_DIR."""
+    snapshot = _look_up(cache, name, revision)
+    return snapshot if snapshot is not None and _missing_weights(snapshot) is None else None
+
+
 def find_tokenizer(cache: str, name: str, revision: str | None = None) -> Path | None:
     """As `find`, for a repository of which only the tokenizer is needed."""
     snapshot = _look_up(cache, name, revision)
@@ -86,6 +92,10 @@ def _missing(snapshot: Path) -> str | None:
     """A file that the model needs and that is not there, or whose link leads nowhere."""
     if not (snapshot / "config.json").is_file():
         return "config.json"
+    return _missing_weights(snapshot)
+
+
+def _missing_weights(snapshot: Path) -> str | None:
     for index in _INDEXES:
         if (snapshot / index).is_file():
             return _missing_part(snapshot, index)

@@ -178,7 +178,7 @@ async def _drain(work: Work, service: Service) -> None:
     if not lifecycle.ended:
         elapsed_s = time.monotonic() - control.requested_at
         left_s = service.settings.drain_timeout_s + work.extra_drain_s - elapsed_s
-        if lifecycle.asleep:  # what waits for it waits for nothing
+        if lifecycle.asleep and not lifecycle.refuses:  # what waits for it waits for nothing
             left_s = 0.0
         await first_of(asyncio.wait({drained}, timeout=max(0.0, left_s)), lifecycle.over.wait())
     if lifecycle.ended:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,25 +95,33 @@ def test_a_model_that_cannot_be_had_is_one_line(
 
 
 @pytest.mark.full
-def test_without_a_hub_the_cache_is_enough_and_nothing_is_one_line(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_cache_is_enough_and_without_one_a_silent_hub_is_one_line(
+    cache: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_HUB_ANSWERS_S", 5.0)
-    began = time.monotonic()
     ahead, _ = started(cache, "http://127.0.0.1:9", monkeypatch)
+    ahead._thread.join(60)
     with pytest.raises(StartError, match="the hub does not answer") as failed:
         ahead.check()
     assert failed.value.exit_code == 71  # it may answer the next time
-    assert time.monotonic() - began < 5
     snapshot = cache / "models--some--model/snapshots/0123"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     (snapshot / "model.safetensors").write_bytes(b"w")
-    ahead, _ = started(cache, "http://127.0.0.1:9", monkeypatch)
-    ahead.check()
+    for cached in (cache, tmp_path_factory.mktemp("elsewhere")):  # DOWNLOAD_DIR has weights alone
+        ahead, _ = started(cached, "http://127.0.0.1:9", monkeypatch)
+        ahead._thread.join(60)
+        ahead.check()
+    (snapshot / "config.json").unlink()
     with hub(FILES, token="secret") as url:  # a token that has expired
         ahead, _ = started(cache, url, monkeypatch)
+        ahead._thread.join(60)
         ahead.check()
+    with hub(FILES) as url:  # whose model has changed since
+        ahead, reports = started(cache, url, monkeypatch)
+        ahead._thread.join(60)
+        ahead.check()
+    assert not reports
+    assert len(list(snapshot.parent.iterdir())) == 1
 
 
 @pytest.mark.full
@@ -149,6 +157,25 @@ def test_options_of_sglang_count_as_settings_do(
     assert not list(cache.iterdir())
 
 
+@pytest.mark.full
+def test_what_says_how_many_parts_there_are_comes_before_the_first_of_them(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {f"model-{no:05}-of-00012.safetensors": b"w" * 100_000 for no in range(1, 13)}
+    index = {"weight_map": {f"w{no}": name for no, name in enumerate(parts)}}
+    files = {"config.json": "{}", **parts, "model.safetensors.index.json": json.dumps(index)}
+    seen = []
+    with hub(files, bytes_per_s=2e6) as url:
+        ahead, _ = started(cache, url, monkeypatch)
+        while ahead._thread.is_alive():
+            for snapshot in cache.glob("models--some--model/snapshots/*"):
+                names = {each.name for each in snapshot.iterdir()}
+                if names & parts.keys():
+                    seen.append("model.safetensors.index.json" in names)
+    assert seen
+    assert all(seen)
+
+
 def test_of_a_repository_only_what_the_engine_loads_is_needed() -> None:
     sizes = dict.fromkeys(
         ["config.json", "a.safetensors", "consolidated.safetensors", "pytorch_model.bin",
@@ -159,6 +186,7 @@ def test_of_a_repository_only_what_the_engine_loads_is_needed() -> None:
         "consolidated.safetensors", "params.json"
     ]  # fmt: skip
     assert needed({"pytorch_model.bin": 1}) == ["pytorch_model.bin"]
+    assert needed({"a-1.bin": 1, "a-2.bin": 1, "config.json": 1}) == []
     assert needed({"config.json": 1, "model.gguf": 1}) == []
 
 
@@ -182,9 +210,14 @@ def test_progress_is_said_every_few_seconds_with_rate_and_rest(
 def test_weights_are_read_into_memory_once_and_never_past_what_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    memory = SimpleNamespace(available=2**40)
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: memory)
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"w" * (3 * module._STEP + 5))
-    assert read_ahead([file]) == 0  # just written: it is there
+    try:
+        assert read_ahead([file]) == 0  # just written: it is there
+    except OSError:
+        pytest.skip("the file system of this folder does not say what is in memory")
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

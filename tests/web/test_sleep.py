@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from app.errors import Unavailable
+from app.life import sleep as module
+from app.lifecycle import Phase
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
 
@@ -143,3 +146,69 @@ async def test_a_body_that_arrives_while_it_falls_asleep_is_refused() -> None:
         assert (await post(running, "/sleep")).status_code == 200
         arrive.set()
         assert (await posting).status_code == 503
+
+
+async def test_a_probe_that_generates_is_waited_for() -> None:
+    go_on = asyncio.Event()
+    engine = ScriptedEngine("x", go_on)
+    async with serve(engine, ADMIN_API_KEY="operator") as running:
+        probing = asyncio.create_task(running.client.get("/health_generate"))
+        await eventually(lambda: engine.running == 1)
+        sleeping = asyncio.create_task(post(running, "/sleep", timeout=60))
+        await eventually(lambda: not running.lifecycle.ready)
+        await asyncio.sleep(0.1)
+        assert not engine.memory.released  # type: ignore[union-attr]
+        go_on.set()
+        assert (await probing).status_code == 200
+        assert (await sleeping).status_code == 200
+
+
+async def test_memory_that_could_not_be_given_back_is_resumed_by_wake_up() -> None:
+    engine = ScriptedEngine("x")
+
+    async def fails() -> None:
+        raise Unavailable("no")
+
+    async with serve(engine, ADMIN_API_KEY="operator") as running:
+        engine.memory.release = fails  # type: ignore[union-attr,method-assign]
+        assert (await post(running, "/sleep")).status_code == 503
+        assert (await running.chat()).status_code == 503  # it may sleep
+        assert (await post(running, "/wake_up")).status_code == 200
+        assert (await running.chat()).status_code == 200
+
+
+async def test_an_engine_that_does_not_answer_ends_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_CHANGES_S", 0.05)
+    monkeypatch.setattr(module, "_ANSWERS_S", 0.05)
+    engine = ScriptedEngine("x")
+
+    async def hangs() -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    async with serve(engine, ADMIN_API_KEY="operator") as running:
+        idle = engine.memory.is_idle  # type: ignore[union-attr]
+        engine.memory.is_idle = hangs  # type: ignore[union-attr,method-assign]
+        assert (await post(running, "/sleep", timeout=0)).status_code == 503
+        assert (await running.chat()).status_code == 200  # it is awake
+        engine.memory.is_idle = idle  # type: ignore[union-attr,method-assign]
+        engine.memory.release = hangs  # type: ignore[union-attr,method-assign,assignment]
+        assert (await post(running, "/sleep")).status_code == 503
+        assert running.lifecycle.phase is Phase.HUNG
+
+
+async def test_a_server_that_is_told_to_end_does_not_fall_asleep() -> None:
+    go_on = asyncio.Event()
+    engine = ScriptedEngine("x", go_on)
+    settings = {"ADMIN_API_KEY": "operator", "SLEEPING_REQUESTS": "wait", "MAX_CONCURRENCY": "1"}
+    async with serve(engine, **settings) as running:
+        requests = [asyncio.create_task(running.chat()) for _ in range(3)]
+        await eventually(lambda: running.gate.in_flight == 3)
+        sleeping = asyncio.create_task(post(running, "/sleep", timeout=60))
+        await eventually(lambda: running.lifecycle.closed)
+        running.lifecycle.enter(Phase.DRAINING)
+        assert (await sleeping).status_code == 503
+        go_on.set()
+        assert [(await each).status_code for each in requests] == [200] * 3

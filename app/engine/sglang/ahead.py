@@ -89,20 +89,20 @@ class Ahead:
         from huggingface_hub import constants
 
         cache = self._folder or str(constants.HF_HUB_CACHE)
-        found = model_cache.find(cache, self._path, self._revision)
+        # As SGLang does it: what is in a cache is served, whatever the hub has by now.
+        for each in dict.fromkeys((cache, str(constants.HF_HUB_CACHE))):
+            if (found := model_cache.has_weights(each, self._path, self._revision)) is not None:
+                return found
         if constants.HF_HUB_OFFLINE:
-            return found
+            return None
         hub = huggingface_hub.HfApi()
         try:
             info = hub.model_info(
                 self._path, revision=self._revision, timeout=_HUB_ANSWERS_S, files_metadata=True
             )
-            if info.gated and found is None:
+            if info.gated:
                 hub.auth_check(self._path)
         except Exception as error:
-            if found is not None:
-                log.warning("the model is taken from the cache", reason=_in_short(error))
-                return found
             raise _explained(self._path, error) from None
         self._known.set()
         sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
@@ -127,10 +127,12 @@ class Ahead:
         if before < total:
             threading.Thread(target=watch, name="model-progress", daemon=True).start()
         try:
-            folder = hub.snapshot_download(
-                self._path, revision=self._revision, cache_dir=cache,
-                allow_patterns=list(names),
-            )  # fmt: skip
+            # First what says which weights there are: else SGLang would take the first for all.
+            small = [name for name in names if name.endswith(_SMALL)]
+            for some in (small, list(names)):
+                folder = hub.snapshot_download(
+                    self._path, revision=self._revision, cache_dir=cache, allow_patterns=some
+                )
         finally:
             done.set()
         seconds = time.monotonic() - began
@@ -174,7 +176,9 @@ def needed(sizes: dict[str, int]) -> list[str]:
     top = [name for name in sizes if "/" not in name]
     weights = [name for name in top if name.endswith(".safetensors")]
     parts = [name for name in weights if not name.startswith("consolidated")]
-    weights = parts or weights or [name for name in top if name.endswith(".bin")]
+    old = [name for name in top if name.endswith(".bin")]
+    # Of several of these SGLang does not see whether all are there yet.
+    weights = parts or weights or (old if len(old) == 1 else [])
     small = [name for name in top if name.endswith(_SMALL)]
     return sorted(small + weights) if weights else []
 
