@@ -36,7 +36,7 @@ def test_after_a_freeze_streams_go_on_and_the_next_answer_comes_within_a_second(
         ENGINE_STALL_TIMEOUT="4", REQUEST_TIMEOUT="60", HEARTBEAT_INTERVAL="2", BODY_TIMEOUT="5"
     ).ready()
     before = _answer(server)
-    streams = Streams(server, [story(200)] * 4)
+    streams = Streams(server, [story(200)] * 4, silent_s=FROZEN_S + HANGS_S)
     streams.wait_begun(4)
     tree = [psutil.Process(server.process.pid), *server.children()]
     for process in tree:

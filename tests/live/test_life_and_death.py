@@ -41,7 +41,11 @@ def story(tokens: int, *, stream: bool = True) -> dict[str, Any]:
 class Streams:
     """Clients in threads: each posts one request, and keeps its answer and when it ended."""
 
-    def __init__(self, server: LiveServer, bodies: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, server: LiveServer, bodies: list[dict[str, Any]], *, silent_s: float = HANGS_S
+    ) -> None:
+        """`silent_s`: that a client waits for the next piece."""
+        self._silent_s = silent_s
         self.results: list[dict[str, Any]] = [{} for _ in bodies]
         self._begun = threading.Semaphore(0)
         self._threads = [
@@ -55,7 +59,7 @@ class Streams:
         text = ""
         try:
             with (
-                httpx.Client(base_url=server.url, timeout=HANGS_S) as client,
+                httpx.Client(base_url=server.url, timeout=self._silent_s) as client,
                 client.stream("POST", "/v1/chat/completions", json=body) as answer,
             ):
                 result["status"] = answer.status_code
