@@ -111,13 +111,13 @@ async def test_a_connection_without_a_request_is_closed_without_an_answer(sent: 
 
 async def test_on_an_open_connection_the_deadline_starts_with_the_next_request() -> None:
     async with (
-        serve(ScriptedEngine("x"), HEADER_TIMEOUT="0.4") as running,
+        serve(ScriptedEngine("x"), HEADER_TIMEOUT="1.2") as running,
         connect(running) as client,
     ):
         for _ in range(2):
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.7)
             client.send(GET[:9])
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.7)
             client.send(GET[9:])
             assert (await client.answer())[0] == 200
         client.send(GET[:9])

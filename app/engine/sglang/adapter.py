@@ -24,7 +24,7 @@ from app.engine.sglang.infill import Infill
 from app.engine.sglang.memory import EngineMemory
 from app.engine.sglang.pending import Pending
 from app.engine.sglang.pictures import GREY, WARM_UP, PictureProcessor, discard, prepare
-from app.engine.sglang.pooling import Pooling, vector_of
+from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.profiler import Profiler
 from app.engine.sglang.pulse import Pulse, read_loads
 from app.engine.sglang.readers import ENDED_BY_ANY_MARKER
@@ -32,6 +32,7 @@ from app.engine.sglang.sampling_names import sampling_params, valid_defaults
 from app.engine.sglang.texts import detokenizer_of
 from app.engine.sglang.tokenizers import Tokenizers
 from app.engine.sglang.tokens import Vocabulary
+from app.engine.sglang.vectors import vector_of
 from app.engine.sglang.watch import end_schedulers
 from app.errors import InvalidRequest, ServeError, StartError
 from app.grammars.compiler import Vocabulary as GrammarVocabulary

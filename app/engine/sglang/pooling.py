@@ -13,10 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from app.engine.base import Embedding
-from app.engine.sglang.endings import aborted
 from app.errors import ConfigError
 
 Mode = Literal["mean", "cls", "last"]
@@ -193,14 +189,3 @@ def _read(file: Path, shape: type = dict) -> Any:
     if not isinstance(content, shape):
         raise ConfigError(f"MODEL_PATH: {file} should hold a JSON {_SHAPES[shape]}")
     return content
-
-
-def vector_of(result: dict[str, Any]) -> Embedding:
-    """SGLang's answer to one prompt. Raises as `aborted` says."""
-    finish = result["meta_info"].get("finish_reason") or {}
-    if finish.get("type") == "abort" or "embedding" not in result:
-        raise aborted(finish)
-    # SGLang normalises in the model's own precision, which may be half.
-    vector = np.asarray(result["embedding"], dtype=np.float32)
-    length = float(np.linalg.norm(vector.astype(np.float64))) or 1.0
-    return Embedding((vector / np.float32(length)).tolist(), result["meta_info"]["prompt_tokens"])
