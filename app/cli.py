@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if loaded.settings.networked and not is_child:
             _supervisor(loaded, arguments)
         _server(loaded, arguments, link_fd)
+    except BrokenPipeError:  # `settings | head`: its reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except StartError as error:
         print(f"serve_hathora: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
