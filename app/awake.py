@@ -5,9 +5,9 @@ the machine, SIGSTOP. Then the clocks have gone on, and every deadline would be 
 waits for a client or for the engine is measured by `now` and ends by `Timer` or `timeout`, which
 leave out what passed while the process was frozen.
 
-The thaw is noticed by whoever asks for the time first, or by a timer that is due every `_LOOK_S`:
-an event loop runs those that are late in the order in which they were due, so this one before each
-that was due later.
+A thaw is noticed by the first call of `now`, or by a timer that is due every `_LOOK_S`: an event
+loop runs those that are late in the order in which they were due, so this one before each that was
+due later.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Awake:
         self.thawed_at = -math.inf
         """The last time, by `now`."""
         self._last_s = 0.0
-        """Of a thaw that nobody was told of yet."""
+        """Of a thaw whose listeners have not been called yet."""
 
     def now(self) -> float:
         """Seconds, as `time.monotonic`, but for what passed while the process was frozen."""

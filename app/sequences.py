@@ -21,7 +21,7 @@ class Sequences:
         self.share = min(capacity, share or max(1, capacity // 4))
         self.free = capacity
         self._kept = 0
-        """Room that nobody has, and nobody gets."""
+        """Room that `close` has withdrawn."""
         self.waiting: dict[int, dict[Share, None]] = {}
         """Requests with a prompt that waits, by the number that they have in the engine; those with
         the same number in the order in which they came to have it."""
@@ -32,7 +32,7 @@ class Sequences:
         return self.capacity - self._kept - self.free
 
     def close(self) -> None:
-        """Let nobody in until `open`; those inside go on."""
+        """Admit no sequence until `open`; those in the engine go on."""
         self._kept += self.capacity
         self.free -= self.capacity
 

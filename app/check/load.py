@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -158,12 +158,12 @@ def _run(
         raise LoadFailed(f"the load client failed: {last[:300]}")
 
 
-def _rung(streams: int, requests: int, results: dict[str, object]) -> Rung:
+def _rung(streams: int, requests: int, results: dict[str, Any]) -> Rung:
     def of(name: str) -> float:
-        return float(results[name])  # type: ignore[arg-type]
+        return float(results[name])
 
     if results["completed"] != requests:
-        errors = [each for each in results.get("errors", ()) if each]  # type: ignore[attr-defined]
+        errors = [each for each in results.get("errors", ()) if each]
         raise LoadFailed(
             f"{results['completed']} of {requests} requests succeeded at {streams} streams: "
             f"{str(errors[:1])[:300]}"

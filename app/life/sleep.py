@@ -62,7 +62,7 @@ class Sleep:
             self._close()
             try:
                 await self._emptied(memory, began + within_s)
-            except BaseException:
+            except BaseException:  # a cancellation, too, must not leave the server closed
                 self._open()
                 raise
             self._lifecycle.asleep = True  # or it may be, if this fails: `end` resumes it
@@ -132,7 +132,8 @@ class Sleep:
 
 
 async def _to_the_end(change: Coroutine[None, None, None]) -> None:
-    """Whoever waits for it may leave: what the engine was asked for happens, and is known here."""
+    """Run `change` in a task of its own: a cancelled caller must not leave the engine's state
+    unknown."""
     task = asyncio.ensure_future(change)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     await asyncio.shield(task)

@@ -337,9 +337,8 @@ class Settings(BaseModel):
     enable_memory_saver: bool = ENGINE.engine_option(
         "ENABLE_MEMORY_SAVER",
         default=False,
-        help="Let the engine give its GPU memory back while nobody asks, and take it again: "
-        "`/sleep` and `/wake_up`, with ADMIN_API_KEY. The weights are kept in the machine's "
-        "memory meanwhile.",
+        help="Enable `/sleep` and `/wake_up` (with ADMIN_API_KEY): the engine releases its GPU "
+        "memory, and takes it again. The weights are kept in the machine's memory meanwhile.",
     )
     speculative_algorithm: str | None = ENGINE.engine_option(
         "SPECULATIVE_ALGORITHM",

@@ -102,7 +102,7 @@ class Ahead:
             )
             if info.gated:
                 hub.auth_check(self._path)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the operator gets one line
             raise _explained(self._path, error) from None
         self._known.set()
         sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
@@ -123,7 +123,7 @@ class Ahead:
             while not done.wait(_LOOK_S):
                 progress.note(_size(blobs) - before)
 
-        # What is there already is not fetched again, and would count as never fetched.
+        # If all of it is on this machine, there is no progress to report.
         if before < total:
             threading.Thread(target=watch, name="model-progress", daemon=True).start()
         try:

@@ -187,7 +187,7 @@ class TextStream:
         if len(ids) == 1:
             return texts[ids[0]]
         each = [texts[id] for id in ids]
-        return None if None in each else "".join(each)  # type: ignore[arg-type]
+        return None if None in each else "".join(each)  # type: ignore[arg-type]  # none is None
 
     def _hold(self, ids: Sequence[int]) -> list[int]:
         if self._held is None:
