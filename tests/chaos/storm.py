@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,8 @@ import psutil
 
 from tests.chaos.clients import Clients, Report
 from tests.live.conftest import LiveServer
+from tests.support import processes
 from tests.support.machine import allowed
-from tests.support.processes import alive
 
 STALL_S = 30
 """One step of the demo model may take ten: the prompts of all clients are read at once."""
@@ -91,8 +92,9 @@ def _fill(server: LiveServer) -> None:
 
 def _grammars_killed(server: LiveServer) -> None:
     for process in server.children():
-        if "app.grammars.worker" in " ".join(process.cmdline()):
-            process.kill()
+        if "app.grammars.worker" in processes.title(process):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _nothing(server: LiveServer) -> None:
@@ -170,7 +172,7 @@ async def _endured(
     if code != wanted:
         return f"it ended with {code} instead of {wanted}"
     await asyncio.sleep(allowed(3))
-    left = [each for each in family if alive(each)]
+    left = [each for each in family if processes.alive(each)]
     return f"these were left: {left}" if left else None
 
 

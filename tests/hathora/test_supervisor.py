@@ -23,6 +23,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.support import processes
 from tests.support.compute import GROUP, FakeCompute
 from tests.support.serving import HANGS_S, PLAIN
 
@@ -96,9 +97,7 @@ class Supervised:
         return self.process.wait(within_s)
 
     def stop(self) -> None:
-        for process in (*psutil.Process(self.process.pid).children(recursive=True), self.process):
-            process.kill()
-        self.process.wait()
+        processes.kill(self.process)
 
 
 @pytest.fixture
@@ -247,8 +246,8 @@ def test_several_serving_processes_share_one_endpoint(
 def test_only_the_supervisor_has_the_key(start: Callable[..., Supervised]) -> None:
     server = start().registered()
     serving = server.server()
-    processes = [serving, *serving.children(recursive=True)]
-    assert all("GCP_SERVICE_ACCOUNT_KEY_BASE64" not in each.environ() for each in processes)
+    family = [serving, *serving.children(recursive=True)]
+    assert all("GCP_SERVICE_ACCOUNT_KEY_BASE64" not in each.environ() for each in family)
     assert os.stat(f"/proc/{server.process.pid}/environ").st_uid == 0
     key = server.fake.key_base64()
     assert key[:40] not in server.log

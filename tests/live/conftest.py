@@ -120,11 +120,11 @@ class LiveServer:
 
     def child(self, title: str) -> psutil.Process:
         """One of the engine's processes by its title, such as `sglang::scheduler`."""
-        return next(p for p in self.children() if title in " ".join(p.cmdline()))
+        return next(p for p in self.children() if title in processes.title(p))
 
     def engine_pids(self) -> set[int]:
         """Of SGLang's own processes: the one that tries grammars may be replaced at any time."""
-        return {p.pid for p in self.children() if "sglang::" in " ".join(p.cmdline())}
+        return {p.pid for p in self.children() if "sglang::" in processes.title(p)}
 
     def exit_code(self, within_s: float) -> int:
         return self.process.wait(allowed(within_s))

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from bench import vision
 from tests.live.conftest import LiveServer
 from tests.live.test_pictures import PATH, Seeing, picture, scores, segments, text
+from tests.support import processes
 from tests.support.machine import allowed
 
 pytestmark = [pytest.mark.live, pytest.mark.rare]
@@ -132,8 +132,7 @@ def test_what_a_killed_server_leaves_is_removed_by_the_next(tmp_path: Path) -> N
             try:
                 _eventually(lambda: _left(pid) == 5)
             finally:
-                for process in [*killed.children(), psutil.Process(pid)]:
-                    process.kill()
+                processes.kill(killed.process)
             for each in asked:
                 with pytest.raises(httpx.TransportError):
                     each.result()

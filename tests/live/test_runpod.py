@@ -249,7 +249,7 @@ def test_a_lost_engine_fails_the_jobs_and_ends_the_worker(tmp_path: Path) -> Non
     try:
         job = worker.ready().submit(story(3900, stream=True))
         worker.when(job, lambda: job.pieces)
-        engine = next(p for p in worker.children() if "sglang::scheduler" in " ".join(p.cmdline()))
+        engine = next(p for p in worker.children() if "sglang::scheduler" in processes.title(p))
         killed = time.monotonic()
         engine.kill()
         worker.result(job)

@@ -22,7 +22,7 @@ import pytest
 from app.engine import demo
 from tests.live.conftest import LiveServer
 from tests.live.test_life_and_death import Streams, _nothing_left, story
-from tests.support import sse
+from tests.support import processes, sse
 from tests.support.machine import allowed
 
 pytestmark = pytest.mark.live
@@ -124,7 +124,7 @@ def test_only_the_serving_processes_hold_the_port(two: LiveServer) -> None:
             for each in process.net_connections("tcp")
         )
 
-    holders = [" ".join(each.cmdline()) for each in two.children() if listens(each)]
+    holders = [processes.title(each) for each in two.children() if listens(each)]
     assert len(holders) == 2
     assert all("--process" in each for each in holders)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from contextlib import suppress
 
 import psutil
 
 
 def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, int]]:
     """Address and port of every socket on which one of them takes connections."""
-    sockets = [each for process in processes for each in process.net_connections("tcp")]
+    sockets = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # it has ended since it was listed
+            sockets += process.net_connections("tcp")
     return {tuple(each.laddr) for each in sockets if each.status == psutil.CONN_LISTEN}
 
 

@@ -30,6 +30,17 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """Empty if it has ended: between its being listed and its being looked at, any may."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one, too
+        return list(process.cmdline())
+    return []
+
+
+def title(process: psutil.Process) -> str:
+    return " ".join(command_line(process))
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
     """End it at once, its descendants first."""
     if process.poll() is None:

@@ -81,7 +81,7 @@ class Several:
     def children(self) -> list[psutil.Process]:
         """The serving processes."""
         children = psutil.Process(self.process.pid).children()
-        return [each for each in children if "--process" in each.cmdline()]
+        return [each for each in children if "--process" in processes.command_line(each)]
 
     async def get(self, path: str) -> httpx.Response:
         """Get on a new connection, so that any of the processes may answer."""

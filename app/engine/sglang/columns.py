@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from app.engine.sglang.cells import Cells
+
 _COLUMNS: dict[str, Any] = {
     "rids": list[str],
     "finished_reasons": list[dict[str, Any] | None],
@@ -30,13 +32,11 @@ class Columns:
 
     def __init__(self, message: Any) -> None:
         """`message`: the class `BatchStrOutput`."""
-        from sglang.srt.utils.msgpack_utils import ext_hook
-
         self.prefix = _prefix(message)
         """The first bytes of each such message."""
         self.decode = msgspec.msgpack.Decoder(_batch_type(message)).decode
         """Bytes of a message -> a batch: an object with the columns as attributes."""
-        self._decode_column = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
+        self._cells = Cells()
 
     def cell(self, batch: Any, name: str, row: int) -> Any:
         """One row of a column that is not decoded with the message; None if the column is empty.
@@ -45,7 +45,7 @@ class Columns:
         """
         column = getattr(batch, name)
         if type(column) is msgspec.Raw:
-            column = self._decode_column(column)
+            column = self._cells.column(name, column)
             setattr(batch, name, column)
         return column[row] if column and row < len(column) else None
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from app.engine.sglang.cells import Cells
+
 SCORE_COLUMNS = {
     side: [
         f"{side}_token_logprobs_val",
@@ -89,12 +91,10 @@ class Steps:
     """In the server: the messages that are steps."""
 
     def __init__(self) -> None:
-        from sglang.srt.utils.msgpack_utils import ext_hook
-
         self.prefix = b"\x97\xa9ServeStep"
         """The first bytes of each such message: an array of seven, and its tag."""
         self.decode = msgspec.msgpack.Decoder(Step).decode
-        self._decode_column = msgspec.msgpack.Decoder(ext_hook=ext_hook).decode
+        self._cells = Cells()
 
     def cell(self, step: Step, name: str, row: int) -> Any:
         """One row of a column of `more`; None if there is none. Decoded once."""
@@ -102,5 +102,6 @@ class Steps:
         if column is None:
             return None
         if type(column) is msgspec.Raw:
-            column = step.more[name] = self._decode_column(column)
-        return column[row] if row < len(column) else None
+            column = self._cells.column(name, column)
+            step.more[name] = column
+        return column[row] if column and row < len(column) else None
