@@ -54,7 +54,7 @@ class SystemTurns(msgspec.Struct, frozen=True):
             opening += 1
         fitted = list(messages[:opening])
         if opening > 1 and not self.several:
-            fitted = [_joined(*fitted)]
+            fitted = [joined(*fitted)]
         rest = list(messages[opening:])
         if not self.one:
             rest = _into_users([*fitted, *rest])
@@ -106,18 +106,19 @@ def _as_one(group: list[Message]) -> Message:
     if len(group) == 1 and group[0].role not in _SYSTEM:
         return group[0]
     other = next((each for each in group if each.role not in _SYSTEM), None)
-    whole = _joined(*group)
+    whole = joined(*group)
     if other is None:
         return msgspec.structs.replace(whole, role="user")
     return msgspec.structs.replace(other, parts=whole.parts)
 
 
-def _joined(*messages: Message) -> Message:
+def joined(*messages: Message) -> Message:
+    """The first, with what all say."""
     if any(isinstance(part, Picture) for message in messages for part in message.parts):
         parts = _joined_parts(messages)
     else:
-        joined = ("\n".join(texts(message.parts)) for message in messages if message.parts)
-        parts = (Text("\n\n".join(joined)),)
+        said = ("\n".join(texts(message.parts)) for message in messages if message.parts)
+        parts = (Text("\n\n".join(said)),)
     return msgspec.structs.replace(messages[0], name=None, parts=parts)
 
 

@@ -8,17 +8,13 @@ calls are output.py's.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from app.engine.base import Rendered
-from app.engine.sglang.functions import as_function
+from app.engine.fitting import Fitting, shown
+from app.engine.sglang.functions import written_as
 from app.engine.sglang.output import AnswerFormat
-from app.engine.system_turns import SystemTurns
 from app.errors import InvalidRequest
 from app.reading.pieces import Reader
 from app.types import (
@@ -27,17 +23,9 @@ from app.types import (
     Json,
     Message,
     Text,
-    Tool,
     ToolUse,
     pictures_of,
     texts,
-)
-
-_TOOLS_INTRODUCED = (
-    "You can call functions to help with the user's request. These are available, each described "
-    "by a JSON object within <tools></tools>:\n<tools>\n{tools}\n</tools>\n\nTo call one, write a "
-    'JSON object with its name and arguments within <tool_call></tool_call>:\n<tool_call>\n{{"name"'
-    ': "the function\'s name", "arguments": {{"argument": "value"}}}}\n</tool_call>'
 )
 
 
@@ -73,9 +61,10 @@ class ChatRenderer:
         """SGLang's name of the format in which the model calls tools; None: the model has none."""
         self.reasoning_parser = manager.config_value("reasoning_parser")
         """The same for the format in which the model thinks."""
-        self._takes_short_ids = False
-        """The template has refused ids of calls as they are usual, and taken short ones."""
-        self._system_turns = SystemTurns.tried(self._text) if self._has_template else SystemTurns()
+        self._fitting = Fitting()
+        if self._has_template:
+            write = written_as(self.tool_call_parser)
+            self._fitting = Fitting.tried(self._text, knows_tools=self.knows_tools, write=write)
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         """Raises InvalidRequest if there is no template, or it refuses this conversation."""
@@ -85,21 +74,8 @@ class ChatRenderer:
                 "CHAT_TEMPLATE.",
                 param=chat.param,
             )
-        turns = chat.messages
-        if chat.tool_use and chat.tool_use.tools and not self.knows_tools:
-            turns = _introduced(turns, chat.tool_use.tools)
-        fitted = self._system_turns.fitted(turns)
-        chat = msgspec.structs.replace(chat, messages=fitted)
-        renamed = with_short_ids(fitted)
-        if renamed is not None and self._takes_short_ids:
-            chat = msgspec.structs.replace(chat, messages=renamed)
-        try:
-            processed, request = self._process(chat)
-        except InvalidRequest:
-            if renamed is None or self._takes_short_ids:
-                raise
-            processed, request = self._process(msgspec.structs.replace(chat, messages=renamed))
-            self._takes_short_ids = True
+        chat = self._fitting.fitted(chat)
+        processed, request = self._process(chat)
         stop = processed.stop or ()
         pictures = tuple(_place(image) for image in processed.image_data or ())
         # An answer that continues a message does not begin with thinking.
@@ -152,11 +128,10 @@ class ChatRenderer:
                 f"The model's chat template refuses this conversation{reason}", param=chat.param
             ) from error
 
-    def _text(self, messages: list[Message]) -> str | None:
+    def _text(self, chat: ChatPrompt) -> str | None:
         """A conversation as the model reads it; None if the template refuses it."""
         try:
-            request = self._request(**self._fields(ChatPrompt(messages)))
-            processed = self._serving._process_messages(request, False)
+            processed = self._serving._process_messages(self._request(**self._fields(chat)), False)
         except Exception:  # whatever a template raises
             return None
         return processed.prompt or str(self._tokenizer.decode(processed.prompt_ids))
@@ -180,13 +155,11 @@ class ChatRenderer:
         tools = chat.tool_use.tools if chat.tool_use else ()
         places = {picture.param: no for no, picture in enumerate(pictures_of(chat))}
         messages = [self._written(message, places) for message in chat.messages]
-        if not self.knows_tools:
-            messages = [_with_calls_as_text(message) for message in messages]
         if chat.continues:
             messages[-1]["content"] = "".join(texts(chat.messages[-1].parts))
         fields: Json = {"model": "default", "messages": messages}
         if tools and self.knows_tools:
-            fields["tools"] = [as_function(tool) for tool in tools]
+            fields["tools"] = [shown(tool) for tool in tools]
             fields["tool_choice"] = "auto"
         if chat.effort is not None:
             fields["reasoning_effort"] = chat.effort
@@ -240,28 +213,6 @@ def _content(message: Message, places: Mapping[str, int]) -> str | list[Json]:
     ]
 
 
-def with_short_ids(messages: list[Message]) -> list[Message] | None:
-    """The conversation with ids of calls that Mistral's templates take: nine letters and digits.
-
-    None: there are none. The same id becomes the same, so that the prompt stays the same.
-    """
-    if not any(message.calls for message in messages):
-        return None
-    replace = msgspec.structs.replace
-    return [
-        replace(
-            message,
-            calls=tuple(replace(call, id=_short(call.id)) for call in message.calls),
-            tool_call_id=message.tool_call_id and _short(message.tool_call_id),
-        )
-        for message in messages
-    ]
-
-
-def _short(id: str) -> str:
-    return hashlib.sha256(id.encode(errors="replace")).hexdigest()[:9]
-
-
 class _WithTokenizer:
     """SGLang's tokenizer manager with another tokenizer: its own must stay on the event loop."""
 
@@ -273,51 +224,6 @@ class _WithTokenizer:
         return getattr(self._manager, name)
 
 
-# -- templates that know no tools ----------------------------------------------------------------
-
-
-def _introduced(messages: list[Message], tools: tuple[Tool, ...]) -> list[Message]:
-    """The tools in the system message; calls and results become text.
-
-    By the convention of Hermes, which most models have seen in training.
-    """
-    listed = "\n".join(json.dumps(as_function(tool), ensure_ascii=False) for tool in tools)
-    introduction = _TOOLS_INTRODUCED.format(tools=listed)
-    if messages[0].role != "system":
-        return [Message(role="system", parts=(Text(introduction),)), *messages]
-    system = "\n".join(texts(messages[0].parts))
-    parts = (Text(f"{system}\n\n{introduction}"),)
-    return [msgspec.structs.replace(messages[0], parts=parts), *messages[1:]]
-
-
-_RESPONSE = ("<tool_response>\n", "\n</tool_response>")
-
-
-def _with_calls_as_text(message: Json) -> Json:
-    if message["role"] == "tool":
-        content = message["content"]
-        if isinstance(content, list) and any(part["type"] != "text" for part in content):
-            begin, end = ({"type": "text", "text": text} for text in _RESPONSE)
-            return {"role": "user", "content": [begin, *content, end]}
-        return {"role": "user", "content": _text(content).join(_RESPONSE)}
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    written = [
-        f'<tool_call>\n{{"name": {json.dumps(call["function"]["name"])}, "arguments": '
-        f"{call['function']['arguments'] or '{}'}}}\n</tool_call>"
-        for call in calls
-    ]
-    text = _text(message["content"])
-    return {"role": "assistant", "content": "\n".join([text, *written] if text else written)}
-
-
 def _thinks(message: Message) -> bool:
     text = "\n".join(texts(message.parts))
     return "<think>" in text and "</think>" not in text
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        return "\n".join(part["text"] for part in content)
-    return content or ""

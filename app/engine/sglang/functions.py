@@ -1,8 +1,10 @@
-"""A tool in the form of OpenAI's functions, which SGLang and chat templates take."""
+"""Tools and calls in the forms that SGLang and models take."""
 
 from __future__ import annotations
 
-from app.types import Json, Tool
+from collections.abc import Callable
+
+from app.types import Json, Tool, ToolCall
 
 
 def as_function(tool: Tool) -> Json:
@@ -13,3 +15,25 @@ def as_function(tool: Tool) -> Json:
     if tool.parameters is not None:
         function["parameters"] = tool.parameters
     return {"type": "function", "function": function}
+
+
+def written_as(tool_call_parser: str | None) -> Callable[[ToolCall], str] | None:
+    """Writes a call as a model does whose calls SGLang reads by that parser; None: if that has no
+    form with JSON, or is none."""
+    from sglang.srt.function_call.function_call_parser import FunctionCallParser
+
+    detector = FunctionCallParser.ToolCallParserEnum.get(tool_call_parser or "")
+    if detector is None:
+        return None
+    try:
+        form = detector().structure_info()
+        if "arguments" not in form("name").begin:
+            return None
+    except NotImplementedError:
+        return None
+
+    def write(call: ToolCall) -> str:
+        info = form(call.name)
+        return f"{info.begin}{call.arguments or '{}'}{info.end}"
+
+    return write
