@@ -1,7 +1,7 @@
 """An upload of any size takes the same memory, and the event loop goes on meanwhile.
 
-FILES_UPLOAD_MB=2048 pytest tests/files/test_memory.py -s        as in the figures; a bucket as large
-needs another server than moto's: S3_ENDPOINT.
+FILES_UPLOAD_MB=2048 pytest tests/files/test_memory.py -s    as in the figures; a bucket of such a
+size needs another server than moto's: S3_ENDPOINT.
 """
 
 from __future__ import annotations
