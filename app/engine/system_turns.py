@@ -29,8 +29,11 @@ class SystemTurns(msgspec.Struct, frozen=True):
     """One after a message of another."""
 
     @classmethod
-    def tried(cls, render: Callable[[list[Message]], str | None]) -> SystemTurns:
-        """`render`: a conversation as text; None if the template refuses it."""
+    def tried(
+        cls, render: Callable[[list[Message]], str | None], called: Sequence[Message] = ()
+    ) -> SystemTurns:
+        """`render`: a conversation as text; None if the template refuses it. `called`: one that
+        ends with a result, if the template knows them."""
         first, second, late = (_said("system", f"system mark {no}") for no in (1, 2, 3))
         ask, more = _said("user", "user mark 1"), _said("user", "user mark 2")
         answer = _said("assistant", "assistant mark")
@@ -38,11 +41,12 @@ class SystemTurns(msgspec.Struct, frozen=True):
         def keeps(*messages: Message) -> bool:
             """All of them, in their order: some templates move each to the front."""
             text = render(list(messages)) or ""
-            places = [text.find(texts(message.parts)[0]) for message in messages]
+            places = [text.find(said) for message in messages for said in texts(message.parts)]
             return -1 not in places and places == sorted(places)
 
         return cls(
-            one=keeps(first, ask),
+            # Some write it beside the user's message, if that is the last.
+            one=keeps(first, ask) and (not keeps(*called) or keeps(first, *called)),
             several=keeps(first, second, ask),
             late=keeps(first, ask, answer, late, more),
         )
@@ -117,8 +121,9 @@ def joined(*messages: Message) -> Message:
     if any(isinstance(part, Picture) for message in messages for part in message.parts):
         parts = _joined_parts(messages)
     else:
-        said = ("\n".join(texts(message.parts)) for message in messages if message.parts)
-        parts = (Text("\n\n".join(said)),)
+        said = filter(None, ("\n".join(texts(message.parts)) for message in messages))
+        text = "\n\n".join(said)
+        parts = (Text(text),) if text else ()
     return msgspec.structs.replace(messages[0], name=None, parts=parts)
 
 
@@ -126,9 +131,12 @@ def _joined_parts(messages: Sequence[Message]) -> tuple[Part, ...]:
     """Those of all, so that pictures keep their places."""
     parts: list[Part] = []
     for message in messages:
-        if parts and message.parts:
-            parts.append(Text("\n\n"))
-        parts += message.parts
+        own = [part for part in message.parts if not isinstance(part, Text) or part.text]
+        if parts and own and isinstance(own[0], Text):
+            last = parts.pop() if isinstance(parts[-1], Text) else Text("")
+            # One text, since templates trim each.
+            own[0] = Text(f"{texts([last])[0]}\n\n{own[0].text}")
+        parts += own
     return tuple(parts)
 
 

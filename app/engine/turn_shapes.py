@@ -10,13 +10,14 @@ refuses or loses something, the conversation is written so that it reads all of 
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import takewhile
+from itertools import groupby, takewhile
 
 import msgspec
 
 from app.engine.system_turns import joined
-from app.types import Message, Role, Text, Tool, ToolCall, texts
+from app.types import Message, Picture, Role, Text, Tool, ToolCall, texts
 
 Messages = Sequence[Message]
 Render = Callable[[list[Message]], str | None]
@@ -54,21 +55,28 @@ class TurnShapes(msgspec.Struct, frozen=True):
             """Whether something is lost as it is, and nothing with the change."""
             return not all(map(keeps, tries)) and all(keeps(change(each)) for each in tries)
 
-        write = calls and helps(lambda turns: written(turns, _marked), CALLED)
+        def mends(change: Callable[[Messages], list[Message]], *tries: Messages) -> bool:
+            """Whether something is refused as it is and taken with the change, and never the other
+            way round."""
+            taken = [
+                (render(list(each)) is not None, render(change(each)) is not None) for each in tries
+            ]
+            return (False, True) in taken and (True, False) not in taken
+
+        write = calls and helps(lambda turns: calls_as_text(turns, _marked), CALLED)
         calls = calls and not write
         split_calls = calls and helps(_with_single_calls, _CALLED_TWICE)
-        # Some drop it only once the user has asked something else, as they drop thoughts.
+        # One that shows the text until the user asks something else is left alone: to gpt-oss the
+        # text beside a call is a thought.
         spoken = _SPOKEN_AND_CALLED, _SPOKEN_AND_ASKED
         split_text = calls and not keeps(spoken[0]) and helps(_with_text_apart, *spoken)
-        shapes = [list(each) for each in (*_IN_A_ROW, *(_AFTER_CALLS if calls else ()))]
-        refuses = any(render(each) is None for each in shapes)
-        alternate = refuses and all(render(_alternating(each)) is not None for each in shapes)
-        return cls(alternate, split_calls, split_text, write)
+        shapes = [*_IN_A_ROW, *(_AFTER_CALLS if calls else ())]
+        return cls(mends(_alternating, *shapes), split_calls, split_text, write)
 
     def fitted(self, messages: list[Message], write: Callable[[ToolCall], str]) -> list[Message]:
         """The conversation as the template reads all of it. `write`: a call as text."""
         if self.write_calls:
-            messages = written(messages, write)
+            messages = calls_as_text(messages, write)
         if self.split_calls:
             messages = _with_single_calls(messages)
         if self.split_text:
@@ -76,20 +84,21 @@ class TurnShapes(msgspec.Struct, frozen=True):
         return _alternating(messages) if self.alternate else messages
 
 
-def written(messages: Messages, write: Callable[[ToolCall], str]) -> list[Message]:
+def calls_as_text(messages: Messages, write: Callable[[ToolCall], str]) -> list[Message]:
     """Calls as text after the text of their messages."""
-    return [_written(each, write) if each.calls else each for each in messages]
+    return [_with_calls_as_text(each, write) if each.calls else each for each in messages]
 
 
-def _written(message: Message, write: Callable[[ToolCall], str]) -> Message:
-    lines = [*texts(message.parts), *map(write, message.calls)]
-    others = [part for part in message.parts if not isinstance(part, Text)]
-    return _replace(message, parts=(*others, Text("\n".join(lines))), calls=())
+def _with_calls_as_text(message: Message, write: Callable[[ToolCall], str]) -> Message:
+    lines = [*filter(None, texts(message.parts)), *map(write, message.calls)]
+    return _replace(message, parts=(*_pictures(message), Text("\n".join(lines))), calls=())
 
 
 def _with_single_calls(messages: Messages) -> list[Message]:
-    """Each call in a message of its own, before its results; a result whose call is not there stays
-    behind the others."""
+    """Each call in a message of its own, before its result.
+
+    Results belong to calls by their ids, then, without one, by their order.
+    """
     single: list[Message] = []
     at = 0
     while at < len(messages):
@@ -100,62 +109,83 @@ def _with_single_calls(messages: Messages) -> list[Message]:
             continue
         results = list(takewhile(lambda each: each.role == "tool", messages[at:]))
         at += len(results)
+        own = _paired(message.calls, results)
         for no, call in enumerate(message.calls):
-            own = [each for each in results if each.tool_call_id == call.id]
-            results = [each for each in results if each.tool_call_id != call.id]
             bare = message if no == 0 else Message(role="assistant")
-            single += [_replace(bare, calls=(call,)), *own]
-        single += results
+            single += [_replace(bare, calls=(call,)), *own[no]]
     return single
 
 
+def _paired(calls: Sequence[ToolCall], results: Messages) -> list[list[Message]]:
+    """The results of each call; those that are too many are the last one's."""
+    waiting: defaultdict[str, deque[int]] = defaultdict(deque)
+    for no, call in enumerate(calls):
+        waiting[call.id].append(no)
+    own: list[list[Message]] = [[] for _ in calls]
+    strangers: list[Message] = []
+    for result in results:
+        of = waiting[result.tool_call_id or ""]
+        if of:
+            own[of.popleft()].append(result)
+        else:
+            strangers.append(result)
+    without = [no for no, found in enumerate(own) if not found]
+    for no, result in zip(without, strangers, strict=False):
+        own[no].append(_replace(result, tool_call_id=calls[no].id))
+    own[-1] += strangers[len(without) :]
+    return own
+
+
 def _with_text_apart(messages: Messages) -> list[Message]:
+    """Thoughts stay beside the calls, where such templates show them."""
     apart: list[Message] = []
     for message in messages:
         if message.calls and any(texts(message.parts)):
-            apart += [_replace(message, calls=()), Message(role="assistant", calls=message.calls)]
+            apart += [_replace(message, calls=(), reasoning=None), _replace(message, parts=())]
         else:
             apart.append(message)
     return apart
 
 
 def _alternating(messages: Messages) -> list[Message]:
-    """User and assistant in turn, as such templates count: without calls and their results."""
+    """User and assistant in turn, as such templates count them: without messages that have calls,
+    and without results."""
     turns: list[Message] = []
-    counted: list[Role] = []
-    for message in messages:
-        role = message.role
-        if role == "assistant" and not _says_anything(message) and message is not messages[-1]:
+    before: Role = "assistant"
+    spoken = [each for each in messages if each.role != "assistant" or _is_seen(each)]
+    for role, run in groupby(spoken or messages, lambda each: each.role):
+        if role not in _BETWEEN:
+            turns += run
             continue
-        if turns and turns[-1].role == role and role in _BETWEEN:
-            last = turns.pop()
-            if not last.calls:
-                counted.pop()
-            message = _merged(last, message)
-        if role in _BETWEEN and not message.calls:
-            before: Role = "assistant" if role == "user" else "user"
-            if (counted[-1] if counted else "assistant") != before:
-                turns.append(_BETWEEN[before])
-                counted.append(before)
-            counted.append(role)
+        message = _merged(list(run))
+        if not message.calls:
+            if before == role:
+                turns.append(_BETWEEN["assistant" if role == "user" else "user"])
+            before = role
         turns.append(message)
     return turns
 
 
-def _says_anything(message: Message) -> bool:
-    return bool(message.calls or message.reasoning or any(texts(message.parts)))
+def _is_seen(message: Message) -> bool:
+    """Not all such templates take an answer of the assistant that has nothing but thoughts."""
+    return bool(message.calls or any(texts(message.parts)) or _pictures(message))
 
 
-def _merged(first: Message, second: Message) -> Message:
-    thoughts = [each for each in (first.reasoning, second.reasoning) if each]
-    parts = joined(first, second).parts if first.parts and second.parts else ()
+def _merged(run: Messages) -> Message:
+    first, *others = run
+    if not others:
+        return first
+    thoughts = [each.reasoning for each in run if each.reasoning]
     return _replace(
-        second,
-        name=first.name if first.name == second.name else None,
-        parts=parts or first.parts or second.parts,
-        calls=first.calls + second.calls,
+        joined(*run),
+        name=first.name if all(each.name == first.name for each in others) else None,
+        calls=tuple(call for each in run for call in each.calls),
         reasoning="\n\n".join(thoughts) or None,
     )
+
+
+def _pictures(message: Message) -> list[Picture]:
+    return [part for part in message.parts if isinstance(part, Picture)]
 
 
 # -- what is tried -------------------------------------------------------------------------------
@@ -200,6 +230,7 @@ _IN_A_ROW: tuple[Messages, ...] = (
     (_ASKED, _ANSWERED, _ANSWERED_MORE, _MORE),
     (_ANSWERED, _ASKED),
     (_ASKED, Message(role="assistant"), _MORE),
+    (_ASKED, Message(role="assistant", reasoning="thought"), _MORE),
 )
 _AFTER_CALLS: tuple[Messages, ...] = (
     (*CALLED, _MORE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import cache
 from itertools import count
 from typing import Any
@@ -16,23 +17,23 @@ from app.engine.fitting import EFFORTS, Fitting, Render, shown
 from app.engine.turn_shapes import TurnShapes
 from app.types import ChatPrompt, Message, Picture, Text, Tool, ToolCall, ToolUse, texts
 
-REPLACE = "{{ raise('refused') }}"
+REFUSE = "{{ raise('refused') }}"
 CALLS = "{% for c in m.tool_calls %}<call {{ c.id }}>{{ c.name }} {{ c.arguments }}{% endfor %}"
 SAID = "<{{ m.role }}>{{ m.content }}"
 ALTERNATE = (
     "{% set ns = namespace(user=true) %}{% for m in messages %}"
     "{% if m.role == 'user' or m.role == 'assistant' and not m.tool_calls %}"
-    "{% if (m.role == 'user') != ns.user %}" + REPLACE + "{% endif %}"
+    "{% if (m.role == 'user') != ns.user %}" + REFUSE + "{% endif %}"
     "{% set ns.user = not ns.user %}{% endif %}{% endfor %}"
 )
 FRONT = (
     "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
-    + REPLACE
+    + REFUSE
     + "{% endif %}{% endfor %}"
 )
 ROLES_ONLY = (
     "{% for m in messages %}{% if m.role not in ('user', 'assistant') %}"
-    + REPLACE
+    + REFUSE
     + "{% endif %}{% endfor %}"
 )
 TEMPLATES = {
@@ -50,7 +51,7 @@ TEMPLATES = {
     + "{% endfor %}",
     "takes one call at a time": (
         "{% for m in messages %}{% if m.tool_calls | length > 1 %}"
-        + REPLACE
+        + REFUSE
         + "{% endif %}"
         + SAID
         + CALLS
@@ -66,16 +67,23 @@ TEMPLATES = {
         "{% for m in messages %}{% if m.tool_calls %}" + CALLS + "{% else %}" + SAID + "{% endif %}"
         "{% endfor %}"
     ),
+    "writes the system message into the user's last message": (
+        "{% set ns = namespace(system='') %}{% for m in messages %}{% if m.role == 'system' %}"
+        "{% set ns.system = ns.system + m.content %}{% endif %}{% endfor %}"
+        "{% for m in messages %}{% if m.role == 'user' and loop.last %}{{ ns.system }}{% endif %}"
+        "{% if m.role != 'system' %}" + SAID + CALLS + "{% endif %}{% endfor %}"
+    ),
     "takes short ids": (
         "{% for m in messages %}{% for c in m.tool_calls %}{% if c.id | length != 9 %}"
-        + REPLACE
+        + REFUSE
         + "{% endif %}{% endfor %}"
         + SAID
         + CALLS
         + "{% endfor %}"
     ),
 }
-"""Shapes that were seen: Qwen, Mistral, Gemma 2, Llama 3, gpt-oss, LFM2, Hermes, Mistral."""
+"""Shapes that were seen: Qwen, Mistral, Gemma 2, Llama 3, gpt-oss, LFM2, Hermes, Mistral Nemo,
+Mistral."""
 KNOW_NO_TOOLS = ("wants turns to alternate, and knows nothing else",)
 
 
@@ -91,7 +99,7 @@ def renderer(template: str, *, efforts: tuple[str, ...] = EFFORTS) -> Render:
             return None
         turns = [
             {
-                "role": each.role.replace("developer", "system"),
+                "role": each.role,
                 "content": "".join(texts(each.parts)),
                 "tool_calls": each.calls,
             }
@@ -229,6 +237,68 @@ def test_short_ids_keep_calls_and_results_together() -> None:
     assert [message.tool_call_id for message in fitted[2:]] == ids
 
 
+def test_results_belong_to_calls_by_their_ids_or_else_by_their_order() -> None:
+    calls = [ToolCall(id, name, "{}") for id, name in (("a", "one"), ("", "two"), ("a", "three"))]
+    results = [
+        Message(role="tool", parts=(Text(text),), tool_call_id=id)
+        for text, id in (("first", "a"), ("second", "other"), ("third", "a"), ("fourth", "x"))
+    ]
+    messages = [said("user", "a"), said("assistant", "", *calls), *results]
+    fitted = tried("takes one call at a time").fitted(ChatPrompt(messages)).messages
+    assert [each.calls[0].name if each.calls else texts(each.parts)[0] for each in fitted[1:]] == [
+        "one", "first", "two", "second", "three", "third", "fourth",
+    ]  # fmt: skip
+    assert fitted[4].tool_call_id == ""
+
+
+def test_what_the_answer_continues_stays_as_it_is() -> None:
+    call = ToolCall("call_1", "look", "{}")
+    for kind in TEMPLATES:
+        for before in (said("user", "a"), said("assistant", "", call)):
+            messages = [said("user", "x"), before, said("assistant", "begun", call)]
+            chat = ChatPrompt(messages, continues=True, tool_use=TOOLS)
+            fitted = tried(kind).fitted(chat).messages
+            assert fitted[-1] == said("assistant", "begun")
+            assert all("begun" not in text for each in fitted[:-1] for text in texts(each.parts))
+    alone = ChatPrompt([said("assistant", "begun")], continues=True, tool_use=TOOLS)
+    assert tried(KNOW_NO_TOOLS[0]).fitted(alone).messages[-1] == said("assistant", "begun")
+
+
+@pytest.mark.parametrize(
+    ("template", "known"),
+    [
+        ("{% for m in messages %}" + SAID + "{% endfor %}", True),
+        ("{% for m in messages %}{% if m.role != 'developer' %}" + SAID + "{% endif %}{% endfor %}",
+         False),
+        ("{% for m in messages %}{% if m.role != 'developer' or loop.first %}" + SAID
+         + "{% endif %}{% endfor %}", False),
+    ],
+)  # fmt: skip
+def test_a_developers_message_becomes_one_of_the_system_where_it_would_be_lost(
+    template: str, known: bool
+) -> None:
+    render = renderer(template)
+    fitting = Fitting.tried(render, knows_tools=False)
+    messages = [said("system", "a;"), said("developer", "b;"), said("user", "c;"),
+                said("assistant", "d;"), said("developer", "e;"), said("user", "f;")]  # fmt: skip
+    assert fitting.knows_developer is known
+    text = render(fitting.fitted(ChatPrompt(messages))) or ""
+    assert all(f"{mark};" in text for mark in "abcdef")
+
+
+def test_a_template_that_takes_no_conversation_without_tools_is_tried_with_them() -> None:
+    plain = renderer(TEMPLATES["takes all"])
+    fitting = Fitting.tried(lambda chat: plain(chat) if chat.tool_use else None, knows_tools=True)
+    assert fitting == Fitting.tried(plain, knows_tools=True)
+
+
+def test_eight_thousand_messages_of_the_user_become_one_in_a_moment() -> None:
+    messages = [said("user", "x" * 244) for _ in range(8192)]
+    began = time.process_time()
+    tried("wants turns to alternate").fitted(ChatPrompt(messages))
+    assert time.process_time() - began < 0.5
+
+
 def test_a_picture_of_a_result_keeps_its_place_where_results_become_text() -> None:
     picture = Picture(url="data:", param="messages[2]")
     result = Message(role="tool", parts=(Text("seen"), picture), tool_call_id="1")
@@ -243,8 +313,11 @@ def test_an_effort_that_the_template_refuses_becomes_the_nearest_that_it_takes()
         renderer(TEMPLATES["takes all"], efforts=("low", "high")), knows_tools=True
     )
     chat = ChatPrompt([said("user", "a")])
-    for asked, shown_ in (("none", "low"), ("low", "low"), ("medium", "low"), ("max", "high")):
+    for asked, shown_ in (("none", None), ("low", "low"), ("medium", "low"), ("max", "high")):
         assert some.fitted(ChatPrompt(chat.messages, effort=asked)).effort == shown_
+    assert some.fitted(ChatPrompt(chat.messages, effort="none")).template_kwargs == {
+        "enable_thinking": False, "thinking": False,
+    }  # fmt: skip
     none = Fitting.tried(renderer(TEMPLATES["takes all"], efforts=()), knows_tools=True)
     assert none.fitted(ChatPrompt(chat.messages, effort="high")).effort is None
 

@@ -25,7 +25,7 @@ pytestmark = [
 CHANGES = {
     "CohereForAI-c4ai-command-r-plus-tool_use": "its instructions stand at the end of the prompt",
     "Mistral-Small-3.2-24B-Instruct-2506": "tools stand before the user's last message",
-    "mistralai-Mistral-Nemo-Instruct-2407": "tools and system message stand before the last turn",
+    "mistralai-Mistral-Nemo-Instruct-2407": "tools stand before the user's last message",
     "Qwen3.5-4B": "thoughts of turns before the user's last message are left out",
     "StepFun3.5-Flash": "the same",
     "deepseek-ai-DeepSeek-V3.2": "the same",
@@ -34,7 +34,7 @@ CHANGES = {
 """Templates that write earlier turns otherwise in a later prompt, as their models were trained."""
 LOSES = {
     "Mistral-Small-3.2-24B-Instruct-2506": {"text beside a call"},
-    "mistralai-Mistral-Nemo-Instruct-2407": {"text beside a call", "system"},
+    "mistralai-Mistral-Nemo-Instruct-2407": {"text beside a call"},
     "openai-gpt-oss-120b": {"text beside a call"},
 }
 REFUSES = {

@@ -35,7 +35,7 @@ class Cells:
 
 
 class Encoded(Sequence[Any]):
-    """Decodes its items whenever they are read."""
+    """Decodes its items whenever they are read. Keeps the message that they came with."""
 
     def __init__(self, items: list[msgspec.Raw], decode: Callable[[msgspec.Raw], Any]) -> None:
         self._items = items

@@ -41,7 +41,6 @@ class ChatRenderer:
         self._serving = OpenAIServingChat(_WithTokenizer(manager, tokenizer), templates)
         self._tokenizer = tokenizer
         template = str(tokenizer.chat_template or "")
-        self._knows_developer = "developer" in template
         self._has_template = (
             tokenizer.chat_template is not None
             or templates.chat_template_name is not None
@@ -64,7 +63,12 @@ class ChatRenderer:
         self._fitting = Fitting()
         if self._has_template:
             write = written_as(self.tool_call_parser)
-            self._fitting = Fitting.tried(self._text, knows_tools=self.knows_tools, write=write)
+            self._fitting = Fitting.tried(
+                self._text,
+                knows_tools=self.knows_tools,
+                knows_developer="developer" in template,
+                write=write,
+            )
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         """Raises InvalidRequest if there is no template, or it refuses this conversation."""
@@ -74,8 +78,10 @@ class ChatRenderer:
                 "CHAT_TEMPLATE.",
                 param=chat.param,
             )
+        # Of the request, in whose order they are decoded.
+        places = {picture.param: no for no, picture in enumerate(pictures_of(chat))}
         chat = self._fitting.fitted(chat)
-        processed, request = self._process(chat)
+        processed, request = self._process(chat, places)
         stop = processed.stop or ()
         pictures = tuple(_place(image) for image in processed.image_data or ())
         # An answer that continues a message does not begin with thinking.
@@ -97,17 +103,16 @@ class ChatRenderer:
             pictures=pictures,
         )
 
-    def _process(self, chat: ChatPrompt) -> tuple[Any, Any]:
+    def _process(self, chat: ChatPrompt, places: Mapping[str, int]) -> tuple[Any, Any]:
         """What SGLang makes of a conversation, and of which request. Raises InvalidRequest."""
         from jinja2 import TemplateError
 
-        request = self._request(**self._fields(chat))
+        request = self._request(**self._fields(chat, places))
         # By default SGLang turns a last message of the assistant into one of the user.
         request._format_add_generation_prompt = None if chat.continues else chat.begins_answer
         try:
-            pictured = bool(pictures_of(chat))
-            processed = self._serving._process_messages(request, pictured)
-            if pictured:  # it keeps the last of those, whole
+            processed = self._serving._process_messages(request, bool(places))
+            if places:  # it keeps the last of those, whole
                 self._serving._chat_template_cache.clear()
             return processed, request
         except (
@@ -131,7 +136,9 @@ class ChatRenderer:
     def _text(self, chat: ChatPrompt) -> str | None:
         """A conversation as the model reads it; None if the template refuses it."""
         try:
-            processed = self._serving._process_messages(self._request(**self._fields(chat)), False)
+            processed = self._serving._process_messages(
+                self._request(**self._fields(chat, {})), False
+            )
         except Exception:  # whatever a template raises
             return None
         return processed.prompt or str(self._tokenizer.decode(processed.prompt_ids))
@@ -151,10 +158,10 @@ class ChatRenderer:
         )
         return form.grammar, form.reader
 
-    def _fields(self, chat: ChatPrompt) -> Json:
+    def _fields(self, chat: ChatPrompt, places: Mapping[str, int]) -> Json:
+        """`places`: of pictures, by the field that holds them."""
         tools = chat.tool_use.tools if chat.tool_use else ()
-        places = {picture.param: no for no, picture in enumerate(pictures_of(chat))}
-        messages = [self._written(message, places) for message in chat.messages]
+        messages = [_written(message, places) for message in chat.messages]
         if chat.continues:
             messages[-1]["content"] = "".join(texts(chat.messages[-1].parts))
         fields: Json = {"model": "default", "messages": messages}
@@ -169,28 +176,26 @@ class ChatRenderer:
             fields["continue_final_message"] = True
         return fields
 
-    def _written(self, message: Message, places: Mapping[str, int]) -> Json:
-        """The message as OpenAI's JSON, which SGLang takes. `places`: of pictures, by field."""
-        role = message.role
-        if role == "developer" and not self._knows_developer:
-            role = "system"
-        written: Json = {"role": role, "content": _content(message, places)}
-        if message.name is not None:
-            written["name"] = message.name
-        if message.tool_call_id is not None:
-            written["tool_call_id"] = message.tool_call_id
-        if message.calls:
-            written["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                }
-                for call in message.calls
-            ]
-        if message.reasoning is not None:
-            written["reasoning_content"] = message.reasoning
-        return written
+
+def _written(message: Message, places: Mapping[str, int]) -> Json:
+    """The message as OpenAI's JSON, which SGLang takes."""
+    written: Json = {"role": message.role, "content": _content(message, places)}
+    if message.name is not None:
+        written["name"] = message.name
+    if message.tool_call_id is not None:
+        written["tool_call_id"] = message.tool_call_id
+    if message.calls:
+        written["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.calls
+        ]
+    if message.reasoning is not None:
+        written["reasoning_content"] = message.reasoning
+    return written
 
 
 _MEDIA = "media:"

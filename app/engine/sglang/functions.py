@@ -18,8 +18,8 @@ def as_function(tool: Tool) -> Json:
 
 
 def written_as(tool_call_parser: str | None) -> Callable[[ToolCall], str] | None:
-    """Writes a call as a model does whose calls SGLang reads by that parser; None: if that has no
-    form with JSON, or is none."""
+    """Writes a call as a model does whose calls SGLang reads by that parser. None: the parser does
+    not say how, or it is not a JSON object with `arguments`."""
     from sglang.srt.function_call.function_call_parser import FunctionCallParser
 
     detector = FunctionCallParser.ToolCallParserEnum.get(tool_call_parser or "")
@@ -27,9 +27,9 @@ def written_as(tool_call_parser: str | None) -> Callable[[ToolCall], str] | None
         return None
     try:
         form = detector().structure_info()
-        if "arguments" not in form("name").begin:
-            return None
-    except NotImplementedError:
+    except (NotImplementedError, TypeError, ValueError):  # one is made from the model's files
+        return None
+    if "arguments" not in form("name").begin:
         return None
 
     def write(call: ToolCall) -> str:
