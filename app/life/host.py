@@ -51,17 +51,19 @@ class ModelHost:
         launch: Launch,
         all_warm: AllWarm | None = None,
         *,
-        beside_warmup: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        beside_loading: Callable[[], Coroutine[Any, Any, None]] | None = None,
         quiet: bool = False,
     ) -> None:
-        """`beside_warmup`: what else has to end before this process serves; never raises.
+        """`beside_loading`: what else has to end before this process serves; never raises. Begun
+        when this process waits for those of the engine.
         `quiet`: do not log the progress of the start; another process does."""
         self._settings = settings
         self._lifecycle = lifecycle
         self._gate = gate
         self._launch = launch
         self._all_warm = all_warm
-        self._beside_warmup = beside_warmup
+        self._beside_loading = beside_loading
+        self._beside: asyncio.Task[None] | None = None
         self._quiet = quiet
         self._task: asyncio.Task[None] | None = None
         self.shortest_silence_s: Callable[[], float] = lambda: math.inf
@@ -96,6 +98,11 @@ class ModelHost:
 
     def loading(self) -> None:
         self._enter(Phase.LOADING)
+        self._begin_beside()
+
+    def _begin_beside(self) -> None:
+        if self._beside is None and self._beside_loading is not None:
+            self._beside = asyncio.create_task(self._beside_loading())
 
     def fetched(self, done: int, total: int) -> None:
         self._lifecycle.fetched = done, total
@@ -125,6 +132,8 @@ class ModelHost:
             self._lifecycle.enter(Phase.FAILED, str(self.start_error))
         finally:
             progress.cancel()
+            if self._beside is not None:
+                self._beside.cancel()
 
     async def _bring_up(self) -> Launched:
         launched = await self._launch(self)
@@ -151,15 +160,11 @@ class ModelHost:
             ) from None
 
     async def _make_ready(self, launched: Launched) -> None:
-        beside = asyncio.create_task(self._beside_warmup()) if self._beside_warmup else None
-        try:
-            if launched.serves is not None:
-                await self._warm(launched.serves)
-            if beside is not None:
-                await beside
-        finally:
-            if beside is not None:
-                beside.cancel()
+        self._begin_beside()
+        if launched.serves is not None:
+            await self._warm(launched.serves)
+        if self._beside is not None:
+            await self._beside
         if self._all_warm is not None:
             await self._all_warm()
         launched.all_warm()

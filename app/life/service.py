@@ -87,8 +87,8 @@ class Service:
             self.gate,
             launch,
             all_warm,
-            # Not earlier: SQLAlchemy's import would slow the engine's start.
-            beside_warmup=self._stores_tried,
+            # Not earlier: SQLAlchemy's import would slow those of the engine.
+            beside_loading=self._stores_tried,
             quiet=peers is not None,
         )
         self.sleep = Sleep(

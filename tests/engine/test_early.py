@@ -29,7 +29,7 @@ HANGS_S = 300.0
 @contextmanager
 def two() -> Iterator[early.EarlyProcesses]:
     """Not a fixture: pytest has another variable in a test than before it."""
-    started = early.EarlyProcesses(2)
+    started = early.EarlyProcesses(2, on_cpu=False)
     try:
         yield started
     finally:
@@ -196,6 +196,13 @@ def test_a_variable_matters_if_its_value_is_another_and_an_import_may_read_it() 
     assert early_child.changed(own, {"A": "0", "B": "0"}) == ["A", "B"]
 
 
+def test_a_process_that_was_started_for_another_device_begins_anew() -> None:
+    cpu = {"SGLANG_USE_CPU_ENGINE": "1"}
+    assert early_child.changed(cpu, {}) == ["SGLANG_USE_CPU_ENGINE"]
+    assert early_child.changed({}, cpu) == ["SGLANG_USE_CPU_ENGINE"]
+    assert early_child.changed(cpu, cpu) == []
+
+
 def test_without_one_that_waits_a_process_is_started_as_ever() -> None:
     with two() as processes, processes.used(print):
         pids = waiting(processes)
@@ -211,7 +218,7 @@ def test_none_outlives_the_process_that_has_started_it(tmp_path: Path) -> None:
     script.write_text(
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
         "from app.engine.sglang.early import EarlyProcesses\n"
-        "early = EarlyProcesses(2)\n"
+        "early = EarlyProcesses(2, on_cpu=False)\n"
         "print(*[each.pid for each in early._waiting], flush=True)\n"
         "time.sleep(1000)\n"
     )

@@ -118,7 +118,7 @@ async def test_a_process_killed_as_soon_as_it_is_started_ends_the_start() -> Non
     watch = Watch()
     built: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(HANGS_S,))
-    with EarlyProcesses(0).used(watch.started):
+    with EarlyProcesses(0, on_cpu=True).used(watch.started):
         await asyncio.to_thread(process.start)
         process.kill()
         await asyncio.to_thread(process.join)

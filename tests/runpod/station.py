@@ -134,4 +134,4 @@ def _host(
         return engine
 
     tried = store.tried if store is not None else None
-    return ModelHost(configured, lifecycle, gate, launch, beside_warmup=tried)
+    return ModelHost(configured, lifecycle, gate, launch, beside_loading=tried)

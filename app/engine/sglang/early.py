@@ -4,7 +4,7 @@ SGLang imports for ten seconds in this process, then starts its schedulers and i
 of which imports the same for as long. Here they are started first, so that all import at once:
 
     this process    import torch ─ import SGLang ─ options ─ Process.start ─────> wait
-    early process          start ─ import SGLang ──────────── what to run ─> load the model
+    early process   import torch ─ import SGLang ──────────── what to run ─> load the model
 
 `multiprocessing` starts a process by sending what it runs through a pipe; so it may have been
 started long before. It is a child of this process as any other, with an interpreter and a GPU of
@@ -44,8 +44,9 @@ _NUMA = Path("/sys/devices/system/node/node1")
 class EarlyProcess:
     """Imports SGLang, then waits for what to run."""
 
-    def __init__(self) -> None:
-        """It is killed when the calling thread ends, and has the signals blocked that it has."""
+    def __init__(self, *, on_cpu: bool) -> None:
+        """It is killed when the calling thread ends, and has the signals blocked that it has.
+        `on_cpu`: for which device it imports."""
         ours, theirs = socket.socketpair()
         tracker = resource_tracker.getfd()
         # The paths of this process, as multiprocessing gives them to its children: not also the
@@ -54,6 +55,7 @@ class EarlyProcess:
         command = [
             sys.executable, *util._args_from_interpreter_flags(), "-c", start,
             "--multiprocessing-fork", str(theirs.fileno()), str(tracker),
+            "cpu" if on_cpu else "",
         ]  # fmt: skip
         with theirs:
             self.pid = util.spawnv_passfds(
@@ -93,8 +95,8 @@ class EarlyProcess:
 class EarlyProcesses:
     """Those of one start of an engine."""
 
-    def __init__(self, count: int) -> None:
-        self._waiting = [EarlyProcess() for _ in range(count)]
+    def __init__(self, count: int, *, on_cpu: bool) -> None:
+        self._waiting = [EarlyProcess(on_cpu=on_cpu) for _ in range(count)]
 
     @contextlib.contextmanager
     def used(self, started: Callable[[Any], object]) -> Iterator[None]:

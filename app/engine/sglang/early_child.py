@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from multiprocessing import forkserver, reduction, resource_tracker, spawn
 
+from app.engine.sglang.importing import USES_CPU, use_cpu
+from app.engine.sglang.lean import import_less
 from app.spawned import end_with_parent
 
 _args_from_interpreter_flags = importlib.import_module(
@@ -42,7 +44,7 @@ _AGAIN = (
 
 
 def main() -> None:
-    _, fd, tracker = sys.argv[1:]
+    _, fd, tracker, on_cpu = sys.argv[1:]
     end_with_parent(int(fd))
     os.set_inheritable(int(fd), False)
     # As `spawn_main` does: else an import that needs one would start another.
@@ -53,6 +55,9 @@ def main() -> None:
         os.environ.setdefault(name, value)
     # What fails here fails again, and is told, where SGLang imports it.
     with contextlib.suppress(Exception):
+        if on_cpu:
+            use_cpu()
+        import_less(on_cpu=bool(on_cpu))
         for name in _MODULES:
             importlib.import_module(name)
     with socket.socket(fileno=int(fd)) as parent:
@@ -75,16 +80,16 @@ def main() -> None:
 
 def begin_anew() -> None:
     _, fds, tracker = sys.argv[1:]
+    import_less(on_cpu=USES_CPU in os.environ)
     _run(list(map(int, fds.split(","))), int(tracker))
 
 
 def changed(own: Mapping[str, str], parents: Mapping[str, str]) -> list[str]:
     """The variables that an import may have read otherwise. What this process alone has was set by
-    its own imports."""
+    its own imports, but for the device, at which the parent has guessed."""
+    names = {USES_CPU, *parents}
     return sorted(
-        name
-        for name, value in parents.items()
-        if own.get(name) != value and not name.startswith(_LATE)
+        name for name in names if own.get(name) != parents.get(name) and not name.startswith(_LATE)
     )
 
 

@@ -13,18 +13,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from app.engine.sglang.lean import import_less
 from app.errors import ConfigError
 
 OWN_MODELS = "app.engine.sglang.models"
+USES_CPU = "SGLANG_USE_CPU_ENGINE"
 ARCHITECTURE = "SERVE_MODEL_ARCHITECTURE"
 """Variable that tells the schedulers which model they load (models/served.py)."""
 SENDS_IDS = "SERVE_SENDS_IDS"
 """Variable that tells the schedulers to send ids to the server (scheduler.py)."""
+_ACCELERATORS = ("nvidia[0-9]*", "dxg", "kfd", "dri/renderD*", "davinci[0-9]*", "accel*")
+"""Device files of NVIDIA, the same in WSL, AMD, Intel, Ascend, TPUs and Gaudi."""
 _STAND_IN = Path(__file__).parent / "cpu"
 
 
-def prepare_import(device: str | None, path: str | None = None) -> bool:
-    """Make this process ready to import SGLang. `device`: DEVICE. `path`: the model's.
+def will_use_cpu(device: str | None) -> bool:
+    """What `prepare_import` will find, without PyTorch, as far as the machine's files tell."""
+    if device is not None:
+        return device == "cpu"
+    return not any(any(Path("/dev").glob(pattern)) for pattern in _ACCELERATORS)
+
+
+def prepare_import(device: str | None) -> bool:
+    """Make this process ready to import SGLang. `device`: DEVICE.
     True: the engine runs on the CPU.
 
     Raises ConfigError if the device is missing.
@@ -34,7 +45,7 @@ def prepare_import(device: str | None, path: str | None = None) -> bool:
     on_cpu = _choose_cpu(device, torch)
     if on_cpu:
         use_cpu()
-    use_own_models(path)
+    import_less(on_cpu=on_cpu)
     return on_cpu
 
 
@@ -61,7 +72,7 @@ def use_cpu() -> None:
     The CUDA build of `sgl_kernel` cannot be loaded without libcuda, and SGLang's CPU path imports
     names from it. If no real one can be imported, ours stands in (`cpu/sgl_kernel`).
     """
-    os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+    os.environ[USES_CPU] = "1"
     # CUDA builds of torch bring NCCL; SGLang would use it between processes on CPUs, too.
     os.environ["SGLANG_NCCL_SO_PATH"] = "none"
     try:

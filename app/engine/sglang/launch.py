@@ -45,6 +45,8 @@ from app.engine.sglang.importing import (
     have_ids_sent,
     import_for_requests,
     prepare_import,
+    use_own_models,
+    will_use_cpu,
 )
 from app.engine.sglang.memory import EngineMemory
 from app.engine.sglang.model_files import model_path, needs_no_hub
@@ -174,17 +176,20 @@ def _build(
     ahead.start()
     if needs_no_hub(settings, path):
         go_offline()
-    on_cpu = prepare_import(settings.device, path)
-    if on_cpu and settings.device is None:
-        log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")
-    ahead.check()
+    use_own_models(path)
     if settings.node_rank:
         follow()
     raise_limits()
     if sends_ids(settings):
         have_ids_sent()
-    early = EarlyProcesses(_early(settings, on_cpu=on_cpu))
+    # They begin before this process has imported PyTorch, which knows the device.
+    guess = will_use_cpu(settings.device)
+    early = EarlyProcesses(_early(settings, on_cpu=guess), on_cpu=guess)
     try:
+        on_cpu = prepare_import(settings.device)
+        if on_cpu and settings.device is None:
+            log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")
+        ahead.check()
         return _build_with(early, settings, runtime, started, starting, path, on_cpu=on_cpu)
     finally:
         early.end()

@@ -24,7 +24,7 @@ from typing import Any
 from app.engine.base import Watched
 from app.engine.sglang.adapter import SGLangEngine
 from app.engine.sglang.fingerprint import fingerprint_of
-from app.engine.sglang.importing import import_for_requests, prepare_import
+from app.engine.sglang.importing import import_for_requests, prepare_import, use_own_models
 from app.engine.sglang.pictures import processor_of
 from app.engine.sglang.shared_memory import check_own
 from app.engine.sglang.watch import end_schedulers
@@ -94,6 +94,7 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
 
 def _import(settings: Settings) -> None:
     prepare_import(settings.device)
+    use_own_models()
     import_for_requests()
 
 
