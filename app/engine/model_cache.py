@@ -17,6 +17,7 @@ from pathlib import Path
 from app.logs.setup import log
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/[^/]+/?$")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -36,6 +37,18 @@ def has_weights(cache: str, name: str, revision: str | None = None) -> Path | No
     """As `find`, where the weights alone may be: SGLang downloads only those to DOWNLOAD_DIR."""
     snapshot = _look_up(cache, name, revision)
     return snapshot if snapshot is not None and _missing_weights(snapshot) is None else None
+
+
+def name_of(path: str) -> str:
+    """Of a model by its folder in a cache: the name that it has on the hub; else the path."""
+    found = _SNAPSHOT.search(path)
+    return found[1].replace("--", "/") if found else path
+
+
+def find_whole(cache: str, name: str, revision: str | None = None) -> Path | None:
+    """As `find`, with its tokenizer and without a word if something is not there."""
+    snapshot = find_tokenizer(cache, name, revision)
+    return snapshot if snapshot is not None and _missing(snapshot) is None else None
 
 
 def find_tokenizer(cache: str, name: str, revision: str | None = None) -> Path | None:

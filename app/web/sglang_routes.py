@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.engine.base import Engine, Load
+from app.engine.model_cache import name_of
 from app.errors import InvalidRequest
 from app.types import Json
 from app.web.responses import json_response
@@ -31,7 +32,7 @@ async def model_info(request: Request) -> Response:
     return _lenient_json(
         {
             "model_path": info.model_path,
-            "tokenizer_path": options.get("tokenizer_path") or info.model_path,
+            "tokenizer_path": name_of(options.get("tokenizer_path") or info.model_path),
             "served_model_name": model.names[0],
             "is_generation": not info.embeds,
             "model_type": info.model_type,
@@ -64,7 +65,7 @@ async def server_info(request: Request) -> Response:
         options
         | {
             "model_path": model.info.model_path,
-            "tokenizer_path": options.get("tokenizer_path") or model.info.model_path,
+            "tokenizer_path": name_of(options.get("tokenizer_path") or model.info.model_path),
             "served_model_name": model.names[0],
             "tp_size": options.get("tp_size") or 1,
             "dp_size": options.get("dp_size") or 1,

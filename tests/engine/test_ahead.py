@@ -65,6 +65,7 @@ def test_a_model_is_fetched_with_a_report_and_nothing_that_is_not_needed(
         "config.json", "model.safetensors", "tokenizer.json"
     }  # fmt: skip
     assert (snapshot / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    assert ahead.path() == str(snapshot)
     sizes = [done for done, _ in reports]
     assert sizes == sorted(sizes)
     assert any(0 < size < 3_000_000 for size in sizes)

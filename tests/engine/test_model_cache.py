@@ -124,3 +124,9 @@ def test_a_tokenizers_revision_is_looked_up_in_the_cache(tmp_path: Path) -> None
     chosen = settings(MODEL_NAME=NAME, MODEL_CACHE=str(tmp_path), TOKENIZER_REVISION="a" * 40)
     found = model_files.tokenizer_at("a" * 40, chosen, {"model_path": "x"})
     assert found == str(snapshot)
+
+
+def test_a_folder_of_a_cache_is_told_by_the_models_name(tmp_path: Path) -> None:
+    assert model_cache.name_of(str(cached(tmp_path))) == NAME
+    for path in ("/models/other", "org/model", str(tmp_path)):
+        assert model_cache.name_of(path) == path

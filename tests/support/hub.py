@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -43,10 +44,10 @@ def hub(
                 self._json({"id": repo, "sha": COMMIT,
                             "siblings": [{"rfilename": name, "size": len(each)}
                                          for name, each in contents.items()]})  # fmt: skip
-            elif (name := path.partition(f"/resolve/{COMMIT}/")[2]) in contents:
+            elif (name := re.sub(f".*/resolve/({COMMIT}|main)/", "", path)) in contents:
                 self._send(200, contents[name], {"ETag": f'"{_sha(contents[name])}"'})
             else:
-                self._send(404, b"{}")
+                self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
 
         do_HEAD = do_GET  # noqa: N815
 

@@ -1,7 +1,6 @@
-"""The SGLang engine inside this process: `Engine` over `sglang.Engine`.
+"""The SGLang engine inside this process: `Engine` over `sglang.Engine`; launch.py builds it.
 
 Written against sglang 0.5.23; `tests/engine/test_sglang_contract.py` fails first when it changes.
-engine/sglang/launch.py builds it.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import msgspec
 
 from app import awake
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered, Watched
+from app.engine.model_cache import name_of
 from app.engine.sglang.adapters import EngineAdapters
 from app.engine.sglang.beams import searches_beams
 from app.engine.sglang.endings import refused
@@ -116,7 +116,7 @@ class SGLangEngine:
         renderer = self._tokenizers.loop.renderer
         context = self._manager.context_len
         return EngineInfo(
-            model_path=args["model_path"],
+            model_path=name_of(args["model_path"]),
             version=f"sglang {__version__}",
             fingerprint=fingerprint,
             device=args["device"],

@@ -51,6 +51,7 @@ class Ahead:
         self._revision: str | None = options.get("revision")
         self._folder: str | None = options.get("download_dir")
         self._error: StartError | None = None
+        self._whole: Path | None = None
         self._known = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-ahead", daemon=True)
 
@@ -64,6 +65,12 @@ class Ahead:
         self._known.wait(_HUB_ANSWERS_S)
         if self._error is not None:
             raise self._error
+
+    def path(self) -> str:
+        """Where the model is on this machine, once all of it is; until then what it was called.
+
+        By a name SGLang asks the hub at every turn for what it has, which takes seconds."""
+        return str(self._whole) if self._whole is not None else self._path
 
     def _run(self) -> None:
         folder: Path | None = None
@@ -92,6 +99,7 @@ class Ahead:
         # As SGLang does it: what is in a cache is served, whatever the hub has by now.
         for each in dict.fromkeys((cache, str(constants.HF_HUB_CACHE))):
             if (found := model_cache.has_weights(each, self._path, self._revision)) is not None:
+                self._whole = model_cache.find_whole(each, self._path, self._revision)
                 return found
         if constants.HF_HUB_OFFLINE:
             return None
@@ -139,6 +147,7 @@ class Ahead:
         if (fetched := _size(blobs) - before) > 0:
             self._fetched(fetched, fetched)
             log.info("the model is downloaded", mb=fetched // 10**6, seconds=round(seconds, 1))
+        self._whole = model_cache.find_whole(cache, self._path, self._revision)
         return Path(folder)
 
 

@@ -190,7 +190,7 @@ def _build(
         if on_cpu and settings.device is None:
             log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")
         ahead.check()
-        return _build_with(early, settings, runtime, started, starting, path, on_cpu=on_cpu)
+        return _build_with(early, settings, runtime, started, starting, ahead, on_cpu=on_cpu)
     finally:
         early.end()
 
@@ -216,12 +216,14 @@ def _build_with(
     runtime: RuntimeDir,
     started: Callable[[Any], object],
     starting: Starting,
-    path: str,
+    ahead: Ahead,
     *,
     on_cpu: bool,
 ) -> tuple[Any, Pooling | None]:
     from app.engine.sglang.scheduler import ServedEngine, SingleMachineEngine
 
+    path = ahead.path()
+    use_own_models(path)
     options, pools = engine_options(settings, runtime, path, on_cpu=on_cpu)
     import_for_requests()
     shared_memory.take_over(runtime)
