@@ -14,7 +14,7 @@ LOCK_CLIENTS := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-i
 LOCK := $(LOCK_CLIENTS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-light test-full test-agents test-fast test-live test-rare test-vlm test-templates test-images demo-vlm test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
+.PHONY: help try demo test test-light test-full test-agents test-fast test-live test-rare test-vlm test-templates test-images contract upgrade demo-vlm test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -59,6 +59,28 @@ test-rare: $(FULL)/.installed-dev  ## those of minutes each, which CI leaves out
 
 test-vlm: $(FULL)/.installed-dev  ## pictures on the real engine, every family of models that is known to work
 	$(FULL)/bin/python -m pytest tests/live/test_pictures.py tests/live/test_pictures_processes.py $(ARGS)
+
+# Other releases of SGLang than the pinned one; the first four that the index has.
+RELEASES ?= $$($(TOOLS)/bin/python -m pip index versions sglang 2>/dev/null | sed -n 's/^Available versions: //p' | tr -d , | cut -d' ' -f1-4)
+contract: $(FULL)/.installed-dev  ## what moved in SGLang's newest four releases, of what this program relies on; RELEASES="0.5.22 0.5.21"
+	@for release in $(RELEASES); do \
+	    echo "==> SGLang $$release"; mkdir -p .releases/$$release; \
+	    $(INSTALL) $(FULL)/bin/python --quiet --no-deps --target .releases/$$release sglang==$$release && \
+	    PYTHONPATH=.releases/$$release $(FULL)/bin/python tests/engine/contract_check.py 2>/dev/null || true; \
+	done
+
+# In an environment of its own, with what that release asks for.
+NEXT = .releases/environment-$(SGLANG)
+upgrade: $(UV)  ## another release of SGLang: what moved, then the live tests on it; SGLANG=0.5.24, ARGS="-k streams"
+	@test -n "$(SGLANG)" || { echo "make upgrade SGLANG=x.y.z"; exit 2; }
+	@mkdir -p $(NEXT)
+	@sed 's/"sglang==[^"]*"/"sglang==$(SGLANG)"/' pyproject.toml > $(NEXT)/pyproject.toml
+	@echo "==> what SGLang $(SGLANG) needs, into $(NEXT) (up to 10 GB)"
+	@$(LOCK_CLIENTS) $(NEXT)/pyproject.toml --all-extras -o $(NEXT)/requirements.txt
+	@test -d $(NEXT)/venv || $(UV) venv -q --python $(PYTHON) $(NEXT)/venv
+	@$(INSTALL) $(NEXT)/venv/bin/python --compile-bytecode -r $(NEXT)/requirements.txt
+	-$(NEXT)/venv/bin/python tests/engine/contract_check.py 2>/dev/null
+	$(NEXT)/venv/bin/python -m pytest -m "live and not rare" $(ARGS)
 
 TEMPLATES_DIR ?= .templates
 test-templates: $(FULL)/.installed-dev $(TEMPLATES_DIR)/.fetched  ## agents' sessions through the chat templates of seventy models, two minutes
