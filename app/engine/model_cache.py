@@ -17,7 +17,7 @@ from pathlib import Path
 from app.logs.setup import log
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/[^/]+/?$")
+_PART = re.compile(r".*-\d+-of-\d+\.(safetensors|bin)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -39,16 +39,10 @@ def has_weights(cache: str, name: str, revision: str | None = None) -> Path | No
     return snapshot if snapshot is not None and _missing_weights(snapshot) is None else None
 
 
-def name_of(path: str) -> str:
-    """Of a model by its folder in a cache: the name that it has on the hub; else the path."""
-    found = _SNAPSHOT.search(path)
-    return found[1].replace("--", "/") if found else path
-
-
-def find_whole(cache: str, name: str, revision: str | None = None) -> Path | None:
-    """As `find`, with its tokenizer and without a word if something is not there."""
-    snapshot = find_tokenizer(cache, name, revision)
-    return snapshot if snapshot is not None and _missing(snapshot) is None else None
+def called(name: str, path: str) -> str:
+    """What to call a model that was asked for by `name`, and lies at `path`: the name if the folder
+    is that of the hub's own cache."""
+    return name if f"/models--{name.replace('/', '--')}/snapshots/" in path else path
 
 
 def find_tokenizer(cache: str, name: str, revision: str | None = None) -> Path | None:
@@ -112,8 +106,10 @@ def _missing_weights(snapshot: Path) -> str | None:
     for index in _INDEXES:
         if (snapshot / index).is_file():
             return _missing_part(snapshot, index)
-    found = any(each.is_file() for pattern in _WEIGHTS for each in snapshot.glob(pattern))
-    return None if found else "weights"
+    files = [each for pattern in _WEIGHTS for each in snapshot.glob(pattern) if each.is_file()]
+    if any(_PART.fullmatch(each.name) for each in files):
+        return "an index of its parts"  # some clients fetch it last
+    return None if files else "weights"
 
 
 def _missing_part(snapshot: Path, index: str) -> str | None:

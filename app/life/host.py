@@ -98,7 +98,9 @@ class ModelHost:
 
     def loading(self) -> None:
         self._enter(Phase.LOADING)
-        self._begin_beside()
+        # One of several processes that serve imports SGLang only now.
+        if not self._quiet and self._lifecycle.phase is Phase.LOADING:
+            self._begin_beside()
 
     def _begin_beside(self) -> None:
         if self._beside is None and self._beside_loading is not None:

@@ -88,7 +88,7 @@ class Service:
             launch,
             all_warm,
             # Not earlier: SQLAlchemy's import would slow those of the engine.
-            beside_loading=self._stores_tried,
+            beside_loading=None if settings.node_rank else self._stores_tried,
             quiet=peers is not None,
         )
         self.sleep = Sleep(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.engine.base import Engine, Load
-from app.engine.model_cache import name_of
+from app.engine.base import Engine, EngineInfo, Load
 from app.errors import InvalidRequest
 from app.types import Json
 from app.web.responses import json_response
@@ -32,7 +32,7 @@ async def model_info(request: Request) -> Response:
     return _lenient_json(
         {
             "model_path": info.model_path,
-            "tokenizer_path": name_of(options.get("tokenizer_path") or info.model_path),
+            "tokenizer_path": _tokenizer_path(options, info),
             "served_model_name": model.names[0],
             "is_generation": not info.embeds,
             "model_type": info.model_type,
@@ -53,6 +53,11 @@ async def model_info(request: Request) -> Response:
     )
 
 
+def _tokenizer_path(options: Json, info: EngineInfo) -> Any:
+    own = options.get("tokenizer_path")
+    return info.model_path if own in (None, options.get("model_path")) else own
+
+
 @router.get("/server_info", summary="The engine's options and its state, in SGLang's words")
 @router.get("/get_server_info", include_in_schema=False)
 async def server_info(request: Request) -> Response:
@@ -65,7 +70,7 @@ async def server_info(request: Request) -> Response:
         options
         | {
             "model_path": model.info.model_path,
-            "tokenizer_path": name_of(options.get("tokenizer_path") or model.info.model_path),
+            "tokenizer_path": _tokenizer_path(options, model.info),
             "served_model_name": model.names[0],
             "tp_size": options.get("tp_size") or 1,
             "dp_size": options.get("dp_size") or 1,

@@ -74,6 +74,19 @@ def test_a_model_is_fetched_with_a_report_and_nothing_that_is_not_needed(
         ahead, reports = started(cache, url, monkeypatch)
         ahead.check()
         ahead._thread.join(60)
+        assert ahead.path() == str(snapshot)
+        drafting = json.dumps({"speculative_algorithm": "NGRAM"})
+        ahead, _ = started(cache, url, monkeypatch, ENGINE_ARGS=drafting)
+        ahead._thread.join(60)
+        assert ahead.path() == NAME
+    for more in ({"processor.json": "{}"}, {"modules.json": "{}"}):
+        with hub(FILES | more) as url:  # others have filled the cache in part
+            ahead, _ = started(cache, url, monkeypatch)
+            ahead._thread.join(60)
+            assert ahead.path() == NAME
+    ahead, _ = started(cache, "http://127.0.0.1:9", monkeypatch)  # no hub
+    ahead._thread.join(60)
+    assert ahead.path() == NAME
     assert not reports
 
 
@@ -183,6 +196,7 @@ def test_of_a_repository_only_what_the_engine_loads_is_needed() -> None:
          "original/a.safetensors", "modeling.py", "image.png", "chat_template.jinja"], 1,
     )  # fmt: skip
     assert needed(sizes) == ["a.safetensors", "chat_template.jinja", "config.json", "modeling.py"]
+    assert needed(sizes | {"1_Pooling/config.json": 1})[0] == "1_Pooling/config.json"
     assert needed({"consolidated.safetensors": 1, "params.json": 1}) == [
         "consolidated.safetensors", "params.json"
     ]  # fmt: skip

@@ -126,7 +126,18 @@ def test_a_tokenizers_revision_is_looked_up_in_the_cache(tmp_path: Path) -> None
     assert found == str(snapshot)
 
 
-def test_a_folder_of_a_cache_is_told_by_the_models_name(tmp_path: Path) -> None:
-    assert model_cache.name_of(str(cached(tmp_path))) == NAME
-    for path in ("/models/other", "org/model", str(tmp_path)):
-        assert model_cache.name_of(path) == path
+def test_a_model_is_called_by_its_name_where_the_hubs_own_cache_has_it(tmp_path: Path) -> None:
+    folder = str(cached(tmp_path))
+    assert model_cache.called(NAME, folder) == NAME
+    for name, path in ((folder, folder), (NAME, "/models/other"), (NAME.upper(), folder)):
+        assert model_cache.called(name, path) == path
+
+
+def test_parts_without_their_index_are_not_a_model(tmp_path: Path) -> None:
+    snapshot = cached(tmp_path, weights=False)
+    (snapshot / "model-00001-of-00017.safetensors").write_bytes(b"w")
+    assert model_cache.has_weights(str(tmp_path), NAME) is None
+    (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1"}}')
+    assert model_cache.has_weights(str(tmp_path), NAME) is None
+    (snapshot / "model-1").write_bytes(b"w")
+    assert model_cache.has_weights(str(tmp_path), NAME) == snapshot

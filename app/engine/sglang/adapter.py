@@ -15,7 +15,6 @@ import msgspec
 
 from app import awake
 from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered, Watched
-from app.engine.model_cache import name_of
 from app.engine.sglang.adapters import EngineAdapters
 from app.engine.sglang.beams import searches_beams
 from app.engine.sglang.endings import refused
@@ -58,6 +57,7 @@ class SGLangEngine:
         watch: Watched,
         *,
         fingerprint: str,
+        called: str = "",
         pictures: PictureProcessor | None = None,
         adapters: EngineAdapters | None = None,
         memory: EngineMemory | None = None,
@@ -65,8 +65,8 @@ class SGLangEngine:
         reads_ids: bool = False,
         default_sampling: dict[str, Any] | None = None,
     ) -> None:
-        """`reads_ids`: the schedulers send ids. `default_sampling`: the operator's, before the
-        model's own."""
+        """`called`: the model's name, if not its path. `reads_ids`: the schedulers send ids.
+        `default_sampling`: the operator's, before the model's own."""
         self._default_sampling = default_sampling or {}
         self._engine = engine
         self._manager = engine.tokenizer_manager
@@ -92,7 +92,7 @@ class SGLangEngine:
         self._adapters = adapters
         self._resolved: dict[str, Any] = dict(engine.server_args.resolved_dict())
         """SGLang's options; its `server_args` themselves have some of them as they were given."""
-        self.info = self._read_info(pools, fingerprint)
+        self.info = self._read_info(pools, fingerprint, called)
         self._profiler = Profiler(self._manager)
         self._excused_s = _EXCUSED_ON_CPU_S if self.info.device == "cpu" else _EXCUSED_S
         # Between nodes the snapshots of the replicas are read only when a request is sent.
@@ -108,7 +108,7 @@ class SGLangEngine:
         )
         self._take_over()
 
-    def _read_info(self, pools: Pooling | None, fingerprint: str) -> EngineInfo:
+    def _read_info(self, pools: Pooling | None, fingerprint: str, called: str) -> EngineInfo:
         from sglang.version import __version__
 
         model, args = self._manager.model_config, self._resolved
@@ -116,7 +116,7 @@ class SGLangEngine:
         renderer = self._tokenizers.loop.renderer
         context = self._manager.context_len
         return EngineInfo(
-            model_path=name_of(args["model_path"]),
+            model_path=called or args["model_path"],
             version=f"sglang {__version__}",
             fingerprint=fingerprint,
             device=args["device"],

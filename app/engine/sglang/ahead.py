@@ -29,6 +29,8 @@ _HUB_ANSWERS_S = 10.0
 _LOADED = (None, "auto", "safetensors")
 """Values of LOAD_FORMAT of which it is known which files they need."""
 _SMALL = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
+_EMBEDS = "modules.json"
+"""A file of sentence-transformers' models, which are served as such by their folder only."""
 _STEP = 4 * 2**20
 _LEFT_FREE = 2 * 2**30
 """Of the machine's memory: weights that would push others out are not read."""
@@ -51,6 +53,7 @@ class Ahead:
         self._revision: str | None = options.get("revision")
         self._folder: str | None = options.get("download_dir")
         self._error: StartError | None = None
+        self._drafts = options.get("speculative_algorithm") is not None
         self._whole: Path | None = None
         self._known = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-ahead", daemon=True)
@@ -67,10 +70,14 @@ class Ahead:
             raise self._error
 
     def path(self) -> str:
-        """Where the model is on this machine, once all of it is; until then what it was called.
+        """Where the model is on this machine, once all that the hub has of it is, for any of its
+        files; until then what it was called.
 
-        By a name SGLang asks the hub at every turn for what it has, which takes seconds."""
-        return str(self._whole) if self._whole is not None else self._path
+        By a name SGLang asks the hub at every turn for what it has, which takes seconds. But by a
+        name it also finds a draft model in the repository."""
+        if self._whole is None or self._drafts or (self._whole / _EMBEDS).exists():
+            return self._path
+        return str(self._whole)
 
     def _run(self) -> None:
         folder: Path | None = None
@@ -99,22 +106,37 @@ class Ahead:
         # As SGLang does it: what is in a cache is served, whatever the hub has by now.
         for each in dict.fromkeys((cache, str(constants.HF_HUB_CACHE))):
             if (found := model_cache.has_weights(each, self._path, self._revision)) is not None:
-                self._whole = model_cache.find_whole(each, self._path, self._revision)
+                self._known.set()
+                if not constants.HF_HUB_OFFLINE:
+                    self._compare(huggingface_hub.HfApi(), found)
                 return found
         if constants.HF_HUB_OFFLINE:
             return None
         hub = huggingface_hub.HfApi()
         try:
-            info = hub.model_info(
-                self._path, revision=self._revision, timeout=_HUB_ANSWERS_S, files_metadata=True
-            )
+            info = self._listing(hub)
             if info.gated:
                 hub.auth_check(self._path)
         except Exception as error:  # whatever it is, the operator gets one line
             raise _explained(self._path, error) from None
         self._known.set()
         sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
-        return self._download(huggingface_hub, needed(sizes), sizes, cache)
+        folder = self._download(huggingface_hub, needed(sizes), sizes, cache)
+        self._whole = folder
+        return folder
+
+    def _listing(self, hub: Any) -> Any:
+        return hub.model_info(
+            self._path, revision=self._revision, timeout=_HUB_ANSWERS_S, files_metadata=True
+        )
+
+    def _compare(self, hub: Any, folder: Path) -> None:
+        """Whether a cache has all files of this commit: others may have filled it in part."""
+        with suppress(Exception):  # without the hub's answer it is loaded by its name, as ever
+            info = self._listing(hub)
+            names = needed({each.rfilename: 0 for each in info.siblings or ()})
+            if names and info.sha == folder.name and all((folder / n).is_file() for n in names):
+                self._whole = folder
 
     def _download(
         self, hub: Any, names: Sequence[str], sizes: dict[str, int], cache: str
@@ -147,7 +169,6 @@ class Ahead:
         if (fetched := _size(blobs) - before) > 0:
             self._fetched(fetched, fetched)
             log.info("the model is downloaded", mb=fetched // 10**6, seconds=round(seconds, 1))
-        self._whole = model_cache.find_whole(cache, self._path, self._revision)
         return Path(folder)
 
 
@@ -188,7 +209,7 @@ def needed(sizes: dict[str, int]) -> list[str]:
     old = [name for name in top if name.endswith(".bin")]
     # Of several of these SGLang does not see whether all are there yet.
     weights = parts or weights or (old if len(old) == 1 else [])
-    small = [name for name in top if name.endswith(_SMALL)]
+    small = [name for name in sizes if name.endswith(_SMALL)]
     return sorted(small + weights) if weights else []
 
 

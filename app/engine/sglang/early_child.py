@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from multiprocessing import forkserver, reduction, resource_tracker, spawn
 
 from app.engine.sglang.importing import USES_CPU, use_cpu
-from app.engine.sglang.lean import import_less
+from app.engine.sglang.lean import import_less, show_what_was_hidden
 from app.spawned import end_with_parent
 
 _args_from_interpreter_flags = importlib.import_module(
@@ -60,6 +60,7 @@ def main() -> None:
         import_less(on_cpu=bool(on_cpu))
         for name in _MODULES:
             importlib.import_module(name)
+    show_what_was_hidden()
     with socket.socket(fileno=int(fd)) as parent:
         length = int.from_bytes(_received(parent, 4), "big")
         count, environment = pickle.loads(_received(parent, length))  # noqa: S301  # the parent's
@@ -80,7 +81,8 @@ def main() -> None:
 
 def begin_anew() -> None:
     _, fds, tracker = sys.argv[1:]
-    import_less(on_cpu=USES_CPU in os.environ)
+    resource_tracker._resource_tracker._fd = int(tracker)  # type: ignore[attr-defined]
+    import_less(on_cpu=os.environ.get(USES_CPU) == "1")
     _run(list(map(int, fds.split(","))), int(tracker))
 
 

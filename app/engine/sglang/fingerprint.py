@@ -43,9 +43,12 @@ def fingerprint(resolved: Mapping[str, Any], *, release: str, device: str) -> st
     Reads some kilobytes of each file of the model.
     """
     options = {name: str(resolved.get(name)) for name in _DECISIVE}
+    for name in ("tokenizer_path", "speculative_draft_model_path"):
+        if resolved.get(name) == resolved["model_path"]:
+            options[name] = ""  # wherever it lies
     if (template := options["chat_template"]) != "None":
         options["chat_template"] = _digest_of(Path(template))
-    if Path(options["tokenizer_path"]).is_dir():
+    if options["tokenizer_path"] and Path(options["tokenizer_path"]).is_dir():
         options["tokenizer_path"] = _digest_of(Path(options["tokenizer_path"]))
     folder = _folder_of(resolved["model_path"], resolved.get("revision"))
     decisive = [release, device, platform.machine(), options, _digest_of(folder)]

@@ -22,6 +22,7 @@ ARCHITECTURE = "SERVE_MODEL_ARCHITECTURE"
 """Variable that tells the schedulers which model they load (models/served.py)."""
 SENDS_IDS = "SERVE_SENDS_IDS"
 """Variable that tells the schedulers to send ids to the server (scheduler.py)."""
+_DEV = Path("/dev")
 _ACCELERATORS = ("nvidia[0-9]*", "dxg", "kfd", "dri/renderD*", "davinci[0-9]*", "accel*")
 """Device files of NVIDIA, the same in WSL, AMD, Intel, Ascend, TPUs and Gaudi."""
 _STAND_IN = Path(__file__).parent / "cpu"
@@ -31,7 +32,7 @@ def will_use_cpu(device: str | None) -> bool:
     """What `prepare_import` will find, without PyTorch, as far as the machine's files tell."""
     if device is not None:
         return device == "cpu"
-    return not any(any(Path("/dev").glob(pattern)) for pattern in _ACCELERATORS)
+    return not any(any(_DEV.glob(pattern)) for pattern in _ACCELERATORS)
 
 
 def prepare_import(device: str | None) -> bool:

@@ -32,6 +32,7 @@ from typing import Any
 from app import signals
 from app.engine.base import EngineLost, Starting
 from app.engine.environment import RuntimeDir
+from app.engine.model_cache import called
 from app.engine.sglang import shared_memory
 from app.engine.sglang.adapter import SGLangEngine
 from app.engine.sglang.adapters import EngineAdapters
@@ -48,6 +49,7 @@ from app.engine.sglang.importing import (
     use_own_models,
     will_use_cpu,
 )
+from app.engine.sglang.lean import show_what_was_hidden
 from app.engine.sglang.memory import EngineMemory
 from app.engine.sglang.model_files import model_path, needs_no_hub
 from app.engine.sglang.options import engine_options, sends_ids
@@ -96,6 +98,7 @@ async def launch(
         pools,
         watch,
         fingerprint=await asyncio.to_thread(fingerprint_of, engine.server_args.resolved_dict()),
+        called=called(settings.model_path, engine.server_args.model_path),
         adapters=(
             EngineAdapters(engine.tokenizer_manager, runtime.path / "adapters")
             if settings.serves_adapters and pools is None
@@ -187,6 +190,9 @@ def _build(
     early = EarlyProcesses(_early(settings, on_cpu=guess), on_cpu=guess)
     try:
         on_cpu = prepare_import(settings.device)
+        if on_cpu != guess:
+            early.end()
+            early = EarlyProcesses(_early(settings, on_cpu=on_cpu), on_cpu=on_cpu)
         if on_cpu and settings.device is None:
             log.warning("no GPU found: serving on the CPU, which is slow; DEVICE=cuda forbids it")
         ahead.check()
@@ -226,6 +232,7 @@ def _build_with(
     use_own_models(path)
     options, pools = engine_options(settings, runtime, path, on_cpu=on_cpu)
     import_for_requests()
+    show_what_was_hidden()
     shared_memory.take_over(runtime)
     starting.loading()
     engine = ServedEngine if settings.nnodes > 1 else SingleMachineEngine

@@ -2,7 +2,7 @@
 
 Once for each process: FlashInfer and the part of CUTLASS that it needs, PyTorch's compiler for
 three functions that CUDA's path calls, libraries of audio and of losses. All but the compiler are
-optional to who imports them, so they are made to look as if they were not installed.
+optional to what is imported then, so they are made to look as if they were not installed.
 
 Written against SGLang 0.5.23 and Transformers 5: `tests/engine/test_lean.py` fails first.
 """
@@ -21,7 +21,8 @@ _UNUSED = ("flashinfer", "torchaudio", "soundfile", "scipy")
 
 def import_less(*, on_cpu: bool) -> None:
     """To be called before SGLang is imported."""
-    importlib.metadata.packages_distributions = packages_distributions
+    if sys.version_info < (3, 12):  # whose own counts other files
+        importlib.metadata.packages_distributions = packages_distributions
     if not on_cpu:
         return
     for name in _UNUSED:
@@ -30,6 +31,13 @@ def import_less(*, on_cpu: bool) -> None:
     import torch
 
     torch.compile = _compiled_when_called(torch.compile)
+
+
+def show_what_was_hidden() -> None:
+    """To be called after it is imported: a model's own code may import it."""
+    for name in _UNUSED:
+        if name in sys.modules and sys.modules[name] is None:
+            del sys.modules[name]
 
 
 def packages_distributions() -> Mapping[str, list[str]]:
@@ -76,6 +84,7 @@ def _compiled_when_called(compile: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             return compiled()(*args, **kwargs)
 
+        call._torchdynamo_inline = model  # type: ignore[attr-defined]  # in what is compiled
         return call
 
     return lazily

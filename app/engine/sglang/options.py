@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.engine.environment import RuntimeDir
+from app.engine.model_cache import called
 from app.engine.sglang import hardware, parser_names, pictures, pooling
 from app.engine.sglang.adapters import adapter_options
 from app.engine.sglang.importing import OWN_MODELS
@@ -63,6 +64,9 @@ def engine_options(
 
     check_reserved(settings.engine_args)
     options = _defaults(settings, on_cpu) | settings.engine_options() | {"model_path": model_path}
+    name = called(settings.model_path, model_path)
+    if name != model_path:
+        options.setdefault("served_model_name", name)  # in its metrics
     if settings.custom_chat_template:
         template = runtime.path / "chat-template.jinja"
         template.write_text(settings.custom_chat_template)

@@ -22,9 +22,11 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from app.engine.base import Watched
+from app.engine.model_cache import called
 from app.engine.sglang.adapter import SGLangEngine
 from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.importing import import_for_requests, prepare_import, use_own_models
+from app.engine.sglang.lean import show_what_was_hidden
 from app.engine.sglang.pictures import processor_of
 from app.engine.sglang.shared_memory import check_own
 from app.engine.sglang.watch import end_schedulers
@@ -86,6 +88,7 @@ async def attach(settings: Settings, parent: Awaitable[int]) -> SGLangEngine:
         None,
         _WatchedElsewhere(owner),
         fingerprint=await asyncio.to_thread(fingerprint_of, engine.server_args.resolved_dict()),
+        called=called(settings.model_path, engine.server_args.model_path),
         pictures=await processor_of(engine.tokenizer_manager, settings),
         widest_stride=settings.max_stream_interval,
         default_sampling=settings.default_sampling,
@@ -96,6 +99,7 @@ def _import(settings: Settings) -> None:
     prepare_import(settings.device)
     use_own_models()
     import_for_requests()
+    show_what_was_hidden()
 
 
 def _attach(parent: int) -> Any:
