@@ -58,3 +58,30 @@ def test_the_architecture_is_that_of_the_config(
     assert architecture_of(str(tmp_path)) is None
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert architecture_of(str(tmp_path)) == architecture
+
+
+SCRIPTED = """
+from app.engine.sglang.importing import use_cpu, use_own_models
+use_cpu(); use_own_models()
+import app.engine.sglang.models.adapters
+import torch
+
+@torch.jit.script
+def made(size: int):
+    return torch.zeros(size) + torch.ones(size) + torch.full([size], 2.0) + torch.tensor(1.0)
+
+assert made(2).tolist() == [4, 4]
+assert torch.zeros(1, pin_memory=True).tolist() == [0]
+print("made")
+"""
+
+
+@pytest.mark.full
+def test_scripts_of_models_are_compiled_beside_memory_that_is_not_pinned(tmp_path: Path) -> None:
+    program = tmp_path / "scripted.py"  # PyTorch reads its source
+    program.write_text(SCRIPTED)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", str(program)], capture_output=True, text=True,
+        timeout=300, check=False, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert ran.stdout.strip().endswith("made"), ran.stderr[-2000:]

@@ -21,6 +21,7 @@ Drop when SGLang does all but the last, and that when its CPU backend needs it n
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import re
 import sys
@@ -35,6 +36,7 @@ from sglang.srt.lora.lora_manager import LoRAManager
 from sglang.srt.lora.utils import auto_detect_lora_target_modules, get_target_module_name
 from sglang.srt.managers.io_struct import LoRAUpdateOutput
 from sglang.srt.runtime_context import get_parallel
+from torch.jit import _builtins
 
 from app.engine.sglang.adapter_messages import IN_USE, INSTALL, READ, READING
 
@@ -194,9 +196,13 @@ def _init_state(self: Any, *, target_modules: Any = None, **rest: Any) -> None:
 
 
 def _unpinned(make: Any) -> Any:
+    @functools.wraps(make)
     def made(*arguments: Any, pin_memory: bool = False, **options: Any) -> Any:
         return make(*arguments, **options)
 
+    # Else a script that calls it, as some models of Transformers are, could not be compiled.
+    if (operator := _builtins._find_builtin(make)) is not None:
+        _builtins._register_builtin(made, operator)
     return made
 
 
