@@ -28,7 +28,7 @@ _BETWEEN: dict[Role, Message] = {
     "assistant": Message(role="assistant", parts=(Text("OK."),)),
     "user": Message(role="user", parts=(Text("Hello."),)),
 }
-"""What stands where a template wants a turn that nobody took."""
+"""The message that is put in where a template wants one of this role, and there is none."""
 
 
 class TurnShapes(msgspec.Struct, frozen=True):

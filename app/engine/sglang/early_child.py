@@ -81,8 +81,10 @@ def main() -> None:
 
 def begin_anew() -> None:
     _, fds, tracker = sys.argv[1:]
+    # Its types leave this out, as in `main`.
     resource_tracker._resource_tracker._fd = int(tracker)  # type: ignore[attr-defined]
-    with contextlib.suppress(Exception):  # as above
+    # What fails here fails again, and is told, where SGLang imports it.
+    with contextlib.suppress(Exception):
         import_less(on_cpu=os.environ.get(USES_CPU) == "1")
     _run(list(map(int, fds.split(","))), int(tracker))
 

@@ -26,7 +26,7 @@ def import_less(*, on_cpu: bool) -> None:
     if not on_cpu:
         return
     for name in _UNUSED:
-        # "It cannot be imported."
+        # To Python it then cannot be imported, which the types of `sys.modules` leave out.
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     import torch
 
