@@ -62,11 +62,12 @@ class Settings(BaseModel):
     )
 
     # -- the model --------------------------------------------------------------------------------
-    engine: Literal["sglang", "scripted"] = MODEL.setting(
+    engine: Literal["sglang", "sglang-public", "scripted"] = MODEL.setting(
         "sglang",
         "ENGINE",
-        help="`sglang` runs the model. `scripted` runs none: every endpoint answers by a script, "
-        "for trying the API out and for tests.",
+        help="`sglang` runs the model. `sglang-public` runs it by SGLang's public API only, as "
+        "happens by itself with a release in which something has moved. `scripted` runs none: "
+        "every endpoint answers by a script, for trying the API out and for tests.",
     )
     model_path: str = MODEL.engine_option(
         "MODEL_PATH",

@@ -161,7 +161,7 @@ class ChatRenderer:
     def _fields(self, chat: ChatPrompt, places: Mapping[str, int]) -> Json:
         """`places`: of pictures, by the field that holds them."""
         tools = chat.tool_use.tools if chat.tool_use else ()
-        messages = [_written(message, places) for message in chat.messages]
+        messages = [written(message, places) for message in chat.messages]
         if chat.continues:
             messages[-1]["content"] = "".join(texts(chat.messages[-1].parts))
         fields: Json = {"model": "default", "messages": messages}
@@ -177,7 +177,7 @@ class ChatRenderer:
         return fields
 
 
-def _written(message: Message, places: Mapping[str, int]) -> Json:
+def written(message: Message, places: Mapping[str, int]) -> Json:
     """The message as OpenAI's JSON, which SGLang takes."""
     written: Json = {"role": message.role, "content": _content(message, places)}
     if message.name is not None:

@@ -27,7 +27,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app import signals
 from app.engine.base import EngineLost, Starting
@@ -52,6 +52,7 @@ from app.engine.sglang.importing import (
 from app.engine.sglang.lean import show_what_was_hidden
 from app.engine.sglang.memory import EngineMemory
 from app.engine.sglang.model_files import model_path, needs_no_hub
+from app.engine.sglang.moved import TRUSTED, found_moved, installed
 from app.engine.sglang.options import engine_options, sends_ids
 from app.engine.sglang.pictures import processor_of
 from app.engine.sglang.pooling import Pooling
@@ -62,16 +63,24 @@ from app.logs.setup import log
 from app.processes import raise_limits
 from app.settings.catalogue import Settings
 
+if TYPE_CHECKING:
+    from app.engine.sglang.public.engine import PublicEngine
+
 
 async def launch(
     settings: Settings, runtime: RuntimeDir, starting: Starting
-) -> SGLangEngine | Follower | SharedEngine:
+) -> SGLangEngine | Follower | SharedEngine | PublicEngine:
     """Import SGLang and load the model.
 
-    A Follower on any node but the first; a SharedEngine if several processes serve it.
+    A Follower on any node but the first; a SharedEngine if several processes serve it; a
+    PublicEngine if SGLang is another release in which something has moved that is needed here.
 
     Raises ConfigError or StartError with one clear line, EngineLost if a child is killed meanwhile.
     """
+    if await asyncio.to_thread(_by_public_api_only, settings):
+        from app.engine.sglang.public.launch import launch as launch_public
+
+        return await launch_public(settings, runtime, starting)
     loop = asyncio.get_running_loop()
     watch = Watch()
     built = _build_in_thread(
@@ -110,6 +119,28 @@ async def launch(
         memory=EngineMemory(engine.tokenizer_manager) if _sleeps(settings, engine) else None,
         default_sampling=settings.default_sampling,
     )
+
+
+def _by_public_api_only(settings: Settings) -> bool:
+    """The operator wants it so, or what is needed of SGLang's insides is not there. Blocks."""
+    if settings.engine == "sglang-public":
+        return True
+    if (lines := found_moved()) is None:
+        return False
+    release = installed()
+    if not lines:
+        log.warning("SGLang is another release than the one tested with this program",
+                    installed=release, tested=TRUSTED)  # fmt: skip
+        return False
+    log.warning(
+        "something has moved in SGLang: the model is served by its public API only, which is "
+        "slower and has no pictures, adapters, embeddings or sleep (docs/operations.md)",
+        installed=release,
+        tested=TRUSTED,
+        moved=len(lines),
+        first=lines[0],
+    )
+    return True
 
 
 def _sleeps(settings: Settings, engine: Any) -> bool:

@@ -63,7 +63,7 @@ def engine_options(
     from sglang.srt.server_args import ServerArgs
 
     check_reserved(settings.engine_args)
-    options = _defaults(settings, on_cpu) | settings.engine_options() | {"model_path": model_path}
+    options = defaults(settings, on_cpu) | settings.engine_options() | {"model_path": model_path}
     name = called(settings.model_path, model_path)
     if name != model_path:
         options.setdefault("served_model_name", name)  # in its metrics
@@ -79,7 +79,7 @@ def engine_options(
         pictures.choose(options, hardware.config_of(options), settings)
     options |= adapter_options(settings, on_cpu=on_cpu) | settings.engine_args
     if on_cpu:
-        _choose_dtype(options)
+        choose_dtype(options)
         if options.pop("enable_memory_saver", False):
             log.warning("ENABLE_MEMORY_SAVER: on a CPU an engine that sleeps keeps its memory")
     elif options.get("enable_memory_saver"):
@@ -155,7 +155,7 @@ def check_known(options: dict[str, Any], server_args: Any) -> None:
                 raise ConfigError(f"{name.upper()}: SGLang takes one of {listed}; not {wrong[0]!r}")
 
 
-def _defaults(settings: Settings, on_cpu: bool) -> dict[str, Any]:
+def defaults(settings: Settings, on_cpu: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
         "log_level": settings.log_level,
         "incremental_streaming_output": True,
@@ -178,7 +178,7 @@ def _defaults(settings: Settings, on_cpu: bool) -> dict[str, Any]:
     return options
 
 
-def _choose_dtype(options: dict[str, Any]) -> None:
+def choose_dtype(options: dict[str, Any]) -> None:
     """Compute in float32 on a CPU that has no instructions for bfloat16.
 
     There a product of matrices in bfloat16 takes 15 to 50 times as long (AVX2, PyTorch 2.14). A

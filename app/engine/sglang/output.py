@@ -37,7 +37,10 @@ class AnswerFormat:
         use: ToolUse | None,
         thinking: bool,
         grammar: Grammar | None,
+        enforces_tags: bool = True,
     ) -> None:
+        """`enforces_tags`: the engine takes grammars in the model's own format of calls."""
+        self._enforces_tags = enforces_tags
         self._format = tool_call_parser or FALLBACK
         self._native_format = tool_call_parser is not None
         self._reasoning = reasoning_parser
@@ -81,6 +84,8 @@ class AnswerFormat:
 
     def _native(self, use: ToolUse, choice: str, *, strict: bool) -> Grammar | None:
         """SGLang's grammar in the model's own format, if it has one that can be enforced."""
+        if not self._enforces_tags:
+            return None
         tools = [_tool(tool, strict=strict or tool.strict) for tool in use.callable]
         parser = call_parser(self._format, tools)
         if parser.detector.parses_required_natively() and choice == "required":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import zip_longest
 from typing import Any, overload
@@ -16,14 +17,17 @@ _LEAST = -9999.0
 """Instead of minus infinity and NaN, which JSON does not have."""
 
 
+ByteValues = Callable[[int], Sequence[int] | None]
+"""Token id -> its bytes, if the tokenizer is one of bytes."""
+
+
 class Vocabulary:
     """One tokenizer's tokens. Belongs to one thread."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        from sglang.srt.entrypoints.openai.utils import _is_byte_level_tokenizer
-
+    def __init__(self, tokenizer: Any, byte_values: ByteValues | None = None) -> None:
+        """`byte_values`: of a byte-level tokenizer; None: SGLang's own."""
         self._tokenizer = tokenizer
-        self._byte_level = _is_byte_level_tokenizer(tokenizer)
+        self._byte_values = byte_values or _sglangs(tokenizer)
         self._special = frozenset(tokenizer.all_special_ids)
         self.raw = lru_cache(maxsize=65_536)(self._raw)
         """Token id -> its true bytes. A character's bytes may be spread over several tokens."""
@@ -55,20 +59,26 @@ class Vocabulary:
         return tuple(tokens)
 
     def _raw(self, id: int) -> bytes:
-        from sglang.srt.entrypoints.openai.utils import token_id_to_bytes
-
         piece = self._tokenizer.convert_ids_to_tokens(id)
         if piece is None:
             return b""  # a row of the embedding that has no token
         if id in self._special:
             return str(piece).encode()
-        if self._byte_level and (values := token_id_to_bytes(self._tokenizer, id)) is not None:
+        if (values := self._byte_values(id)) is not None:
             return bytes(values)
         if isinstance(piece, bytes):
             return piece
         if (byte := _BYTE.match(piece)) is not None:
             return bytes([int(byte[1], 16)])
         return str(piece).replace("\u2581", " ").encode()
+
+
+def _sglangs(tokenizer: Any) -> ByteValues:
+    from sglang.srt.entrypoints.openai.utils import _is_byte_level_tokenizer, token_id_to_bytes
+
+    if not _is_byte_level_tokenizer(tokenizer):
+        return lambda _: None
+    return functools.partial(token_id_to_bytes, tokenizer)
 
 
 class ScoredColumns(Sequence[ScoredToken]):

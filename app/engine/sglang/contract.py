@@ -1,4 +1,4 @@
-"""What engine/sglang/ relies on in SGLang, statement by statement: `contract_check.py` runs each.
+"""What engine/sglang/ relies on in SGLang, statement by statement: `moved.py` runs each.
 
 Written against 0.5.23. What fails here moved, and breaks what the comment above it names.
 """
