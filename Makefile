@@ -10,7 +10,8 @@ LIGHT := .venv-light
 # Processes that run at a time in the light suite, half of which waits. `make test-light JOBS=16`.
 JOBS ?= 4
 INSTALL := $(UV) pip install --python
-LOCK_CLIENTS := $(UV) pip compile -q --upgrade --python-version 3.11 --no-emit-index-url --no-header --no-annotate
+COMPILE := $(UV) pip compile -q --python-version 3.11 --no-emit-index-url --no-header --no-annotate
+LOCK_CLIENTS := $(COMPILE) --upgrade
 LOCK := $(LOCK_CLIENTS) pyproject.toml
 
 .DEFAULT_GOAL := help
@@ -76,7 +77,9 @@ upgrade: $(UV)  ## another release of SGLang: what moved, then the live tests on
 	@mkdir -p $(NEXT)
 	@sed 's/"sglang==[^"]*"/"sglang==$(SGLANG)"/' pyproject.toml > $(NEXT)/pyproject.toml
 	@echo "==> what SGLang $(SGLANG) needs, into $(NEXT) (up to 10 GB)"
-	@$(LOCK_CLIENTS) $(NEXT)/pyproject.toml --all-extras -o $(NEXT)/requirements.txt
+	@# What that release does not ask for otherwise stays as it is pinned here.
+	@cp requirements/dev.txt $(NEXT)/requirements.txt
+	@$(COMPILE) $(NEXT)/pyproject.toml --all-extras -o $(NEXT)/requirements.txt
 	@test -d $(NEXT)/venv || $(UV) venv -q --python $(PYTHON) $(NEXT)/venv
 	@$(INSTALL) $(NEXT)/venv/bin/python --compile-bytecode -r $(NEXT)/requirements.txt
 	@if $(NEXT)/venv/bin/python -m app.engine.sglang.moved 2>/dev/null; then \
