@@ -72,6 +72,8 @@ contract: $(FULL)/.installed-dev  ## what moved in SGLang's newest four releases
 
 # In an environment of its own, with what that release asks for.
 NEXT = .releases/environment-$(SGLANG)
+# Packages that this machine cannot have, and that the tests do without: WITHOUT="cuda-tile|humming".
+WITHOUT ?= none
 upgrade: $(UV)  ## another release of SGLang: what moved, then the live tests on it; SGLANG=0.5.24, ARGS="-k streams"
 	@test -n "$(SGLANG)" || { echo "make upgrade SGLANG=x.y.z"; exit 2; }
 	@mkdir -p $(NEXT)
@@ -81,7 +83,8 @@ upgrade: $(UV)  ## another release of SGLang: what moved, then the live tests on
 	@cp requirements/dev.txt $(NEXT)/requirements.txt
 	@$(COMPILE) $(NEXT)/pyproject.toml --all-extras -o $(NEXT)/requirements.txt
 	@test -d $(NEXT)/venv || $(UV) venv -q --python $(PYTHON) $(NEXT)/venv
-	@$(INSTALL) $(NEXT)/venv/bin/python --compile-bytecode -r $(NEXT)/requirements.txt
+	@sed -i -E '/^($(WITHOUT))==/d' $(NEXT)/requirements.txt
+	@$(INSTALL) $(NEXT)/venv/bin/python --compile-bytecode --no-deps -r $(NEXT)/requirements.txt
 	@if $(NEXT)/venv/bin/python -m app.engine.sglang.moved 2>/dev/null; then \
 	    $(NEXT)/venv/bin/python -m pytest -m "live and not rare" $(ARGS); \
 	else \

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bench import models
+from bench import models, sessions
 from bench.load import Load
 from bench.servers import BenchError, Server
 from bench.setup import MODEL_NAME
@@ -31,8 +31,11 @@ _PATH = "/v1/chat/completions"
 _ANSWER_WITHIN_S = 300
 
 
-def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, float]:
-    """Return the figures of one load. Raises BenchError unless every answer was complete."""
+def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, float] | None:
+    """Return the figures of one load; None: the server does not have its API. Raises BenchError
+    unless every answer was complete."""
+    if load.is_sessions:
+        return _run_sessions(load, server, model, seed=seed)
     _check_answer(load, server, model, seed=seed + 1)
     if load.has_floor:
         meter, results = _drive_in_rust(load, server, model, seed=seed)
@@ -50,18 +53,7 @@ def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, floa
         raise BenchError(
             f"{server.name}, load {load.name}: {tokens} tokens are not all that were asked for"
         )
-    resident, unshared = server.tree_memory_bytes()
-    figures = {
-        "tokens": tokens,
-        "cpu_us_per_token": meter.serving_s / tokens * 1e6,
-        "text_cpu_us_per_token": meter.text_s / tokens * 1e6,
-        "tree_cpu_us_per_token": meter.tree_s / tokens * 1e6,
-        "cpu_ms_per_request": meter.serving_s / load.requests * 1e3,
-        "tokens_per_s": tokens / meter.wall_s,
-        "rss_mb": server.serving_rss_bytes() / 1e6,
-        "tree_rss_mb": resident / 1e6,
-        "tree_unshared_mb": unshared / 1e6,
-    }
+    figures = _costs(load, server, meter, tokens)
     if load.answers == "call":  # the client reads text only, so it saw no first token
         return figures
     if not load.stream:
@@ -75,6 +67,35 @@ def run(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, floa
         "itl_p50_ms": results["median_itl_ms"],
         "itl_p99_ms": results["p99_itl_ms"],
     }
+
+
+def _costs(load: Load, server: Server, meter: _Meter, tokens: int) -> dict[str, float]:
+    resident, unshared = server.tree_memory_bytes()
+    return {
+        "tokens": tokens,
+        "cpu_us_per_token": meter.serving_s / tokens * 1e6,
+        "text_cpu_us_per_token": meter.text_s / tokens * 1e6,
+        "tree_cpu_us_per_token": meter.tree_s / tokens * 1e6,
+        "cpu_ms_per_request": meter.serving_s / load.requests * 1e3,
+        "tokens_per_s": tokens / meter.wall_s,
+        "rss_mb": server.serving_rss_bytes() / 1e6,
+        "tree_rss_mb": resident / 1e6,
+        "tree_unshared_mb": unshared / 1e6,
+    }
+
+
+def _run_sessions(load: Load, server: Server, model: Path, *, seed: int) -> dict[str, float] | None:
+    if not sessions.is_served(load, server):
+        return None
+    sessions.drive(load, server, model, seed=seed + 1_000_000, sessions=1)  # the warm-up
+    meter = _Meter(server)
+    meter.begin()
+    driven = sessions.drive(load, server, model, seed=seed, sessions=load.streams)
+    meter.end()
+    if len(driven.answers) != load.requests:
+        raise BenchError(f"{server.name}, load {load.name}: {len(driven.answers)} answers")
+    tokens = sum(answer.tokens for answer in driven.answers)
+    return _costs(load, server, meter, tokens) | driven.figures()
 
 
 class _Meter:

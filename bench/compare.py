@@ -97,9 +97,9 @@ class _Round:
         for place, load in enumerate(self._loads):
             # No prompt is sent twice: the engine would have it in its cache.
             seed = self._number * _SEEDS_A_ROUND + place * 10
-            self._keep(
-                server.name, load.name, client.run(load, server, self._subject.model, seed=seed)
-            )
+            figures = client.run(load, server, self._subject.model, seed=seed)
+            if figures is not None:
+                self._keep(server.name, load.name, figures)
 
     def floor(self) -> None:
         names = [load.name for load in self._loads if load.has_floor]

@@ -23,12 +23,17 @@ class Load:
     description: str
     stream: bool = True
     body: Mapping[str, Any] = field(default_factory=dict)
-    answers: Literal["text", "call", "logprobs"] = "text"
+    answers: Literal["text", "call", "logprobs", "responses", "messages"] = "text"
+    """The last two: of agents, whose sessions have several turns (sessions.py)."""
 
     @property
     def has_floor(self) -> bool:
         """Whether the engine alone can run this load."""
-        return self.stream and not self.body
+        return self.stream and not self.body and not self.is_sessions
+
+    @property
+    def is_sessions(self) -> bool:
+        return self.answers in ("responses", "messages")
 
 
 def _streams(streams: int, requests: int, output_tokens: int = 256) -> Load:
@@ -56,6 +61,7 @@ _NOTE = {
     },
 }
 
+_AGENTS: tuple[Literal["responses", "messages"], ...] = ("responses", "messages")
 TINY = (
     _streams(1, 6),
     _streams(16, 48),
@@ -72,6 +78,8 @@ TINY = (
         "logprobs", 16, 32, 64, 96, "16 streams, 64 out, top_logprobs 5", answers="logprobs",
         body={"logprobs": True, "top_logprobs": 5},
     ),
+    *(Load(api, 8, 2000, 64, 160, f"8 sessions of 20 turns, /v1/{api}, with tools",
+           answers=api) for api in _AGENTS),
 )  # fmt: skip
 DEMO = (_streams(1, 2, 64), _streams(16, 16, 64), _streams(64, 64, 32))
 LOADS = {"tiny": TINY, "demo": DEMO}

@@ -30,6 +30,7 @@ FIGURES = {
     "itl_p99_ms": "ITL p99, ms",
     "latency_p50_ms": "whole answer p50, ms",
     "latency_p99_ms": "whole answer p99, ms",
+    "cached_share": "share of the prompts that was cached",
     "rss_mb": "memory, MB",
     "tree_rss_mb": "memory, all processes, MB",
     "tree_unshared_mb": "memory that is not shared, all processes, MB",
