@@ -18,7 +18,7 @@ from pathlib import Path
 
 from app.engine import demo
 
-RECIPE = 1
+RECIPE = 2
 """Part of the folder's name: raise it when the model changes."""
 
 END_ID = 2
@@ -40,7 +40,10 @@ Tools:
 Call one so: <tool_call>{"name": ..., "arguments": ...}</tool_call><|im_end|>
 {% endif %}
 {%- for message in messages %}<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>{{ call.function | tojson }}</tool_call>
+{%- endfor %}<|im_end|>
 {% endfor %}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""

@@ -2,7 +2,9 @@
 
 Each turn sends the whole conversation again, which has grown by a call and its result, with tools
 and instructions before it; the answer is streamed. The calls are not the model's, whose weights are
-random, but the same for every server. SGLang's server in Rust has neither API.
+random, but the same for every server; the table has the tokens of prompts and answers, which must
+be nearly the same. The client is in Python, on the same processors. SGLang's server in Rust has
+neither API.
 """
 
 from __future__ import annotations
@@ -134,9 +136,12 @@ class Driven:
     def figures(self) -> dict[str, float]:
         first = [answer.first_s * 1e3 for answer in self.answers]
         whole = [answer.whole_s * 1e3 for answer in self.answers]
-        return {
-            "cached_share": sum(a.cached_tokens for a in self.answers)
-            / sum(a.prompt_tokens for a in self.answers),
+        prompts = sum(answer.prompt_tokens for answer in self.answers)
+        cached = sum(answer.cached_tokens for answer in self.answers)
+        # Nothing at all: the server does not tell.
+        return ({"cached_share": cached / prompts} if cached else {}) | {
+            "prompt_tokens": prompts / len(self.answers),
+            "output_tokens": sum(answer.tokens for answer in self.answers) / len(self.answers),
             "ttft_p50_ms": median(first),
             "ttft_p99_ms": quantiles(first, n=100)[-1],
             "latency_p50_ms": median(whole),
@@ -170,7 +175,7 @@ async def _session(
     load: Load, http: httpx.AsyncClient, model: Path, seed: int, driven: Driven
 ) -> None:
     (instructions,) = models.prompts(model, 1, _INSTRUCTION_TOKENS, seed=seed)
-    results = models.prompts(model, TURNS, _RESULT_TOKENS, seed=seed)
+    results = models.prompts(model, TURNS, _RESULT_TOKENS, seed=seed + 500_000)
     for turn in range(TURNS):
         api = APIS[load.answers]()
         body = api.body(instructions, results[:turn], load.output_tokens)

@@ -30,6 +30,8 @@ FIGURES = {
     "itl_p99_ms": "ITL p99, ms",
     "latency_p50_ms": "whole answer p50, ms",
     "latency_p99_ms": "whole answer p99, ms",
+    "prompt_tokens": "tokens of a prompt",
+    "output_tokens": "tokens of an answer",
     "cached_share": "share of the prompts that was cached",
     "rss_mb": "memory, MB",
     "tree_rss_mb": "memory, all processes, MB",

@@ -43,7 +43,9 @@ WEATHER = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    running = LiveServer(tmp_path_factory.mktemp("public"), ENGINE="sglang-public")
+    # Of another release it is found out at the start.
+    chosen = {"ENGINE": "sglang-public"} if installed() == TRUSTED else {}
+    running = LiveServer(tmp_path_factory.mktemp("public"), **chosen)
     try:
         yield running.ready()
     finally:
@@ -144,6 +146,29 @@ def test_a_client_that_leaves_frees_its_place_in_the_engine(server: LiveServer) 
                                                       "ignore_eos": True})  # fmt: skip
     assert short.status_code == 200
     assert server.metric("sglang:num_aborted_requests_total") == 1
+
+
+def test_a_schema_that_would_end_the_engine_does_not_reach_it(server: LiveServer) -> None:
+    least = -(2**63)
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "minimum": least,
+                                                     "maximum": least}}}  # fmt: skip
+    tool = {"type": "function", "function": {"name": "note", "parameters": schema}}
+    answer = server.http.post("/v1/chat/completions", json={
+        "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20, "tools": [tool],
+        "tool_choice": "required"})  # fmt: skip
+    assert answer.status_code in (200, 400)
+    assert chat(server, max_tokens=2)["choices"]
+
+
+def test_caches_are_kept_apart(server: LiveServer) -> None:
+    messages = [{"role": "user", "content": "A prompt whose cache is one client's alone. " * 8}]
+    cached = [
+        chat(server, messages=messages, cache_salt=salt, max_tokens=1)["usage"][
+            "prompt_tokens_details"
+        ]["cached_tokens"]
+        for salt in ("one", "two", "one")
+    ]
+    assert cached[1] <= 1 < cached[2]
 
 
 def test_a_conversation_with_calls_is_shown_to_the_model(server: LiveServer) -> None:

@@ -95,6 +95,8 @@ async def launch(
         if (killed := watch.killed()) is not None:
             raise EngineLost(killed) from error
         reason = runtime.last_error() or f"{type(error).__name__}: {error}".splitlines()[0][:800]
+        if installed() != TRUSTED:
+            reason += f" (SGLang {installed()} is not the tested release; ENGINE=sglang-public)"
         raise StartError(f"the engine could not be started: {reason}") from error
     finally:
         watching.cancel()

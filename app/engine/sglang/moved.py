@@ -10,6 +10,7 @@ process of its own: importing all that the contract looks at takes ten seconds a
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import os
@@ -26,6 +27,7 @@ from app.processes import ROOT, how_it_ended
 TRUSTED = "0.5.23"
 """The release of SGLang that this program is written against."""
 CONTRACT = Path(__file__).with_name("contract.py")
+_TOLD = "moved: "
 _TRIED_WITHIN_S = 300.0
 _OURS = ("device", "incremental_streaming_output", "enable_metrics", "sleep_on_idle")
 
@@ -50,10 +52,10 @@ def found_moved() -> list[str] | None:
         )
     except subprocess.TimeoutExpired:
         return [f"the contract could not be tried within {_TRIED_WITHIN_S:.0f} s"]
-    told = tried.stdout.splitlines()
-    if tried.returncode and not told:
-        return [f"the contract could not be tried ({how_it_ended(tried.returncode)})"]
-    return told
+    if tried.returncode == 0:
+        return []
+    told = [line[len(_TOLD) :] for line in tried.stdout.splitlines() if line.startswith(_TOLD)]
+    return told or [f"the contract could not be tried ({how_it_ended(tried.returncode)})"]
 
 
 def moved(source: str) -> Iterator[tuple[str, str]]:
@@ -81,6 +83,28 @@ def moved(source: str) -> Iterator[tuple[str, str]]:
             yield f"{CONTRACT.name}:{at}: {type(error).__name__}: {reason}", text[:400]
 
 
+def not_to_be_imported() -> Iterator[tuple[str, str]]:
+    """What the modules here import of SGLang and cannot: where and why, and the line."""
+    folder = Path(__file__).parent
+    for file in sorted(folder.rglob("*.py")):
+        where = file.relative_to(folder)
+        if where.parts[0] in ("public", "cpu") or file in (CONTRACT, Path(__file__)):
+            continue
+        source = file.read_text()
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith("sglang"):
+                continue
+            try:
+                module = importlib.import_module(str(node.module))
+                for each in node.names:
+                    if not hasattr(module, each.name):
+                        importlib.import_module(f"{node.module}.{each.name}")
+            except Exception as error:  # whatever it is, it is not as it was
+                reason = (str(error) or "not so").splitlines()[0][:200]
+                text = ast.get_source_segment(source, node) or ""
+                yield f"{where}:{node.lineno}: {type(error).__name__}: {reason}", text
+
+
 def _made(statement: ast.stmt) -> set[str]:
     """Names that it binds."""
     imported = statement.names if isinstance(statement, ast.Import | ast.ImportFrom) else []
@@ -106,10 +130,10 @@ def main(arguments: list[str]) -> int:
         use_cpu()
     options = [each.engine_option for each in DECLARATIONS.values() if each.engine_option]
     sys.argv[1:] = [json.dumps([*options, *_OURS])]
-    told = list(moved(CONTRACT.read_text()))
+    told = [*moved(CONTRACT.read_text()), *not_to_be_imported()]
     if "--lines" in arguments:
         for line, _ in told:
-            print(line)
+            print(_TOLD + line)
         return bool(told)
     from sglang.version import __version__
 

@@ -73,7 +73,7 @@ def engine_options(
         options["chat_template"] = str(template)
     if settings.tokenizer_revision:
         options["tokenizer_path"] = tokenizer_at(settings.tokenizer_revision, settings, options)
-    _look_into_cache(options, settings)
+    look_into_cache(options, settings)
     hardware.complete(options, tp_size=settings.tp_size, expert_parallel=settings.expert_parallel)
     with suppress(ConfigError):  # it has no config.json, as a GGUF file: no pictures
         pictures.choose(options, hardware.config_of(options), settings)
@@ -105,7 +105,7 @@ _FROM_HUB = {
 """Options that may name something on the hub -> the option of its revision."""
 
 
-def _look_into_cache(options: dict[str, Any], settings: Settings) -> None:
+def look_into_cache(options: dict[str, Any], settings: Settings) -> None:
     for option, revision in _FROM_HUB.items():
         if name := options.get(option):
             options[option] = in_cache(settings, option, name, options.get(revision or ""))

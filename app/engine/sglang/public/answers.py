@@ -21,12 +21,15 @@ class Choice:
         self._index = index
         self._question = question
         self._vocabulary = vocabulary
-        self._chars = self._tokens = self._scored = 0
+        self._chars = self._ids = self._scored = 0
+        self.tokens = len(question.prompt)
+        """Of the prompt, and of the answer as far as it has come."""
         self._prompt_scored = False
 
     def chunk(self, output: Json) -> Chunk:
         """What is new in `output`. Raises ServeError if the engine has aborted the request."""
         meta, text = output["meta_info"], output["text"]
+        self.tokens = meta["prompt_tokens"] + meta["completion_tokens"]
         finish: Any = None
         matched: Any = None
         if meta.get("finish_reason") is not None:
@@ -35,7 +38,7 @@ class Choice:
         ids: Sequence[int] = ()
         if self._question.token_ids:
             every = output.get("output_ids") or ()
-            ids, self._tokens = list(every[self._tokens :]), max(self._tokens, len(every))
+            ids, self._ids = list(every[self._ids :]), max(self._ids, len(every))
         scored, prompt = self._scores(meta)
         return Chunk(
             self._index,

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from app import signals
 from app.errors import StartError
+from app.logs.setup import log
 
 T = TypeVar("T")
 
@@ -68,6 +69,13 @@ class Bridge:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def soon(self, call: Callable[[], object]) -> None:
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(call)
+    async def shut_down(self) -> None:
+        """End the engine's processes. The engine's own loop may have ended: not there, but in a
+        thread."""
+        await asyncio.to_thread(self._shut_down)
+
+    def _shut_down(self) -> None:
+        try:
+            self.engine.shutdown()
+        except Exception as error:  # it waits for processes that a device may hold
+            log.error("SGLang could not end its processes", exc_info=error)

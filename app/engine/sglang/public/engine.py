@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from typing import Any
 
-from app.engine.base import Chunk, Embedding, Engine, EngineInfo, Load, Question, Rendered, Watched
+from app import awake
+from app.engine.base import Chunk, Embedding, Engine, Load, Question, Rendered, Watched
 from app.engine.inbox import Inbox
 from app.engine.sglang.endings import refused
 from app.engine.sglang.infill import Infill
 from app.engine.sglang.public.answers import Choice
 from app.engine.sglang.public.bridge import Bridge
-from app.engine.sglang.public.rendering import Tokenizing, byte_values
+from app.engine.sglang.public.model import PublicModel
+from app.engine.sglang.public.rendering import Tokenizing
 from app.engine.sglang.sampling_names import sampling_params
-from app.engine.sglang.tokenizers import vocabulary_of
-from app.engine.sglang.tokens import Vocabulary
 from app.errors import InternalError, InvalidRequest, ServeError, StartError, UnsupportedParameter
 from app.grammars.compiler import Vocabulary as GrammarVocabulary
+from app.grammars.lowering import limits_of
 from app.lifecycle import Phase
 from app.logs.setup import log
 from app.media.picture import Decoded
 from app.types import ChatPrompt, Grammar, Json, Sampling
 
-_BY_KIND = {"json_schema": "json_schema", "regex": "regex"}
-"""Kinds of grammars -> SGLang's parameter."""
 _HARDLY = 1e-9
+"""Seconds of silence of an engine that has work, and is not silent."""
+_EXCUSED_S, _EXCUSED_ON_CPU_S = 600.0, 3600.0
+"""Nothing public shows whether a silent engine works; a long prompt is read without a word."""
+_SHUT_DOWN_WITHIN_S = 70.0
+"""SGLang waits up to 60 s for its processes."""
 
 
 class PublicEngine:
@@ -38,27 +43,21 @@ class PublicEngine:
     memory = None
 
     def __init__(
-        self,
-        bridge: Bridge,
-        watch: Watched,
-        tokenizing: Tokenizing,
-        info: EngineInfo,
-        options: Json,
-        ends: Sequence[int],
+        self, bridge: Bridge, watch: Watched, model: PublicModel, tokenizing: Tokenizing
     ) -> None:
-        """`options`: SGLang's, resolved. `ends`: ids that end an answer; empty: the tokenizer's."""
-        self._ends = ends
+        """On the event loop, whose thread has the first pair of `tokenizing`."""
         self._bridge = bridge
         self._watch = watch
         self.lost = watch.lost
-        self.info = info
+        self._model = model
+        self.info = model.info
         self._tokenizing = tokenizing
-        self._options = options
-        tokenizer, _ = tokenizing.here()
-        self._vocabulary = Vocabulary(tokenizer, byte_values(tokenizer))
-        self._infill = Infill.of(tokenizer)
+        self._vocabulary = tokenizing.vocabulary
+        self._infill = Infill.of(tokenizing.here()[0])
         self._grammar_vocabulary: GrammarVocabulary | None = None
-        self._owed = 0
+        self._running: set[Choice] = set()
+        self._asked_at = self._heard_at = 0.0
+        """By `awake.now`: when the first of those was asked for, and when the engine last spoke."""
         self._closed = False
 
     @property
@@ -103,25 +102,29 @@ class PublicEngine:
     ) -> AsyncGenerator[Chunk, None]:
         params = self._params(question)
         inbox = Inbox()
-        running: list[Future[None]] = []
-        self._owed += 1
+        asked: list[tuple[Choice, Future[None]]] = []
         try:
-            for choice in range(choices):
-                each = Choice(choice, question, self._vocabulary)
-                work = self._answer(f"{id}-{choice:04}", question, params, each, inbox)
-                running.append(self._bridge.start(work))
+            for index in range(choices):
+                choice = Choice(index, question, self._vocabulary)
+                if not self._running:
+                    self._asked_at = awake.now()
+                self._running.add(choice)
+                work = self._answer(f"{id}-{index:04}", question, params, choice, inbox)
+                asked.append((choice, self._bridge.start(work)))
             unfinished = choices
             while unfinished:
-                for chunk in await inbox.take():
+                chunks = await inbox.take()
+                self._heard_at = awake.now()
+                for chunk in chunks:
                     unfinished -= chunk.finish is not None
                     yield chunk
         finally:
-            self._owed -= 1
-            for work_there in running:
+            for choice, work_there in asked:
+                self._running.discard(choice)
                 work_there.cancel()
 
     def _params(self, question: Question) -> dict[str, Any]:
-        """Raises UnsupportedParameter for a grammar that SGLang's API cannot be given."""
+        """Raises UnsupportedParameter for what SGLang's API cannot be given."""
         params = sampling_params(
             question.sampling,
             defaults=self.info.default_sampling,
@@ -131,13 +134,18 @@ class PublicEngine:
         )
         if (grammar := question.sampling.grammar) is not None:
             del params["ebnf"]
-            if (name := _BY_KIND.get(grammar.kind)) is None:
+            if grammar.kind != "json_schema" or grammar.compiled is None:
                 raise UnsupportedParameter(
                     f"A {grammar.kind} is not supported while the model is served by SGLang's "
                     "public API only.",
                     param=grammar.param,
                 )
-            params[name] = grammar.text
+            params["json_schema"] = tried_schema(grammar.compiled)
+        if question.cache_scope and not self._model.separates_caches:
+            raise UnsupportedParameter(
+                "Caches cannot be separated while the model is served by this release of SGLang.",
+                param="cache_salt",
+            )
         if "stop_token_ids" in params:
             params["stop_token_ids"] = sorted(params["stop_token_ids"])
         return params
@@ -146,41 +154,40 @@ class PublicEngine:
         self, id: str, question: Question, params: dict[str, Any], choice: Choice, inbox: Inbox
     ) -> None:
         """On the engine's loop: one choice, from SGLang into the inbox."""
-        scoring = question.scoring
-        scores: dict[str, Any] = {}
-        if scoring is not None:
-            start = -1 if scoring.prompt_from is None else scoring.prompt_from
-            scores = {"return_logprob": True, "logprob_start_len": start,
-                      "top_logprobs_num": scoring.top}  # fmt: skip
-        here = self.lost.get_loop()
-        engine, ended = self._bridge.engine, False
+        tell = self.lost.get_loop().call_soon_threadsafe
+        engine = self._bridge.engine
+        failed: Exception = InternalError("The engine could not answer this request.")
+        ended = False
         try:
             stream = await engine.async_generate(
                 input_ids=question.prompt,
                 sampling_params=dict(params),
                 stream=True,
                 rid=id,
-                **scores,
+                **_asked_for(question),
             )
             async with aclosing(stream):
-                async for output in stream:
+                while not ended:
+                    try:
+                        output = await anext(stream)
+                    except ValueError as error:
+                        raise refused(error) from error
                     chunk = choice.chunk(output)
                     ended = chunk.finish is not None
-                    here.call_soon_threadsafe(_put, inbox, chunk)
-            if not ended:
-                raise InternalError("The engine ended this request without a reason.")
-        except ValueError as error:
-            here.call_soon_threadsafe(inbox.fail, refused(error))
+                    tell(_put, inbox, chunk)
         except ServeError as error:
-            here.call_soon_threadsafe(inbox.fail, error)
+            failed = error
+        except StopAsyncIteration:
+            log.error("SGLang's API ended an answer without a reason", id=id)
         except asyncio.CancelledError:
             if not ended:
                 engine.tokenizer_manager.abort_request(rid=id)
             raise
         except Exception as error:
             log.error("SGLang's API failed", exc_info=error)
-            failed = InternalError("The engine could not answer this request.")
-            here.call_soon_threadsafe(inbox.fail, failed)
+        finally:
+            if not ended:
+                tell(inbox.fail, failed)
 
     async def embed(
         self, prompts: Sequence[list[int]], *, id: str, dimensions: int | None = None
@@ -196,13 +203,26 @@ class PublicEngine:
     # -- its life ----------------------------------------------------------------------------
 
     async def loads(self) -> list[Load]:
-        """SGLang's public API does not tell them while it serves."""
-        return []
+        """By what this server has asked for: nothing public tells it of a replica."""
+        replicas = self._model.replicas
+        tokens = sum(choice.tokens for choice in self._running)
+        return [
+            Load(
+                replica=replica,
+                running=-(-len(self._running) // replicas),
+                waiting=0,
+                used_tokens=tokens // replicas,
+                max_tokens=self._model.max_tokens,
+                tokens_per_s=0.0,
+                max_running=self._model.max_running,
+            )
+            for replica in range(replicas)
+        ]
 
     def options(self) -> Json:
         from app.settings.secrets import redacted
 
-        return redacted(dict(self._options))
+        return redacted(dict(self._model.options))
 
     async def flush_cache(self) -> bool:
         raise InvalidRequest("The cache cannot be emptied while the model is served by SGLang's "
@@ -213,38 +233,58 @@ class PublicEngine:
                              "API only.")  # fmt: skip
 
     def silent_s(self) -> float:
-        """SGLang's own watchdog ends a scheduler that hangs: nothing public shows whether a silent
-        one works."""
-        return _HARDLY if self._owed else 0.0
+        if not self._running:
+            return 0.0
+        excused = _EXCUSED_ON_CPU_S if self.info.device == "cpu" else _EXCUSED_S
+        return max(_HARDLY, awake.now() - max(self._heard_at, self._asked_at) - excused)
 
     async def warm_up(self) -> None:
-        tokenizer, _ = self._tokenizing.here()
-        self._grammar_vocabulary = vocabulary_of(
-            tokenizer, self.info.vocab_size, self._ends or [tokenizer.eos_token_id]
+        self._grammar_vocabulary = await asyncio.to_thread(
+            self._tokenizing.for_grammars, self.info.vocab_size, self._model.ends
         )
-        question = Question(
-            prompt=self.encode("Hello") or [0],
-            sampling=Sampling(max_tokens=1, temperature=0.0, ignore_eos=True),
-        )
-        id = "warmup" + uuid.uuid4().hex[6:]
-        async with aclosing(self.generate(question, id=id, choices=1)) as stream:
-            tokens = [chunk.completion_tokens async for chunk in stream]
-        if tokens[-1:] != [1]:
-            raise StartError("the engine did not generate a token when it was warmed up")
+        sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
+        if self.info.device != "cpu":
+            # The kernels of decoding and of sampling are compiled when they are first needed.
+            sampling = Sampling(max_tokens=4, temperature=1.0, top_p=0.9, top_k=20, ignore_eos=True)
+        question = Question(prompt=self.encode("Hello") or [0], sampling=sampling)
+        for _ in range(self._model.replicas):
+            id = "warmup" + uuid.uuid4().hex[6:]
+            async with aclosing(self.generate(question, id=id, choices=1)) as stream:
+                tokens = [chunk.completion_tokens async for chunk in stream]
+            if tokens[-1:] != [sampling.max_tokens]:
+                raise StartError("the engine did not generate a token when it was warmed up")
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         self._watch.close()
-        done = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait_for(self._bridge.shut_down(), _SHUT_DOWN_WITHIN_S)
+        except TimeoutError:
+            log.error("SGLang has not ended its processes", within_s=_SHUT_DOWN_WITHIN_S)
 
-        def shut_down() -> None:
-            self._bridge.engine.shutdown()
-            done.get_loop().call_soon_threadsafe(done.set_result, None)
 
-        self._bridge.soon(shut_down)
-        await done
+def _asked_for(question: Question) -> dict[str, Any]:
+    """What few requests ask for, by SGLang's names."""
+    more: dict[str, Any] = {}
+    if question.cache_scope:
+        more["cache_salt"] = question.cache_scope
+    if (scoring := question.scoring) is not None:
+        start = -1 if scoring.prompt_from is None else scoring.prompt_from
+        more |= {
+            "return_logprob": True,
+            "logprob_start_len": start,
+            "top_logprobs_num": scoring.top,
+        }
+    return more
+
+
+def tried_schema(compiled: str) -> str:
+    """The schema of a grammar as it was tried: a client's own may end the engine. `compiled`: of
+    kind json_schema (app/grammars/lowering.py)."""
+    (grammar,) = json.loads(limits_of(compiled)[0])["grammars"]
+    return json.dumps(grammar["json_schema"])
 
 
 def _put(inbox: Inbox, chunk: Chunk) -> None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.engine.base import EngineInfo, EngineLost, Starting
+from app.engine.base import EngineLost, Starting
 from app.engine.environment import RuntimeDir
 from app.engine.sglang import hardware, parser_names, pooling
 from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.importing import go_offline, use_cpu, will_use_cpu
-from app.engine.sglang.infill import Infill
 from app.engine.sglang.model_files import model_path, needs_no_hub, tokenizer_at
 from app.engine.sglang.moved import installed
-from app.engine.sglang.options import check_reserved, choose_dtype, defaults
+from app.engine.sglang.options import check_reserved, choose_dtype, defaults, look_into_cache
 from app.engine.sglang.public.bridge import Bridge
 from app.engine.sglang.public.engine import PublicEngine
+from app.engine.sglang.public.model import PublicModel, model_of
 from app.engine.sglang.public.rendering import TemplateRenderer, Tokenizing
-from app.engine.sglang.sampling_names import SAMPLERS, valid_defaults
 from app.engine.sglang.watch import Watch
 from app.errors import ConfigError, StartError
 from app.logs.setup import log
@@ -27,8 +28,8 @@ from app.processes import raise_limits
 from app.settings.catalogue import Settings
 from app.types import Json
 
-_SGLANGS_OWN = ("incremental_streaming_output", "watchdog_timeout")
-"""Options that are left as SGLang has them."""
+_OF_SGLANGS_RENDERER = ("default_chat_template_kwargs", "hf_chat_template_name")
+"""Options that only SGLang's own way with conversations reads."""
 _CANNOT = {
     "tokenizer_workers": "TOKENIZER_WORKERS",
     "nnodes": "NNODES",
@@ -43,12 +44,15 @@ async def launch(settings: Settings, runtime: RuntimeDir, starting: Starting) ->
     for field, name in _CANNOT.items():
         if int(getattr(settings, field)) > (field in ("tokenizer_workers", "nnodes")):
             raise ConfigError(f"{name}: not by SGLang's public API")
-    watch, bridge = Watch(), Bridge()
+    loop, watch, bridge = asyncio.get_running_loop(), Watch(), Bridge()
     built = bridge.build(lambda: _build(settings, runtime))
     starting.loading()
-    watching = asyncio.get_running_loop().create_task(watch.gather(built))
+    watching = loop.create_task(watch.gather(built))
     try:
         engine = await watch.unless_lost(built)
+        _note_shared_memory(watch, runtime)
+        reading = asyncio.to_thread(_read, settings, engine, threading.get_ident())
+        model, tokenizing = await reading
     except (StartError, EngineLost):
         raise
     except Exception as error:
@@ -58,8 +62,16 @@ async def launch(settings: Settings, runtime: RuntimeDir, starting: Starting) ->
         raise StartError(f"the engine could not be started: {reason}") from error
     finally:
         watching.cancel()
-    fingerprint = await asyncio.to_thread(fingerprint_of, engine.told)
-    return _served(settings, engine.told, bridge, watch, fingerprint)
+    return PublicEngine(bridge, watch, model, tokenizing)
+
+
+def _note_shared_memory(watch: Watch, runtime: RuntimeDir) -> None:
+    """SGLang never removes what it keeps in /dev/shm."""
+    for process in watch.processes:
+        with suppress(OSError):
+            for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
+                if "/dev/shm/sglang_" in line:  # noqa: S108
+                    runtime.also_remove(Path("/" + line.partition("/")[2]))
 
 
 def _build(settings: Settings, runtime: RuntimeDir) -> Any:
@@ -89,7 +101,12 @@ def _options(
 ) -> dict[str, Any]:
     """Those of the settings that this release of SGLang knows. Raises ConfigError."""
     check_reserved(settings.engine_args)
-    options = defaults(settings, on_cpu) | settings.engine_options() | {"model_path": path}
+    for name in _OF_SGLANGS_RENDERER:
+        if settings.engine_args.get(name):
+            raise ConfigError(f"ENGINE_ARGS: {name}: not by SGLang's public API")
+    # A schema is enforced as it was tried.
+    ours = {"incremental_streaming_output": False, "grammar_backend": "llguidance"}
+    options = defaults(settings, on_cpu) | settings.engine_options() | {"model_path": path} | ours
     if settings.custom_chat_template:
         template = runtime.path / "chat-template.jinja"
         template.write_text(settings.custom_chat_template)
@@ -99,89 +116,54 @@ def _options(
     hardware.complete(options, tp_size=settings.tp_size, expert_parallel=settings.expert_parallel)
     if on_cpu:
         choose_dtype(options)
-    for option, sglang_name in (
-        ("tool_call_parser", parser_names.tool_call_parser),
-        ("reasoning_parser", parser_names.reasoning_parser),
-    ):
-        options[option] = sglang_name(options[option]) if options.get(option) else None
+    look_into_cache(options, settings)
+    for option in ("tool_call_parser", "reasoning_parser"):
+        options[option] = _parser(option, options.get(option))
+    _check_template(options.get("chat_template"))
     for name in sorted(options.keys() - known.keys()):
         if name in settings.engine_args:
             raise ConfigError(f"ENGINE_ARGS: SGLang {installed()} has no option {name!r}")
         log.warning("this release of SGLang has no such option", option=name)
         del options[name]
-    return {name: value for name, value in options.items() if name not in _SGLANGS_OWN}
+    return options
 
 
-def _served(
-    settings: Settings, told: Json, bridge: Bridge, watch: Watch, fingerprint: str
-) -> PublicEngine:
-    from transformers import AutoTokenizer
+def _parser(option: str, name: str | None) -> str | None:
+    """By SGLang's name, as far as this release has the list of them."""
+    if not name or name.lower() == "none":
+        return None
+    try:
+        return getattr(parser_names, option)(name)  # type: ignore[no-any-return]
+    except ImportError:
+        return name
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        told.get("tokenizer_path") or told["model_path"],
-        revision=told.get("revision"),
-        trust_remote_code=settings.trust_remote_code,
-    )
-    template = told.get("chat_template")
 
-    def renderer(own: Any) -> TemplateRenderer:
+def _check_template(template: str | None) -> None:
+    """Raises ConfigError for what Transformers cannot use."""
+    if template and (template.endswith((".json", ".py")) or not Path(template).is_file()):
+        raise ConfigError(
+            f"CHAT_TEMPLATE: {template!r} is not served by SGLang's public API; name a file with a "
+            "Jinja template"
+        )
+
+
+def _read(settings: Settings, engine: Any, loop_thread: int) -> tuple[PublicModel, Tokenizing]:
+    """What the engine's model is. Blocks."""
+    told: Json = engine.told
+
+    def renderer(tokenizer: Any) -> TemplateRenderer:
         return TemplateRenderer(
-            own,
-            template=template,
+            tokenizer,
+            template=told.get("chat_template"),
             tool_call_parser=_named(told.get("tool_call_parser")),
             reasoning_parser=_named(told.get("reasoning_parser")),
         )
 
-    tokenizing = Tokenizing(tokenizer, renderer)
-    own, ends = _generation_of(told)
-    info = _info(settings, told, tokenizing, own=own, fingerprint=fingerprint)
-    return PublicEngine(bridge, watch, tokenizing, info, told, ends)
+    # SGLang's own, which repairs some of those that Transformers makes.
+    tokenizing = Tokenizing(engine.tokenizer_manager.tokenizer, renderer, loop_thread=loop_thread)
+    model = model_of(settings, engine, told, tokenizing, fingerprint=fingerprint_of(told))
+    return model, tokenizing
 
 
 def _named(parser: Any) -> str | None:
     return None if parser in (None, "auto") else str(parser)
-
-
-def _generation_of(told: Json) -> tuple[Json, list[int]]:
-    """How the model's makers sample, and the ids that end an answer."""
-    from transformers import GenerationConfig
-
-    try:
-        config = GenerationConfig.from_pretrained(told["model_path"], revision=told.get("revision"))
-    except OSError:  # the model has none
-        return {}, []
-    ends = config.eos_token_id
-    own = {name: value for name, value in config.to_diff_dict().items() if name in SAMPLERS}
-    return own, list(ends) if isinstance(ends, list) else [] if ends is None else [ends]
-
-
-def _info(
-    settings: Settings, told: Json, tokenizing: Tokenizing, *, own: Json, fingerprint: str
-) -> EngineInfo:
-    from transformers import AutoConfig
-
-    path, revision = told["model_path"], told.get("revision")
-    config = AutoConfig.from_pretrained(
-        path, revision=revision, trust_remote_code=settings.trust_remote_code
-    )
-    text = config.get_text_config()
-    context = told.get("max_req_input_len") or told.get("context_length")
-    context = int(context or text.max_position_embeddings)
-    tokenizer, renderer = tokenizing.here()
-    return EngineInfo(
-        model_path=settings.model_path if not settings.demo else path,
-        version=f"sglang {installed()}",
-        fingerprint=fingerprint,
-        device=str(told.get("device") or "cuda"),
-        context_length=context,
-        max_prompt_tokens=context - 1,
-        vocab_size=text.vocab_size,
-        model_type=getattr(config, "model_type", None),
-        architectures=tuple(getattr(config, "architectures", None) or ()),
-        default_sampling=valid_defaults(own | settings.default_sampling, {}),
-        tool_call_parser=renderer.tool_call_parser,
-        reasoning_parser=renderer.reasoning_parser,
-        bounds_thinking=False,
-        caches_prefixes=not told.get("disable_radix_cache", False),
-        fills_middle=Infill.of(tokenizer) is not None,
-    )

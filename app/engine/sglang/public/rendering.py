@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from app.engine.fitting import Fitting, shown
 from app.engine.sglang.chat import written
 from app.engine.sglang.functions import written_as
 from app.engine.sglang.output import AnswerFormat
-from app.engine.sglang.tokens import ByteValues
+from app.engine.sglang.tokenizers import vocabulary_of
+from app.engine.sglang.tokens import ByteValues, Vocabulary
 from app.errors import InvalidRequest, UnsupportedParameter
-from app.types import ChatPrompt, Grammar, Json
+from app.grammars.compiler import Vocabulary as GrammarVocabulary
+from app.types import ChatPrompt, Grammar, Json, texts
 
-_OPENS_THINKING = ("<think>", "<thinking>", "<|START_THINKING|>", "<seed:think>")
+_MARK = "qzxv"
 
 
 class TemplateRenderer:
@@ -36,14 +38,16 @@ class TemplateRenderer:
         tool_call_parser: str | None,
         reasoning_parser: str | None,
     ) -> None:
-        """`template`: CHAT_TEMPLATE, a file or its text; None: the model's own. The parsers by
-        SGLang's names."""
+        """`template`: CHAT_TEMPLATE, a file; None: the model's own. The parsers by SGLang's
+        names."""
         self._tokenizer = tokenizer
         if template is not None:
-            path = Path(template)
-            tokenizer.chat_template = path.read_text() if _is_file(path) else template
+            tokenizer.chat_template = Path(template).read_text()
         text = str(tokenizer.chat_template or "")
-        self._has_template = tokenizer.chat_template is not None
+        self._reads_parts = self._reads_no(_MARK) and not self._reads_no(_parts(_MARK))
+        """Content is a list of parts to the template, not a text."""
+        self._has_template = not self._reads_no(_parts(_MARK) if self._reads_parts else _MARK)
+        self._opens_thinking = _opening(reasoning_parser)
         self.knows_tools = "tools" in text
         self.tool_call_parser = tool_call_parser if self.knows_tools else None
         self.reasoning_parser = reasoning_parser
@@ -75,7 +79,8 @@ class TemplateRenderer:
             raise InvalidRequest(
                 f"The model's chat template refuses this conversation{reason}", param=chat.param
             ) from error
-        thinks = self.reasoning_parser is not None and text.rstrip().endswith(_OPENS_THINKING)
+        opened = text.rstrip().endswith(self._opens_thinking) if self._opens_thinking else False
+        thinks = opened or (bool(self.reasoning_parser) and chat.continues and _thinks(chat))
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         if chat.tool_use is None and self.reasoning_parser is None:
             return Rendered(ids, grammar=grammar)
@@ -102,6 +107,16 @@ class TemplateRenderer:
             or self.reasoning_parser is not None,
         )
 
+    def _reads_no(self, content: Any) -> bool:
+        """The template shows nothing of a message with this content, or refuses it."""
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False
+            )
+        except Exception:  # whatever a template raises, or that there is none
+            return True
+        return _MARK not in text
+
     def _text(self, chat: ChatPrompt) -> str | None:
         """A conversation as the model reads it; None if the template refuses it."""
         try:
@@ -116,7 +131,7 @@ class TemplateRenderer:
         if chat.effort is not None:
             switches["reasoning_effort"] = chat.effort
         text: str = self._tokenizer.apply_chat_template(
-            [_as_templates_read(written(message, {})) for message in chat.messages],
+            self._messages(chat),
             tools=[shown(tool) for tool in tools] or None,
             tokenize=False,
             add_generation_prompt=chat.begins_answer and not chat.continues,
@@ -125,11 +140,42 @@ class TemplateRenderer:
         )
         return text
 
+    def _messages(self, chat: ChatPrompt) -> list[Json]:
+        """As the template reads them: content as one text or as parts, arguments as objects."""
+        every = [_with_objects(written(message, {})) for message in chat.messages]
+        for message in every:
+            content = message.get("content")
+            if isinstance(content, list):
+                # As SGLang joins them; what an answer goes on from stays as it is.
+                between = "" if chat.continues and message is every[-1] else " "
+                content = between.join(part["text"] for part in content if "text" in part)
+            if content and self._reads_parts:
+                content = _parts(content)
+            message["content"] = content
+        return every
 
-def _as_templates_read(message: Json) -> Json:
-    """Content as one text, and arguments of calls as objects."""
-    if isinstance(content := message.get("content"), list):
-        message["content"] = "\n".join(part["text"] for part in content if "text" in part)
+
+def _parts(text: str) -> list[Json]:
+    return [{"type": "text", "text": text}]
+
+
+def _opening(reasoning_parser: str | None) -> str:
+    """What a prompt ends with after which the model thinks; empty: nothing, or it is not known."""
+    if reasoning_parser is None:
+        return ""
+    from sglang.srt.parser.reasoning_parser import ReasoningParser
+
+    detector = getattr(ReasoningParser(reasoning_parser), "detector", None)
+    return str(getattr(detector, "think_start_token", "") or "").strip()
+
+
+def _thinks(chat: ChatPrompt) -> bool:
+    """The message that the answer continues is still thinking."""
+    text = "\n".join(texts(chat.messages[-1].parts))
+    return "<think>" in text and "</think>" not in text
+
+
+def _with_objects(message: Json) -> Json:
     for call in message.get("tool_calls", ()):
         try:
             arguments = json.loads(call["function"]["arguments"] or "{}")
@@ -140,21 +186,23 @@ def _as_templates_read(message: Json) -> Json:
     return message
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a template's text is no name of a file
-        return False
-
-
 class Tokenizing:
     """A tokenizer and a renderer for the event loop, and a pair for one thread beside it."""
 
-    def __init__(self, tokenizer: Any, render: Callable[[Any], TemplateRenderer]) -> None:
-        beside = copy.deepcopy(tokenizer)
-        self._loop = threading.get_ident()
-        self._pairs = (tokenizer, render(tokenizer)), (beside, render(beside))
-        self.renderer = self._pairs[0][1]
+    def __init__(
+        self, tokenizer: Any, render: Callable[[Any], TemplateRenderer], *, loop_thread: int
+    ) -> None:
+        """`tokenizer`: another's; what is used here are copies. `loop_thread`: its ident."""
+        own, beside, for_scores = (copy.deepcopy(tokenizer) for _ in range(3))
+        self._loop = loop_thread
+        self._pairs = (own, render(own)), (beside, render(beside))
+        self.vocabulary = Vocabulary(for_scores, byte_values(for_scores))
+        """For the engine's thread."""
+
+    def for_grammars(self, size: int, ends: Sequence[int]) -> GrammarVocabulary | None:
+        """Not for the event loop: it takes a moment. `ends`: empty: the tokenizer's."""
+        tokenizer, _ = self._pairs[1]
+        return vocabulary_of(tokenizer, size, ends or [tokenizer.eos_token_id])
 
     def here(self) -> tuple[Any, TemplateRenderer]:
         return self._pairs[threading.get_ident() != self._loop]
