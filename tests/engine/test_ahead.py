@@ -46,7 +46,7 @@ def started(cache: Path, url: str, monkeypatch: Any, **settings: str) -> tuple[A
     )  # fmt: skip
     reports: list[Any] = []
     chosen = load({}, {"MODEL_PATH": NAME, "DOWNLOAD_DIR": str(cache), **settings}).settings
-    ahead = Ahead(chosen.model_path, chosen, lambda *sizes: reports.append(sizes))
+    ahead = Ahead(chosen.model_path, chosen, lambda *sizes: reports.append(sizes), print)
     ahead.start()
     return ahead, reports
 
