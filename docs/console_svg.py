@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.support.terminal import opened
 
 _COLUMNS = 100
+_START_S = 600
 _ERASED = re.compile(r"[^\n]*\r\x1b\[K")
 """What was on the cursor's line before it was erased."""
 _FONT = re.compile(r"@font-face \{.*?\}", re.DOTALL)
@@ -48,7 +49,7 @@ _REQUESTS = (
 def seen(python: str, arguments: list[str]) -> str:
     """The lines of the terminal, with their colours."""
     with opened(*arguments, python=python, columns=_COLUMNS, HOST="0.0.0.0", PORT="") as terminal:
-        url = re.search(r" ready on (\S+)/v1", terminal.find(" ready on "))
+        url = re.search(r" ready on (\S+)/v1", terminal.find(" ready on ", _START_S))
         assert url is not None
         with httpx.Client(base_url=url[1], timeout=60) as client:
             for path, body in _REQUESTS:

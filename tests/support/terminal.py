@@ -36,16 +36,16 @@ class Terminal:
         """Those of the screen that have something."""
         return [line.rstrip() for line in self.screen.display if line.strip()]
 
-    def until(self, seen: Callable[[str], object]) -> str:
+    def until(self, seen: Callable[[str], object], within_s: float = HANGS_S) -> str:
         """Returns the text of the screen once it is `seen`."""
-        deadline = time.monotonic() + HANGS_S
+        deadline = time.monotonic() + within_s
         while not seen(text := "\n".join(self.lines)):
             assert time.monotonic() < deadline, text
             assert self._read(0.1), text
         return text
 
-    def find(self, pattern: str) -> str:
-        return self.until(lambda text: re.search(pattern, text, re.MULTILINE))
+    def find(self, pattern: str, within_s: float = HANGS_S) -> str:
+        return self.until(lambda text: re.search(pattern, text, re.MULTILINE), within_s)
 
     def resize(self, columns: int) -> None:
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
