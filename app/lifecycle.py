@@ -64,8 +64,12 @@ class Lifecycle:
         self.listeners: list[Callable[[Phase], None]] = []
         self.entered_at = {self.phase: self.started_at}
         """By the monotonic clock: each phase so far."""
+        self.doing: str | None = None
+        """What the start does, if no phase is named for it."""
         self.fetched: tuple[int, int] | None = None
         """Bytes of the model that were downloaded, and of all; None: none is."""
+        self.read: tuple[int, int] | None = None
+        """Bytes of its weights that were read into memory ahead, and of all; None: none are."""
         self.asleep = False
         """The engine has given its memory back (life/sleep.py)."""
         self.closed = False

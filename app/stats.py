@@ -44,6 +44,7 @@ class RequestStats:
         "finish_reason",
         "first_token",
         "last_token",
+        "on_prompt",
         "owner",
         "picture_tokens",
         "pictures",
@@ -65,6 +66,8 @@ class RequestStats:
         self.picture_tokens: int | None = None
         self.prefix: Prefix | None = None
         """None: nothing like its prompt came before."""
+        self.on_prompt: Callable[[int], None] | None = None
+        """Is called with the prompts' tokens, before the engine gets them."""
 
     def note(self, beat: Beat) -> None:
         """Record when the first and the last token arrived, and how the request ended."""

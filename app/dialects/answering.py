@@ -10,6 +10,7 @@ from typing import Any
 from app.dialects.background import Backgrounds
 from app.dialects.body import read
 from app.dialects.contract import Ask, Call, Dialect, Reply, Resource
+from app.dialects.narration import Narration
 from app.dialects.sealing import Seal
 from app.errors import NotReady
 from app.files.files import Files
@@ -45,6 +46,7 @@ class Answering:
         self._files = files
         self._background = Backgrounds(gate, store, most=settings.max_background)
         self._seal = Seal.of(settings)
+        self._narration = Narration.of(settings)
         self._logs_bodies = settings.log_level == "debug"
         self._logged_bytes = settings.max_log_len
         """None: all."""
@@ -83,6 +85,8 @@ class Answering:
             ticket=ticket,
             stats=stats,
             log_fields=log_fields,
+            path=dialect.path,
+            narration=self._narration,
         )
         if len(raw) >= _LARGE_BYTES:
             return _apart(dialect, raw, call)

@@ -15,6 +15,7 @@ import msgspec
 
 from app.dialects.body import AnyBody, Body
 from app.dialects.json_array import encoded_parts
+from app.dialects.narration import Narration
 from app.dialects.sealing import Seal
 from app.errors import ServeError
 from app.events import Event, Events, Result, Scored, fold
@@ -50,7 +51,11 @@ class Call(msgspec.Struct, kw_only=True):
     adapter: str | None = None
     """The name of the adapter that the request asks for."""
     log_fields: dict[str, Any]
-    """Fields of the request's end line in the log: `model`, `max_tokens`, `stream`, ..."""
+    """Fields of the request's end line in the log: `id` (the answer's), `model`, `stream`, ..."""
+    path: str = ""
+    """The dialect's."""
+    narration: Narration | None = None
+    """None: the log has the request's end line only."""
 
     @property
     def most_body_bytes(self) -> int:
@@ -64,7 +69,11 @@ class Call(msgspec.Struct, kw_only=True):
             request = self._scoped(request)
         if self.adapter is not None:
             request = msgspec.structs.replace(request, adapter=self.adapter)
-        return self.model.generate(request, stats or self.stats)
+        stats = stats or self.stats
+        events = self.model.generate(request, stats)
+        if self.narration is None:
+            return events
+        return self.narration.tell(events, stats, self.path, dict(self.log_fields))
 
     def _scoped(self, request: GenerationRequest) -> GenerationRequest:
         """With its part of the prefix cache. A client can tell from the time of an answer what is

@@ -221,8 +221,14 @@ class Starting(Protocol):
     def loading(self) -> None:
         """The engine's processes begin to load the model."""
 
+    def doing(self, what: str | None) -> None:
+        """Something that no phase is named for. From any thread."""
+
     def fetched(self, done: int, total: int) -> None:
         """Bytes of the model that were downloaded, and of all. From any thread."""
+
+    def read(self, done: int, total: int) -> None:
+        """Bytes of its weights that were read ahead, and of all. From any thread."""
 
 
 class EngineLost(Exception):

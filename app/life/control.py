@@ -39,8 +39,9 @@ class Peers(GaugeSource, Protocol):
     async def abort(self, name: str | None) -> int:
         """End the requests of this name (None: all) in the other processes; returns how many."""
 
-    async def all_warm(self) -> None:
-        """Report that this process is warm; return once all are."""
+    async def all_warm(self, context_length: int | None) -> int | None:
+        """Report that this process is warm, and the tokens that its model takes; return these once
+        all are warm."""
 
 
 class Control(Protocol):

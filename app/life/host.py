@@ -17,9 +17,11 @@ from app.events import fold
 from app.gate import Gate
 from app.generation.model import ServedModel
 from app.life.heap import freeze_heap
+from app.life.progress import ACTIVITIES, progress_of
 from app.life.stall import stalled
 from app.life.waiting import first_of
 from app.lifecycle import Lifecycle, Phase
+from app.logs import setup as logs
 from app.logs.setup import log
 from app.media.pictures import Pictures
 from app.settings.catalogue import GENERIC_NAMES, Settings
@@ -27,8 +29,9 @@ from app.types import GenerationRequest, Sampling, TextPrompt
 
 Launch: TypeAlias = Callable[[Starting], Awaitable[Launched]]
 """Starts an engine."""
-AllWarm: TypeAlias = Callable[[], Awaitable[None]]
-"""Returns once all serving processes have generated a token."""
+AllWarm: TypeAlias = Callable[[int | None], Awaitable[int | None]]
+"""Returns once all serving processes have generated a token. Takes, and returns, how many tokens
+the model takes; None: this process does not know."""
 
 _PROGRESS_S = 5.0
 
@@ -71,6 +74,8 @@ class ModelHost:
         not hang, though a request of this one may wait for its turn."""
         self.engine: Engine | None = None
         self.model: ServedModel | None = None
+        self.context_length: int | None = None
+        """Tokens that the model takes, in whichever process; known once it is ready."""
         self._launched: Launched | None = None
         self.start_error: StartError | None = None
 
@@ -83,6 +88,8 @@ class ModelHost:
         return self.engine.silent_s() if self.engine is not None else 0.0
 
     def start(self) -> None:
+        if not self._quiet:
+            logs.show_progress(lambda: progress_of(self._lifecycle))
         self._task = asyncio.create_task(self._live(), name="model-host")
 
     async def close(self) -> None:
@@ -106,8 +113,14 @@ class ModelHost:
         if self._beside is None and self._beside_loading is not None:
             self._beside = asyncio.create_task(self._beside_loading())
 
+    def doing(self, what: str | None) -> None:
+        self._lifecycle.doing = what
+
     def fetched(self, done: int, total: int) -> None:
         self._lifecycle.fetched = done, total
+
+    def read(self, done: int, total: int) -> None:
+        self._lifecycle.read = done, total
 
     async def _live(self) -> None:
         progress = asyncio.create_task(self._report_progress())
@@ -167,8 +180,9 @@ class ModelHost:
             await self._warm(launched.serves)
         if self._beside is not None:
             await self._beside
+        self.context_length = self.model.limit if self.model is not None else None
         if self._all_warm is not None:
-            await self._all_warm()
+            self.context_length = await self._all_warm(self.context_length)
         launched.all_warm()
 
     async def _warm(self, engine: Engine) -> None:
@@ -247,17 +261,12 @@ class ModelHost:
             log.info("phase", phase=str(phase), elapsed_s=elapsed_s, **took_s)
 
     async def _report_progress(self) -> None:
-        activities = {
-            Phase.STARTING: "importing SGLang",
-            Phase.LOADING: "loading the model",
-            Phase.WARMING: "generating the first token",
-        }
         while not self._quiet:
             await asyncio.sleep(_PROGRESS_S)
-            if (activity := activities.get(self._lifecycle.phase)) is None:
+            if (activity := ACTIVITIES.get(self._lifecycle.phase)) is None:
                 return
             log.info(
-                f"still {activity}",
+                f"still {self._lifecycle.doing or activity}",
                 phase=str(self._lifecycle.phase),
                 elapsed_s=round(self._lifecycle.uptime_s),
             )

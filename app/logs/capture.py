@@ -62,6 +62,11 @@ class Capture(threading.Thread):
         return self._lines.lost
 
     @property
+    def unfinished(self) -> bytes:
+        """What a child has written of a line that has no end yet: a progress bar, mostly."""
+        return self._lines.unfinished
+
+    @property
     def last_error(self) -> str | None:
         """The last line of the last error of a child: of a traceback, the cause."""
         self.catch_up()

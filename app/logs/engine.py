@@ -16,6 +16,7 @@ from contextlib import suppress
 import orjson
 
 from app.logs.form import Form
+from app.logs.noise import demote
 from app.logs.wire import LINE_BYTES, description_that_never_waits, pieces
 
 _KEPT_OF_LONG = LINE_BYTES // 4
@@ -39,6 +40,8 @@ class PipeHandler(logging.Handler):
             self.handleError(record)
 
     def _emit(self, record: logging.LogRecord) -> None:
+        if demote(record) and not logging.getLogger().isEnabledFor(logging.DEBUG):
+            return
         self._number += 1
         line = self._form.text(record).encode(errors="backslashreplace")
         if len(line) > LINE_BYTES:

@@ -1,7 +1,7 @@
 """The form of a line: the same for our own lines and for the records of libraries.
 
-Two styles, `console` and `json`. Our own lines come complete, as dicts (setup.py); a library's
-record is given here what our lines have.
+Three styles: `json`, `console` (console.py) and `text` (text.py). Our own lines come complete, as
+dicts (setup.py); a library's record is given here what our lines have.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from app.logs.console import Console
+from app.logs.text import document_line
+
 NAME = "serve_hathora"
 """The logger of our own lines."""
 
 Line: TypeAlias = logging.LogRecord | dict[str, Any]
 """A library's record, or a line of our own."""
-Style: TypeAlias = Literal["console", "json"]
+Style: TypeAlias = Literal["console", "json", "text"]
 
 
-def style_of(log_format: Literal["auto", "console", "json"]) -> Style:
+def style_of(log_format: Literal["auto", "console", "json", "text"]) -> Style:
     if log_format != "auto":
         return log_format
     return "console" if sys.stdout.isatty() else "json"
 
 
 class Form(structlog.stdlib.ProcessorFormatter):
-    """Renders lines in one style. `colors` None: if stdout is a terminal."""
+    """Renders lines in one style. `colors`: of the console's."""
 
-    def __init__(
-        self, style: Style, *, colors: bool | None = None, process: int | None = None
-    ) -> None:
+    def __init__(self, style: Style, *, colors: bool = False, process: int | None = None) -> None:
         self._render = _renderer(style, colors)
         self._process = process
         super().__init__(
@@ -75,14 +76,11 @@ def timestamp(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _renderer(style: Style, colors: bool | None) -> Any:
+def _renderer(style: Style, colors: bool) -> Any:
     if style == "json":
         return structlog.processors.JSONRenderer(serializer=_dumps)
-    render = structlog.dev.ConsoleRenderer(
-        colors=sys.stdout.isatty() if colors is None else colors,
-        exception_formatter=structlog.dev.plain_traceback,
-    )
-    return lambda logger, method, event: render(logger, method, _printable(event))
+    text = Console(colors=colors, own=NAME).text if style == "console" else document_line
+    return lambda logger, method, event: text(_printable(event))
 
 
 _OF_SEVERAL_LINES = ("event", "exception", "stack")

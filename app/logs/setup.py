@@ -27,6 +27,8 @@ from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 from app.errors import ConfigError
 from app.logs.capture import Capture
 from app.logs.form import NAME, Form, style_of, timestamp
+from app.logs.noise import demote
+from app.logs.terminal import HoldingForm, Source, Terminal
 from app.logs.writer import File, Stdout, Writer, private
 from app.settings.catalogue import DECLARATIONS, Settings
 
@@ -38,6 +40,9 @@ request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request
 
 _writer: Writer | None = None
 """This process's, from `configure` to `flush`."""
+_terminal: Terminal | None = None
+"""Of this writer's targets: None if stdout is none, or its lines are not for people."""
+_complete: _Completed | None = None
 _capture: Capture | None = None
 
 
@@ -54,12 +59,13 @@ def configure(
     `process`: the number of this serving process, if there are several; every line shows it.
     `captures`: what this process and its children write to stdout and stderr becomes log lines.
     """
-    global _writer, _capture
+    global _writer, _terminal, _complete, _capture
     # Our lines show none of these, and each costs every record; the first walks up the stack.
     logging._srcfile = None  # as the logging HOWTO has it
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     stdout, *files = _targets(settings, rotates, process)
-    _writer = writer = Writer([stdout, *files])
+    _terminal = stdout if isinstance(stdout, Terminal) else None
+    _writer = writer = Writer([stdout, *files], _terminal)
     if captures:
         _capture = Capture(writer.put_of_child)
         _capture.start()
@@ -67,16 +73,35 @@ def configure(
         atexit.register(flush)
     writer.start()
     root = logging.getLogger()
-    root.handlers[:] = [_QueueHandler(writer)]
     root.setLevel(settings.log_level.upper())
+    root.handlers[:] = [_QueueHandler(writer)]
     _quieten(settings)
     # Two lines a request: one function makes a line complete, and no stdlib record is made of it.
+    _complete = _Completed(process)
     structlog.configure(
-        processors=[_Completed(process)],
+        processors=[_complete],
         logger_factory=lambda *_: _Lines(writer),
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         cache_logger_on_first_use=True,
     )
+
+
+def announce(event: str, **fields: Any) -> None:
+    """Log what is said whatever LOG_LEVEL is: that the server is ready, and where."""
+    if _writer is not None and _complete is not None:
+        _writer.put(dict(_complete(None, "info", {"event": event, **fields})))
+
+
+def show_progress(source: Source) -> None:
+    """On a terminal, show below the lines how far the start is, until `source` returns None."""
+    if _terminal is not None and _writer is not None:
+        _terminal.show(source)
+        _writer.wake()
+
+
+def unfinished_line_of_child() -> bytes:
+    """What a child process has written of a line that has no end yet: a progress bar, mostly."""
+    return b"" if _capture is None else _capture.unfinished
 
 
 def flush() -> None:
@@ -151,12 +176,27 @@ def _targets(
     settings: Settings, rotates: bool, process: int | None
 ) -> tuple[Stdout, *tuple[File, ...]]:
     style = style_of(settings.log_format)
-    form = Form(style, process=process)
+    if style == "console":
+        stdout = _for_people(settings, process)
+    else:
+        stdout = Stdout(Form(style, process=process))
     if not file_is_writable(settings):
-        return (Stdout(form),)
-    # JSON is rendered once for both; a console's colours are not for the file.
-    plain = form if style == "json" else Form(style, colors=False, process=process)
-    return Stdout(form), File(plain, settings.log_file, rotates=rotates)
+        return (stdout,)
+    # JSON is rendered once for both.
+    json = stdout.form if style == "json" else Form("json", process=process)
+    return stdout, File(json, settings.log_file, rotates=rotates)
+
+
+def _for_people(settings: Settings, process: int | None) -> Stdout:
+    from rich.console import Console  # which knows NO_COLOR, FORCE_COLOR and TERM
+
+    seen = Console(file=sys.stdout)
+    colors = seen.color_system is not None and not seen.no_color
+    form = Form("console", colors=colors, process=process)
+    if not sys.stdout.isatty() or seen.is_dumb_terminal:
+        return Stdout(form)
+    unicode = sys.stdout.encoding.lower().startswith("utf")
+    return Terminal(form if settings.log_level == "debug" else HoldingForm(form), unicode=unicode)
 
 
 class _Completed:
@@ -195,11 +235,14 @@ class _QueueHandler(logging.Handler):
     def __init__(self, writer: Writer) -> None:
         super().__init__()
         self._writer = writer
+        self._shows_debug = logging.getLogger().isEnabledFor(logging.DEBUG)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             # The request's id is in this task's context, which the writer's thread does not see.
             record = copy.copy(record)
+            if demote(record) and not self._shows_debug:
+                return
             record.msg, record.args = record.getMessage(), None
             record.request_id = request_id.get()
         except Exception:  # as logging's own handlers do: a library's line with wrong arguments

@@ -65,6 +65,11 @@ class Lines:
         self._rest = b""
         self._senders: dict[int, _Sender] = {}
 
+    @property
+    def unfinished(self) -> bytes:
+        """What has no end yet."""
+        return self._rest
+
     def feed(self, text: bytes) -> Iterator[dict[str, Any]]:
         *complete, self._rest = (self._rest + text).split(b"\n")
         for each in complete:

@@ -13,35 +13,60 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
-from app.logs.form import Form, Line
+from app.logs.form import Line
 
 _QUEUE_SIZE = 10_000
 _FOR_CHILDREN = 5_000
 """Of the queue, so that a child that writes very much takes no line from this process."""
 _BATCH = 500
 _GATHER_S = 0.05
+_REDRAW_S = 0.2
 _FILE_BYTES, _FILES_KEPT = 10_000_000, 5
+
+
+class LineForm(Protocol):
+    def text(self, line: Line) -> str:
+        """The line and its end, or "" if it is not written. Never raises."""
 
 
 class Target(Protocol):
     """Where lines are written. `write` raises OSError or ValueError if that is not possible."""
 
-    form: Form
+    @property
+    def form(self) -> LineForm: ...
 
     def write(self, lines: str) -> None: ...
+
+
+class Redrawn(Protocol):
+    """A target that shows something that changes by itself."""
+
+    @property
+    def redraws(self) -> bool: ...
+
+    def redraw(self) -> None:
+        """Raises as `Target.write`."""
+
+    def finish(self) -> None:
+        """The same, for the last time."""
 
 
 class Stdout:
     """`stream`: where it goes if sys.stdout no longer leads outside (capture.py)."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: LineForm) -> None:
         self.form = form
         self.stream: TextIO | None = None
 
+    @property
+    def _outside(self) -> TextIO:
+        return self.stream or sys.stdout
+
     def write(self, lines: str) -> None:
-        stream = self.stream or sys.stdout
+        stream = self._outside
         stream.write(lines)
         stream.flush()
 
@@ -67,7 +92,7 @@ class WatchedFile(_Private, logging.handlers.WatchedFileHandler):
 class File:
     """Rotated at 10 MB by one of the processes that write to it; the others follow."""
 
-    def __init__(self, form: Form, path: str, *, rotates: bool) -> None:
+    def __init__(self, form: LineForm, path: str, *, rotates: bool) -> None:
         self.form = form
         self._rotates = rotates
         self._handler: Any = (
@@ -95,11 +120,13 @@ class Writer(threading.Thread):
     loop each time, which costs a request as much as its template.
     """
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    def __init__(self, targets: Sequence[Target], redrawn: Redrawn | None = None) -> None:
+        """`redrawn`: of the targets, the one that is redrawn in between."""
         super().__init__(name="log", daemon=True)
         self.lost = 0
         """Lines that were dropped because the queue was full or a target could not be written."""
         self._targets = targets
+        self._redrawn = redrawn
         self._lines: deque[Line] = deque()
         self._work = threading.Event()
         self._idle = False
@@ -121,6 +148,10 @@ class Writer(threading.Thread):
         else:
             self.put(line)
 
+    def wake(self) -> None:
+        """Look whether there is something to redraw."""
+        self._work.set()
+
     def stop(self) -> None:
         """Write what is queued, then end."""
         self._stopping = True
@@ -136,9 +167,20 @@ class Writer(threading.Thread):
             self._work.clear()
             self._idle = True
             if not self._lines and not self._stopping:  # no line came before `_idle` was set
-                self._work.wait()
+                self._work.wait(self._redraw())
             self._idle = False
         self._write_queued()
+        if self._redrawn is not None:
+            with suppress(OSError, ValueError):  # the terminal is gone
+                self._redrawn.finish()
+
+    def _redraw(self) -> float | None:
+        """Returns in how many seconds to do so again; None: there is nothing to redraw."""
+        if self._redrawn is None or not self._redrawn.redraws:
+            return None
+        with suppress(OSError, ValueError):  # the terminal is gone
+            self._redrawn.redraw()
+        return _REDRAW_S
 
     def _write_queued(self) -> None:
         while self._lines:
@@ -146,7 +188,7 @@ class Writer(threading.Thread):
             self._write([self._lines.popleft() for _ in range(count)])
 
     def _write(self, lines: list[Line]) -> None:
-        rendered: dict[Form, str] = {}
+        rendered: dict[LineForm, str] = {}
         for target in self._targets:
             if (form := target.form) not in rendered:
                 rendered[form] = "".join([form.text(line) for line in lines])

@@ -165,6 +165,7 @@ class _Job:
             **stats.log_fields(
                 ended_by=error.code if error else None,
                 error=error.message[:300] if error else None,
+                param=error.param if error else None,
                 form="vllm" if request and request.form is OutputForm.VLLM else None,
             ),
         )

@@ -18,6 +18,7 @@ import uvloop
 from app.errors import ConfigError, ServeError
 from app.life.control import LocalControl
 from app.life.host import Launch
+from app.life.ready import announce_when_ready
 from app.life.service import Service, live
 from app.life.waiting import first_of
 from app.lifecycle import Phase
@@ -81,6 +82,8 @@ class Worker:
 
     async def start(self) -> asyncio.Task[None]:
         self._service.lifecycle.listeners.append(self._note_ready)
+        upstream = self._settings.upstream_url
+        announce_when_ready(self._service, None, upstream=upstream and hidden(upstream))
         if self._upstream is None:
             self._service.host.start()
         self._running = asyncio.create_task(self._take_jobs(), name="jobs")

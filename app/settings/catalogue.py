@@ -969,8 +969,11 @@ class Settings(BaseModel):
         "UVICORN_LOG_LEVEL",
         help="Level of the HTTP server's own messages. Default: LOG_LEVEL.",
     )
-    log_format: Literal["auto", "console", "json"] = LOGS.setting(
-        "auto", "LOG_FORMAT", help="`auto`: console on a terminal, else JSON."
+    log_format: Literal["auto", "console", "json", "text"] = LOGS.setting(
+        "auto",
+        "LOG_FORMAT",
+        help="Of stdout; LOG_FILE is always JSON. `auto`: console on a terminal, else JSON. "
+        "`text`: the lines of the Hathora document.",
     )
     log_file: str = LOGS.setting(
         "serve_hathora.log",
@@ -983,7 +986,8 @@ class Settings(BaseModel):
         None,
         "MAX_LOG_LEN",
         ge=0,
-        help="Bytes of a request's body in the log, at LOG_LEVEL=debug. Default: all.",
+        help="Bytes of a request's body, and characters of an answer, in the log, at "
+        "LOG_LEVEL=debug. Default: all of a body, 16384 of an answer.",
     )
     log_requests: bool = LOGS.setting(
         False,

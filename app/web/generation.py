@@ -25,7 +25,7 @@ from app.errors import ClientGone, InternalError, ServeError, Unavailable
 from app.gate import Ticket
 from app.logs.setup import log
 from app.web.bodies import read_body
-from app.web.responses import rendered
+from app.web.responses import note_error, rendered
 from app.web.state import Serving
 
 Buffer: TypeAlias = bytes | bytearray
@@ -191,8 +191,7 @@ class _Writer:
 
     async def fail(self, error: ServeError, scope: Scope) -> None:
         """End the answer with an error: its own status if nothing was sent yet, else a frame."""
-        scope["state"]["ended_by"] = error.code
-        scope["state"]["error"] = error.message
+        note_error(error, scope)
         if self.ended:
             return
         try:

@@ -33,6 +33,7 @@ def error_response(error: ServeError, scope: Scope) -> Response:
 
 def rendered(error: ServeError, scope: Scope) -> tuple[int, bytes, dict[str, str]]:
     """Status, body and headers (without the content's own) of an error answer."""
+    note_error(error, scope)
     unknown = isinstance(error, RouteNotFound)
     form = form_of(scope["path"], anthropics=is_anthropics(scope), unknown=unknown)
     request_id = scope["state"]["request_id"]
@@ -44,6 +45,14 @@ def rendered(error: ServeError, scope: Scope) -> tuple[int, bytes, dict[str, str
     if isinstance(error, Draining | BodyTimeout):
         headers["connection"] = "close"
     return form.status(error), orjson.dumps(form.body(error, request_id)), headers
+
+
+def note_error(error: ServeError, scope: Scope) -> None:
+    """Have the request's end line say why it failed."""
+    state = scope["state"]
+    state["ended_by"], state["error"] = error.code, error.message
+    if error.param is not None:
+        state["log_fields"]["param"] = error.param
 
 
 def is_anthropics(scope: Scope) -> bool:

@@ -13,6 +13,7 @@ import uvloop
 from app.errors import ConfigError, ServeError
 from app.life.control import Control
 from app.life.host import Launch
+from app.life.ready import announce_when_ready, listening
 from app.life.service import Service, live
 from app.lifecycle import Phase
 from app.logs.setup import log
@@ -147,6 +148,7 @@ class Server:
         else:
             host, port = self._listener.getsockname()[:2]
             log.info("listening", host=host, port=port, model=self._service.settings.names[0])
+            announce_when_ready(self._service, listening(self._service.settings, self._listener))
         self._answering = asyncio.create_task(self._http._serve(self._sockets), name="http")
         self._measuring = asyncio.create_task(self._measure_lag(), name="lag")
         return self._answering

@@ -161,6 +161,7 @@ class ParentPeers:
         if answer is not None and not answer.done():
             answer.set_result(count)
 
-    async def all_warm(self) -> None:
-        self._channel.send(messages.Warm())
+    async def all_warm(self, context_length: int | None) -> int | None:
+        self._channel.send(messages.Warm(context_length))
         await self.ready.wait()
+        return context_length

@@ -50,7 +50,8 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 
 class Warm(msgspec.Struct, frozen=True, tag=True):
-    pass
+    context_length: int | None
+    """Tokens that the model takes."""
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):

@@ -35,6 +35,7 @@ from app.errors import ServeError
 from app.hathora.link import ServerLink
 from app.life.control import LocalControl
 from app.life.host import Launch
+from app.life.ready import announce_when_ready, listening
 from app.life.service import Service, live
 from app.lifecycle import Phase
 from app.logs.setup import log
@@ -98,6 +99,8 @@ class Child:
         """`received` is called with each of its messages."""
         self.process = process
         self.warm, self.drained, self.gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.context_length: int | None = None
+        """Known once it is warm."""
         self._channel: Channel[FromParent, FromChild] = Channel(
             end,
             messages.FROM_CHILD,
@@ -125,8 +128,10 @@ class Children(list[Child]):
         for child in self:
             child.send(message)
 
-    async def all_warm(self) -> None:
+    async def all_warm(self, _: int | None) -> int | None:
+        """As `AllWarm`; the parent has no model of its own."""
         await _all(child.warm for child in self)
+        return self[0].context_length
 
 
 @dataclass
@@ -171,6 +176,7 @@ class Parent:
 
     async def start(self) -> asyncio.Task[None]:
         host, port = self._listeners[0].getsockname()[:2]
+        announce_when_ready(self._service, listening(self._service.settings, self._listeners[0]))
         for no, listener in enumerate(self._listeners):
             await self._start_child(no, listener)
         lifecycle = self._service.lifecycle
@@ -260,7 +266,8 @@ class Parent:
 
     def _received(self, child: Child, message: FromChild) -> None:
         match message:
-            case messages.Warm():
+            case messages.Warm(context_length):
+                child.context_length = context_length
                 child.warm.set()
             case messages.Drained():
                 child.drained.set()

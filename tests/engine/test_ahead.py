@@ -46,7 +46,7 @@ def started(cache: Path, url: str, monkeypatch: Any, **settings: str) -> tuple[A
     )  # fmt: skip
     reports: list[Any] = []
     chosen = load({}, {"MODEL_PATH": NAME, "DOWNLOAD_DIR": str(cache), **settings}).settings
-    ahead = Ahead(chosen.model_path, chosen, lambda *sizes: reports.append(sizes))
+    ahead = Ahead(chosen.model_path, chosen, lambda *sizes: reports.append(sizes), print)
     ahead.start()
     return ahead, reports
 
@@ -238,6 +238,10 @@ def test_weights_are_read_into_memory_once_and_never_past_what_is_free(
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     assert read_ahead([file]) <= file.stat().st_size  # a file system may keep some
     monkeypatch.setattr(module, "_not_cached", lambda fd, size: iter([0]))
+    reports: list[tuple[int, int]] = []
+    size = file.stat().st_size
+    assert read_ahead([file, file], lambda *sizes: reports.append(sizes)) == 2 * module._STEP
+    assert reports == [(0, 2 * size), (size, 2 * size), (2 * size, 2 * size)]
     assert read_ahead([file]) == module._STEP
     bound = tmp_path / "memory.max"
     monkeypatch.setattr(module, "_CGROUP", bound)

@@ -109,10 +109,11 @@ except ValueError:
 print("from a library\\x1b[2J")
 """
     out = output(tmp_path, program, LOG_FORMAT="console", LOG_FILE="serve.log")
-    for text in (out, (tmp_path / "serve.log").read_text()):
-        assert "[error    ] failed" in text
-        assert "\nValueError: broken\n" in text
-        assert "[info     ] from a library\\x1b[2J" in text
+    assert " error sglang: failed\nTraceback" in out
+    assert "\nValueError: broken\n" in out
+    assert " output: from a library\\x1b[2J" in out
+    file = [json.loads(line) for line in (tmp_path / "serve.log").read_text().splitlines()]
+    assert [line["event"] for line in file[-2:]] == ["failed", "from a library\x1b[2J"]
 
 
 def test_long_lines_of_several_processes_are_not_mixed(tmp_path: Path) -> None:

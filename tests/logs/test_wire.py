@@ -82,6 +82,12 @@ def test_any_text_is_lines_that_are_not_empty(texts: list[bytes]) -> None:
     assert all((*events(lines, *texts), *(each["event"] for each in lines.finish())))
 
 
+def test_what_has_no_end_yet_can_be_looked_at() -> None:
+    lines = Lines()
+    assert events(lines, b"a line\n  0%\r 50%") == ["a line"]
+    assert lines.unfinished == b"  0%\r 50%"
+
+
 def test_text_without_a_line_break_is_held_only_up_to_a_bound() -> None:
     lines = Lines()
     for _ in range(100):

@@ -58,6 +58,7 @@ def answer(body: MessagesBody, call: Call) -> Awaitable[Reply]:
         session=body.prompt_cache_key or "",
     )
     call.log_fields |= {
+        "id": f"msg_{call.id}",
         "model": body.model,
         "messages": len(body.messages),
         "max_tokens": body.max_tokens,

@@ -125,6 +125,7 @@ def answer(body: ChatBody, call: Call, attached: Attached | None = None) -> Awai
         alias=call.bounds.reasoning_alias,
     )
     call.log_fields |= {
+        "id": f"chatcmpl-{call.id}",
         "model": body.model,
         "messages": len(body.messages),
         "n": request.n,

@@ -90,6 +90,7 @@ def answer(body: CompletionBody, call: Call) -> Awaitable[Reply]:
         best=body.n or 1,
     )
     call.log_fields |= {
+        "id": f"cmpl-{call.id}",
         "model": body.model,
         "prompts": len(request.prompts),
         "n": request.n,

@@ -56,6 +56,7 @@ def answer(body: GenerateBody, call: Call) -> Awaitable[Reply]:
         listed=request.n > 1 or body.prompts[0].param.endswith("]"),
     )
     call.log_fields |= {
+        "id": call.id,
         "prompts": len(request.prompts),
         "n": request.n,
         "max_tokens": request.sampling.max_tokens,

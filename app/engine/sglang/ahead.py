@@ -39,16 +39,16 @@ _NO_SUCH = (401, 403, 404)
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 Report = Callable[[int, int], None]
-"""Is told of bytes: fetched, and in all. From a thread."""
+"""Is told of bytes: fetched or read, and in all. From a thread."""
 
 
 class Ahead:
     """One start's."""
 
-    def __init__(self, path: str, settings: Settings, fetched: Report) -> None:
+    def __init__(self, path: str, settings: Settings, fetched: Report, read: Report) -> None:
         """`path`: a folder, or a name on the hub."""
         options = settings.engine_options() | settings.engine_args
-        self._path, self._fetched = path, fetched
+        self._path, self._fetched, self._read = path, fetched, read
         self._loads = options.get("load_format") in _LOADED
         self._revision: str | None = options.get("revision")
         self._folder: str | None = options.get("download_dir")
@@ -96,7 +96,7 @@ class Ahead:
         if folder is not None and folder.is_dir() and self._loads:
             with suppress(OSError):
                 sizes = {each.name: each.stat().st_size for each in folder.iterdir()}
-                read_ahead([folder / name for name in needed(sizes)])
+                read_ahead([folder / name for name in needed(sizes)], self._read)
 
     def _fetch(self) -> Path | None:
         import huggingface_hub
@@ -213,17 +213,23 @@ def needed(sizes: dict[str, int]) -> list[str]:
     return sorted(small + weights) if weights else []
 
 
-def read_ahead(files: Sequence[Path]) -> int:
+def read_ahead(files: Sequence[Path], report: Report = lambda done, total: None) -> int:
     """Read files into the page cache, unless they are there, or are more than it can keep; returns
-    the bytes that were read."""
-    if sum(file.stat().st_size for file in files) > _room():
+    the bytes that were read. `report` is told how far it is."""
+    sizes = [file.stat().st_size for file in files]
+    total, before = sum(sizes), 0
+    if total > _room():
         return 0
     buffer = bytearray(_STEP)
     read = 0
-    for file in files:
+    for file, size in zip(files, sizes, strict=True):
         with file.open("rb", buffering=0) as opened:
-            for at in _not_cached(opened.fileno(), file.stat().st_size):
+            for at in _not_cached(opened.fileno(), size):
+                report(before + at, total)
                 read += os.preadv(opened.fileno(), [buffer], at)
+        before += size
+    if read:
+        report(total, total)
     return read
 
 

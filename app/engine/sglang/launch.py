@@ -162,8 +162,14 @@ class _InLoop:
     def loading(self) -> None:
         self._loop.call_soon_threadsafe(self._starting.loading)
 
+    def doing(self, what: str | None) -> None:
+        self._starting.doing(what)
+
     def fetched(self, done: int, total: int) -> None:
         self._starting.fetched(done, total)
+
+    def read(self, done: int, total: int) -> None:
+        self._starting.read(done, total)
 
 
 def _build_in_thread(build: Callable[[], Any]) -> asyncio.Future[Any]:
@@ -207,8 +213,8 @@ def _build(
     signals.block_in_this_thread()
     resource_tracker.ensure_running()
     signals.block_in_this_thread()
-    path = model_path(settings)
-    ahead = Ahead(path, settings, starting.fetched)
+    path = model_path(settings, starting)
+    ahead = Ahead(path, settings, starting.fetched, starting.read)
     ahead.start()
     if needs_no_hub(settings, path):
         go_offline()

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from app.engine import demo, model_cache
+from app.engine.base import Starting
 from app.errors import ConfigError, StartError
 from app.logs.setup import log
 from app.settings.catalogue import Settings
 
+_PIPS_PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 _WEIGHTS = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack"]
 
 
-def model_path(settings: Settings) -> str:
-    """A folder, or a name on the hub. Blocks while the demo model is fetched."""
+def model_path(settings: Settings, starting: Starting | None = None) -> str:
+    """A folder, or a name on the hub. Blocks while the demo model is made."""
     if settings.demo:
-        return str(_fetch_demo(Path(settings.cache_dir).expanduser()))
+        return str(_made_demo(Path(settings.cache_dir).expanduser(), starting))
     path = _checked(settings.model_path)
     if Path(path).exists():
         return path
@@ -57,17 +60,35 @@ def in_cache(settings: Settings, option: str, name: str, revision: str | None) -
     return name if cached is None else str(cached)
 
 
-def _fetch_demo(cache: Path) -> Path:
+def _made_demo(cache: Path, starting: Starting | None) -> Path:
     if (folder := demo.find(cache)) is not None:
         return folder
+    if starting is not None:
+        starting.doing("making the demo model")
+    last = ""
     # In a process of its own: the conversion loads the model through another library.
-    made = subprocess.run(
-        [sys.executable, "-m", "app.engine.demo", "--cache", str(cache)],
+    with subprocess.Popen(
+        [sys.executable, "-m", "app.engine.demo", "--cache", str(cache), "--bar", "raw"],
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="backslashreplace",
         cwd=Path(__file__).parents[3],
-    )
-    if made.returncode != 0 or (folder := demo.find(cache)) is None:
-        raise StartError("the demo model could not be fetched; the line above says why")
+    ) as making:
+        assert making.stderr is not None
+        for line in making.stderr:
+            if (counted := _PIPS_PROGRESS.fullmatch(line.strip())) is not None:
+                if starting is not None:
+                    starting.fetched(int(counted[1]), int(counted[2]))
+            elif text := line.strip():
+                last = text
+                write = log.info if text.startswith(demo.MARK) else log.debug
+                write(text[:1000])
+    if starting is not None:
+        starting.doing(None)
+    if making.returncode != 0 or (folder := demo.find(cache)) is None:
+        reason = last.removeprefix("error: ")[:800]
+        raise StartError(f"the demo model could not be fetched: {reason}")
     return folder
 
 

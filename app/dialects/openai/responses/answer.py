@@ -172,7 +172,7 @@ def _begin(
     }
     if tools.echo:
         call.log_fields["tools"] = len(tools.echo)
-    id = f"resp_{call.id}"
+    id = call.log_fields["id"] = f"resp_{call.id}"
     stored = call.store is not None and body.store is not False
     response = ResponseObject(
         id,
