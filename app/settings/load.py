@@ -1,7 +1,8 @@
 """Where the values of the settings come from: layers merged, each value's origin kept.
 
-    command line > VLLM_EXTRA_ARGS > environment > DEPLOYMENT_CONFIG_JSON > VLLM_CONFIG_FILE
-        > options of a replaced sglang.launch_server > default
+    command line > VLLM_EXTRA_ARGS > environment and *_FILE > DEPLOYMENT_CONFIG_JSON > .env
+        > /run/secrets > --config > VLLM_CONFIG_FILE > options of a replaced sglang.launch_server
+        > default
 
 All names of a setting work in all places: `TP_SIZE=2`, `--tp-size 2`, `{"tp_size": 2}`. An empty
 value means "not set", unless the declaration says otherwise. Two names of one setting with
@@ -14,14 +15,25 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
 from app.errors import ConfigError
-from app.settings import checks, rules, translations, vllm, vllm_options
+from app.settings import (
+    checks,
+    rules,
+    sglang_options,
+    slips,
+    sources,
+    translations,
+    vllm,
+    vllm_options,
+)
 from app.settings.catalogue import DECLARATIONS, Settings
-from app.settings.declare import Declaration, decoded, flag_of
+from app.settings.declare import decoded, flag_of, number
+from app.settings.explain import explained
 from app.settings.secrets import is_secret
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
@@ -42,7 +54,8 @@ class Loaded:
 
     settings: Settings
     origins: Mapping[str, str]
-    """Field name -> `--flag`, an environment variable, or `DEPLOYMENT_CONFIG_JSON key`."""
+    """Field name -> `--flag`, an environment variable, `DEPLOYMENT_CONFIG_JSON key`, or a file and
+    the name in it."""
     warnings: Sequence[str]
 
 
@@ -62,28 +75,36 @@ def load(
     config = _deployment_config(environ)
     environment = {**{name.upper(): value for name, value in config.items()}, **environ}
     translations.refuse_gone(environment)
+    files = _files(argv or {}, environ)
     layers = (
+        *map(_layer_of, files),
         _read_layer(config, "{}", lower=True, where=DEPLOYMENT_CONFIG + " "),
-        _read_layer(environ, "{}", lower=False),
+        _with_secret_files(_read_layer(environ, "{}", lower=False), environ),
         _read_layer(argv or {}, "--{}", lower=True),
     )
     file, extra = (_vllm_layer(field, layers) for field in ("vllm_config_file", "vllm_extra_args"))
     values, origins = _merged(file.settings, *layers[:-1], extra.settings, layers[-1])
+    if supervised:
+        values.pop("gcp_key", None)
+        origins.pop("gcp_key", None)
+    warnings = [each for source in files for each in source.warnings]
+    warnings += _of_sglangs_http(values, origins)
     try:
-        settings = Settings(**values)
+        settings = Settings(**_numbers(values))
     except ValidationError as error:
-        raise ConfigError(_explained(error, origins)) from None
+        raise ConfigError(explained(error, origins)) from None
     checks.refuse(settings, origins, supervised=supervised)
     settings = _with_dependent_defaults(settings, origins)
-    changes, warnings = rules.modernise(dict(settings), origins)
+    changes, more = rules.modernise(dict(settings), origins)
     for field, value in changes.items():
         if value != getattr(settings, field):
             origins.setdefault(field, "another server's setting")
-    warnings += translations.warn_of_gone(environment, _names())
+    warnings += more
+    warnings += translations.warn_of_gone(environment, sources.names())
     warnings += [f"{each}: no effect ({why})" for part in (file, extra) for each, why in part.idle]
     warnings += _warn_of_shown_keys(origins)
-    if unknown := _unknown(config):
-        warnings.append(f"{DEPLOYMENT_CONFIG}: nothing here is called {', '.join(unknown)}")
+    warnings += slips.in_config(config, DEPLOYMENT_CONFIG)
+    warnings += slips.in_environment(environ)
     return Loaded(settings.model_copy(update=changes), origins, warnings)
 
 
@@ -126,6 +147,8 @@ def without_secrets(environ: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, str]:
     names = {name for field in fields for name in DECLARATIONS[field].accepted_names}
+    if "gcp_key" in fields and len(fields) == 1:
+        names |= sources.names_of_files(fields)
     environment = {name: value for name, value in environ.items() if name not in names}
     config = _deployment_config(environment)
     kept = {name: value for name, value in config.items() if name.upper() not in names}
@@ -168,6 +191,36 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
+def _files(argv: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[sources.Source, ...]:
+    """What the files of settings set, the weakest first."""
+    return (
+        sources.config_file(*sources.place("config_file", argv, environ)),
+        sources.secrets(*sources.place("secrets_dir", argv, environ)),
+        sources.env_file(*sources.place("env_file", argv, environ)),
+    )
+
+
+def _layer_of(source: sources.Source) -> _Layer:
+    layer = _read_layer(source.values, "{}", lower=False)
+    return {
+        field: (value, source.shape.format(source.spelled.get(name, name)))
+        for field, (value, name) in layer.items()
+    }
+
+
+def _with_secret_files(layer: _Layer, environ: Mapping[str, str]) -> _Layer:
+    source = sources.secret_files(environ)
+    for field, (value, origin) in _layer_of(source).items():
+        if field in layer and str(layer[field][0]) != value:
+            raise ConfigError(_contradiction(layer[field][1], origin))
+        layer.setdefault(field, (value, origin))
+    return layer
+
+
+def _contradiction(one: str, other: str) -> str:
+    return f"{one} and {other} are the same setting with different values; keep one"
+
+
 def _read_layer(source: Mapping[str, Any], shape: str, *, lower: bool, where: str = "") -> _Layer:
     """The fields that the source sets under any of their names.
 
@@ -184,10 +237,7 @@ def _read_layer(source: Mapping[str, Any], shape: str, *, lower: bool, where: st
                     continue
                 origin = where + shape.format(key)
                 if field in layer and str(layer[field][0]) != str(value):
-                    raise ConfigError(
-                        f"{layer[field][1]} and {origin} are the same setting with different "
-                        "values; keep one"
-                    )
+                    raise ConfigError(_contradiction(layer[field][1], origin))
                 layer.setdefault(field, (value, origin))
     return layer
 
@@ -242,15 +292,11 @@ def _vllm_layer(field: str, layers: Sequence[_Layer]) -> _VllmFlags:
     text, origin = set_in[-1]
     read = vllm_options.config_file if field == "vllm_config_file" else vllm_options.command_line
     options = read(str(text), origin)
-    ours = {flag_of(name) for name in _names()} - vllm.FLAGS_WITHOUT_EFFECT.keys()
+    ours = {flag_of(name) for name in sources.names()} - vllm.FLAGS_WITHOUT_EFFECT.keys()
     idle = vllm_options.leftover(options, ours, origin)
     settings = {flag: value for flag, value in options.items() if flag in ours}
     layer = _read_layer(settings, "--{}", lower=True, where=origin + " ")
     return _VllmFlags(layer, [(f"{origin} {flag}", why) for flag, why in idle.items()])
-
-
-def _names() -> dict[str, Declaration]:
-    return {name: each for each in DECLARATIONS.values() for name in each.accepted_names}
 
 
 def _number_or_switch(value: Any) -> Any:
@@ -273,7 +319,51 @@ def _merged_options(below: object, above: object) -> object:
     return {k: v for options in merged if isinstance(options, dict) for k, v in options.items()}
 
 
+def _of_sglangs_http(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
+    """Take the options of SGLang's own HTTP layer out of ENGINE_ARGS; returns warnings of those
+    without effect. What is a setting here becomes that setting. Raises ConfigError."""
+    origin = origins.get("engine_args", "")
+    if origin.startswith("--"):
+        origin = "--engine-arg"
+    if not origin or values.get("engine") == "scripted":
+        return []
+    try:
+        options = decoded(values["engine_args"])
+    except ValueError:
+        return []  # the validation says it
+    if not isinstance(options, dict):
+        return []
+    sglang_options.check(options, origin, version_of_sglang())
+    for name, value in options.items():
+        if (variable := sglang_options.SETTINGS.get(name)) is None:
+            continue
+        field = sources.names()[variable].field
+        written = f"{origin} {name}"
+        if str(values.get(field, value)).lower() != str(value).lower():
+            raise ConfigError(_contradiction(origins[field], written))
+        values[field] = value
+        origins.setdefault(field, written)
+    values["engine_args"] = sglang_options.of_engine(options)
+    return list(sglang_options.warnings(options, origin))
+
+
+def version_of_sglang() -> str | None:
+    """None: not installed."""
+    try:
+        return metadata.version("sglang")
+    except metadata.PackageNotFoundError:
+        return None
+
+
 # -- after the merge ---------------------------------------------------------------------------
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With `32k` as 32000, where a number is expected."""
+    return {
+        field: number(value, of_bytes="bytes" in field) if DECLARATIONS[field].is_number else value
+        for field, value in values.items()
+    }
 
 
 def _with_dependent_defaults(settings: Settings, origins: dict[str, str]) -> Settings:
@@ -286,15 +376,3 @@ def _with_dependent_defaults(settings: Settings, origins: dict[str, str]) -> Set
         settings = settings.model_copy(update={"port": settings.hathora_default_port})
         origins["port"] = origins["hathora_default_port"]
     return settings
-
-
-def _explained(error: ValidationError, origins: Mapping[str, str]) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
-    message = first["msg"].removeprefix("Value error, ")
-    field = str(first["loc"][0])
-    return f"{origins.get(field, field)}: {message[0].lower()}{message[1:]}"
-
-
-def _unknown(config: Mapping[str, Any]) -> list[str]:
-    known = {*_names(), *translations.GONE, *vllm.REFUSED}
-    return sorted(key for key in config if key.upper().replace("-", "_") not in known)

@@ -32,7 +32,7 @@ Cloud [Hathora's](#hathora-and-google-cloud). [migrate.md](migrate.md) has the v
 servers.
 
 """
-_MOST_NEEDED = (
+MOST_NEEDED = (
     "model_path",
     "served_model_name",
     "hf_token",
@@ -52,12 +52,12 @@ def describe(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
     """(name, effective value with secrets redacted, origin) of every setting."""
     for field, declared in DECLARATIONS.items():
         value = getattr(loaded.settings, field)
-        yield declared.names[0], _shown(value), loaded.origins.get(field, "default")
+        yield declared.names[0], shown(value), loaded.origins.get(field, "default")
 
 
 def markdown() -> str:
     """docs/settings.md: the few settings that most servers need, then all by section."""
-    parts = [_HEAD, _MOST_NEEDED_HEAD, *_table(DECLARATIONS[field] for field in _MOST_NEEDED)]
+    parts = [_HEAD, _MOST_NEEDED_HEAD, *_table(DECLARATIONS[field] for field in MOST_NEEDED)]
     parts += ["\n## All\n"]
     for section, declared in groupby(DECLARATIONS.values(), lambda each: each.section):
         parts += [f"\n### {section}\n\n", *_table(declared)]
@@ -68,19 +68,21 @@ def _table(declared: Iterable[Declaration]) -> Iterator[str]:
     yield "| name | default | meaning |\n| --- | --- | --- |\n"
     for each in declared:
         names = ", ".join(f"`{name}`" for name in each.names)
-        default = f" `{text}` " if (text := _shown(each.default)) else " "
-        yield f"| {names} |{default}| {each.help}{_limits(each)} |\n"
+        default = f" `{text}` " if (text := shown(each.default)) else " "
+        yield f"| {names} |{default}| {each.help}{limits(each)} |\n"
 
 
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
-def _limits(declared: Declaration) -> str:
+def limits(declared: Declaration) -> str:
+    """` At least 1.`, if there are any."""
     text = ", ".join([f"{_LIMITS[kind]} {value:,}" for kind, value in declared.limits])
     return f" {text.capitalize()}." if text else ""
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as text, without secrets."""
     match value:
         case None:
             return ""
