@@ -121,11 +121,13 @@ def runpod(loaded: Loaded) -> NoReturn:
 
 def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
     """Logging and the environment of a process that starts an engine."""
-    from app.engine import environment
+    from app.engine import backends, environment
     from app.life.ending import exit_now
     from app.logs import setup as logs
 
     chosen = loaded.settings
+    if chosen.upstream_url is None:
+        backends.check_installed(chosen)
     if not several:
         chosen = chosen.model_copy(update={"tokenizer_workers": 1})
     with signals.blocked():  # in its threads for good: there a signal would break the block below

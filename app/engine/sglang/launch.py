@@ -177,6 +177,7 @@ def _build(
     path = model_path(settings)
     ahead = Ahead(path, settings, starting.fetched)
     ahead.start()
+    ahead.check_first()
     if needs_no_hub(settings, path):
         go_offline()
     use_own_models(path)
