@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Literal, get_args, get_origin
 
 from app.command.flags import MODES, PROGRAM
 from app.errors import ConfigError
+from app.settings.catalogue import Settings
 from app.settings.command_line import SHORT, add_arguments
+from app.settings.declare import flag_of
+from app.settings.sources import names
 
 _SHELLS = ("bash", "zsh")
 
@@ -33,9 +37,21 @@ def _described() -> argparse.ArgumentParser:
     add_arguments(parser)
     for short, flag in SHORT.items():
         parser.add_argument(short, dest=short, help=f"as {flag}", metavar="VALUE")
-    parser.add_argument("mode", nargs="?", choices=list(MODES))
+    known = {flag_of(name): declared for name, declared in names().items()}
     for action in parser._actions:
-        words = action.option_strings
-        if any(word.endswith(("-path", "-file", "-dir", "-folder", "--config")) for word in words):
+        declared = known.get(action.dest)
+        if declared is not None and action.help == argparse.SUPPRESS:
+            action.help = f"as --{flag_of(declared.names[0])}"
+        if declared is not None and (words := _words(declared.field)):
+            action.choices = words
+        elif action.dest.endswith(("-path", "-file", "-dir", "-folder", "config")):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
+    parser.add_argument("mode", nargs="?", choices=list(MODES))
     return parser
+
+
+def _words(field: str) -> list[str]:
+    """The values that a setting takes, if they are few."""
+    annotation = Settings.model_fields[field].annotation
+    parts = (annotation, *get_args(annotation))
+    return [str(word) for part in parts if get_origin(part) is Literal for word in get_args(part)]

@@ -1145,9 +1145,9 @@ class Settings(BaseModel):
     )
 
     # -- where settings are read from -------------------------------------------------------------
-    config_file: str | None = SOURCES.setting(
+    settings_file: str | None = SOURCES.setting(
         None,
-        "CONFIG_FILE",
+        "SETTINGS_FILE",
         help="YAML file (TOML, if its name ends so) of settings by their names: `--config FILE`. "
         "Everything else but VLLM_CONFIG_FILE wins over it; an unknown name stops the start.",
     )

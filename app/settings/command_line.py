@@ -35,7 +35,7 @@ SHORT = {
     "-r": "--node-rank",
     "-ep": "--enable-expert-parallel",
     "-sc": "--speculative-config",
-    "--config": "--config-file",
+    "--config": "--settings-file",
     "--enable-ep-moe": "--enable-expert-parallel",
     "--nccl-init-addr": "--dist-init-addr",
     "--speculative-draft-model": "--speculative-model",

@@ -49,6 +49,11 @@ def explained(error: ValidationError, origins: Mapping[str, str]) -> str:
     return f"{origin}: must be {' or '.join(wanted)}{_not(field, origin, value, of_field)}"
 
 
+def contradiction(one: str, other: str) -> str:
+    """`one` and `other`: where the two values came from."""
+    return f"{one} and {other} are the same setting with different values; keep one"
+
+
 def _wanted(error: Any) -> str | None:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "literal_error":

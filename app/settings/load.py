@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
@@ -23,8 +22,8 @@ from pydantic import ValidationError
 from app.errors import ConfigError
 from app.settings import (
     checks,
+    engine_args,
     rules,
-    sglang_options,
     slips,
     sources,
     translations,
@@ -33,7 +32,7 @@ from app.settings import (
 )
 from app.settings.catalogue import DECLARATIONS, Settings
 from app.settings.declare import decoded, flag_of, number
-from app.settings.explain import explained
+from app.settings.explain import contradiction, explained
 from app.settings.secrets import is_secret
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
@@ -87,8 +86,9 @@ def load(
     if supervised:
         values.pop("gcp_key", None)
         origins.pop("gcp_key", None)
+    _refuse_places(origins, argv or {}, environ)
     warnings = [each for source in files for each in source.warnings]
-    warnings += _of_sglangs_http(values, origins)
+    warnings += engine_args.take_http_options(values, origins)
     try:
         settings = Settings(**_numbers(values))
     except ValidationError as error:
@@ -194,10 +194,23 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
 def _files(argv: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[sources.Source, ...]:
     """What the files of settings set, the weakest first."""
     return (
-        sources.config_file(*sources.place("config_file", argv, environ)),
+        sources.settings_file(*sources.place("settings_file", argv, environ)),
         sources.secrets(*sources.place("secrets_dir", argv, environ)),
         sources.env_file(*sources.place("env_file", argv, environ)),
     )
+
+
+def _refuse_places(
+    origins: Mapping[str, str], argv: Mapping[str, Any], environ: Mapping[str, str]
+) -> None:
+    """Raises ConfigError for one that is set where it is not looked at."""
+    for field in sources.PLACES:
+        origin = origins.get(field)
+        if origin is not None and origin != sources.place(field, argv, environ)[1]:
+            raise ConfigError(
+                f"{origin} says where settings are read from; set it on the command line or in the "
+                "environment"
+            )
 
 
 def _layer_of(source: sources.Source) -> _Layer:
@@ -212,13 +225,9 @@ def _with_secret_files(layer: _Layer, environ: Mapping[str, str]) -> _Layer:
     source = sources.secret_files(environ)
     for field, (value, origin) in _layer_of(source).items():
         if field in layer and str(layer[field][0]) != value:
-            raise ConfigError(_contradiction(layer[field][1], origin))
+            raise ConfigError(contradiction(layer[field][1], origin))
         layer.setdefault(field, (value, origin))
     return layer
-
-
-def _contradiction(one: str, other: str) -> str:
-    return f"{one} and {other} are the same setting with different values; keep one"
 
 
 def _read_layer(source: Mapping[str, Any], shape: str, *, lower: bool, where: str = "") -> _Layer:
@@ -237,7 +246,7 @@ def _read_layer(source: Mapping[str, Any], shape: str, *, lower: bool, where: st
                     continue
                 origin = where + shape.format(key)
                 if field in layer and str(layer[field][0]) != str(value):
-                    raise ConfigError(_contradiction(layer[field][1], origin))
+                    raise ConfigError(contradiction(layer[field][1], origin))
                 layer.setdefault(field, (value, origin))
     return layer
 
@@ -265,13 +274,13 @@ def _launch_layers(layers: Sequence[_Layer]) -> list[_Layer]:
         options = translations.launch_options(str(text), origin)
         layer = _read_layer(options, "--{}", lower=True, where=origin + " ")
         ours = {flag_of(name) for field in layer for name in DECLARATIONS[field].accepted_names}
-        engine_args = {
+        options_left = {
             name.replace("-", "_"): _number_or_switch(value)
             for name, value in options.items()
             if name not in ours
         }
-        if engine_args:
-            layer["engine_args"] = (engine_args, origin)
+        if options_left:
+            layer["engine_args"] = (options_left, origin)
         launch_layers.append(layer)
     return launch_layers
 
@@ -317,42 +326,6 @@ def _merged_options(below: object, above: object) -> object:
     except ValueError as error:
         raise ConfigError(f"ENGINE_ARGS: {error}") from None
     return {k: v for options in merged if isinstance(options, dict) for k, v in options.items()}
-
-
-def _of_sglangs_http(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
-    """Take the options of SGLang's own HTTP layer out of ENGINE_ARGS; returns warnings of those
-    without effect. What is a setting here becomes that setting. Raises ConfigError."""
-    origin = origins.get("engine_args", "")
-    if origin.startswith("--"):
-        origin = "--engine-arg"
-    if not origin or values.get("engine") == "scripted":
-        return []
-    try:
-        options = decoded(values["engine_args"])
-    except ValueError:
-        return []  # the validation says it
-    if not isinstance(options, dict):
-        return []
-    sglang_options.check(options, origin, version_of_sglang())
-    for name, value in options.items():
-        if (variable := sglang_options.SETTINGS.get(name)) is None:
-            continue
-        field = sources.names()[variable].field
-        written = f"{origin} {name}"
-        if str(values.get(field, value)).lower() != str(value).lower():
-            raise ConfigError(_contradiction(origins[field], written))
-        values[field] = value
-        origins.setdefault(field, written)
-    values["engine_args"] = sglang_options.of_engine(options)
-    return list(sglang_options.warnings(options, origin))
-
-
-def version_of_sglang() -> str | None:
-    """None: not installed."""
-    try:
-        return metadata.version("sglang")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 # -- after the merge ---------------------------------------------------------------------------

@@ -3,7 +3,7 @@
     .env in the working folder       NAME=value, of settings alone                    ENV_FILE
     /run/secrets/api_key             a file for each secret, as Docker and Kubernetes  SECRETS_DIR
     API_KEY_FILE=/path               the same, for one
-    --config server.yaml             names and values, as YAML or TOML                CONFIG_FILE
+    --config server.yaml             names and values, as YAML or TOML                SETTINGS_FILE
 
 Each becomes a mapping from names to values, which load.py merges as it does the environment. Where
 the files lie is said by the command line or the environment, never by such a file.
@@ -28,7 +28,8 @@ from app.settings.spelling import hint
 _MOST_SECRET_BYTES = 64 * 1024
 _SECRETS = {*(each.field for each in DECLARATIONS.values() if each.is_secret), "store_url"}
 """Settings that may be files. A database's URL has its password in it."""
-_PLACES = ("env_file", "secrets_dir", "config_file")
+PLACES = ("env_file", "secrets_dir", "settings_file")
+"""Settings that say where others are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def _untrusted(file: Path) -> str | None:
 
 
 def _places() -> set[str]:
-    return {name for each in _PLACES for name in DECLARATIONS[each].accepted_names}
+    return {name for each in PLACES for name in DECLARATIONS[each].accepted_names}
 
 
 def _listed(items: Collection[str], most: int = 8) -> str:
@@ -126,7 +127,10 @@ def secrets(folder: str, said_by: str | None) -> Source:
     try:
         present = {each.name for each in os.scandir(root)}
     except OSError as error:
-        raise ConfigError(f"{said_by}: {folder} cannot be read: {error.strerror}") from None
+        line = f"{folder} cannot be read: {error.strerror}"
+        if said_by is None:  # it may be another program's
+            return Source(warnings=(f"{line} (SECRETS_DIR= reads none)",))
+        raise ConfigError(f"{said_by}: {line}") from None
     values: dict[str, str] = {}
     spelled: dict[str, str] = {}
     for name in _secret_names():
@@ -172,11 +176,11 @@ def _secret_names() -> Iterator[str]:
 # -- a file of settings --------------------------------------------------------------------------
 
 
-def config_file(path: str, said_by: str | None) -> Source:
+def settings_file(path: str, said_by: str | None) -> Source:
     """Names of settings or flags, and their values. Raises ConfigError for a name that is none."""
     if not path:
         return Source()
-    origin = said_by or "CONFIG_FILE"
+    origin = said_by or "SETTINGS_FILE"
     known = names()
     values: dict[str, Any] = {}
     for key, value in files.read_mapping(Path(path).expanduser(), origin).items():

@@ -52,7 +52,7 @@ def test_the_key_is_not_taken_from_the_command_line() -> None:
         ("-- serve", {"model-path": "serve"}),
         ("--vllm-extra-args --swap-space=4 -q awq", {"vllm-extra-args": "--swap-space=4",
                                                     "quantization": "awq"}),
-        ("--config x.yaml", {"config-file": "x.yaml"}),
+        ("--config x.yaml", {"settings-file": "x.yaml"}),
     ],
 )  # fmt: skip
 def test_words_are_read_as_vllm_and_sglang_read_them(words: str, expected: dict[str, Any]) -> None:

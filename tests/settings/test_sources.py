@@ -60,7 +60,7 @@ page_size = 32
 @pytest.mark.parametrize(("name", "text"), [("server.yaml", YAML), ("server.toml", TOML)])
 def test_a_file_sets_what_the_environment_could(folder: Path, name: str, text: str) -> None:
     path = write(folder / name, text)
-    loaded = load(flags("--config-file", path), {})
+    loaded = load(flags("--settings-file", path), {})
     settings = loaded.settings
     assert (settings.model_path, settings.tp_size, settings.max_queue) == ("Qwen/Qwen3-8B", 2, 4000)
     assert [key.get_secret_value() for key in settings.api_key] == ["one", "two"]
@@ -73,7 +73,7 @@ def test_the_environment_wins_over_a_file_and_its_options_of_the_engine_are_merg
     folder: Path,
 ) -> None:
     path = write(folder / "a.yaml", "port: 1\nengine_args: {page_size: 1, schedule_policy: lpm}\n")
-    environ = {"CONFIG_FILE": path, "PORT": "2", "ENGINE_ARGS": '{"page_size": 2}'}
+    environ = {"SETTINGS_FILE": path, "PORT": "2", "ENGINE_ARGS": '{"page_size": 2}'}
     settings = load({}, environ).settings
     assert settings.port == 2
     assert settings.engine_args == {"page_size": 2, "schedule_policy": "lpm"}
@@ -84,7 +84,7 @@ def test_the_environment_wins_over_a_file_and_its_options_of_the_engine_are_merg
     [
         ("a.yaml", "prot: 1", "there is no setting 'prot'; did you mean port?"),
         ("a.yaml", "page_size: 1", "is an option of SGLang's; set it in engine_args"),
-        ("a.yaml", "config_file: b.yaml", "says where settings are read from"),
+        ("a.yaml", "settings_file: b.yaml", "says where settings are read from"),
         ("a.yaml", "port: 1\nport: 2", "it has 'port' twice"),
         ("a.yaml", "port: 1\nPORT: 2", "has port twice"),
         ("a.yaml", "tp_size: 1\ntensor-parallel-size: 2", "are the same setting"),
@@ -106,18 +106,18 @@ def test_the_environment_wins_over_a_file_and_its_options_of_the_engine_are_merg
 def test_a_file_that_cannot_be_taken_is_one_line(
     folder: Path, name: str, text: str | bytes, line: str
 ) -> None:
-    assert line in refusal(CONFIG_FILE=write(folder / name, text))
+    assert line in refusal(SETTINGS_FILE=write(folder / name, text))
 
 
 def test_a_file_that_is_not_there_a_folder_and_a_pipe_are_one_line(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     (folder / "locked").mkdir()
-    assert "CONFIG_FILE: /no/where cannot be read" in refusal(CONFIG_FILE="/no/where")
-    assert "is no file" in refusal(CONFIG_FILE=str(folder / "pipe"))
-    assert "no file" in refusal(CONFIG_FILE=str(folder)) or "directory" in refusal(
-        CONFIG_FILE=str(folder)
+    assert "SETTINGS_FILE: /no/where cannot be read" in refusal(SETTINGS_FILE="/no/where")
+    assert "is no file" in refusal(SETTINGS_FILE=str(folder / "pipe"))
+    assert "no file" in refusal(SETTINGS_FILE=str(folder)) or "directory" in refusal(
+        SETTINGS_FILE=str(folder)
     )
-    assert "cannot be read" in refusal(CONFIG_FILE="a\0b")
+    assert "cannot be read" in refusal(SETTINGS_FILE="a\0b")
 
 
 # -- .env ----------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def test_settings_of_an_env_file_in_the_working_folder_are_taken_and_told(folder
 def test_the_environment_wins_over_an_env_file_which_wins_over_a_config_file(folder: Path) -> None:
     write(folder / ".env", "PORT=2\nMAX_QUEUE=2\n")
     path = write(folder / "a.yaml", "port: 3\nmax_queue: 3\nmax_tools: 3\n")
-    settings = load({}, {"PORT": "1", "CONFIG_FILE": path}).settings
+    settings = load({}, {"PORT": "1", "SETTINGS_FILE": path}).settings
     assert (settings.port, settings.max_queue, settings.max_tools) == (1, 2, 3)
 
 
@@ -158,8 +158,8 @@ def test_no_env_file_is_read_if_none_is_wanted_and_a_wanted_one_must_be_there(
 
 
 def test_an_env_file_does_not_say_where_other_files_are(folder: Path) -> None:
-    write(folder / ".env", "CONFIG_FILE=/etc/passwd\nENV_FILE=/etc/passwd\n")
-    assert load({}, {}).settings.config_file is None
+    write(folder / ".env", "SETTINGS_FILE=/etc/passwd\nENV_FILE=/etc/passwd\n")
+    assert load({}, {}).settings.settings_file is None
 
 
 def test_an_env_file_that_sets_nothing_here_is_not_mentioned(folder: Path) -> None:
@@ -230,3 +230,15 @@ def test_the_variables_that_name_files_stay_for_processes_that_read_them_again(
     environ = {"API_KEY_FILE": write(folder / "key", "sk-1")}
     assert take_keys(environ) == {}
     assert "API_KEY_FILE" in environ
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"DEPLOYMENT_CONFIG_JSON": '{"env_file": "x"}'},
+        {"VLLM_EXTRA_ARGS": "--secrets-dir x"},
+        {"SGLANG_EXTRA_ARGS": "--settings-file x"},
+    ],
+)
+def test_where_files_are_is_not_said_where_it_would_not_be_heeded(environ: dict[str, str]) -> None:
+    assert "says where settings are read from" in refusal(**environ)
