@@ -55,7 +55,18 @@ def read_mapping(path: Path, origin: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{origin}: {path} must have names and their values")
     _check_shape(content, path, origin)
-    return {str(name): as_text(value) for name, value in content.items() if value is not None}
+    try:
+        return {str(name): as_text(value) for name, value in content.items() if value is not None}
+    except ValueError as error:  # an integer of more digits than Python writes
+        raise ConfigError(f"{origin}: {path}: {_in_short(error)}") from None
+
+
+def path_of(text: str, origin: str) -> Path:
+    """With `~` as the user's home. Raises ConfigError if there is none."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{origin}: {text[:200]}: {error}") from None
 
 
 def as_text(value: Any) -> Any:

@@ -176,6 +176,8 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{DEPLOYMENT_CONFIG} is nested too deep") from None
     except ValueError as error:
         raise ConfigError(f"{DEPLOYMENT_CONFIG} is not JSON: {error}") from None
     if not isinstance(config, dict):

@@ -72,12 +72,16 @@ def env_file(path: str, said_by: str | None) -> Source:
     for, and then nothing is wrong without one."""
     if not path:
         return Source()
-    file = Path(path).expanduser()
+    file = files.path_of(path, said_by or "ENV_FILE")
     if said_by is None:
-        if not file.is_file():
-            return Source()
-        if (why := _untrusted(file)) is not None:
-            return Source(warnings=(f"{file.absolute()} is not read: {why}; ENV_FILE names it",))
+        try:
+            if not file.is_file():
+                return Source()
+            why = _untrusted(file)
+        except OSError as error:  # such as a working folder that this user may not enter
+            why = error.strerror
+        if why is not None:
+            return Source(warnings=(f"{path} is not read: {why}; ENV_FILE names it",))
     import dotenv
 
     text = files.read_text(file, said_by or "ENV_FILE")
@@ -121,7 +125,7 @@ def _listed(items: Collection[str], most: int = 8) -> str:
 
 def secrets(folder: str, said_by: str | None) -> Source:
     """Of the folder the files that are named as a secret setting, in lower or upper case."""
-    root = Path(folder).expanduser()
+    root = files.path_of(folder, said_by or "SECRETS_DIR")
     if not folder or (said_by is None and not root.is_dir()):
         return Source()
     try:
@@ -147,7 +151,7 @@ def secret_files(environ: Mapping[str, str]) -> Source:
     values = {}
     for name in _secret_names():
         if path := environ.get(f"{name}_FILE"):
-            values[name] = _secret(Path(path).expanduser(), f"{name}_FILE")
+            values[name] = _secret(files.path_of(path, f"{name}_FILE"), f"{name}_FILE")
     return Source(values, "{}_FILE")
 
 
@@ -183,7 +187,7 @@ def settings_file(path: str, said_by: str | None) -> Source:
     origin = said_by or "SETTINGS_FILE"
     known = names()
     values: dict[str, Any] = {}
-    for key, value in files.read_mapping(Path(path).expanduser(), origin).items():
+    for key, value in files.read_mapping(files.path_of(path, origin), origin).items():
         name = _SHORT.get(key, key).upper().replace("-", "_")
         if name not in known or name in _places():
             raise ConfigError(f"{origin}: {path}: {_unknown(key, name, known)}")

@@ -10,7 +10,6 @@ import json
 import re
 import shlex
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigError
@@ -105,7 +104,7 @@ def _parsed(value: Any) -> Any:
 def config_file(path: str, origin: str) -> dict[str, Any]:
     """The flags of a YAML file, as `command_line` has them. Raises ConfigError."""
     options: dict[str, Any] = {}
-    for key, value in files.read_mapping(Path(path).expanduser(), origin).items():
+    for key, value in files.read_mapping(files.path_of(path, origin), origin).items():
         _add(options, key.replace("_", "-"), value)
     return options
 

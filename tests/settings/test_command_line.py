@@ -90,6 +90,12 @@ def test_the_mode_may_stand_after_flags_of_its_own() -> None:
     assert (line.mode, line.rest) == ("check", ["--json", "--base-url", "http://h"])
 
 
+def test_flags_of_a_role_may_stand_before_a_model_that_stands_after_two_dashes() -> None:
+    parser = parser_of("serve")
+    flags = read(["--process", "0:1:2", "--port", "1", "--", "check"], parser, MODES)
+    assert (flags["process"], flags["port"], flags["model-path"]) == ("0:1:2", "1", "check")
+
+
 def test_each_short_flag_leads_to_a_flag() -> None:
     flags = parser_of().flags()
     assert SHORT.keys().isdisjoint(flags)

@@ -99,6 +99,7 @@ def test_the_environment_wins_over_a_file_and_its_options_of_the_engine_are_merg
         ("a.yaml", "x: 1\n" * 300_000, "is larger than 1 MB"),
         ("a.yaml", "\n" * 30_000, "has more than 20,000 lines"),
         ("a.toml", "port = ", "is not TOML"),
+        ("a.toml", "port = 0x" + "f" * 9000, "a.toml: Exceeds the limit"),
         ("a.toml", "[server]\nport = 1", "there is no setting 'server'"),
         ("a.yaml", "port: {a: 1}", "a.yaml PORT: must be an integer"),
     ],
@@ -145,7 +146,7 @@ def test_an_env_file_that_others_could_have_written_is_not_read(folder: Path) ->
     path = write(folder / ".env", "PORT=2\n", mode=0o666)
     loaded = load({}, {})
     assert loaded.settings.port == 8000
-    assert loaded.warnings == [f"{path} is not read: every user can change it; ENV_FILE names it"]
+    assert loaded.warnings == [".env is not read: every user can change it; ENV_FILE names it"]
     assert load({}, {"ENV_FILE": path}).settings.port == 2
 
 
