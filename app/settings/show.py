@@ -23,18 +23,19 @@ Each of these wins over those below it, and every name works in all of them:
 | command line | `--tp-size 2`, `--tp_size 2`, `-tp 2`; a word without a flag is the model |
 | environment | `TP_SIZE=2`; for secrets also `API_KEY_FILE=/path` |
 | `DEPLOYMENT_CONFIG_JSON` | `{"tp_size": 2}` |
-| `.env` in the working folder | `TP_SIZE=2`; names that are no setting are left out, and the start says what is taken |
+| `.env` in the working folder | `TP_SIZE=2`; only settings are taken, and the start says which |
 | `/run/secrets` | a file for each secret: `api_key`, `hf_token`, `store_url`, ... |
 | `--config FILE` | YAML `tp_size: 2` or TOML `tp_size = 2`; an unknown name stops the start |
 
 Two names of one setting with different values in one of them stop the start. \
-`python serve_hathora.py settings` prints what is in force and where it came from, with `--set` only \
-what is not the default, with `--json` as JSON.
+`python serve_hathora.py settings` prints what is in force and where it came from; with `--set` \
+only what is not the default, with `--json` as JSON.
 
-Integers may be written as `4k` (4,000) or `4K` (4,096), sizes in bytes as `8MB` (8,000,000) or `8MiB` \
-as well.
+Integers may be written as `4k` (4,000) or `4K` (4,096), sizes in bytes also as `8MB` (8,000,000) \
+or `8MiB`.
 
-Keys belong into the environment or a file: every user of the machine can read a command line (`ps`).
+Keys belong into the environment or a file: every user of the machine can read a command line \
+(`ps`).
 """
 
 _MOST_NEEDED_HEAD = """
