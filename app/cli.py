@@ -1,68 +1,31 @@
 """The composition root: command line and environment -> Settings -> one role of this process.
 
-serve_hathora.py [serve]   the server (the default)
-serve_hathora.py settings  what is in force, and where each value came from
-serve_hathora.py runpod    a RunPod serverless worker
-serve_hathora.py check     ask a running server, print what was seen
+    main ─> which mode ─> serve, runpod           roles.py: a process that serves
+                        ├ settings, openapi, ...  prints something, and ends
+                        └ check, bench            asks a running server
 
-`serve` is one process or several. Which of these roles a process has, its parent says by a hidden
-flag:
-
-    supervisor ── server                         with a network endpoint          --link-fd
-                    └ serving process, N times   with TOKENIZER_WORKERS above 1   --process
+What is wrong with the command line or a setting is one line on stderr, and exit code 78.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from app import signals
+from app.command import roles
+from app.command.flags import MODES, parser_of
 from app.errors import StartError
-from app.settings.catalogue import Settings
-from app.settings.checks import is_open
-from app.settings.command_line import add_arguments
-from app.settings.load import Loaded, load, take_keys, with_keys
-from app.settings.show import describe, markdown
-
-if TYPE_CHECKING:
-    from app.engine.base import Launched, Starting
-    from app.engine.environment import RuntimeDir
-
-_MODES = ("serve", "runpod", "settings", "check", "bench")
+from app.settings.command_line import mode_of, read
+from app.settings.load import load
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    mode = arguments.pop(0) if arguments[:1] and arguments[0] in _MODES else "serve"
-    if mode == "check":
-        from app.check.command import main as check
-
-        sys.exit(check(arguments))
-    if mode == "bench":
-        from app.check.load import main as bench
-
-        sys.exit(bench(arguments))
-    flags = vars(_parser(mode).parse_args(arguments))
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if mode == "settings":
-            sys.exit(_show_settings(flags))
-        link_fd, process = flags.pop("link_fd", None), flags.pop("process", None)
-        is_child = link_fd is not None or process is not None
-        if process is None:
-            signals.end_at_once(lambda: os._exit(0))
-        loaded = load(flags, supervised=is_child)
-        if mode == "runpod":
-            _runpod(loaded)
-        if process is not None:
-            _serving_process(loaded, process)
-        if loaded.settings.networked and not is_child:
-            _supervisor(loaded, arguments)
-        _server(loaded, arguments, link_fd)
+        sys.exit(_run(words))
     except BrokenPipeError:  # `settings | head`: its reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -71,209 +34,56 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
 
 
-def _parser(mode: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="serve_hathora.py",
-        description="Serve a language model with SGLang behind OpenAI's API. "
-        f"Modes: {', '.join(_MODES)} (default: serve).",
-        epilog="Every flag is also an environment variable, in brackets; see docs/settings.md.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--version", action=_ShowVersion, nargs=0, help="release, commit and SGLang's release"
-    )
-    if mode == "settings":
-        parser.add_argument("--markdown", action="store_true", help="docs/settings.md")
-    if mode == "serve":
-        parser.add_argument("--link-fd", type=int, help=argparse.SUPPRESS)  # the supervisor's
-        parser.add_argument(
-            "--process", help=argparse.SUPPRESS
-        )  # the parent's: number:channel:port
-    add_arguments(parser)
-    return parser
+def _run(words: Sequence[str]) -> int:
+    """Returns the exit code of a mode that ends by itself; those that serve do not return."""
+    parser = parser_of()
+    line = mode_of(words, MODES, parser)
+    mode, rest = line.mode or "serve", line.rest
+    if mode == "check":
+        from app.check.command import main as check
 
+        return check(rest)
+    if mode == "bench":
+        from app.check.load import main as bench
 
-class _ShowVersion(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        return bench(rest)
+    if mode == "help" or _asks_for_help(rest):
+        from app.command import help as pages
+
+        return pages.show([word for word in rest if word not in ("-h", "--help")], parser)
+    if mode == "completion" or "--print-completion" in rest:
+        from app.command import completion
+
+        return completion.show([word for word in rest if word != "--print-completion"])
+    if mode == "version" or "--version" in rest:
         from app.version import version
 
         print(version())
-        parser.exit()
-
-
-# -- roles ---------------------------------------------------------------------------------------
-
-
-def _supervisor(loaded: Loaded, arguments: Sequence[str]) -> NoReturn:
-    """The parent of the server, and the owner of its network endpoint."""
-    from app.hathora import supervisor
-
-    code = supervisor.run(loaded, arguments)
-    # Do not wait for a Google API call that may never return.
-    os._exit(code)
-
-
-def _server(loaded: Loaded, arguments: Sequence[str], link_fd: int | None) -> NoReturn:
-    """The server, or the parent of several serving processes."""
-    several = loaded.settings.tokenizer_workers > 1 and loaded.settings.node_rank == 0
-    keys = take_keys()
-    chosen, runtime = _prepared(loaded, several=several)
-    _warn_if_open(chosen)
-
-    def run() -> int:
-        from app.hathora.link import ServerLink
-        from app.web import server
-
-        link = ServerLink(link_fd) if link_fd is not None else None
-        launch = _launcher(chosen, runtime)
-        if several:
-            from app import processes
-            from app.workers import parent
-
-            def start(*role: str, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
-                env = with_keys(keys)
-                return processes.start(arguments, *role, pass_fds=pass_fds, env=env)
-
-            listeners = server.bind_several(chosen, chosen.tokenizer_workers)
-            return parent.run(chosen, listeners, start, launch, runtime, link)
-        from app.life.control import LocalControl
-
-        listener = server.bind(chosen)
-        control = LocalControl(chosen, runtime.remove, link)
-        return server.run(chosen, listener, launch, runtime.remove, control)
-
-    _to_the_end(run, runtime.remove)
-
-
-def _serving_process(loaded: Loaded, process: str) -> NoReturn:
-    """One of several serving processes. The parent has logged the settings' warnings."""
-    from app.engine import environment
-    from app.logs import setup as logs
-
-    take_keys()
-    no, channel_fd, port_fd = map(int, process.split(":"))
-    chosen = loaded.settings
-    logs.configure(chosen, rotates=no == 0, process=no, captures=True)
-    runtime = environment.join()
-
-    def run() -> int:
-        from app.engine import backends
-        from app.processes import inherited_socket
-        from app.web import server
-        from app.workers.child import WorkerControl
-
-        control = WorkerControl(no, chosen.tokenizer_workers, channel_fd, runtime)
-
-        async def launch(starting: Starting) -> Launched:
-            await control.loading.wait()
-            starting.loading()
-            return await backends.attach(chosen, control.engine_up())
-
-        # Its own children, inheriting the port, would be given some of its connections.
-        listener = inherited_socket(port_fd)
-        return server.run(chosen, listener, launch, control.clean_up, control)
-
-    _to_the_end(run, lambda: None)
-
-
-def _runpod(loaded: Loaded) -> NoReturn:
-    """A RunPod serverless worker."""
-    take_keys()
-    chosen, runtime = _prepared(loaded, several=False)
-    from app.logs.setup import log
-
-    if chosen.networked:
-        log.warning("no network endpoint is registered: RunPod brings the jobs")
-    if loaded.settings.tokenizer_workers > 1:
-        log.warning("TOKENIZER_WORKERS: no effect (one process takes the jobs)")
-
-    def run() -> int:
-        from app.runpod import worker
-
-        return worker.run(chosen, _launcher(chosen, runtime), runtime.remove)
-
-    _to_the_end(run, runtime.remove)
-
-
-def _show_settings(flags: dict[str, Any]) -> int:
-    if flags.pop("markdown"):
-        print(markdown(), end="")
         return 0
-    loaded = load(flags)
-    for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    rows = list(describe(loaded))
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for name, value, origin in rows:
-        print(f"{name:<{widths[0]}}  {value:<{min(widths[1], 60)}}  {origin}")
-    return 0
+    if mode in ("settings", "openapi"):
+        from app.command import show
+
+        parser_of(mode, parser)
+        flags = read(rest, parser, MODES)
+        return show.settings(flags) if mode == "settings" else show.openapi(flags)
+    return _serve(mode, rest, read(rest, parser_of(mode, parser), MODES))
 
 
-# -- steps ---------------------------------------------------------------------------------------
+def _asks_for_help(words: Sequence[str]) -> bool:
+    return any(word in ("-h", "--help") for word in words)
 
 
-def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
-    """Logging and the environment of a process that starts an engine."""
-    from app.engine import environment
-    from app.life.ending import exit_now
-    from app.logs import setup as logs
-
-    chosen = loaded.settings
-    if not several:
-        chosen = chosen.model_copy(update={"tokenizer_workers": 1})
-    with signals.blocked():  # in its threads for good: there a signal would break the block below
-        # Of several processes the first rotates the log file: the parent has little to write.
-        logs.configure(chosen, rotates=not several, captures=True)
-    for warning in loaded.warnings:
-        logs.log.warning(warning)
-    if chosen.engine == "scripted":
-        logs.log.warning("no model is served: ENGINE=scripted answers by a script")
-    try:
-        with signals.blocked():
-            runtime = environment.prepare(chosen)
-            signals.end_at_once(lambda: exit_now(0, runtime.remove))
-    except StartError:
-        logs.flush()  # as with wrong settings, the reason is a line on stderr
-        raise
-    return chosen, runtime
-
-
-def _warn_if_open(chosen: Settings) -> None:
-    from app.logs.setup import log
-
-    # Nodes other than 0 serve nothing.
-    if is_open(chosen) and chosen.node_rank == 0:
-        log.warning(
-            "API_KEY is not set: the API is open to every machine that reaches this port",
-            host=chosen.host,
-            port=chosen.port,
-        )
-
-
-def _launcher(chosen: Settings, runtime: RuntimeDir) -> Callable[[Starting], Any]:
-    """Brings the engine up."""
-
-    async def launch(starting: Starting) -> Launched:
-        from app.engine import backends
-
-        return await backends.launch(chosen, runtime, starting)
-
-    return launch
-
-
-def _to_the_end(run: Callable[[], int], cleanup: Callable[[], None]) -> NoReturn:
-    """Run a role; exit with its code, without the interpreter's own way out."""
-    from app.logs import setup as logs
-
-    try:
-        code = run()
-    except StartError as error:
-        logs.catch_up()
-        logs.log.error("cannot start", reason=str(error))
-        code = error.exit_code
-    try:
-        cleanup()
-        logs.flush()
-    finally:
-        # SGLang registers its own shutdown with atexit, and torch's threads may outlive main().
-        os._exit(code)
+def _serve(mode: str, words: Sequence[str], flags: dict[str, object]) -> NoReturn:
+    """`words`: without the mode, for the processes that this one starts."""
+    link_fd, process = flags.pop("link_fd", None), flags.pop("process", None)
+    is_child = link_fd is not None or process is not None
+    if process is None:
+        signals.end_at_once(lambda: os._exit(0))
+    loaded = load(flags, supervised=is_child)
+    if mode == "runpod":
+        roles.runpod(loaded)
+    if process is not None:
+        roles.serving_process(loaded, str(process))
+    if loaded.settings.networked and not is_child:
+        roles.supervisor(loaded, words)
+    roles.server(loaded, words, link_fd if isinstance(link_fd, int) else None)

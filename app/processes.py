@@ -37,7 +37,7 @@ def start(
     `role`: the flags that say what the new process is. `pass_fds`: what it inherits. `new_session`:
     Ctrl-C does not reach it.
     """
-    command = [sys.executable, str(ROOT / "serve_hathora.py"), "serve", *arguments, *role]
+    command = [sys.executable, str(ROOT / "serve_hathora.py"), "serve", *role, *arguments]
     stdout, stderr = logs.outside()  # it has a log of its own
     return subprocess.Popen(
         command,

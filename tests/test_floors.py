@@ -38,7 +38,7 @@ FLOORS = [
     {"dialects", "hathora"},
     {"life"},
     {"web", "runpod", "workers", "check"},
-    {"cli"},
+    {"cli", "command"},
 ]
 FILES = sorted(path for path in APP.rglob("*.py") if "sgl_kernel" not in path.parts)
 

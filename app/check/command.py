@@ -23,12 +23,14 @@ from rich.text import Text
 
 from app.check import target
 from app.check.checks import CHECKS, Row, Server, ask_all
+from app.settings.command_line import Parser
 
 _STYLES = {"ok": "green", "warning": "yellow", "skipped": "dim", "fail": "bold red"}
 
 
 def main(argv: Sequence[str]) -> int:
-    """0: all as it should be; 1: a check failed, or no server answers. Wrong usage exits with 2."""
+    """0: all as it should be; 1: a check failed, or no server answers. Raises ConfigError for
+    wrong usage."""
     options = _arguments(argv)
     shown_url = str(options.base_url).rstrip("/")
     with target.client_of(options) as client:
@@ -82,11 +84,10 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="serve_hathora.py check",
+    parser = Parser(
+        prog="serve-hathora check",
         description="Ask a running server what its clients ask of it. Exit code 0: all is as it "
         "should be; 1: a check failed.",
-        allow_abbrev=False,
     )
     target.add_arguments(parser)
     return target.parsed(parser, argv)

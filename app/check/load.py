@@ -23,6 +23,7 @@ import httpx
 
 from app.check import target
 from app.check.picture import Curve, svg
+from app.settings.command_line import Parser
 
 _CLIENT = """
 import sys
@@ -51,7 +52,7 @@ class LoadFailed(Exception):
 
 
 def main(argv: Sequence[str]) -> int:
-    """0; 1: no server answers, or a request failed. Wrong usage exits with 2."""
+    """0; 1: no server answers, or a request failed. Raises ConfigError for wrong usage."""
     options = _arguments(argv)
     if importlib.util.find_spec("sglang") is None:
         print("bench: SGLang is not installed here, whose load client is used", file=sys.stderr)
@@ -71,9 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        "serve_hathora.py bench", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = Parser(prog="serve-hathora bench", description=__doc__.splitlines()[0])
     target.add_arguments(parser)
     parser.add_argument(
         "--streams", type=_numbers, default=_STREAMS, metavar="N,N", help="default: 1,4,16,64"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import httpx
 
 from app.errors import ConfigError
+from app.settings.command_line import Parser
 from app.settings.load import load
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -23,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON")
 
 
-def parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Of this program's settings it takes the port and the key. Wrong usage exits with 2."""
+def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """Of this program's settings it takes the port and the key. Raises
+    ConfigError for wrong usage."""
     options = parser.parse_args(argv)
     try:
         own = load({}).settings

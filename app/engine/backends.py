@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from importlib.util import find_spec
 
 from app.engine.base import Engine, Launched, Starting
 from app.engine.environment import RuntimeDir
+from app.errors import ConfigError
 from app.settings.catalogue import Settings
+
+
+def check_installed(settings: Settings) -> None:
+    """Raises ConfigError if the engine's library is missing; imports nothing."""
+    if settings.engine == "sglang" and find_spec("sglang") is None:
+        raise ConfigError(
+            "SGLang is not installed here: pip install 'serve-hathora[engine]', or from a checkout "
+            "-r requirements.txt; --engine scripted needs none"
+        )
 
 
 async def launch(settings: Settings, runtime: RuntimeDir, starting: Starting) -> Launched:

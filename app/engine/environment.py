@@ -130,3 +130,13 @@ def join() -> RuntimeDir:
 def uses_another_hub() -> bool:
     """SGLang is told to ask ModelScope for models."""
     return os.environ.get("SGLANG_USE_MODELSCOPE", "").lower() in ("1", "true", "yes", "y")
+
+
+def hub_caches(folder: str | None) -> tuple[str, ...]:
+    """Where a model that was fetched from the hub may be: DOWNLOAD_DIR, and its library's cache,
+    which is known here without importing that."""
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
+    )
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return tuple(filter(None, (folder, named or os.path.join(home, "hub"))))

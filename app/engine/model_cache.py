@@ -39,6 +39,11 @@ def has_weights(cache: str, name: str, revision: str | None = None) -> Path | No
     return snapshot if snapshot is not None and _missing_weights(snapshot) is None else None
 
 
+def is_begun(cache: str, name: str) -> bool:
+    """There is something of it, complete or not."""
+    return _folder(Path(cache).expanduser(), "models--" + name.replace("/", "--")) is not None
+
+
 def called(name: str, path: str) -> str:
     """What to call a model that was asked for by `name`, and lies at `path`: the name if the folder
     is that of the hub's own cache."""

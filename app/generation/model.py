@@ -30,6 +30,9 @@ from app.settings.catalogue import GENERIC_NAMES
 from app.stats import Prefix, RequestStats
 from app.types import ChatPrompt, GenerationRequest, Prompt, Scoring, TextPrompt
 
+_MOST_NAMES = 5
+"""In an error."""
+
 
 class ServedModel:
     """A loaded model under its names. Owns the way of a request; the host owns the engine."""
@@ -47,13 +50,16 @@ class ServedModel:
         grammar_timeout_s: float,
         pictures: Pictures | None = None,
         adapters: Adapters | None = None,
+        takes_any_name: bool = False,
     ) -> None:
-        """`pictures`, `adapters`: None if there are none. They are closed with the model."""
+        """`pictures`, `adapters`: None if there are none. They are closed with the model.
+        `takes_any_name`: a request for a name that nothing has is one for this model."""
         self._engine = engine
         self._gate = gate
         self._max_prompt_scores = max_prompt_scores
         self._max_answer_scores = max_answer_scores
         self.names = tuple(names)
+        self.takes_any_name = takes_any_name
         self.info: EngineInfo = engine.info
         self.limit = min(self.info.context_length, max_total_tokens or self.info.context_length)
         """Tokens of one request, prompt and answer together."""
@@ -71,9 +77,13 @@ class ServedModel:
 
     def check_name(self, name: str) -> None:
         """Raises ModelNotFound."""
-        if name not in self.names and name not in GENERIC_NAMES and not self.has_adapter(name):
+        if name in self.names or name in GENERIC_NAMES or self.takes_any_name:
+            return
+        if not self.has_adapter(name):
+            served = ", ".join(f"`{each[:100]}`" for each in self.names[:_MOST_NAMES])
             raise ModelNotFound(
-                f"The model `{name[:100]}` does not exist here; this server has `{self.names[0]}`.",
+                f"The model `{name[:100]}` does not exist here; this server has {served}, which "
+                f"{' and '.join(GENERIC_NAMES)} mean, too (SERVED_MODEL_NAME).",
                 param="model",
             )
 

@@ -196,6 +196,7 @@ class ModelHost:
             engine,
             self._gate,
             names=self._settings.names,
+            takes_any_name=self._settings.takes_any_name,
             max_total_tokens=self._settings.max_total_tokens,
             max_prompt_chars=self._settings.max_prompt_chars,
             max_prompt_scores=self._settings.max_prompt_scores,

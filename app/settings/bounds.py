@@ -44,6 +44,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     allow_grammars: bool
     template_kwargs: tuple[str, ...]
     reasoning_alias: bool
+    stream_usage: bool
     cache_scope: Literal["all", "key", "session"]
     messages_thinking: Literal["off", "template"]
     responses_reasoning: Literal["auto", "text", "summary", "hidden"]

@@ -42,9 +42,11 @@ LOGS = Section("Logs and metrics")
 WARM_UP = Section("Warm-up")
 HATHORA = Section("Hathora and Google Cloud")
 RUNPOD = Section("RunPod serverless")
+SOURCES = Section("Files of settings")
 OTHERS = Section("Other servers' settings")
 
 
+_ANY = "*"
 GENERIC_NAMES = ("sglang", "default")
 """Accepted for any served model, beside its own names."""
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
@@ -97,8 +99,8 @@ class Settings(BaseModel):
         (),
         "SERVED_MODEL_NAME",
         "OPENAI_SERVED_MODEL_NAME_OVERRIDE",
-        help="Name of the model in the API; further names, separated by commas, are aliases. "
-        "Default: MODEL_PATH.",
+        help="Name of the model in the API; further names, separated by commas, are aliases, and "
+        "`*` is any name: `my-model,*`. Default: MODEL_PATH.",
     )
     revision: str | None = MODEL.engine_option(
         "MODEL_REVISION", "REVISION", help="Branch, tag or commit of the model's repository."
@@ -492,6 +494,14 @@ class Settings(BaseModel):
         "HEARTBEAT_INTERVAL",
         gt=0,
         help="Seconds of silence after which a stream is sent a comment, or its dialect's ping.",
+    )
+
+    stream_usage: bool = SERVER.setting(
+        False,
+        "STREAM_USAGE",
+        "ENABLE_FORCE_INCLUDE_USAGE",
+        help="Chats and completions that are streamed end with their usage, too, if the client has "
+        "not asked for it (`stream_options.include_usage`).",
     )
 
     # -- bounds -----------------------------------------------------------------------------------
@@ -1139,6 +1149,29 @@ class Settings(BaseModel):
         False, "REFRESH_WORKER", help="End the worker after each job, for a fresh one."
     )
 
+    # -- where settings are read from -------------------------------------------------------------
+    settings_file: str | None = SOURCES.setting(
+        None,
+        "SETTINGS_FILE",
+        help="YAML file (TOML, if its name ends so) of settings by their names: `--config FILE`. "
+        "Everything else but VLLM_CONFIG_FILE wins over it; an unknown name stops the start.",
+    )
+    env_file: str = SOURCES.setting(
+        ".env",
+        "ENV_FILE",
+        empty_is_a_value=True,
+        help="File of `NAME=value` lines, of which only settings are taken; the start says which. "
+        "The one in the working folder must not be another user's. Empty: none is read.",
+    )
+    secrets_dir: str = SOURCES.setting(
+        "/run/secrets",
+        "SECRETS_DIR",
+        empty_is_a_value=True,
+        help="Folder with a file for each secret, as Docker and Kubernetes have it: `api_key`, "
+        "`hf_token` and so on, in lower or upper case. For one of them `API_KEY_FILE=PATH` does. "
+        "Empty: none is read.",
+    )
+
     # -- names of other servers -------------------------------------------------------------------
     gpu_memory_utilization: float | None = OTHERS.setting(
         None,
@@ -1209,7 +1242,12 @@ class Settings(BaseModel):
     @property
     def names(self) -> tuple[str, ...]:
         """Names that the model is served under; the first is the one that answers show."""
-        return self.served_model_name or (self.model_path,)
+        return tuple(name for name in self.served_model_name if name != _ANY) or (self.model_path,)
+
+    @property
+    def takes_any_name(self) -> bool:
+        """A request may ask for the model by whatever name."""
+        return _ANY in self.served_model_name
 
     @property
     def health_port(self) -> int | None:

@@ -10,8 +10,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr
@@ -52,16 +53,23 @@ def _level(value: object) -> object:
     return _LEVELS.get(lowered, lowered) if isinstance(lowered, str) else lowered
 
 
-_MULTIPLES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?) ?([kmgKMGT])(B|iB)?")
+_MULTIPLES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 """vLLM's: `8k` is 8000 and `8K` is 8192."""
 
 
-def _tokens(value: object) -> object:
-    """A number as vLLM's command line takes it: `32k`, `1.5M`."""
-    if isinstance(value, str) and (multiple := _MULTIPLES.get(value.strip()[-1:])) is not None:
-        with suppress(ValueError, OverflowError):  # pydantic says what is wrong with it
-            return int(float(value.strip()[:-1]) * multiple)
-    return value
+def number(value: object, *, of_bytes: bool) -> object:
+    """`32k`, `1.5M`; `8MB` and `8MiB` if it counts bytes. Anything else is left as it is."""
+    if not isinstance(value, str) or (match := _NUMBER.fullmatch(value.strip())) is None:
+        return value
+    digits, multiple, unit = match.groups()
+    if unit is not None and not of_bytes:
+        return value
+    letter = multiple if unit is None else multiple.upper()
+    factor = _MULTIPLES[letter]
+    if unit == "B":
+        factor = 1000 ** (1 + "KMGT".index(letter))
+    return int(Decimal(digits) * factor)
 
 
 def _unless(*nothing: str) -> BeforeValidator:
@@ -129,8 +137,8 @@ TensorParallel: TypeAlias = Annotated[
 LogLevel: TypeAlias = Annotated[
     Literal["debug", "info", "warning", "error"], BeforeValidator(_level)
 ]
-ContextLength: TypeAlias = Annotated[int | None, BeforeValidator(_tokens), _unless("auto", "-1")]
-BatchTokens: TypeAlias = Annotated[int | None, BeforeValidator(_tokens), _unless("0")]
+ContextLength: TypeAlias = Annotated[int | None, _unless("auto", "-1")]
+BatchTokens: TypeAlias = Annotated[int | None, _unless("0")]
 Device: TypeAlias = Annotated[str | None, _unless("auto")]
 Quantization: TypeAlias = Annotated[str | None, _unless("none")]
 
@@ -157,9 +165,11 @@ class Declaration:
     limits: tuple[tuple[str, float], ...] = ()
     """pydantic's `ge`, `gt`, `le`, `lt` that the value must keep."""
     field: str = ""
-    """Its attribute in `Settings`; `declarations` fills this in, and the next two."""
+    """Its attribute in `Settings`; `declarations` fills this in, and the next three."""
     is_switch: bool = False
     """True or false: as a flag it needs no value."""
+    is_number: bool = False
+    """An integer, which may be written as `32k`."""
     is_secret: bool = False
     """A key or a token: no process has it that does not need it."""
 
@@ -247,7 +257,8 @@ def _declaration(name: str, field: FieldInfo) -> Declaration:
     return replace(
         declared,
         field=name,
-        is_switch=field.annotation is bool,
+        is_switch=field.annotation in (bool, bool | None),
+        is_number=int in (field.annotation, *get_args(field.annotation)),
         is_secret=_holds_secrets(field.annotation),
         engine_option=name if option == _SAME_NAME else option,
     )

@@ -1,7 +1,8 @@
 """Where the values of the settings come from: layers merged, each value's origin kept.
 
-    command line > VLLM_EXTRA_ARGS > environment > DEPLOYMENT_CONFIG_JSON > VLLM_CONFIG_FILE
-        > options of a replaced sglang.launch_server > default
+    command line > VLLM_EXTRA_ARGS > environment and *_FILE > DEPLOYMENT_CONFIG_JSON > .env
+        > /run/secrets > --config > VLLM_CONFIG_FILE > options of a replaced sglang.launch_server
+        > default
 
 All names of a setting work in all places: `TP_SIZE=2`, `--tp-size 2`, `{"tp_size": 2}`. An empty
 value means "not set", unless the declaration says otherwise. Two names of one setting with
@@ -19,9 +20,19 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from app.errors import ConfigError
-from app.settings import checks, rules, translations, vllm, vllm_options
+from app.settings import (
+    checks,
+    engine_args,
+    rules,
+    slips,
+    sources,
+    translations,
+    vllm,
+    vllm_options,
+)
 from app.settings.catalogue import DECLARATIONS, Settings
-from app.settings.declare import Declaration, decoded, flag_of
+from app.settings.declare import decoded, flag_of, number
+from app.settings.explain import contradiction, explained
 from app.settings.secrets import is_secret
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
@@ -42,7 +53,8 @@ class Loaded:
 
     settings: Settings
     origins: Mapping[str, str]
-    """Field name -> `--flag`, an environment variable, or `DEPLOYMENT_CONFIG_JSON key`."""
+    """Field name -> `--flag`, an environment variable, `DEPLOYMENT_CONFIG_JSON key`, or a file and
+    the name in it."""
     warnings: Sequence[str]
 
 
@@ -62,28 +74,37 @@ def load(
     config = _deployment_config(environ)
     environment = {**{name.upper(): value for name, value in config.items()}, **environ}
     translations.refuse_gone(environment)
+    files = _files(argv or {}, environ)
     layers = (
+        *map(_layer_of, files),
         _read_layer(config, "{}", lower=True, where=DEPLOYMENT_CONFIG + " "),
-        _read_layer(environ, "{}", lower=False),
+        _with_secret_files(_read_layer(environ, "{}", lower=False), environ),
         _read_layer(argv or {}, "--{}", lower=True),
     )
     file, extra = (_vllm_layer(field, layers) for field in ("vllm_config_file", "vllm_extra_args"))
     values, origins = _merged(file.settings, *layers[:-1], extra.settings, layers[-1])
+    if supervised:
+        values.pop("gcp_key", None)
+        origins.pop("gcp_key", None)
+    _refuse_places(origins, argv or {}, environ)
+    warnings = [each for source in files for each in source.warnings]
+    warnings += engine_args.take_http_options(values, origins)
     try:
-        settings = Settings(**values)
+        settings = Settings(**_numbers(values))
     except ValidationError as error:
-        raise ConfigError(_explained(error, origins)) from None
+        raise ConfigError(explained(error, origins)) from None
     checks.refuse(settings, origins, supervised=supervised)
     settings = _with_dependent_defaults(settings, origins)
-    changes, warnings = rules.modernise(dict(settings), origins)
+    changes, more = rules.modernise(dict(settings), origins)
     for field, value in changes.items():
         if value != getattr(settings, field):
             origins.setdefault(field, "another server's setting")
-    warnings += translations.warn_of_gone(environment, _names())
+    warnings += more
+    warnings += translations.warn_of_gone(environment, sources.names())
     warnings += [f"{each}: no effect ({why})" for part in (file, extra) for each, why in part.idle]
     warnings += _warn_of_shown_keys(origins)
-    if unknown := _unknown(config):
-        warnings.append(f"{DEPLOYMENT_CONFIG}: nothing here is called {', '.join(unknown)}")
+    warnings += slips.in_config(config, DEPLOYMENT_CONFIG)
+    warnings += slips.in_environment(environ)
     return Loaded(settings.model_copy(update=changes), origins, warnings)
 
 
@@ -126,6 +147,8 @@ def without_secrets(environ: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, str]:
     names = {name for field in fields for name in DECLARATIONS[field].accepted_names}
+    if "gcp_key" in fields and len(fields) == 1:
+        names |= sources.names_of_files(fields)
     environment = {name: value for name, value in environ.items() if name not in names}
     config = _deployment_config(environment)
     kept = {name: value for name, value in config.items() if name.upper() not in names}
@@ -153,6 +176,8 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{DEPLOYMENT_CONFIG} is nested too deep") from None
     except ValueError as error:
         raise ConfigError(f"{DEPLOYMENT_CONFIG} is not JSON: {error}") from None
     if not isinstance(config, dict):
@@ -166,6 +191,45 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
         if value is not None:
             values[name] = value
     return values
+
+
+def _files(argv: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[sources.Source, ...]:
+    """What the files of settings set, the weakest first."""
+    return (
+        sources.settings_file(*sources.place("settings_file", argv, environ)),
+        sources.secrets(*sources.place("secrets_dir", argv, environ)),
+        sources.env_file(*sources.place("env_file", argv, environ)),
+    )
+
+
+def _refuse_places(
+    origins: Mapping[str, str], argv: Mapping[str, Any], environ: Mapping[str, str]
+) -> None:
+    """Raises ConfigError for one that is set where it is not looked at."""
+    for field in sources.PLACES:
+        origin = origins.get(field)
+        if origin is not None and origin != sources.place(field, argv, environ)[1]:
+            raise ConfigError(
+                f"{origin} says where settings are read from; set it on the command line or in the "
+                "environment"
+            )
+
+
+def _layer_of(source: sources.Source) -> _Layer:
+    layer = _read_layer(source.values, "{}", lower=False)
+    return {
+        field: (value, source.shape.format(source.spelled.get(name, name)))
+        for field, (value, name) in layer.items()
+    }
+
+
+def _with_secret_files(layer: _Layer, environ: Mapping[str, str]) -> _Layer:
+    source = sources.secret_files(environ)
+    for field, (value, origin) in _layer_of(source).items():
+        if field in layer and str(layer[field][0]) != value:
+            raise ConfigError(contradiction(layer[field][1], origin))
+        layer.setdefault(field, (value, origin))
+    return layer
 
 
 def _read_layer(source: Mapping[str, Any], shape: str, *, lower: bool, where: str = "") -> _Layer:
@@ -184,10 +248,7 @@ def _read_layer(source: Mapping[str, Any], shape: str, *, lower: bool, where: st
                     continue
                 origin = where + shape.format(key)
                 if field in layer and str(layer[field][0]) != str(value):
-                    raise ConfigError(
-                        f"{layer[field][1]} and {origin} are the same setting with different "
-                        "values; keep one"
-                    )
+                    raise ConfigError(contradiction(layer[field][1], origin))
                 layer.setdefault(field, (value, origin))
     return layer
 
@@ -215,13 +276,13 @@ def _launch_layers(layers: Sequence[_Layer]) -> list[_Layer]:
         options = translations.launch_options(str(text), origin)
         layer = _read_layer(options, "--{}", lower=True, where=origin + " ")
         ours = {flag_of(name) for field in layer for name in DECLARATIONS[field].accepted_names}
-        engine_args = {
+        options_left = {
             name.replace("-", "_"): _number_or_switch(value)
             for name, value in options.items()
             if name not in ours
         }
-        if engine_args:
-            layer["engine_args"] = (engine_args, origin)
+        if options_left:
+            layer["engine_args"] = (options_left, origin)
         launch_layers.append(layer)
     return launch_layers
 
@@ -242,15 +303,11 @@ def _vllm_layer(field: str, layers: Sequence[_Layer]) -> _VllmFlags:
     text, origin = set_in[-1]
     read = vllm_options.config_file if field == "vllm_config_file" else vllm_options.command_line
     options = read(str(text), origin)
-    ours = {flag_of(name) for name in _names()} - vllm.FLAGS_WITHOUT_EFFECT.keys()
+    ours = {flag_of(name) for name in sources.names()} - vllm.FLAGS_WITHOUT_EFFECT.keys()
     idle = vllm_options.leftover(options, ours, origin)
     settings = {flag: value for flag, value in options.items() if flag in ours}
     layer = _read_layer(settings, "--{}", lower=True, where=origin + " ")
     return _VllmFlags(layer, [(f"{origin} {flag}", why) for flag, why in idle.items()])
-
-
-def _names() -> dict[str, Declaration]:
-    return {name: each for each in DECLARATIONS.values() for name in each.accepted_names}
 
 
 def _number_or_switch(value: Any) -> Any:
@@ -276,6 +333,14 @@ def _merged_options(below: object, above: object) -> object:
 # -- after the merge ---------------------------------------------------------------------------
 
 
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With `32k` as 32000, where a number is expected."""
+    return {
+        field: number(value, of_bytes="bytes" in field) if DECLARATIONS[field].is_number else value
+        for field, value in values.items()
+    }
+
+
 def _with_dependent_defaults(settings: Settings, origins: dict[str, str]) -> Settings:
     """The defaults that depend on other settings."""
     if settings.demo:
@@ -286,15 +351,3 @@ def _with_dependent_defaults(settings: Settings, origins: dict[str, str]) -> Set
         settings = settings.model_copy(update={"port": settings.hathora_default_port})
         origins["port"] = origins["hathora_default_port"]
     return settings
-
-
-def _explained(error: ValidationError, origins: Mapping[str, str]) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
-    message = first["msg"].removeprefix("Value error, ")
-    field = str(first["loc"][0])
-    return f"{origins.get(field, field)}: {message[0].lower()}{message[1:]}"
-
-
-def _unknown(config: Mapping[str, Any]) -> list[str]:
-    known = {*_names(), *translations.GONE, *vllm.REFUSED}
-    return sorted(key for key in config if key.upper().replace("-", "_") not in known)

@@ -155,7 +155,6 @@ _REFUSED: dict[str, tuple[str, ...]] = {
     "the config is the model's own, which HF_OVERRIDES can change": ("HF_CONFIG_PATH",),
     "log-probabilities are the model's own (raw_logprobs)": ("LOGPROBS_MODE",),
     "tokens in log-probabilities are text": ("RETURN_TOKENS_AS_TOKEN_IDS",),
-    "a client asks for usage with stream_options.include_usage": ("ENABLE_FORCE_INCLUDE_USAGE",),
     "prompts are text or token ids": ("ENABLE_PROMPT_EMBEDS",),
     "no template of a client's is run": ("TRUST_REQUEST_CHAT_TEMPLATE",),
     "there are no routes /sleep and /wake_up": ("ENABLE_SLEEP_MODE",),

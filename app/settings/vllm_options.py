@@ -6,17 +6,16 @@ over `VLLM_CONFIG_FILE`, as in vLLM.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import shlex
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigError
-from app.settings import vllm
+from app.settings import files, vllm
 from app.settings.declare import flag_of
+from app.settings.spelling import hint
 from app.settings.translations import GONE, asks_for_nothing
 
 _SHORT = {
@@ -42,7 +41,6 @@ _NAMES = {
 }
 """Flags that mean the same as a setting, and that worker-vllm has no variable for."""
 _NUMBER = re.compile(r"-\d")
-_MOST_BYTES = 1024 * 1024
 
 
 def command_line(text: str, origin: str) -> dict[str, Any]:
@@ -105,41 +103,10 @@ def _parsed(value: Any) -> Any:
 
 def config_file(path: str, origin: str) -> dict[str, Any]:
     """The flags of a YAML file, as `command_line` has them. Raises ConfigError."""
-    import yaml
-
-    try:
-        with Path(path).expanduser().open("rb") as file:
-            text = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{origin}: {path} cannot be read: {error.strerror}") from None
-    if len(text) > _MOST_BYTES:
-        raise ConfigError(f"{origin}: {path} is larger than 1 MB")
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{origin}: {path} is not YAML: {reason}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{origin}: {path} must have flags and their values")
     options: dict[str, Any] = {}
-    for key, value in content.items():
-        if value is not None:
-            _add(options, str(key).replace("_", "-"), _text(value))
+    for key, value in files.read_mapping(files.path_of(path, origin), origin).items():
+        _add(options, key.replace("_", "-"), value)
     return options
-
-
-def _text(value: Any) -> Any:
-    match value:
-        case bool():
-            return str(value).lower()
-        case dict():
-            return json.dumps(value)
-        case list():
-            return [_text(each) for each in value]
-        case _:
-            return str(value)
 
 
 def leftover(options: Mapping[str, Any], ours: Collection[str], origin: str) -> dict[str, str]:
@@ -166,5 +133,4 @@ def leftover(options: Mapping[str, Any], ours: Collection[str], origin: str) -> 
 
 def _hint(flag: str, ours: Collection[str]) -> str:
     known = [*ours, *map(flag_of, (*GONE, *vllm.REFUSED)), *vllm.FLAGS_WITHOUT_EFFECT]
-    near = difflib.get_close_matches(flag, known, n=1)
-    return f"; did you mean --{near[0]}?" if near else ""
+    return hint(flag, known, "--{}")

@@ -16,8 +16,12 @@ from starlette.types import ASGIApp
 from app import __version__
 from app.dialects.contract import Dialect
 from app.dialects.routes import DIALECTS, RESOURCES
+from app.engine.base import Launched, Starting
 from app.errors import InternalError, InvalidRequest, MethodNotAllowed, RouteNotFound, ServeError
+from app.life.control import LocalControl
+from app.life.service import Service
 from app.settings.bounds import Bounds
+from app.settings.catalogue import Settings
 from app.types import Json
 from app.web import admin, files, probes, resources, sglang_routes
 from app.web.generation import Generation
@@ -178,6 +182,19 @@ def _openapi(app: FastAPI, serving: Serving) -> Json:
             schemas[body.__name__] = schema
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def document(settings: Settings) -> Json:
+    """What a server with these settings serves at /openapi.json; nothing is started for it."""
+
+    async def launch(_: Starting) -> Launched:
+        raise AssertionError("nothing is launched for a description")
+
+    nowhere = settings.model_copy(update={"store_url": "off", "file_storage_path": None})
+    service = Service(nowhere, launch, LocalControl(nowhere, lambda: None), lambda: None)
+    api = _api(Serving.of(service, None))
+    document: Json = api.openapi()
+    return document
 
 
 async def _serve_error(request: Request, error: Exception) -> Response:

@@ -20,7 +20,7 @@ NEEDED = (
     "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "prometheus-client",
     "structlog", "orjson", "msgspec", "psutil", "httpx", "rich", "llguidance", "sqlalchemy",
     "aiosqlite", "asyncpg", "pillow", "pybase64", "obstore", "python-multipart",
-    "google-cloud-compute", "pyyaml",
+    "google-cloud-compute", "pyyaml", "python-dotenv", "shtab",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from app.check import command
+from app.errors import ConfigError
 from tests.check.servers import run
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import serve
@@ -30,13 +31,18 @@ async def test_an_unreachable_server_is_one_line(capsys: pytest.CaptureFixture[s
         ["--api-key", "sec\nret"], ["--no-such-flag"],
     ],
 )  # fmt: skip
-def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit:
+def test_wrong_usage_is_one_line_without_secrets(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^check: ") as refused:
         command.main(arguments)
-    assert exit.value.code == 2
-    error_text = capsys.readouterr().err
-    assert "secret" not in error_text
-    assert "ret" not in error_text.replace("secret", "")
+    line = str(refused.value)
+    assert "\n" not in line
+    assert "secret" not in line
+    assert "ret" not in line.replace("secret", "")
+
+
+def test_a_flag_of_check_that_is_misspelt_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="there is no '--jsn'; did you mean --json"):
+        command.main(["--jsn"])
 
 
 async def test_a_broken_environment_does_not_stop_the_check(

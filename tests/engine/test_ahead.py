@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,7 +95,7 @@ def test_a_model_is_fetched_with_a_report_and_nothing_that_is_not_needed(
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("files", "token", "says"),
-    [(FILES, "secret", "none for this HF_TOKEN"), ({}, None, None)],
+    [(FILES, "secret", "not for this HF_TOKEN"), ({}, None, None)],
 )
 def test_a_model_that_cannot_be_had_is_one_line(
     cache: Path, monkeypatch: pytest.MonkeyPatch, files: Any, token: str | None, says: str | None
@@ -109,12 +111,85 @@ def test_a_model_that_cannot_be_had_is_one_line(
 
 
 @pytest.mark.full
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        ((404, "RepoNotFound"), r"MODEL_PATH: some/model is not at http.*check the name"),
+        ((401, ""), "set HF_TOKEN if it is private"),
+        ((403, "GatedRepo"), "is gated: ask for access at .*/some/model, and set HF_TOKEN"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_before_anything_is_imported(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, refusal: tuple[int, str], says: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    with hub(FILES, refuses=refusal) as url:
+        ahead, _ = started(cache, url, monkeypatch)
+        with pytest.raises(ConfigError, match=says):
+            ahead.check_first()
+
+
+@pytest.mark.full
+def test_a_silent_hub_is_mentioned_long_before_the_start_ends(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(module, "_HUB_IS_SILENT_S", 0.1)
+    monkeypatch.setattr(module, "_HUB_ANSWERS_S", 0.5)
+    monkeypatch.setattr(module.log, "warning", lambda line, **_: lines.append(line))
+    silent = threading.Event()
+    with hub(FILES, silent=silent) as url:
+        ahead, _ = started(cache, url, monkeypatch)
+        with suppress(StartError):
+            ahead.check_first()
+        ahead._thread.join(60)
+        silent.set()
+    assert lines[0] == "the hub has not answered yet"
+    with pytest.raises(StartError, match="does not answer"):
+        ahead.check()
+
+
+@pytest.mark.full
+def test_a_model_that_is_here_is_not_waited_for(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = cache / "models--some--model/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"w")
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(Ahead, "check", lambda _: pytest.fail("it waits"))
+    chosen = load({}, {"MODEL_PATH": NAME}).settings
+    Ahead(NAME, chosen, lambda *_: None).check_first()
+
+
+@pytest.mark.full
+def test_without_a_network_and_a_cache_it_says_so(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    ahead, _ = started(cache, "http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE forbids to fetch it"):
+        ahead.check()
+
+
+@pytest.mark.full
+def test_a_start_without_a_model_says_what_can_be_given() -> None:
+    pytest.importorskip("huggingface_hub")
+    default = load({}, {}).settings.model_path
+    line = str(module._explained(default, OSError("no network")))
+    assert line.startswith("no model is set: `serve-hathora NAME_OR_FOLDER`")
+    assert "--demo" in line
+
+
+@pytest.mark.full
 def test_the_cache_is_enough_and_without_one_a_silent_hub_is_one_line(
     cache: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ahead, _ = started(cache, "http://127.0.0.1:9", monkeypatch)
     ahead._thread.join(60)
-    with pytest.raises(StartError, match="the hub does not answer") as failed:
+    with pytest.raises(StartError, match=r"the hub \(.*\) does not answer") as failed:
         ahead.check()
     assert failed.value.exit_code == 71  # it may answer the next time
     snapshot = cache / "models--some--model/snapshots/0123"

@@ -20,8 +20,10 @@ SERVER = Path(__file__).parents[2] / "serve_hathora.py"
 class Started:
     """A server with the scripted engine."""
 
-    def __init__(self, folder: Path, *before: str, **settings: str) -> None:
-        """`before`: a command that runs the server, such as `nohup`."""
+    def __init__(
+        self, folder: Path, *before: str, program: tuple[str, ...] = (str(SERVER),), **settings: str
+    ) -> None:
+        """`before`: a command that runs the server, such as `nohup`. `program`: for Python."""
         self.files = folder / "tmp"
         self.files.mkdir(parents=True)
         self._out = folder / "out.log"
@@ -31,7 +33,7 @@ class Started:
         }  # fmt: skip
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                [*before, sys.executable, str(SERVER)], env={**os.environ, **environment},
+                [*before, sys.executable, *program], env={**os.environ, **environment},
                 cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 

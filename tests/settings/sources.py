@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-
-from app.settings.command_line import add_arguments
+from app.settings.command_line import Parser, add_arguments
 from app.settings.load import Loaded
 from app.settings.show import describe
 
 
 def flags(*argv: str) -> dict[str, object]:
     """What the command line sets."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser = Parser(prog="test")
     add_arguments(parser)
     return vars(parser.parse_args(argv))
 

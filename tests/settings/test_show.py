@@ -22,8 +22,10 @@ def test_secrets_are_never_shown() -> None:
 
 
 def test_secrets_in_engine_args_are_not_shown() -> None:
-    loaded = load({}, {"ENGINE_ARGS": '{"ssl_keyfile_password": "hidden", "page_size": 1}'})
-    assert origin(loaded, "ENGINE_ARGS")[0] == '{"ssl_keyfile_password": "***", "page_size": 1}'
+    loaded = load(
+        {}, {"ENGINE_ARGS": '{"remote_password": "hidden", "page_size": 1}', "ENGINE": "scripted"}
+    )
+    assert origin(loaded, "ENGINE_ARGS")[0] == '{"remote_password": "***", "page_size": 1}'
 
 
 def test_a_command_line_and_an_address_are_shown_without_their_secrets() -> None:

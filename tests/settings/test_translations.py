@@ -55,7 +55,10 @@ def test_a_replaced_servers_command_line_yields_to_everything_else() -> None:
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        ("python3 -u -m sglang.launch_server --cuda-graph-bs 1 2 4", {"cuda_graph_bs": [1, 2, 4]}),
+        (
+            "python3 -u -m sglang.launch_server --cuda-graph-bs-decode 1 2 4",
+            {"cuda_graph_bs_decode": [1, 2, 4]},
+        ),
         ("sglang serve --page-size=32", {"page_size": 32}),
         ("--json-model-override-args '{\"a\": 1}'", {"json_model_override_args": '{"a": 1}'}),
         ("--enable-dp-attention", {"enable_dp_attention": True}),

@@ -72,7 +72,7 @@ def test_a_flag_may_be_written_as_vllm_takes_it(args: str, field: str, value: An
         ("serve --seed 1", "VLLM_EXTRA_ARGS: 'serve' stands before the first flag"),
         ("-x 1", "VLLM_EXTRA_ARGS: '-x' is no flag of vllm serve"),
         ("--seed 'x", "VLLM_EXTRA_ARGS: No closing quotation"),
-        ("--seed x", "VLLM_EXTRA_ARGS --seed: input should be a valid integer"),
+        ("--seed x", "VLLM_EXTRA_ARGS --seed: must be an integer"),
         ("--grpc", "VLLM_EXTRA_ARGS --grpc cannot be honoured: this server speaks HTTP alone"),
         ("--ssl-keyfile /k", "VLLM_EXTRA_ARGS --ssl-keyfile cannot be honoured"),
         ("--config /x.yaml", "VLLM_EXTRA_ARGS --config cannot be honoured"),
@@ -121,10 +121,10 @@ def test_a_documented_config_file_is_taken_over(tmp_path: Path) -> None:
     [
         (None, "cannot be read: No such file"),
         ("a: [", "is not YAML"),
-        ("- a", "must have flags and their values"),
+        ("- a", "must have names and their values"),
         ("seed: !!python/object/apply:os.system [ls]", "is not YAML"),
         ("seedling: 1", "vLLM has no flag --seedling; did you mean --seed?"),
-        ("seed: {a: 1}", "VLLM_CONFIG_FILE --seed: input should be a valid integer"),
+        ("seed: {a: 1}", "VLLM_CONFIG_FILE --seed: must be an integer"),
     ],
 )
 def test_a_config_file_that_cannot_be_read_is_one_line(

@@ -22,9 +22,12 @@ def hub(
     token: str | None = None,
     port: int = 0,
     bytes_per_s: float | None = None,
+    refuses: tuple[int, str] | None = None,
+    silent: threading.Event | None = None,
 ) -> Iterator[str]:
     """The few of Hugging Face's routes that a download takes. Yields its address. `bytes_per_s`: of
-    all its answers together."""
+    all its answers together. `refuses`: every request, with this status and code. `silent`: it
+    answers once this is set."""
     line = threading.Lock()
     contents = {
         name: content.encode() if isinstance(content, str) else content
@@ -34,7 +37,11 @@ def hub(
     class Hub(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            if token and self.headers.get("authorization") != f"Bearer {token}":
+            if silent is not None:
+                silent.wait()
+            if refuses is not None:
+                self._send(refuses[0], b"{}", {"X-Error-Code": refuses[1]})
+            elif token and self.headers.get("authorization") != f"Bearer {token}":
                 self._send(401, b"{}")
             elif "/api/models/" in path and "/tree/" in path:
                 self._json([{"type": "file", "path": name, "size": len(each), "oid": _sha(each)}

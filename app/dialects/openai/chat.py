@@ -7,19 +7,21 @@ DeepSeek and SGLang write it, `reasoning` as OpenRouter and vLLM do.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Annotated, Any, ClassVar, Literal, assert_never
+from typing import Annotated, Any, ClassVar, assert_never
 
 import orjson
 from pydantic import Field
 
 from app.dialects import attachments, pictures
 from app.dialects.attachments import NONE, Attached, Named
-from app.dialects.body import Body, Unsupported
+from app.dialects.body import Unsupported
 from app.dialects.contract import Call, Dialect, Reply, present
 from app.dialects.json_array import JsonArray
-from app.dialects.openai import models, tools
+from app.dialects.openai import functions, models, tools
 from app.dialects.openai.beams import beam_width
+from app.dialects.openai.call_forms import FUNCTION_CALL, TOOL_CALLS, CallForm
 from app.dialects.openai.frames import OpenAIFrames, logprob_json, usage_json
+from app.dialects.openai.functions import FunctionChoice, Functions
 from app.dialects.openai.messages import ChatMessage
 from app.dialects.openai.sampling import (
     UNSUPPORTED,
@@ -27,9 +29,9 @@ from app.dialects.openai.sampling import (
     alternative_count,
     choice_count,
 )
+from app.dialects.openai.thinking import ThinkingFields
 from app.dialects.openai.tools import AnyTool, ToolChoice
-from app.dialects.template_kwargs import template_kwargs, thinking_switch
-from app.engine.base import EngineInfo
+from app.dialects.template_kwargs import template_kwargs
 from app.errors import InvalidRequest, UnsupportedParameter
 from app.events import (
     Choice,
@@ -47,33 +49,13 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
-from app.generation import limits
 from app.settings.bounds import Bounds, hard_limit
-from app.types import ChatPrompt, GenerationRequest, Json, Scoring, ToolCall
-
-Tokens = Annotated[int, Field(ge=0, lt=2**31)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+from app.types import ChatPrompt, GenerationRequest, Json, Scoring
 
 
-class ReasoningOptions(Body):
-    """OpenRouter's form of `reasoning_effort`."""
-
-    unsupported: ClassVar[Unsupported] = {"exclude": (False,)}
-
-    effort: Effort | None = None
-    max_tokens: Tokens | None = None
-    enabled: bool | None = None
-
-
-class Thinking(Body):
-    """DeepSeek's and GLM's switch."""
-
-    type: Literal["enabled", "disabled"]
-    budget_tokens: Tokens | None = None
-
-
-class ChatBody(SamplingFields):
-    unsupported = UNSUPPORTED | {
+class ChatBody(SamplingFields, ThinkingFields):
+    unsupported: ClassVar[Unsupported] = {
+        **{name: UNSUPPORTED[name] for name in UNSUPPORTED if not name.startswith("function")},
         "add_special_tokens": (False,),  # the chat template writes them
         "best_of": (1,),
         "echo": (False,),
@@ -88,13 +70,8 @@ class ChatBody(SamplingFields):
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=hard_limit("max_logprobs"))] | None = None
-    reasoning_effort: Effort | None = None
-    reasoning: ReasoningOptions | None = None
-    thinking: Thinking | None = None
-    enable_thinking: bool | None = None
-    thinking_budget: Tokens | None = None
-    """DashScope's, and SGLang's by another name."""
-    max_thinking_tokens: Tokens | None = None
+    functions: Functions | None = None
+    function_call: FunctionChoice | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
@@ -120,9 +97,10 @@ def answer(body: ChatBody, call: Call, attached: Attached | None = None) -> Awai
         model=model,
         fingerprint=call.model.info.fingerprint,
         n=request.n,
-        include_usage=body.include_usage,
+        include_usage=body.include_usage(call.bounds),
         logprobs=request.scoring is not None,
         alias=call.bounds.reasoning_alias,
+        calls=FUNCTION_CALL if body.functions else TOOL_CALLS,
     )
     call.log_fields |= {
         "id": f"chatcmpl-{call.id}",
@@ -132,8 +110,8 @@ def answer(body: ChatBody, call: Call, attached: Attached | None = None) -> Awai
         "max_tokens": request.sampling.max_tokens,
         "stream": bool(body.stream),
     }
-    if body.tools:
-        call.log_fields["tools"] = len(body.tools)
+    if offered := body.tools or body.functions:
+        call.log_fields["tools"] = len(offered)
     return present(call.generate(request), presenter, stream=bool(body.stream))
 
 
@@ -173,10 +151,18 @@ def lower(body: ChatBody, call: Call, attached: Attached = NONE) -> GenerationRe
                     body.parallel_tool_calls,
                     bounds,
                     formatted=grammar is not None,
+                )
+                if body.functions is None and body.function_call is None
+                else functions.lower(
+                    body.functions or (),
+                    body.function_call,
+                    bounds,
+                    formatted=grammar is not None,
+                    beside=body.tools or body.tool_choice,
                 ),
-                effort=_effort(body),
+                effort=body.effort,
                 template_kwargs=template_kwargs(
-                    body.chat_template_kwargs, bounds, thinks=_switch(body)
+                    body.chat_template_kwargs, bounds, thinks=body.thinks
                 ),
                 continues=bool(body.continue_final_message),
             ),
@@ -184,7 +170,7 @@ def lower(body: ChatBody, call: Call, attached: Attached = NONE) -> GenerationRe
         sampling=body.sampling(
             bounds,
             max_tokens=body.max_tokens if max_tokens is None else max_tokens,
-            thinking_budget=_budget(body, call.model.info),
+            thinking_budget=body.budget(call.model.info),
             beam_width=beam_width(body, call, n),
         ),
         n=n,
@@ -204,6 +190,12 @@ def _check_messages(body: ChatBody) -> None:
                 param=f"messages[{no}].content",
                 code="missing_required_parameter",
             )
+        if message.function_call and message.role != "assistant":
+            raise InvalidRequest(
+                f"Invalid value for 'messages[{no}].function_call': only the assistant calls "
+                "functions.",
+                param=f"messages[{no}].function_call",
+            )
         if message.tool_calls and message.role != "assistant":
             raise InvalidRequest(
                 f"Invalid value for 'messages[{no}].tool_calls': only the assistant calls tools.",
@@ -222,34 +214,6 @@ def _check_messages(body: ChatBody) -> None:
             "'add_generation_prompt' must be the opposite of 'continue_final_message'.",
             param="add_generation_prompt",
         )
-
-
-def _effort(body: ChatBody) -> str | None:
-    if body.reasoning_effort is not None or body.reasoning is None:
-        return body.reasoning_effort
-    return body.reasoning.effort
-
-
-def _switch(body: ChatBody) -> bool | None:
-    """Whether the model shall think, if the request says so."""
-    if body.thinking is not None:
-        return body.thinking.type == "enabled"
-    return thinking_switch(body.reasoning, body.enable_thinking)
-
-
-def _budget(body: ChatBody, info: EngineInfo) -> int | None:
-    """How many tokens the model may think."""
-    asked = {
-        "thinking.budget_tokens": body.thinking.budget_tokens if body.thinking else None,
-        "reasoning.max_tokens": body.reasoning.max_tokens if body.reasoning else None,
-        "thinking_budget": body.thinking_budget,
-        "max_thinking_tokens": body.max_thinking_tokens,
-    }
-    for param, budget in asked.items():
-        if budget is not None:
-            limits.check_budget(budget, info, param=param)
-            return budget
-    return None
 
 
 def _scoring(body: ChatBody, bounds: Bounds) -> Scoring | None:
@@ -272,8 +236,9 @@ class ChatPresenter(OpenAIFrames):
         include_usage: bool,
         logprobs: bool = False,
         alias: bool = False,
+        calls: CallForm = TOOL_CALLS,
     ) -> None:
-        """`alias`: write the thinking as `reasoning`, too."""
+        """`alias`: write the thinking as `reasoning`, too. `calls`: how calls are written."""
         super().__init__(
             id=f"chatcmpl-{id}",
             object="chat.completion.chunk",
@@ -288,6 +253,8 @@ class ChatPresenter(OpenAIFrames):
         self._kept = [JsonArray() for _ in range(n)] if logprobs else None
         """The whole answer's scores, by choice."""
         self._alias = alias
+        self._calls = calls
+        self._called = calls.finish_reason
 
     def feed(self, event: Event) -> bytes:
         match event:
@@ -297,19 +264,10 @@ class ChatPresenter(OpenAIFrames):
                 return b"%b%b%b" % (self._heads[index], orjson.dumps(text), self._tail)
             case ReasoningDelta(text, index):
                 return self._chunk(index, {"delta": self._thinking(text)}, None)
-            case ToolCallStarted(call, id, name, index, freeform):
-                empty = {"name": name, "input" if freeform else "arguments": ""}
-                begun = {"index": call, "id": id, **_typed(freeform, empty)}
-                return self._chunk(index, {"delta": {"tool_calls": [begun]}}, None)
-            case ToolCallDelta(call, arguments, index, freeform):
-                more = (
-                    {"custom": {"input": arguments}}
-                    if freeform
-                    else {"function": {"arguments": arguments}}
-                )
-                return self._chunk(
-                    index, {"delta": {"tool_calls": [{"index": call, **more}]}}, None
-                )
+            case ToolCallStarted():
+                return self._call_chunk(event.index, self._calls.begun(event))
+            case ToolCallDelta():
+                return self._call_chunk(event.index, self._calls.more(event))
             case Scored(tokens, index):
                 return self._note_scores(tokens, index)
             case Progress(usage):
@@ -321,7 +279,9 @@ class ChatPresenter(OpenAIFrames):
                     self._chunk(index, {"delta": first}, None) for index in range(self._n)
                 )
             case Finished(reason, index):
-                return self._chunk(index, {"delta": {}}, reason)
+                return self._chunk(
+                    index, {"delta": {}}, self._called if reason == "tool_calls" else reason
+                )
             case Usage():
                 return self._end(event)
             case TokenIds():
@@ -350,13 +310,18 @@ class ChatPresenter(OpenAIFrames):
         if choice.reasoning:
             message |= self._thinking(choice.reasoning)
         if choice.calls:
-            message["tool_calls"] = [_call(call) for call in choice.calls]
+            message |= self._calls.whole(choice.calls)
         return {
             "index": choice.index,
             "message": message,
             "logprobs": self._kept_json(choice.index),
-            "finish_reason": choice.finish_reason,
+            "finish_reason": self._called
+            if choice.finish_reason == "tool_calls"
+            else choice.finish_reason,
         }
+
+    def _call_chunk(self, index: int, delta: Json | None) -> bytes:
+        return b"" if delta is None else self._chunk(index, {"delta": delta}, None)
 
     def _thinking(self, text: str) -> Json:
         return {"reasoning_content": text} | ({"reasoning": text} if self._alias else {})
@@ -368,16 +333,6 @@ class ChatPresenter(OpenAIFrames):
 
     def _logprobs_json(self, scored: Sequence[ScoredToken]) -> Json:
         return {"content": [logprob_json(token) for token in scored], "refusal": None}
-
-
-def _call(call: ToolCall) -> Json:
-    key = "input" if call.freeform else "arguments"
-    return {"id": call.id, **_typed(call.freeform, {"name": call.name, key: call.arguments})}
-
-
-def _typed(freeform: bool, content: Json) -> Json:
-    kind = "custom" if freeform else "function"
-    return {"type": kind, kind: content}
 
 
 CHAT = Dialect(

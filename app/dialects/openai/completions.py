@@ -84,7 +84,7 @@ def answer(body: CompletionBody, call: Call) -> Awaitable[Reply]:
         model=model,
         fingerprint=call.model.info.fingerprint,
         choices=request.n * len(request.prompts),
-        include_usage=body.include_usage,
+        include_usage=body.include_usage(call.bounds),
         logprobs=body.logprobs,
         of=request.n,
         best=body.n or 1,

@@ -11,12 +11,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.dialects import attachments
+from app.dialects import attachments, tool_use
 from app.dialects.attachments import NONE, Attached, Named
 from app.dialects.body import Body, Unsupported
 from app.dialects.openai import tools
-from app.dialects.openai.tools import PastCall
-from app.types import Detail, Message, Part, Picture, Text
+from app.dialects.openai.tools import FunctionCall, PastCall
+from app.types import Detail, Message, Part, Picture, Text, ToolCall
 
 
 class TextPart(Body):
@@ -83,13 +83,15 @@ Content = Annotated[
 
 
 class ChatMessage(Body):
-    unsupported: ClassVar[Unsupported] = {"function_call": (), "audio": ()}
+    unsupported: ClassVar[Unsupported] = {"audio": ()}
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    """`function`: as `tool`, of clients that define `functions`."""
     content: Content | None = None
     name: Annotated[str, Field(max_length=256)] | None = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
     tool_calls: Annotated[list[PastCall], Field(max_length=1024, fail_fast=True)] | None = None
+    function_call: FunctionCall | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
@@ -141,15 +143,19 @@ class ChatMessage(Body):
             parts = () if content is None else (Text(content),)
         thinking = self.reasoning_content or self.reasoning
         return Message(
-            role=self.role,
+            role="tool" if self.role == "function" else self.role,
             parts=parts,
             name=self.name,
             tool_call_id=self.tool_call_id,
-            calls=tuple([tools.past_call(call) for call in self.tool_calls])
-            if self.tool_calls
-            else (),
+            calls=self._calls() if self.tool_calls or self.function_call else (),
             reasoning=(thinking or None) if self.role == "assistant" else None,
         )
+
+    def _calls(self) -> tuple[ToolCall, ...]:
+        if self.tool_calls or self.function_call is None:
+            return tuple([tools.past_call(call) for call in self.tool_calls or ()])
+        called = self.function_call
+        return (ToolCall("", called.name, tool_use.as_object(called.arguments)),)
 
 
 def _part(part: TextPart | ImagePart | FilePart, param: str, attached: Attached) -> Part:

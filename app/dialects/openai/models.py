@@ -21,7 +21,11 @@ def served_name(requested: str | None, call: Call) -> str:
     if requested is None:
         return call.model.names[0]
     call.model.check_name(requested)
-    return call.model.names[0] if requested in GENERIC_NAMES else requested
+    if requested in call.model.names:
+        return requested
+    if requested in GENERIC_NAMES or not call.model.has_adapter(requested):
+        return call.model.names[0]
+    return requested
 
 
 def generator_name(requested: str | None, call: Call) -> str:

@@ -143,9 +143,10 @@ class SamplingFields(CommonFields, GrammarFields, BeamFields):
     def lengths(cls, bounds: Bounds) -> dict[str, int]:
         return {"logit_bias": bounds.max_logit_biases, "stop": bounds.max_stops}
 
-    @property
-    def include_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def include_usage(self, bounds: Bounds) -> bool:
+        """A stream ends with its usage: as the client asks, else as the operator has it."""
+        asked = None if self.stream_options is None else self.stream_options.include_usage
+        return bounds.stream_usage if asked is None else asked
 
     @property
     def progress(self) -> bool:

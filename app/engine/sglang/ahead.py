@@ -18,14 +18,16 @@ from typing import Any
 import psutil
 
 from app.engine import model_cache
-from app.engine.environment import uses_another_hub
+from app.engine.environment import hub_caches, uses_another_hub
 from app.errors import ConfigError, StartError
 from app.logs.setup import log
-from app.settings.catalogue import Settings
+from app.settings.catalogue import DECLARATIONS, Settings
 
 _SAY_S = 5.0
 _LOOK_S = 0.5
 _HUB_ANSWERS_S = 10.0
+_HUB_IS_SILENT_S = 2.0
+"""Until the operator is told what the start waits for."""
 _LOADED = (None, "auto", "safetensors")
 """Values of LOAD_FORMAT of which it is known which files they need."""
 _SMALL = (".json", ".jinja", ".model", ".txt", ".py", ".tiktoken")
@@ -56,6 +58,13 @@ class Ahead:
         self._drafts = options.get("speculative_algorithm") is not None
         self._whole: Path | None = None
         self._known = threading.Event()
+        # What else SGLang takes for a model, such as s3://, or a file of a repository, is its.
+        self._asks = (
+            self._loads
+            and not Path(path).exists()
+            and model_cache.is_name(path)
+            and not uses_another_hub()
+        )
         self._thread = threading.Thread(target=self._run, name="model-ahead", daemon=True)
 
     def start(self) -> None:
@@ -65,9 +74,20 @@ class Ahead:
         """Raises ConfigError if the hub has no such model, or none for this user, and StartError if
         it does not answer; neither if the model is in its cache. Waits for the hub's answer, not
         for the files."""
+        if not self._known.wait(_HUB_IS_SILENT_S):
+            log.warning("the hub has not answered yet", model=self._path, waits_s=_HUB_ANSWERS_S)
         self._known.wait(_HUB_ANSWERS_S)
         if self._error is not None:
             raise self._error
+
+    def check_first(self) -> None:
+        """As `check`, if the model has to be fetched: before imports of many seconds, which an
+        operator with a wrong name would wait for. A model that is here is not waited for."""
+        if self._asks and not any(
+            model_cache.has_weights(each, self._path, self._revision)
+            for each in hub_caches(self._folder)
+        ):
+            self.check()
 
     def path(self) -> str:
         """Where the model is on this machine, once all that the hub has of it is, for any of its
@@ -84,8 +104,7 @@ class Ahead:
         try:
             if Path(self._path).exists():
                 folder = Path(self._path)
-            # What else SGLang takes for a model, such as s3://, or a file of a repository, is its.
-            elif self._loads and model_cache.is_name(self._path) and not uses_another_hub():
+            elif self._asks:
                 folder = self._fetch()
         except StartError as error:
             self._error = error
@@ -111,6 +130,12 @@ class Ahead:
                     self._compare(huggingface_hub.HfApi(), found)
                 return found
         if constants.HF_HUB_OFFLINE:
+            caches = dict.fromkeys((cache, str(constants.HF_HUB_CACHE)))
+            if not any(model_cache.is_begun(each, self._path) for each in caches):
+                raise ConfigError(
+                    f"{_named(self._path)} is not on this machine, and HF_HUB_OFFLINE forbids to "
+                    f"fetch it. {_ELSEWHERE}"
+                )
             return None
         hub = huggingface_hub.HfApi()
         try:
@@ -268,17 +293,36 @@ def _in_short(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
+_ELSEWHERE = "A folder with a model's files is served, too (--model-path /models/x)."
+
+
+def _named(name: str) -> str:
+    """`MODEL_PATH: NAME`, and what could be given if nothing was."""
+    if name != DECLARATIONS["model_path"].default:
+        return f"MODEL_PATH: {name}"
+    return (
+        "no model is set: `serve-hathora NAME_OR_FOLDER`, MODEL_PATH or DEPLOYMENT_CONFIG_JSON "
+        "sets one, --demo is a small one to try, --engine scripted needs none. The default, "
+        f"{name},"
+    )
+
+
 def _explained(name: str, error: Exception) -> StartError:
     """Why the hub gave no model."""
+    from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
+    hub = constants.ENDPOINT
     if isinstance(error, GatedRepoError):
         return ConfigError(
-            f"MODEL_PATH: {name} is gated: ask for access on the hub, and set HF_TOKEN"
+            f"{_named(name)} is gated: ask for access at {hub}/{name}, and set HF_TOKEN"
         )
     if isinstance(error, HfHubHTTPError) and error.response.status_code in _NO_SUCH:
-        return ConfigError(f"MODEL_PATH: the hub has no model {name}, or none for this HF_TOKEN")
+        return ConfigError(
+            f"{_named(name)} is not at {hub}, or not for this HF_TOKEN: check the name, and set "
+            f"HF_TOKEN if it is private. {_ELSEWHERE}"
+        )
     return StartError(
-        f"MODEL_PATH: {name} is not on this machine, and the hub does not answer: "
-        f"{_in_short(error)}"
+        f"{_named(name)} is not on this machine, and the hub ({hub}) does not answer: "
+        f"{_in_short(error)}. {_ELSEWHERE}"
     )

@@ -216,6 +216,7 @@ def _build(
     path = model_path(settings, starting)
     ahead = Ahead(path, settings, starting.fetched, starting.read)
     ahead.start()
+    ahead.check_first()
     if needs_no_hub(settings, path):
         go_offline()
     use_own_models(path)

@@ -28,30 +28,6 @@ _CPU_KV_POOL_TOKENS = 65_536
 _NEVER_S = 7 * 86_400.0
 """For SGLang's watchdog, which ends a scheduler that was frozen in a step; ours leaves that out."""
 
-_RESERVED = {
-    "model_path": "set MODEL_PATH instead",
-    "device": "set DEVICE instead",
-    "api_key": "set API_KEY instead",
-    "admin_api_key": "the engine's own HTTP server is not used",
-    "incremental_streaming_output": "this server needs it as it is",
-    "skip_tokenizer_init": "this server tokenises every prompt",
-    "is_embedding": "the model's files say whether it is one",
-    "tokenizer_worker_num": "set TOKENIZER_WORKERS instead",
-    "enable_metrics": "set ENABLE_METRICS instead",
-    "grammar_backend": "this server has its own, on llguidance",
-    "crash_dump_folder": "this server keeps no requests",
-    "export_metrics_to_file": "set ENABLE_METRICS and scrape /metrics",
-    "nnodes": "set NNODES instead",
-    "enable_lora": "set ENABLE_LORA instead",
-    "lora_paths": "set LORA_MODULES instead",
-    "max_loras_per_batch": "set MAX_LORAS instead",
-    "max_lora_rank": "set MAX_LORA_RANK instead",
-    "max_loaded_loras": "set MAX_CPU_LORAS instead",
-    "lora_target_modules": "set LORA_TARGET_MODULES instead",
-    "node_rank": "set NODE_RANK instead",
-}
-"""Options that ENGINE_ARGS must not set."""
-
 
 def engine_options(
     settings: Settings, runtime: RuntimeDir, model_path: str, *, on_cpu: bool
@@ -62,7 +38,6 @@ def engine_options(
     """
     from sglang.srt.server_args import ServerArgs
 
-    check_reserved(settings.engine_args)
     options = defaults(settings, on_cpu) | settings.engine_options() | {"model_path": model_path}
     name = called(settings.model_path, model_path)
     if name != model_path:
@@ -125,11 +100,6 @@ def sends_ids(settings: Settings) -> bool:
         and options.get("detokenizer_worker_num", 1) == 1
         and not any(options.get(name) for name in needing)
     )
-
-
-def check_reserved(engine_args: dict[str, Any]) -> None:
-    for name in engine_args.keys() & _RESERVED.keys():
-        raise ConfigError(f"ENGINE_ARGS: {name} cannot be set here: {_RESERVED[name]}")
 
 
 def check_known(options: dict[str, Any], server_args: Any) -> None:

@@ -16,7 +16,7 @@ from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.importing import go_offline, use_cpu, will_use_cpu
 from app.engine.sglang.model_files import model_path, needs_no_hub, tokenizer_at
 from app.engine.sglang.moved import installed
-from app.engine.sglang.options import check_reserved, choose_dtype, defaults, look_into_cache
+from app.engine.sglang.options import choose_dtype, defaults, look_into_cache
 from app.engine.sglang.public.bridge import Bridge
 from app.engine.sglang.public.engine import PublicEngine
 from app.engine.sglang.public.model import PublicModel, model_of
@@ -100,7 +100,6 @@ def _options(
     settings: Settings, runtime: RuntimeDir, path: str, known: Any, *, on_cpu: bool
 ) -> dict[str, Any]:
     """Those of the settings that this release of SGLang knows. Raises ConfigError."""
-    check_reserved(settings.engine_args)
     for name in _OF_SGLANGS_RENDERER:
         if settings.engine_args.get(name):
             raise ConfigError(f"ENGINE_ARGS: {name}: not by SGLang's public API")

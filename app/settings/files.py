@@ -1,0 +1,137 @@
+"""Files that settings are read from: bounded, and what is wrong with one is one line.
+
+A file is a regular one (another may never end, or never begin), UTF-8, and at most 1 MB.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from app.errors import ConfigError
+
+MOST_BYTES = 1024 * 1024
+_DEEPEST = 32
+_MOST_VALUES = 20_000
+
+
+def read_text(path: Path, origin: str, *, most_bytes: int = MOST_BYTES) -> str:
+    """The text of a file. Raises ConfigError that begins with `origin`."""
+    content = read_bytes(path, origin, most_bytes=most_bytes)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{origin}: {path} is not UTF-8, at byte {error.start}") from None
+
+
+def read_bytes(path: Path, origin: str, *, most_bytes: int = MOST_BYTES) -> bytes:
+    try:
+        # Without O_NONBLOCK the start would wait for the other end of a pipe.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ConfigError(f"{origin}: {path} is no file")
+            content = file.read(most_bytes + 1)
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{origin}: {path} cannot be read: {reason}") from None
+    if len(content) > most_bytes:
+        size = f"{most_bytes >> 20} MB" if most_bytes >= 2**20 else f"{most_bytes >> 10} kB"
+        raise ConfigError(f"{origin}: {path} is larger than {size}")
+    return content
+
+
+def read_mapping(path: Path, origin: str) -> dict[str, Any]:
+    """Names and values of a YAML file, or of a TOML file if its name ends with `.toml`. Scalars are
+    text, as in the environment; null is left out. Raises ConfigError."""
+    text = read_text(path, origin)
+    content = _toml(text, path, origin) if path.suffix == ".toml" else _yaml(text, path, origin)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{origin}: {path} must have names and their values")
+    _check_shape(content, path, origin)
+    try:
+        return {str(name): as_text(value) for name, value in content.items() if value is not None}
+    except ValueError as error:  # an integer of more digits than Python writes
+        raise ConfigError(f"{origin}: {path}: {_in_short(error)}") from None
+
+
+def path_of(text: str, origin: str) -> Path:
+    """With `~` as the user's home. Raises ConfigError if there is none."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{origin}: {text[:200]}: {error}") from None
+
+
+def as_text(value: Any) -> Any:
+    """A value as the environment would have it; a list stays one."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case dict():
+            return json.dumps(value, default=str)
+        case list() if any(isinstance(each, dict | list) for each in value):
+            return json.dumps(value, default=str)
+        case list():
+            return [as_text(each) for each in value]
+        case _:
+            return str(value)
+
+
+def _toml(text: str, path: Path, origin: str) -> Any:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{origin}: {path} is not TOML: {_in_short(error)}") from None
+
+
+def _yaml(text: str, path: Path, origin: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Takes no aliases, of which few lines can make a billion values, and no name twice."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError(f"aliases (*{self.peek_event().anchor}) are not taken")  # type: ignore[no-untyped-call]
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set[str]()
+            for key, _ in node.value:
+                if isinstance(key.value, str) and key.value in seen:
+                    raise yaml.YAMLError(f"it has {key.value[:60]!r} twice; keep one")
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
+    if text.count("\n") > _MOST_VALUES:
+        raise ConfigError(f"{origin}: {path} has more than {_MOST_VALUES:,} lines")
+    try:
+        return yaml.load(text, Loader)  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{origin}: {path} is not YAML: {_in_short(error)}") from None
+
+
+def _check_shape(content: Any, path: Path, origin: str) -> None:
+    values, waiting = 0, [(content, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        values += 1
+        if depth > _DEEPEST or values > _MOST_VALUES:
+            what = f"more than {_DEEPEST} levels" if depth > _DEEPEST else "too many values"
+            raise ConfigError(f"{origin}: {path} has {what}")
+        if isinstance(value, dict | list):
+            inner = value.values() if isinstance(value, dict) else value
+            waiting += [(each, depth + 1) for each in inner]
+
+
+def _in_short(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return " ".join(str(error).split())[:200]
