@@ -30,6 +30,7 @@ FLOORS = [
         "signals",
         "spawned",
         "trials",
+        "unix_sockets",
         "version",
     },
     {"reading", "grammars", "store", "media", "files", "adapters"},

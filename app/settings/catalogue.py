@@ -463,6 +463,32 @@ class Settings(BaseModel):
         help="A second port, on which only the health routes answer: RunPod's load balancer asks "
         "there. Default: PORT.",
     )
+    uds: str | None = SERVER.setting(
+        None,
+        "UDS",
+        help="Path of a unix socket to listen on, instead of HOST and PORT. docs/tls.md.",
+    )
+    uds_mode: str = SERVER.setting(
+        "660", "UDS_MODE", help="Mode of that socket: who may write to it may use the API."
+    )
+    ssl_certfile: str | None = SERVER.setting(
+        None,
+        "SSL_CERTFILE",
+        help="PEM file with the server's certificate and those between it and its authority: PORT "
+        "speaks TLS (https), PORT_HEALTH does not. Read again when it changes. docs/tls.md.",
+    )
+    ssl_keyfile: str | None = SERVER.setting(
+        None, "SSL_KEYFILE", help="PEM file with its key. Default: SSL_CERTFILE."
+    )
+    ssl_keyfile_password: SecretStr | None = SERVER.setting(
+        None, "SSL_KEYFILE_PASSWORD", help="Password of an encrypted SSL_KEYFILE."
+    )
+    ssl_ca_certs: str | None = SERVER.setting(
+        None,
+        "SSL_CA_CERTS",
+        help="PEM file with authorities, of one of which each client needs a certificate. "
+        "None: clients need none.",
+    )
     health_check_path: str | None = SERVER.setting(
         None,
         "HEALTH_CHECK_PATH",

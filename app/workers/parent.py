@@ -27,7 +27,7 @@ from typing import TypeAlias, assert_never
 
 import uvloop
 
-from app import processes, signals
+from app import processes, signals, unix_sockets
 from app.channel import Channel
 from app.endpoint import Network
 from app.engine.environment import RuntimeDir
@@ -62,15 +62,20 @@ def run(
 
     `link`: to the supervisor.
     """
+    remove = unix_sockets.remover(listeners[0])
+
+    def clean_up() -> None:
+        remove()
+        runtime.remove()
 
     async def serve() -> int:
         children = Children()
-        control = LocalControl(settings, runtime.remove, link, SharedGauges(runtime.path))
+        control = LocalControl(settings, clean_up, link, SharedGauges(runtime.path))
         service = Service(
             settings,
             launch,
             control,
-            runtime.remove,
+            clean_up,
             admits=False,
             all_warm=children.all_warm,
         )
@@ -82,8 +87,11 @@ def run(
             watching.cancel()
 
     SharedGauges.create(runtime.path, len(listeners))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve())
+    finally:
+        remove()
 
 
 class Child:
@@ -170,7 +178,7 @@ class Parent:
         return self._service.host.loaded
 
     async def start(self) -> asyncio.Task[None]:
-        host, port = self._listeners[0].getsockname()[:2]
+        address = unix_sockets.address(self._listeners[0])
         for no, listener in enumerate(self._listeners):
             await self._start_child(no, listener)
         lifecycle = self._service.lifecycle
@@ -180,8 +188,7 @@ class Parent:
         self._send_network(self._control.network())
         log.info(
             "listening",
-            host=host,
-            port=port,
+            **address,
             model=self._service.settings.names[0],
             processes=len(self._children),
         )
