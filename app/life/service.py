@@ -35,6 +35,7 @@ from app.logs.setup import log
 from app.settings.catalogue import Settings
 from app.stats import LocalGauges, LoopLag
 from app.store.opening import store_of
+from app.tracing.opening import tracing_of
 
 _FAILED_ANSWERS_S = 3.0
 """Time for clients to receive the error that ended their request, after the drain timed out."""
@@ -81,6 +82,8 @@ class Service:
         """What has been answered; None: nothing is kept."""
         self.files = files_of(settings) if admits and settings.upstream_url is None else None
         """What clients have uploaded; None: they cannot."""
+        self.tracing = tracing_of(settings) if admits else None
+        """None: requests have no spans."""
         self.host = ModelHost(
             settings,
             self.lifecycle,
@@ -165,6 +168,8 @@ async def live(work: Work, service: Service) -> int:
         await service.store.close()
     if service.files is not None:
         await service.files.close()
+    if service.tracing is not None:
+        await service.tracing.close()
     AWAKE.stop()
     lifecycle.enter(Phase.STOPPED)
     log.info("stopped", uptime_s=round(lifecycle.uptime_s, 1))

@@ -1018,6 +1018,38 @@ class Settings(BaseModel):
     enable_metrics: bool = LOGS.setting(
         True, "ENABLE_METRICS", help="Serve /metrics, SGLang's own series included."
     )
+    server_timing: bool = LOGS.setting(
+        False,
+        "SERVER_TIMING",
+        help="Answers carry Server-Timing: what the time until they began was for. It also tells "
+        "clients how busy the server is.",
+    )
+    otel_exporter_otlp_endpoint: str | None = LOGS.setting(
+        None,
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        help="Collector of OpenTelemetry, such as http://collector:4318: each request that "
+        "generates has a span. None: there are no traces. docs/tracing.md.",
+    )
+    otel_exporter_otlp_traces_endpoint: str | None = LOGS.setting(
+        None,
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        help="The same, for traces alone and with its path. Default: OTEL_EXPORTER_OTLP_ENDPOINT "
+        "and /v1/traces.",
+    )
+    otel_exporter_otlp_headers: SecretStr | None = LOGS.setting(
+        None,
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        help="Headers for the collector, such as a key: `name=value,name=value`.",
+    )
+    otel_exporter_otlp_traces_headers: SecretStr | None = LOGS.setting(
+        None, "OTEL_EXPORTER_OTLP_TRACES_HEADERS", help="The same, for traces alone."
+    )
+    otel_exporter_otlp_protocol: str | None = LOGS.setting(
+        None,
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        help="Only `http/protobuf`, the default, is spoken. OpenTelemetry's other variables "
+        "(OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, ...) are its own.",
+    )
 
     # -- warm-up ----------------------------------------------------------------------------------
     warmup_on_start: bool = WARM_UP.setting(
@@ -1231,6 +1263,16 @@ class Settings(BaseModel):
     def names(self) -> tuple[str, ...]:
         """Names that the model is served under; the first is the one that answers show."""
         return self.served_model_name or (self.model_path,)
+
+    @property
+    def traces_endpoint(self) -> str | None:
+        """Where spans are sent; None: nowhere."""
+        if (
+            self.otel_exporter_otlp_traces_endpoint is not None
+            or self.otel_exporter_otlp_endpoint is None
+        ):
+            return self.otel_exporter_otlp_traces_endpoint
+        return self.otel_exporter_otlp_endpoint.rstrip("/") + "/v1/traces"
 
     @property
     def health_port(self) -> int | None:

@@ -35,6 +35,7 @@ def refuse(settings: Settings, origins: Mapping[str, str], *, supervised: bool) 
     _check_health_path(settings, origins)
     _check_keys(settings, origins)
     _check_port(settings)
+    _check_traces(settings, origins)
     _check_store(settings)
     _check_files(settings)
     if not supervised:
@@ -137,6 +138,25 @@ def _check_default_sampling(settings: Settings, origins: Mapping[str, str]) -> N
         numbers = (int,) if name == "top_k" else (int, float)
         if type(value) not in numbers or not least <= value <= most:
             raise ConfigError(f"{origin}: {name} must be a number from {least:,} to {most:,}")
+
+
+def _check_traces(settings: Settings, origins: Mapping[str, str]) -> None:
+    if (url := settings.traces_endpoint) is None:
+        return
+    field = (
+        "otel_exporter_otlp_traces_endpoint"
+        if settings.otel_exporter_otlp_traces_endpoint
+        else "otel_exporter_otlp_endpoint"
+    )
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{origins[field]}: must be http(s)://HOST:PORT")
+    protocol = settings.otel_exporter_otlp_protocol
+    if protocol is not None and protocol != "http/protobuf":
+        raise ConfigError(
+            f"{origins['otel_exporter_otlp_protocol']}={protocol[:20]!r} is not spoken, only "
+            "http/protobuf, for which collectors listen on port 4318"
+        )
 
 
 _SOCKET_PATH_BYTES = 107
