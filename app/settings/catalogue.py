@@ -505,6 +505,16 @@ class Settings(BaseModel):
     drain_timeout_s: float = SERVER.setting(
         30.0, "DRAIN_TIMEOUT", ge=0, help="Seconds that requests may take to finish after SIGTERM."
     )
+    notify_socket: str | None = SERVER.setting(
+        None,
+        "NOTIFY_SOCKET",
+        has_flag=False,
+        help="Set by systemd (`Type=notify`), which is told when the server is ready, and what it "
+        "does until then. docs/systemd.md.",
+    )
+    watchdog_usec: int | None = SERVER.setting(
+        None, "WATCHDOG_USEC", has_flag=False, ge=1000, help="The same (`WatchdogSec=`)."
+    )
     engine_stall_timeout_s: float = SERVER.setting(
         60.0,
         "ENGINE_STALL_TIMEOUT",

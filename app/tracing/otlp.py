@@ -18,13 +18,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span as AnySpan
-from opentelemetry.trace import SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
+from opentelemetry.trace import SpanKind, Status, StatusCode, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.re import parse_env_headers
 from opentelemetry.util.types import AttributeValue
@@ -37,6 +38,7 @@ from app.stats import RequestStats
 from app.tracing.spans import Ending, carried
 
 _W3C = TraceContextTextMapPropagator()
+_NO_PARENT = Context()
 _LONGEST = {"traceparent": 128, "tracestate": 512}
 """Characters; a longer header is not read. W3C's `traceparent` has 55, and its `tracestate` must be
 carried up to 512."""
@@ -68,7 +70,7 @@ class OtlpTracing:
         wall_ns = time.time_ns() - int((time.perf_counter() - began) * 1e9)
         span = self._tracer.start_span(
             operation,
-            _W3C.extract(_carrier(headers)),
+            _W3C.extract(client) if (client := _carrier(headers)) else _NO_PARENT,
             SpanKind.SERVER,
             # A sampler may decide by these.
             {"gen_ai.operation.name": operation, "http.route": route},
@@ -105,9 +107,11 @@ class OtlpSpan:
     ) -> None:
         self._span, self._operation, self._model = span, operation, model
         self._began, self._wall_ns = began, wall_ns
-        onward: dict[str, str] = {}
-        _W3C.inject(onward, set_span_in_context(span))
-        id = format_trace_id(span.get_span_context().trace_id)
+        context = span.get_span_context()
+        id = format_trace_id(context.trace_id)
+        onward = {"traceparent": f"00-{id}-{context.span_id:016x}-{context.trace_flags:02x}"}
+        if context.trace_state:
+            onward["tracestate"] = context.trace_state.to_header()
         self._tokens = carried.set(onward), logs.trace_id.set(id)
 
     def end(self, ending: Ending) -> None:
