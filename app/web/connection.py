@@ -41,7 +41,7 @@ from app.web import upgrade
 from app.web.deadline import Deadline
 from app.web.head_budget import SEPARATORS, HeadBudget
 from app.web.responses import rendered
-from app.web.transports import UNIX_CLIENT, AnswerTransport, is_unix, unacknowledged
+from app.web.transports import UNIX_CLIENT, AnswerTransport, acknowledged, is_unix, unacknowledged
 
 _MAX_PIECES = 65_536
 _MAX_PIPELINED = 64
@@ -157,16 +157,22 @@ class BoundedHttp(HttpToolsProtocol):
             raise ClientGone("The client does not read its answer.")
 
     def _watch_unread(self) -> None:
-        before = self.transport.get_write_buffer_size()
+        before = self._read_so_far()
 
         def expired() -> None:
-            if before - self.transport.get_write_buffer_size() >= _READ_BYTES:
+            if self._read_so_far() - before >= _READ_BYTES:
                 self._watch_unread()
             else:
                 self.unread = True
                 self.cut_off()
 
         self._unread.start(self.settings.write_timeout_s, expired)
+
+    def _read_so_far(self) -> int:
+        """Grows as the client reads. On TLS the loop has a buffer that it does not tell of."""
+        if self._tls:
+            return acknowledged(self.transport)
+        return -self.transport.get_write_buffer_size()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.stop()
@@ -342,17 +348,25 @@ class BoundedHttp(HttpToolsProtocol):
             self.flow.resume_reading()
         self._abort_once_sent(latest=awake.now() + self.settings.write_timeout_s)
 
-    def _abort_once_sent(self, latest: float) -> None:
-        """After _LINGER_S with nothing left to send, or at `latest`, by `awake.now`."""
-        sent = not self.transport.get_write_buffer_size()
-        if self._tls and unacknowledged(self.transport):
-            sent = False
+    def _abort_once_sent(self, latest: float, since: int | None = None) -> None:
+        """After _LINGER_S with nothing left to send, or at `latest`, by `awake.now`. On TLS the
+        rest of a long answer may be left, and it is sent as long as it is read (`since`: what was
+        read before)."""
+        left, read = self.transport.get_write_buffer_size(), since or 0
+        if self._tls:
+            left += unacknowledged(self.transport)
+            if since is None:
+                read = self._read_so_far()
 
         def lingered() -> None:
-            if sent or awake.now() >= latest:
-                self.transport.abort()
+            now = awake.now()
+            is_read = self._tls and self._read_so_far() - read >= _READ_BYTES
+            if left and is_read:
+                self._abort_once_sent(now + self.settings.write_timeout_s)
+            elif left and now < latest:
+                self._abort_once_sent(latest, read)
             else:
-                self._abort_once_sent(latest)
+                self.transport.abort()
 
         self._deadline.start(_LINGER_S, lingered)
 

@@ -21,6 +21,7 @@ from app.settings.catalogue import Settings
 from app.web.tls import Tls, read
 
 BACKLOG = 2048
+_NEVER_S = 86_400.0
 
 
 class Http(uvicorn.Server):
@@ -50,8 +51,7 @@ class Http(uvicorn.Server):
             tls = {
                 "ssl": self._tls.context,
                 "ssl_handshake_timeout": self._settings.header_timeout_s,
-                # Until the client has read what it was sent; web/connection.py ends it sooner.
-                "ssl_shutdown_timeout": self._settings.write_timeout_s,
+                "ssl_shutdown_timeout": _NEVER_S,  # web/connection.py ends it
             }
         await self._listen(self._listener, **tls)
         if self._health is not None:

@@ -6,9 +6,11 @@ import asyncio
 import fcntl
 import socket
 import struct
+import sys
 import termios
 from collections.abc import Callable
 
+_BYTES_ACKED = 120
 UNIX_CLIENT = "unix"
 """Stands for the address of a client on a unix socket."""
 
@@ -39,3 +41,15 @@ def unacknowledged(transport: asyncio.Transport) -> int:
         return 0
     unsent: int = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0" * 4))[0]
     return unsent
+
+
+def acknowledged(transport: asyncio.Transport) -> int:
+    """Bytes that the client's kernel has got since the connection began; 0 where it is not known.
+
+    `tcpi_bytes_acked` of linux/tcp.h, since Linux 4.1.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return 0
+    known = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)
+    return int.from_bytes(known[_BYTES_ACKED:], sys.byteorder)

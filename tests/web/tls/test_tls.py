@@ -174,6 +174,16 @@ async def test_a_large_answer_arrives_whole_before_its_connection_ends(
             assert text.encode() in await asyncio.to_thread(rest)
 
 
+async def test_a_client_that_reads_slowly_gets_all_of_its_last_answer(
+    authority: Authority,
+) -> None:
+    text = "x" * 12_000_000
+    async with serve(ScriptedEngine(text), WRITE_TIMEOUT="1.5", **authority.issue()) as running:
+        ending = post(CHAT, b"connection: close")
+        async with _deaf(running, authority.client(), ending, slow=True) as rest:
+            assert text.encode() in await asyncio.to_thread(rest)
+
+
 async def test_a_client_that_reads_nothing_is_cut_off(authority: Authority) -> None:
     engine = ScriptedEngine(*["x" * 100_000] * 200)
     async with serve(engine, WRITE_TIMEOUT="0.5", **authority.issue()) as running:
@@ -327,16 +337,27 @@ async def _differs(port: int, context: ssl.SSLContext, before: bytes | None) -> 
 
 @asynccontextmanager
 async def _deaf(
-    running: Running, context: ssl.SSLContext, sent: bytes
+    running: Running, context: ssl.SSLContext, sent: bytes, *, slow: bool = False
 ) -> AsyncIterator[Callable[[], bytes]]:
-    """A client that sends and then neither reads nor closes. Yields what reads the rest."""
+    """A client that sends and then neither reads nor closes. Yields what reads the rest; `slow`: in
+    six seconds."""
 
     def ask() -> ssl.SSLSocket:
-        plain = socket.create_connection(("127.0.0.1", running.port), timeout=HANGS_S)
+        plain = socket.socket()
+        if slow:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        plain.settimeout(HANGS_S)
+        plain.connect(("127.0.0.1", running.port))
         client = context.wrap_socket(plain, server_hostname="localhost")
         client.sendall(sent)
         return client
 
     client = await asyncio.to_thread(ask)
+
+    def read() -> bytes:
+        if slow:
+            time.sleep(0.0075)  # the largest record of TLS has 16 KB
+        return client.recv(100_000)
+
     with client:
-        yield lambda: b"".join(iter(lambda: client.recv(100_000), b""))
+        yield lambda: b"".join(iter(read, b""))
