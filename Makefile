@@ -7,6 +7,7 @@ UV := $(TOOLS)/bin/uv
 UV_VERSION := 0.13.8
 FULL := .venv
 LIGHT := .venv-light
+SITE := .venv-site
 # Processes that run at a time in the light suite, half of which waits. `make test-light JOBS=16`.
 JOBS ?= 4
 INSTALL := $(UV) pip install --python
@@ -15,7 +16,7 @@ LOCK_CLIENTS := $(COMPILE) --upgrade
 LOCK := $(LOCK_CLIENTS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-light test-full test-agents test-fast test-live test-rare test-vlm test-templates test-images contract upgrade demo-vlm test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
+.PHONY: help try demo site test test-light test-full test-agents test-fast test-live test-rare test-vlm test-templates test-images contract upgrade demo-vlm test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -134,12 +135,17 @@ docs: $(LIGHT)/.installed  ## write docs/settings.md and docs/architecture.svg
 	$(LIGHT)/bin/python serve_hathora.py settings --markdown > docs/settings.md
 	$(LIGHT)/bin/python docs/architecture_svg.py > docs/architecture.svg
 
+site: $(SITE)/.installed  ## the documents as a site, in build/site/html; fails if a link leads nowhere
+	$(SITE)/bin/python docs/site_pages.py
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet
+
 lock: $(UV)  ## pin the newest release of everything
 	$(LOCK) --extra engine -o requirements.txt
 	$(LOCK) --all-extras -c requirements.txt -o requirements/dev.txt
 	$(LOCK) --extra engine --extra demo -c requirements/dev.txt -o requirements/demo.txt
 	$(LOCK) --extra runpod -c requirements/dev.txt -o requirements/runpod.txt
 	$(LOCK) --extra runpod --extra light -c requirements/dev.txt -o requirements/light.txt
+	$(LOCK_CLIENTS) requirements/site.in -o requirements/site.txt
 	$(FULL)/bin/python deploy/docker/lock.py
 
 # -- environments ----------------------------------------------------------------------------------
@@ -153,6 +159,12 @@ $(LIGHT)/.installed: requirements/light.txt $(UV)
 	@echo "==> installing requirements/light.txt (390 MB; seconds with a warm cache)"
 	@test -d $(LIGHT) || $(UV) venv -q --python $(PYTHON) $(LIGHT)
 	$(INSTALL) $(LIGHT)/bin/python --compile-bytecode -r requirements/light.txt
+	@touch $@
+
+$(SITE)/.installed: requirements/site.txt $(UV)
+	@echo "==> installing requirements/site.txt (mkdocs-material, 70 MB)"
+	@test -d $(SITE) || $(UV) venv -q --python $(PYTHON) $(SITE)
+	$(INSTALL) $(SITE)/bin/python -r requirements/site.txt
 	@touch $@
 
 $(FULL)/.installed: requirements.txt $(UV)
@@ -213,4 +225,4 @@ lock-clients: $(UV)  ## pin the newest release of every client
 	cd tests/clients/node && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 clean:  ## remove the environments and caches
-	rm -rf $(FULL) $(LIGHT) $(TOOLS) $(CLIENTS_DIR) $(AGENTS_DIR) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(FULL) $(LIGHT) $(SITE) build/site $(TOOLS) $(CLIENTS_DIR) $(AGENTS_DIR) .mypy_cache .ruff_cache .pytest_cache

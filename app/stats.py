@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -21,6 +21,7 @@ from app.events import (
 )
 from app.gate import Gate
 from app.logs import setup as logs
+from app.types import Sampling
 
 
 class Prefix(msgspec.Struct, frozen=True):
@@ -41,6 +42,7 @@ class RequestStats:
         "arrived",
         "cached_tokens",
         "completion_tokens",
+        "entered",
         "finish_reason",
         "first_token",
         "last_token",
@@ -49,11 +51,20 @@ class RequestStats:
         "picture_tokens",
         "pictures",
         "prefix",
+        "prepared",
         "prompt_tokens",
+        "sampling",
+        "timed",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, timed: bool = False) -> None:
+        """`timed`: `prepared` and `entered` are of interest to somebody."""
+        self.timed = timed
         self.arrived = time.perf_counter()
+        self.prepared: float | None = None
+        """When its prompt was ready: tokens, grammar, pictures."""
+        self.entered: float | None = None
+        """When the engine was asked: there was room for it."""
         self.first_token: float | None = None
         self.last_token = 0.0
         self.prompt_tokens: int | None = None
@@ -68,6 +79,8 @@ class RequestStats:
         """None: nothing like its prompt came before."""
         self.on_prompt: Callable[[int], None] | None = None
         """Is called with the prompts' tokens, before the engine gets them."""
+        self.sampling: Sampling | None = None
+        """What it asked for."""
 
     def note(self, beat: Beat) -> None:
         """Record when the first and the last token arrived, and how the request ended."""
@@ -105,6 +118,36 @@ class RequestStats:
         if self.first_token is not None:
             fields["ttft_ms"] = round((self.first_token - self.arrived) * 1e3, 1)
         return {name: value for name, value in fields.items() if value is not None}
+
+    def phases(self) -> Iterator[tuple[str, float]]:
+        """What its time was for so far, in seconds."""
+        if self.prepared is None:
+            return
+        yield "prompt", self.prepared - self.arrived
+        if self.entered is None:
+            return
+        yield "queue", self.entered - self.prepared
+        if self.first_token is None:
+            return
+        yield "prefill", self.first_token - self.entered
+        if self.last_token > self.first_token:
+            yield "decode", self.last_token - self.first_token
+
+    def server_timing(self, total_s: float) -> bytes:
+        """The header's value: milliseconds until the answer began, and what they were for."""
+        arrived, prepared, entered = self.arrived, self.prepared, self.entered
+        if prepared is None or entered is None or self.first_token is None:
+            return b"total;dur=%.1f" % (total_s * 1e3)
+        return (
+            b"prompt;dur=%.1f, queue;dur=%.1f, prefill;dur=%.1f, ttft;dur=%.1f, total;dur=%.1f"
+            % (
+                (prepared - arrived) * 1e3,
+                (entered - prepared) * 1e3,
+                (self.first_token - entered) * 1e3,
+                (self.first_token - arrived) * 1e3,
+                total_s * 1e3,
+            )
+        )
 
     def cache_header(self) -> bytes:
         """What of the prompt was in the prefix cache, and why not more."""

@@ -23,6 +23,7 @@ import httpx
 
 from app.check import target
 from app.check.picture import Curve, svg
+from app.check.relay import relayed
 from app.settings.command_line import Parser
 
 _CLIENT = """
@@ -60,7 +61,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         with target.client_of(options) as client:
             model, tokenizer = _found(client, options.model, options.tokenizer)
-        rungs = list(_shown(_ladder(options, model, tokenizer), options))
+        with relayed(options) as address:
+            rungs = list(_shown(_ladder(options, address, model, tokenizer), options))
         if not options.json and (picture := _picture(rungs, options)) is not None:
             options.svg.write_text(picture)
             print(f"the picture: {options.svg}")
@@ -116,20 +118,25 @@ def _found(client: httpx.Client, model: str | None, tokenizer: str | None) -> tu
     return model, tokenizer
 
 
-def _ladder(options: argparse.Namespace, model: str, tokenizer: str) -> Iterator[Rung]:
+def _ladder(
+    options: argparse.Namespace, address: str, model: str, tokenizer: str
+) -> Iterator[Rung]:
+    """`address`: at which the load client asks."""
+    asked = (options, address, model, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         for no, streams in enumerate(options.streams):
             results = Path(folder, f"{streams}.jsonl")
             # The first requests of a shape are slower: kernels, caches.
-            _run(options, model, tokenizer, streams, streams, results, seed=options.seed + 2 * no)
+            _run(*asked, streams, streams, results, seed=options.seed + 2 * no)
             results.unlink()
             requests = streams * _ROUNDS
-            _run(options, model, tokenizer, streams, requests, results, options.seed + 2 * no + 1)
+            _run(*asked, streams, requests, results, options.seed + 2 * no + 1)
             yield _rung(streams, requests, json.loads(results.read_text().splitlines()[-1]))
 
 
 def _run(
     options: argparse.Namespace,
+    address: str,
     model: str,
     tokenizer: str,
     streams: int,
@@ -138,7 +145,7 @@ def _run(
     seed: int,
 ) -> None:
     config = {
-        "backend": "sglang-oai-chat", "base_url": str(options.base_url).rstrip("/"),
+        "backend": "sglang-oai-chat", "base_url": address,
         "model": model, "tokenizer": tokenizer, "dataset_name": "random-ids",
         "num_prompts": requests, "max_concurrency": streams, "warmup_requests": 0,
         "random_input_len": options.input_tokens, "random_output_len": options.output_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ssl
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +18,11 @@ _CONNECT_TIMEOUT_S = 5.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--base-url", type=_base_url, metavar="URL", help="default: http://localhost:PORT")
+    add("--base-url", type=_base_url, metavar="URL", help="default: localhost, PORT or UDS")
+    add("--uds", metavar="PATH", help="ask on this unix socket")
+    add("--ca", metavar="FILE", help="trust the authorities of this PEM file, too (https)")
+    add("--cert", metavar="FILE", help="show this certificate (PEM), if the server wants one")
+    add("--key", metavar="FILE", help="its key; default: the file of --cert")
     add("--api-key", metavar="KEY", help="default: the first of API_KEY")
     add("--model", metavar="NAME", help="default: the first that is listed")
     add("--timeout", type=_seconds, default=60.0, metavar="S", help="per answer; default: 60")
@@ -34,7 +39,15 @@ def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
         print(f"the settings here are not used: {error}", file=sys.stderr)
         own = load({}, {}).settings
     if options.base_url is None:
-        options.base_url = _base_url(f"localhost:{own.port or 8000}")
+        scheme = "https" if own.ssl_certfile is not None else "http"
+        options.base_url = _base_url(f"{scheme}://localhost:{own.port or 8000}")
+        options.uds = options.uds or own.uds
+    if options.key is not None and options.cert is None:
+        parser.error("--key needs --cert")
+    try:
+        options.tls = _tls(options)
+    except (OSError, ValueError) as error:
+        parser.error(f"--ca, --cert, --key: {error}")
     if options.api_key is None and own.api_key:
         options.api_key = own.api_key[0].get_secret_value()
     if options.api_key and not options.api_key.isprintable():  # httpx would refuse it, and quote it
@@ -48,9 +61,23 @@ def client_of(options: argparse.Namespace) -> httpx.Client:
         base_url=url,
         headers={"authorization": b"Bearer " + options.api_key.encode()} if options.api_key else {},
         timeout=httpx.Timeout(options.timeout, connect=min(options.timeout, _CONNECT_TIMEOUT_S)),
+        verify=options.tls,
+        transport=httpx.HTTPTransport(uds=options.uds) if options.uds else None,
         # A proxy from the environment leads to other machines only.
         trust_env=url.host not in ("localhost", "127.0.0.1", "::1"),
     )
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext:
+    """Of plain connections, too, which do not look at it: the system's authorities are many."""
+    if options.base_url.scheme != "https":
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ssl.create_default_context()
+    if options.ca is not None:
+        context.load_verify_locations(options.ca)
+    if options.cert is not None:
+        context.load_cert_chain(options.cert, options.key)
+    return context
 
 
 def _base_url(text: str) -> httpx.URL:

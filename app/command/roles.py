@@ -43,7 +43,7 @@ def server(loaded: Loaded, arguments: Sequence[str], link_fd: int | None) -> NoR
 
     def run() -> int:
         from app.hathora.link import ServerLink
-        from app.web import server
+        from app.web import listening, server
 
         link = ServerLink(link_fd) if link_fd is not None else None
         launch = _launcher(chosen, runtime)
@@ -55,11 +55,11 @@ def server(loaded: Loaded, arguments: Sequence[str], link_fd: int | None) -> NoR
                 env = with_keys(keys)
                 return processes.start(arguments, *role, pass_fds=pass_fds, env=env)
 
-            listeners = server.bind_several(chosen, chosen.tokenizer_workers)
+            listeners = listening.bind_several(chosen, chosen.tokenizer_workers)
             return parent.run(chosen, listeners, start, launch, runtime, link)
         from app.life.control import LocalControl
 
-        listener = server.bind(chosen)
+        listener = listening.bind(chosen)
         control = LocalControl(chosen, runtime.remove, link)
         return server.run(chosen, listener, launch, runtime.remove, control)
 

@@ -7,6 +7,7 @@ This is the whole way of a request between a dialect and the engine, on one scre
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 
@@ -109,6 +110,8 @@ class ServedModel:
             jobs = await self._jobs(request, stats, hold)
             if stats is not None and stats.on_prompt is not None:
                 stats.on_prompt(sum(len(job.prompt.ids) for job in jobs))
+            if stats is not None and stats.timed:
+                stats.sampling, stats.prepared = request.sampling, time.perf_counter()
             # Megabytes of text that is not needed while the engine answers.
             request = msgspec.structs.replace(request, prompts=())
             share = self._gate.sequences.of_one_request()
@@ -121,6 +124,8 @@ class ServedModel:
                     share.room(request.n),
                     aclosing(self._stream(request, jobs[0], request.id, request.n)) as chunks,
                 ):
+                    if stats is not None and stats.timed:
+                        stats.entered = time.perf_counter()
                     async for chunk in chunks:
                         if hold is not None:  # the engine has the pictures
                             await hold.aclose()
@@ -128,7 +133,12 @@ class ServedModel:
                         yield answer.beat((chunk,))
             else:
                 streams = [
-                    (first, self._in_room(share, request, jobs[first // request.n], first, choices))
+                    (
+                        first,
+                        self._in_room(
+                            share, request, jobs[first // request.n], first, choices, stats
+                        ),
+                    )
                     for first, choices in parts(
                         len(jobs), request.n, most if beams is None else request.n
                     )
@@ -225,7 +235,13 @@ class ServedModel:
         return [replace(job, sampling=replace(job.sampling, max_tokens=most)) for job in jobs]
 
     async def _in_room(
-        self, share: Share, request: GenerationRequest, job: Job, first: int, choices: int
+        self,
+        share: Share,
+        request: GenerationRequest,
+        job: Job,
+        first: int,
+        choices: int,
+        stats: RequestStats | None,
     ) -> AsyncGenerator[Chunk, None]:
         # The engine aborts by prefix: no id of equal length is a prefix of another.
         id = f"{request.id}-{first:05}"
@@ -233,6 +249,8 @@ class ServedModel:
         # Beams cannot take turns: those beyond a request's share are in the engine all the same.
         room = min(request.sampling.beam_width or choices, self._gate.sequences.share)
         async with share.room(room), aclosing(stream) as chunks:
+            if stats is not None and stats.timed and stats.entered is None:
+                stats.entered = time.perf_counter()
             async for chunk in chunks:
                 yield chunk
 

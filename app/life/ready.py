@@ -10,11 +10,15 @@ from app.logs import setup as logs
 from app.settings.catalogue import Settings
 
 
-def listening(settings: Settings, listener: socket.socket) -> str:
-    """The URL under which the API is found, as an address that was bound says it."""
-    host, port = listener.getsockname()[:2]
+def url_of(settings: Settings, listener: socket.socket) -> str:
+    """The URL under which the API is found, as an address that was bound says it; of a unix socket
+    `unix:` and its path."""
+    name = listener.getsockname()
+    if isinstance(name, str):
+        return f"unix:{name}"
+    host, port = name[:2]
     shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}/v1"
+    return f"{'https' if settings.ssl_certfile else 'http'}://{shown}:{port}/v1"
 
 
 def announce_when_ready(service: Service, url: str | None, *, upstream: str | None = None) -> None:

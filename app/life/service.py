@@ -28,6 +28,7 @@ from app.gate import Gate
 from app.life.control import Control
 from app.life.ending import exit_now
 from app.life.host import AllWarm, Launch, ModelHost
+from app.life.notify import Notifier
 from app.life.sleep import Sleep
 from app.life.waiting import first_of
 from app.lifecycle import Lifecycle, Phase
@@ -35,6 +36,7 @@ from app.logs.setup import log
 from app.settings.catalogue import Settings
 from app.stats import LocalGauges, LoopLag
 from app.store.opening import store_of
+from app.tracing.opening import tracing_of
 
 _FAILED_ANSWERS_S = 3.0
 """Time for clients to receive the error that ended their request, after the drain timed out."""
@@ -81,6 +83,8 @@ class Service:
         """What has been answered; None: nothing is kept."""
         self.files = files_of(settings) if admits and settings.upstream_url is None else None
         """What clients have uploaded; None: they cannot."""
+        self.tracing = tracing_of(settings) if admits else None
+        """None: requests have no spans."""
         self.host = ModelHost(
             settings,
             self.lifecycle,
@@ -142,6 +146,8 @@ async def live(work: Work, service: Service) -> int:
     """Serve until the end; returns the exit code, unless the process has to exit at once."""
     lifecycle, control = service.lifecycle, service.control
     AWAKE.start()
+    notifier = Notifier.of(service.settings, lifecycle) if control.peers is None else None
+    telling = asyncio.create_task(notifier.run()) if notifier is not None else None
     await control.open(lifecycle, service.gate)
     running = await work.start()
     await first_of(running, control.requested.wait(), lifecycle.over.wait())
@@ -165,6 +171,10 @@ async def live(work: Work, service: Service) -> int:
         await service.store.close()
     if service.files is not None:
         await service.files.close()
+    if service.tracing is not None:
+        await service.tracing.close()
+    if telling is not None:
+        telling.cancel()
     AWAKE.stop()
     lifecycle.enter(Phase.STOPPED)
     log.info("stopped", uptime_s=round(lifecycle.uptime_s, 1))

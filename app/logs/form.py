@@ -66,6 +66,8 @@ class Form(structlog.stdlib.ProcessorFormatter):
         event["timestamp"] = timestamp(datetime.fromtimestamp(record.created, UTC))
         if (id := getattr(record, "request_id", None)) is not None:
             event["request_id"] = id
+        if (trace := getattr(record, "trace_id", None)) is not None:
+            event["trace_id"] = trace
         if self._process is not None:
             event["process"] = self._process
         return event

@@ -37,6 +37,8 @@ _FLUSH_TIMEOUT_S = 1.5
 log: FilteringBoundLogger = structlog.get_logger(NAME)
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
+trace_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("trace_id", default=None)
+_shows_traces = False
 
 _writer: Writer | None = None
 """This process's, from `configure` to `flush`."""
@@ -102,6 +104,12 @@ def show_progress(source: Source) -> None:
 def unfinished_line_of_child() -> bytes:
     """What a child process has written of a line that has no end yet: a progress bar, mostly."""
     return b"" if _capture is None else _capture.unfinished
+
+
+def show_traces() -> None:
+    """From now on lines have the `trace_id` of the request that they are of."""
+    global _shows_traces
+    _shows_traces = True
 
 
 def flush() -> None:
@@ -209,6 +217,8 @@ class _Completed:
         event["logger"], event["level"] = NAME, level
         if (id := request_id.get()) is not None:
             event.setdefault("request_id", id)
+        if _shows_traces and (trace := trace_id.get()) is not None:
+            event["trace_id"] = trace
         event["timestamp"] = timestamp(datetime.now(UTC))
         if "exc_info" in event:
             event = structlog.processors.format_exc_info(logger, level, event)
@@ -245,6 +255,8 @@ class _QueueHandler(logging.Handler):
                 return
             record.msg, record.args = record.getMessage(), None
             record.request_id = request_id.get()
+            if _shows_traces:
+                record.trace_id = trace_id.get()
         except Exception:  # as logging's own handlers do: a library's line with wrong arguments
             self.handleError(record)
         else:

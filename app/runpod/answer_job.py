@@ -30,6 +30,7 @@ from app.runpod.jobs import Rules, read_job
 from app.runpod.outputs import JsonValue, Writer
 from app.settings.catalogue import Settings
 from app.stats import RequestStats, milliseconds
+from app.tracing.spans import OPERATIONS, Ending, Span, Tracing
 from app.types import Json
 
 JobAnswerer: TypeAlias = Callable[[Json], AsyncGenerator[JsonValue, None]]
@@ -39,8 +40,10 @@ _END = object()
 """In the outbox: the job has ended."""
 
 
-def job_answerer(settings: Settings, gate: Gate, backend: Backend) -> JobAnswerer:
-    """The function that the SDK calls with each job.
+def job_answerer(
+    settings: Settings, gate: Gate, backend: Backend, tracing: Tracing | None = None
+) -> JobAnswerer:
+    """The function that the SDK calls with each job. `tracing`: None if jobs have no spans.
 
     It is an async generator function and not another callable: the SDK inspects it.
     """
@@ -49,7 +52,8 @@ def job_answerer(settings: Settings, gate: Gate, backend: Backend) -> JobAnswere
     async def answer(job: Json) -> AsyncGenerator[JsonValue, None]:
         outbox: asyncio.Queue[JsonValue] = asyncio.Queue()
         work = asyncio.create_task(
-            _Job(job, outbox.put_nowait, rules, settings, gate, backend).run(), name="job"
+            _Job(job, outbox.put_nowait, rules, settings, gate, backend, tracing).run(),
+            name="job",
         )
         posting = asyncio.current_task()
         assert posting is not None
@@ -80,7 +84,10 @@ class _Job:
         settings: Settings,
         gate: Gate,
         backend: Backend,
+        tracing: Tracing | None,
     ) -> None:
+        self._tracing = tracing
+        self._span: Span | None = None
         self._job_id = str(job.get("id"))[:128]
         self._input: Any = job.get("input")
         self._deliver = deliver
@@ -88,7 +95,9 @@ class _Job:
         self._raw = settings.raw_openai_output
         self._gate = gate
         self._backend = backend
-        self._stats = JobStats(id=uuid.uuid4().hex, request=RequestStats(), log_fields={})
+        self._stats = JobStats(
+            id=uuid.uuid4().hex, request=RequestStats(tracing is not None), log_fields={}
+        )
         self._request: JobRequest | None = None
         self._writer: Writer | None = None
         self._status = 200
@@ -115,6 +124,8 @@ class _Job:
                 if self._writer is not None:
                     self._writer.abandon()
                 self._finish()
+                if self._span is not None and self._request is not None:
+                    self._span.end(self._ending(self._request))
             finally:
                 self._deliver(_END)  # or the job would never end
                 logs.request_id.reset(token)
@@ -123,6 +134,9 @@ class _Job:
         request = read_job(self._input, self._rules)
         self._input = None
         self._request = msgspec.structs.replace(request, body=b"")
+        if self._tracing is not None and request.route in OPERATIONS:
+            arrived = self._stats.request.arrived
+            self._span = self._tracing.begin(OPERATIONS[request.route], request.route, (), arrived)
         writer = self._writer = Writer(request.form, request.growth, self._deliver, raw=self._raw)
         answer = self._backend.answer(request, self._stats, ticket)
         del request  # megabytes that are not needed while the engine answers
@@ -146,6 +160,19 @@ class _Job:
 
     def _note(self, error: ServeError) -> None:
         self._status, self._ended_by = error.status, error
+
+    def _ending(self, request: JobRequest) -> Ending:
+        error = self._ended_by
+        return Ending(
+            id=self._job_id,
+            route=request.route,
+            method=request.method,
+            status=self._status,
+            error=error.code if error else None,
+            at_fault=self._status >= 500,
+            stats=self._stats.request,
+            fields=self._stats.log_fields,
+        )
 
     def _finish(self) -> None:
         stats, request, error = self._stats.request, self._request, self._ended_by

@@ -22,6 +22,7 @@ from app.logs.setup import log
 from app.runpod.backend import JobRequest, JobStats
 from app.runpod.jobs import CHAT, COMPLETIONS, GENERATE, HEALTH, MODELS
 from app.settings.catalogue import Settings
+from app.tracing.spans import carried
 from app.types import Json
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -71,7 +72,10 @@ class UpstreamBackend:
             request.method,
             route,
             content=request.body if posts else None,
-            headers={"content-type": "application/json"} if posts else {},
+            headers={
+                **({"content-type": "application/json"} if posts else {}),
+                **(carried.get() or {}),  # that server's spans are below the job's
+            },
         )
         try:
             response = await self._http.send(forwarded, stream=True)

@@ -138,7 +138,7 @@ class Worker:
             service.files,
         )
         return JobLoop(
-            job_answerer(settings, service.gate, backend),
+            job_answerer(settings, service.gate, backend, service.tracing),
             # With REFRESH_WORKER the platform may end this worker with the first result.
             concurrency=1 if settings.refresh_worker else settings.max_concurrency,
             refresh=settings.refresh_worker,

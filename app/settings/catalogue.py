@@ -466,6 +466,32 @@ class Settings(BaseModel):
         help="A second port, on which only the health routes answer: RunPod's load balancer asks "
         "there. Default: PORT.",
     )
+    uds: str | None = SERVER.setting(
+        None,
+        "UDS",
+        help="Path of a unix socket to listen on, instead of HOST and PORT. docs/tls.md.",
+    )
+    uds_mode: str = SERVER.setting(
+        "660", "UDS_MODE", help="Mode of that socket: who may write to it may use the API."
+    )
+    ssl_certfile: str | None = SERVER.setting(
+        None,
+        "SSL_CERTFILE",
+        help="PEM file with the server's certificate and those between it and its authority: PORT "
+        "speaks TLS (https), PORT_HEALTH does not. Read again when it changes. docs/tls.md.",
+    )
+    ssl_keyfile: str | None = SERVER.setting(
+        None, "SSL_KEYFILE", help="PEM file with its key. Default: SSL_CERTFILE."
+    )
+    ssl_keyfile_password: SecretStr | None = SERVER.setting(
+        None, "SSL_KEYFILE_PASSWORD", help="Password of an encrypted SSL_KEYFILE."
+    )
+    ssl_ca_certs: str | None = SERVER.setting(
+        None,
+        "SSL_CA_CERTS",
+        help="PEM file with authorities, of one of which each client needs a certificate. "
+        "None: clients need none.",
+    )
     health_check_path: str | None = SERVER.setting(
         None,
         "HEALTH_CHECK_PATH",
@@ -481,6 +507,16 @@ class Settings(BaseModel):
     )
     drain_timeout_s: float = SERVER.setting(
         30.0, "DRAIN_TIMEOUT", ge=0, help="Seconds that requests may take to finish after SIGTERM."
+    )
+    notify_socket: str | None = SERVER.setting(
+        None,
+        "NOTIFY_SOCKET",
+        has_flag=False,
+        help="Set by systemd (`Type=notify`), which is told when the server is ready, and what it "
+        "does until then. docs/systemd.md.",
+    )
+    watchdog_usec: int | None = SERVER.setting(
+        None, "WATCHDOG_USEC", has_flag=False, ge=1000, help="The same (`WatchdogSec=`)."
     )
     engine_stall_timeout_s: float = SERVER.setting(
         60.0,
@@ -1007,6 +1043,38 @@ class Settings(BaseModel):
     enable_metrics: bool = LOGS.setting(
         True, "ENABLE_METRICS", help="Serve /metrics, SGLang's own series included."
     )
+    server_timing: bool = LOGS.setting(
+        False,
+        "SERVER_TIMING",
+        help="Answers carry Server-Timing: what the time until they began was for. It also tells "
+        "clients how busy the server is.",
+    )
+    otel_exporter_otlp_endpoint: str | None = LOGS.setting(
+        None,
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        help="Collector of OpenTelemetry, such as http://collector:4318: each request that "
+        "generates has a span. None: there are no traces. docs/tracing.md.",
+    )
+    otel_exporter_otlp_traces_endpoint: str | None = LOGS.setting(
+        None,
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        help="The same, for traces alone and with its path. Default: OTEL_EXPORTER_OTLP_ENDPOINT "
+        "and /v1/traces.",
+    )
+    otel_exporter_otlp_headers: SecretStr | None = LOGS.setting(
+        None,
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        help="Headers for the collector, such as a key: `name=value,name=value`.",
+    )
+    otel_exporter_otlp_traces_headers: SecretStr | None = LOGS.setting(
+        None, "OTEL_EXPORTER_OTLP_TRACES_HEADERS", help="The same, for traces alone."
+    )
+    otel_exporter_otlp_protocol: str | None = LOGS.setting(
+        None,
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        help="Only `http/protobuf`, the default, is spoken. OpenTelemetry's other variables "
+        "(OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, ...) are its own.",
+    )
 
     # -- warm-up ----------------------------------------------------------------------------------
     warmup_on_start: bool = WARM_UP.setting(
@@ -1248,6 +1316,16 @@ class Settings(BaseModel):
     def takes_any_name(self) -> bool:
         """A request may ask for the model by whatever name."""
         return _ANY in self.served_model_name
+
+    @property
+    def traces_endpoint(self) -> str | None:
+        """Where spans are sent; None: nowhere."""
+        if (
+            self.otel_exporter_otlp_traces_endpoint is not None
+            or self.otel_exporter_otlp_endpoint is None
+        ):
+            return self.otel_exporter_otlp_traces_endpoint
+        return self.otel_exporter_otlp_endpoint.rstrip("/") + "/v1/traces"
 
     @property
     def health_port(self) -> int | None:

@@ -34,6 +34,8 @@ def refuse(settings: Settings, origins: Mapping[str, str], *, supervised: bool) 
     _check_default_sampling(settings, origins)
     _check_health_path(settings, origins)
     _check_keys(settings, origins)
+    _check_port(settings)
+    _check_traces(settings, origins)
     _check_store(settings)
     _check_files(settings)
     if not supervised:
@@ -44,6 +46,8 @@ def refuse(settings: Settings, origins: Mapping[str, str], *, supervised: bool) 
 
 def is_open(settings: Settings) -> bool:
     """True if other machines may use the API without a key."""
+    if settings.uds is not None or settings.ssl_ca_certs is not None:
+        return False
     return not settings.api_key and not _is_loopback(settings.host)
 
 
@@ -134,6 +138,51 @@ def _check_default_sampling(settings: Settings, origins: Mapping[str, str]) -> N
         numbers = (int,) if name == "top_k" else (int, float)
         if type(value) not in numbers or not least <= value <= most:
             raise ConfigError(f"{origin}: {name} must be a number from {least:,} to {most:,}")
+
+
+def _check_traces(settings: Settings, origins: Mapping[str, str]) -> None:
+    if (url := settings.traces_endpoint) is None:
+        return
+    field = (
+        "otel_exporter_otlp_traces_endpoint"
+        if settings.otel_exporter_otlp_traces_endpoint
+        else "otel_exporter_otlp_endpoint"
+    )
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{origins[field]}: must be http(s)://HOST:PORT")
+    protocol = settings.otel_exporter_otlp_protocol
+    if protocol is not None and protocol != "http/protobuf":
+        raise ConfigError(
+            f"{origins['otel_exporter_otlp_protocol']}={protocol[:20]!r} is not spoken, only "
+            "http/protobuf, for which collectors listen on port 4318"
+        )
+
+
+_SOCKET_PATH_BYTES = 107
+"""The kernel takes no longer one."""
+
+
+def _check_port(settings: Settings) -> None:
+    """Unix sockets and TLS. What the files of certificates hold, web/tls.py says."""
+    if settings.ssl_certfile is None:
+        for field in ("ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs"):
+            if getattr(settings, field) is not None:
+                raise ConfigError(f"{field.upper()} needs SSL_CERTFILE, the server's certificate")
+    if settings.uds is None:
+        return
+    if settings.ssl_certfile is not None:
+        raise ConfigError(
+            "UDS and SSL_CERTFILE exclude each other: a unix socket speaks plain HTTP"
+        )
+    if settings.networked:
+        raise ConfigError("UDS: the load balancer of Hathora networking needs a PORT; remove it")
+    if len(settings.uds.encode()) > _SOCKET_PATH_BYTES:
+        raise ConfigError(f"UDS: a socket's path has at most {_SOCKET_PATH_BYTES} bytes")
+    if not re.fullmatch("0?[0-7]{3}", settings.uds_mode):
+        raise ConfigError(
+            f"UDS_MODE: must be three octal digits such as 660, not {settings.uds_mode[:20]!r}"
+        )
 
 
 _EARLY = ("/", "/livez", "/metrics", "/docs", "/openapi.json")

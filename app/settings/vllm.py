@@ -20,7 +20,7 @@ _LOG = "a line for each request is always logged, its content at LOG_LEVEL=debug
 _CODE = "no code of vLLM's runs here"
 _MACHINES = "replicas on several machines are servers of their own, behind a router"
 _VECTORS = "vectors are pooled as the model's files say"
-_TLS = "this server speaks HTTP; a proxy before it speaks TLS"
+_TLS = "SSL_CA_CERTS alone says that clients need a certificate"
 _DISAGGREGATED = "prefill and decoding are not split over servers"
 
 _NO_EFFECT: dict[str, tuple[str, ...]] = {
@@ -110,6 +110,7 @@ _NO_EFFECT: dict[str, tuple[str, ...]] = {
         "ALLOWED_HEADERS",
         "ALLOWED_METHODS",
     ),
+    "certificates are always read again when they change": ("ENABLE_SSL_REFRESH",),
     "MAX_HEADER_BYTES bounds a request's head": ("H11_MAX_INCOMPLETE_EVENT_SIZE",),
     "KV_POOL_TOKENS and MEM_FRACTION_STATIC size the KV cache": ("KV_CACHE_MEMORY_BYTES",),
     "paths are the client's, whatever a proxy has taken off them": ("ROOT_PATH",),
@@ -141,13 +142,7 @@ _REFUSED: dict[str, tuple[str, ...]] = {
         "DATA_PARALLEL_START_RANK",
     ),
     _VECTORS: ("OVERRIDE_POOLER_CONFIG", "POOLER_CONFIG"),
-    _TLS: (
-        "ENABLE_SSL_REFRESH",
-        "SSL_CA_CERTS",
-        "SSL_CERT_REQS",
-        "SSL_CERTFILE",
-        "SSL_KEYFILE",
-    ),
+    _TLS: ("SSL_CERT_REQS",),
     _DISAGGREGATED: ("KV_TRANSFER_CONFIG",),
     "no file of this machine is opened for a request": ("ALLOWED_LOCAL_MEDIA_PATH",),
     "the model's own processor prepares pictures, as its files say": ("MM_PROCESSOR_KWARGS",),
@@ -160,7 +155,6 @@ _REFUSED: dict[str, tuple[str, ...]] = {
     "there are no routes /sleep and /wake_up": ("ENABLE_SLEEP_MODE",),
     "there is no route /tokenizer_info": ("ENABLE_TOKENIZER_INFO_ENDPOINT",),
     "this server runs no tools": ("TOOL_SERVER",),
-    "this server listens on HOST and PORT": ("UDS",),
 }
 REFUSED: dict[str, str] = {name: why for why, names in _REFUSED.items() for name in names}
 """Variables and flags -> why the start stops at them: without them the server would be another."""
@@ -232,7 +226,7 @@ _REFUSED_FLAGS: dict[str, tuple[str, ...]] = {
         "data-parallel-supervisor-port", "headless", "master-addr", "master-port",
     ),
     _DISAGGREGATED: ("ec-transfer-config", "mm-encoder-only", "tokens-only"),
-    _TLS: ("ssl-ciphers",),
+    "ciphers are those of the installed OpenSSL for TLS 1.2 and later": ("ssl-ciphers",),
     "prompts are text or token ids": ("enable-mm-embeds",),
     "answers are tokens of a language model": ("diffusion-config", "enable-return-routed-experts"),
     "a request's chat_template_kwargs say it": ("default-chat-template-kwargs",),

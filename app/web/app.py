@@ -33,6 +33,7 @@ _EXPOSED_HEADERS = [
     "x-request-id",
     "request-id",
     "x-process-time",
+    "server-timing",
     "x-prompt-cache",
     "x-hathora-region",
     "retry-after",
@@ -60,7 +61,7 @@ def create_app(serving: Serving) -> ASGIApp:
         )
     if settings.health_port is not None:
         app = HealthPort(app, settings)
-    return RequestScope(app, settings)
+    return RequestScope(app, settings, serving.tracing)
 
 
 def _api(serving: Serving) -> FastAPI:
@@ -82,6 +83,8 @@ def _api(serving: Serving) -> FastAPI:
             Exception: _unexpected_error,
         },
         redirect_slashes=False,
+        # Under a provider of SGLang's (ENGINE_ARGS: enable_trace) FastAPI would trace each probe.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         redoc_url=None,
     )
     app.state.serving = serving

@@ -10,6 +10,9 @@ An error that HTTP itself causes (400, 408, 413, 431) is answered in the API's f
     last answer sent, client still sending    half close and read on for a while; see _LINGER_S
     Connection: Upgrade                       the offer is ignored; see web/upgrade.py
     client disconnects                        `on_lost` is called, even behind a large unread body
+    TLS                                       has no half close: its own end (close_notify) instead,
+                                              which many clients never answer; see _hasten_the_end
+    a unix socket                             its client has no address, and is called `unix`
 
 Written against uvicorn 0.54 (protocols/http/httptools_impl.py), which bounds none of these and
 answers what is not HTTP in plain text, and httptools 0.9. tests/web/test_uvicorn_contract.py checks
@@ -38,12 +41,16 @@ from app.web import upgrade
 from app.web.deadline import Deadline
 from app.web.head_budget import SEPARATORS, HeadBudget
 from app.web.responses import rendered
+from app.web.transports import UNIX_CLIENT, AnswerTransport, acknowledged, is_unix, unacknowledged
 
 _MAX_PIECES = 65_536
 _MAX_PIPELINED = 64
 _READ_BYTES = 32_768
 """That a client has to read within WRITE_TIMEOUT while answers wait for it. An answer may be one
 write of megabytes; a client that reads a byte now and then would hold its place for ever."""
+_TLS_UNREAD_BYTES = 65_536
+"""What an event loop keeps of answers before `pause_writing`; on TLS it would be half a megabyte
+for each client that does not read."""
 _LINGER_S = 2.0
 """How long the client may take to read the last answer, once it has left our buffer. Closing a
 socket that holds unread data resets the connection, and the client loses the answer."""
@@ -85,12 +92,17 @@ class BoundedHttp(HttpToolsProtocol):
     ) -> None:
         super().connection_made(transport)
         settings = self.settings
+        self._tls = self.scheme == "https"
+        if self._tls:
+            transport.set_write_buffer_limits(high=_TLS_UNREAD_BYTES)
+        if self.client is None and is_unix(transport):
+            self.client = (UNIX_CLIENT, 0)
         self._budget = HeadBudget(
             max_bytes=settings.max_header_bytes,
             max_fields=settings.max_headers,
             max_pieces=_MAX_PIECES,
         )
-        self._answer_transport = _AnswerTransport(transport, self._close_after_answer)
+        self._answer_transport = AnswerTransport(transport, self._close_after_answer)
         self._deadline, self._unread = Deadline(), Deadline()
         self._start_deadline()
 
@@ -145,16 +157,22 @@ class BoundedHttp(HttpToolsProtocol):
             raise ClientGone("The client does not read its answer.")
 
     def _watch_unread(self) -> None:
-        before = self.transport.get_write_buffer_size()
+        before = self._read_so_far()
 
         def expired() -> None:
-            if before - self.transport.get_write_buffer_size() >= _READ_BYTES:
+            if self._read_so_far() - before >= _READ_BYTES:
                 self._watch_unread()
             else:
                 self.unread = True
                 self.cut_off()
 
         self._unread.start(self.settings.write_timeout_s, expired)
+
+    def _read_so_far(self) -> int:
+        """Grows as the client reads. On TLS the loop has a buffer that it does not tell of."""
+        if self._tls:
+            return acknowledged(self.transport)
+        return -self.transport.get_write_buffer_size()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.stop()
@@ -232,7 +250,7 @@ class BoundedHttp(HttpToolsProtocol):
             limit = f"{self.settings.header_timeout_s:g} s (HEADER_TIMEOUT)"
             self._refuse(HeadTimeout(f"The request's headers did not arrive within {limit}."))
         else:
-            self.transport.close()
+            self._end()
 
     # -- calls from uvicorn and the application ------------------------------------------------
 
@@ -248,11 +266,12 @@ class BoundedHttp(HttpToolsProtocol):
             )
         elif not self._refused:
             super().timeout_keep_alive_handler()
+            self._hasten_the_end()
 
     def shutdown(self) -> None:
         if self._answering:
             super().shutdown()
-        elif not self._refused:
+        elif not self._refused and not self.transport.is_closing():
             self._close_after_answer()
 
     def cut_off(self) -> None:
@@ -303,7 +322,18 @@ class BoundedHttp(HttpToolsProtocol):
         if client_is_sending and not self.transport.is_closing():
             self._linger()
         else:
-            self.transport.close()
+            self._end()
+
+    def _end(self) -> None:
+        self.transport.close()
+        self._hasten_the_end()
+
+    def _hasten_the_end(self) -> None:
+        """On TLS `close` has sent our end and waits for the client's: it need not come, since most
+        clients look at an idle connection only when they need it again."""
+        if self._tls:
+            self._deadline.stop()
+            self._abort_once_sent(latest=awake.now() + self.settings.write_timeout_s)
 
     def _linger(self) -> None:
         """Send no more, and throw away what comes, until the client has had time to read."""
@@ -311,32 +341,34 @@ class BoundedHttp(HttpToolsProtocol):
         self._deadline.stop()
         self._unset_keepalive_if_required()
         self.pipeline.clear()
-        self.transport.write_eof()
-        self.flow.resume_reading()
+        if self._tls:
+            self.transport.close()  # sends what is left and the end, and throws away what comes
+        else:
+            self.transport.write_eof()
+            self.flow.resume_reading()
         self._abort_once_sent(latest=awake.now() + self.settings.write_timeout_s)
 
-    def _abort_once_sent(self, latest: float) -> None:
-        """After _LINGER_S with nothing left to send, or at `latest`, by `awake.now`."""
-        sent = not self.transport.get_write_buffer_size()
+    def _abort_once_sent(self, latest: float, since: int | None = None) -> None:
+        """After _LINGER_S with nothing left to send, or at `latest`, by `awake.now`. On TLS the
+        rest of a long answer may be left, and it is sent as long as it is read (`since`: what was
+        read before)."""
+        left, read = self.transport.get_write_buffer_size(), since or 0
+        if self._tls:
+            left += unacknowledged(self.transport)
+            if since is None:
+                read = self._read_so_far()
 
         def lingered() -> None:
-            if sent or awake.now() >= latest:
-                self.transport.abort()
+            now = awake.now()
+            is_read = self._tls and self._read_so_far() - read >= _READ_BYTES
+            if left and is_read:
+                self._abort_once_sent(now + self.settings.write_timeout_s)
+            elif left and now < latest:
+                self._abort_once_sent(latest, read)
             else:
-                self._abort_once_sent(latest)
+                self.transport.abort()
 
         self._deadline.start(_LINGER_S, lingered)
-
-
-class _AnswerTransport:
-    """The transport that answers are written to: its `close` waits for a client that is sending."""
-
-    __slots__ = ("close", "is_closing", "write")
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close
 
 
 def _not_http() -> InvalidRequest:

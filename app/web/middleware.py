@@ -11,7 +11,7 @@ import hmac
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -27,6 +27,7 @@ from app.logs.setup import log
 from app.settings.catalogue import Settings
 from app.settings.declare import Secrets
 from app.stats import RequestStats, milliseconds
+from app.tracing.spans import OPERATIONS, Ending, Span, Tracing
 from app.web.responses import error_response
 
 _WELL_FORMED_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
@@ -47,8 +48,11 @@ class RequestScope:
     are known, `route`, `status`, `ended_by`, `error`. The server has added `connection`.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, tracing: Tracing | None) -> None:
         self._app = app
+        self._tracing = tracing
+        self._server_timing = settings.server_timing
+        self._timed = settings.server_timing or tracing is not None
         self._region = settings.hathora_region.encode()
         self._quiet = _PROBES | {settings.health_path}
 
@@ -58,8 +62,9 @@ class RequestScope:
             return
         arrived = time.perf_counter()
         # HEAD is answered as GET; the server omits the body.
-        method, path = scope["method"], _normalised(scope["path"])
-        scope = {**scope, "method": "GET" if method == "HEAD" else method, "path": path}
+        head_only, path = scope["method"] == "HEAD", _normalised(scope["path"])
+        method = "GET" if head_only else scope["method"]
+        scope = {**scope, "method": method, "path": path}
         engine_id = os.urandom(16).hex()
         headers = Headers(scope=scope)
         client_id = headers.get("x-request-id", "")
@@ -70,50 +75,72 @@ class RequestScope:
             "engine_id": engine_id,
             "request_id": request_id,
             "owner": "",
-            "stats": RequestStats(),
+            "stats": RequestStats(self._timed),
             "log_fields": {},
             "status": 0,
             "send": send,
-            "head_only": method == "HEAD",
+            "head_only": head_only,
         }
         client = scope["client"][0] if scope.get("client") else None
         write_line = log.debug if path in self._quiet else log.info
         token = logs.request_id.set(request_id)
+        span = self._span(scope, arrived) if self._tracing is not None else None
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
+                took_s = time.perf_counter() - arrived
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-request-id", request_id.encode()),
                     (b"x-hathora-region", self._region),
-                    (b"x-process-time", b"%.1f" % ((time.perf_counter() - arrived) * 1e3)),
+                    (b"x-process-time", b"%.1f" % (took_s * 1e3)),
                 ]
-                if explains and state["stats"].prompt_tokens is not None:
-                    message["headers"].append((b"x-prompt-cache", state["stats"].cache_header()))
+                if explains or self._server_timing:
+                    message["headers"] += self._explained(state["stats"], took_s, cache=explains)
                 if message["status"] < 400:
                     message["headers"] += answer_headers(
                         path, request_id, anthropics="anthropic-version" in headers
                     )
             await send(message)
 
-        write_line(
-            "request started", client=client, method=scope["method"], path=path[:_LOGGED_PATH]
-        )
+        write_line("request started", client=client, method=method, path=path[:_LOGGED_PATH])
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception:  # nothing outside this one would answer in the vendor's format
             log.exception("request failed")
             if not state["status"]:
-                error = InternalError("The server failed on this request.")
-                await error_response(error, scope)(scope, receive, send_with_headers)
+                await _failed(scope)(scope, receive, send_with_headers)
         finally:
-            self._finish(scope, arrived, client, write_line)
+            self._finish(scope, arrived, client, write_line, span)
             logs.request_id.reset(token)
             # Break the reference cycle through `send`, so that it is freed without a GC pass.
             state.clear()
 
-    def _finish(self, scope: Scope, arrived: float, client: str | None, write_line: Any) -> None:
+    def _span(self, scope: Scope, arrived: float) -> Span | None:
+        """None: nothing is generated for it."""
+        operation = OPERATIONS.get(scope["path"]) if scope["method"] == "POST" else None
+        if operation is None or self._tracing is None:
+            return None
+        return self._tracing.begin(operation, scope["path"], scope["headers"], arrived)
+
+    def _explained(
+        self, stats: RequestStats, took_s: float, *, cache: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Headers that not every answer has."""
+        if self._server_timing:
+            yield b"server-timing", stats.server_timing(took_s)
+        if cache and stats.prompt_tokens is not None:
+            yield b"x-prompt-cache", stats.cache_header()
+
+    def _finish(
+        self,
+        scope: Scope,
+        arrived: float,
+        client: str | None,
+        write_line: Any,
+        span: Span | None,
+    ) -> None:
         state = scope["state"]
         duration_s = time.perf_counter() - arrived
         stats: RequestStats = state["stats"]
@@ -134,6 +161,29 @@ class RequestScope:
                 ended_by=state.get("ended_by"), error=(state.get("error") or "")[:300] or None
             ),
         )
+        if span is not None:
+            span.end(_ending(scope))
+
+
+def _failed(scope: Scope) -> Response:
+    return error_response(InternalError("The server failed on this request."), scope)
+
+
+def _ending(scope: Scope) -> Ending:
+    state = scope["state"]
+    error, status = state.get("ended_by"), state["status"]
+    # In the middle of a stream an error has a code and no status of its own.
+    at_fault = status >= 500 or (error is not None and status < 400)
+    return Ending(
+        id=state["request_id"],
+        route=scope["path"],
+        method=scope["method"],
+        status=status,
+        error=error,
+        at_fault=at_fault,
+        stats=state["stats"],
+        fields=state["log_fields"],
+    )
 
 
 @cache  # a few dozen: the parser bounds the methods, this server the routes and statuses

@@ -1,19 +1,20 @@
-"""The `Work` of a process that serves HTTP: the port, and uvicorn. Its life: life/service.py."""
+"""The `Work` of a process that serves HTTP: uvicorn on its sockets (web/listening.py). Its life:
+life/service.py."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import uvicorn
 import uvloop
 
-from app.errors import ConfigError, ServeError
+from app import unix_sockets
+from app.errors import ServeError
 from app.life.control import Control
 from app.life.host import Launch
-from app.life.ready import announce_when_ready, listening
+from app.life.ready import announce_when_ready, url_of
 from app.life.service import Service, live
 from app.lifecycle import Phase
 from app.logs.setup import log
@@ -22,85 +23,15 @@ from app.settings.catalogue import Settings
 from app.stats import LoopLag
 from app.web.app import create_app
 from app.web.connection import bounded
+from app.web.listening import BACKLOG, Http, bind_health
 from app.web.state import Serving
+from app.web.tls import Tls
+from app.web.transports import UNIX_CLIENT
 
 _CONNECTIONS_CLOSE_S = 3
 """Longer than web/generation.py gives a client for receiving an error."""
-_BACKLOG = 2048
 _SOCKETS_FLUSH_S = 0.05
 """For the last frames to leave the sockets."""
-
-
-def bind(settings: Settings) -> socket.socket:
-    """Bind the port, before any slow step of the start. Raises ConfigError."""
-    with _closed_on_failure(settings) as sockets:
-        sockets.append(listener := _socket(settings))
-        listener.bind((settings.host, settings.port))
-        listener.listen(_BACKLOG)
-    return listener
-
-
-def bind_several(settings: Settings, count: int) -> list[socket.socket]:
-    """Bind `count` sockets to the port; the kernel spreads connections over them.
-
-    Raises ConfigError.
-    """
-    # With SO_REUSEPORT another program's bind of this port would succeed, too; an exclusive bind
-    # before it makes sure that the port is free.
-    with _socket(settings) as first, _closed_on_failure(settings) as listeners:
-        first.bind((settings.host, settings.port))
-        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        for _ in range(count):
-            listeners.append(listener := _socket(settings))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(first.getsockname())
-            listener.listen(_BACKLOG)
-    return listeners
-
-
-def bind_health(settings: Settings) -> socket.socket | None:
-    """Bind PORT_HEALTH, if it is a port of its own. Raises ConfigError.
-
-    Each of several serving processes binds it: the balancer may ask any of them.
-    """
-    if settings.health_port is None:
-        return None
-    with _closed_on_failure(settings, name="PORT_HEALTH", port=settings.health_port) as sockets:
-        sockets.append(listener := _socket(settings))
-        if settings.tokenizer_workers > 1:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind((settings.host, settings.health_port))
-        listener.listen(_BACKLOG)
-    return listener
-
-
-def _socket(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections inherit these options, by which the kernel notices a client that vanished
-    # without closing its connection.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        timeout_ms = int(settings.write_timeout_s * 1000)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
-    return listener
-
-
-@contextmanager
-def _closed_on_failure(
-    settings: Settings, *, name: str = "PORT", port: int | None = None
-) -> Iterator[list[socket.socket]]:
-    """A list of sockets, all closed if one of them cannot bind. Raises ConfigError."""
-    sockets: list[socket.socket] = []
-    try:
-        yield sockets
-    except OSError as error:
-        for each in sockets:
-            each.close()
-        address = f"{settings.host}:{settings.port if port is None else port}"
-        reason = error.strerror or error
-        raise ConfigError(f"{name}: cannot listen on {address}: {reason}") from None
 
 
 def run(
@@ -111,15 +42,30 @@ def run(
     control: Control,
 ) -> int:
     """Serve until the end; returns the exit code. `cleanup` runs before a forced exit, too. Raises
-    ConfigError if PORT_HEALTH cannot be bound."""
-    health = bind_health(settings)
+    ConfigError if PORT_HEALTH cannot be bound or the certificates are wrong."""
+    tls, health = Tls.of(settings), bind_health(settings)
+    # Of several serving processes the parent removes it: they share one.
+    remove = unix_sockets.remover(listener) if control.peers is None else lambda: None
+
+    def clean_up() -> None:
+        remove()
+        cleanup()
 
     async def serve() -> int:
-        service = Service(settings, launch, control, cleanup)
-        return await live(Server(service, listener, health), service)
+        service = Service(settings, launch, control, clean_up)
+        return await live(Server(service, listener, health, tls), service)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve())
+    finally:
+        remove()
+
+
+def believed(settings: Settings) -> str:
+    """Whose X-Forwarded-For is believed: who may open our unix socket was chosen by its mode."""
+    allowed = settings.forwarded_allow_ips
+    return allowed if allowed.strip() == "*" else f"{allowed},{UNIX_CLIENT}"
 
 
 class Server:
@@ -129,14 +75,18 @@ class Server:
     extra_answers_s = 0.0
 
     def __init__(
-        self, service: Service, listener: socket.socket, health: socket.socket | None = None
+        self,
+        service: Service,
+        listener: socket.socket,
+        health: socket.socket | None = None,
+        tls: Tls | None = None,
     ) -> None:
-        """`health`: a socket on which only the health routes answer."""
+        """`health`: a socket on which only the health routes answer, without TLS."""
         self._service = service
         self._listener = listener
-        self._sockets = [listener] if health is None else [listener, health]
+        self._tls = tls
         self._peers = service.control.peers
-        self._http = self._uvicorn()
+        self._http = Http(self._uvicorn(), service.settings, listener, health, tls)
 
     @property
     def closable(self) -> bool:
@@ -146,11 +96,13 @@ class Server:
         if self._peers is not None:
             self._service.gate.on_change = self._publish
         else:
-            host, port = self._listener.getsockname()[:2]
-            log.info("listening", host=host, port=port, model=self._service.settings.names[0])
-            announce_when_ready(self._service, listening(self._service.settings, self._listener))
-        self._answering = asyncio.create_task(self._http._serve(self._sockets), name="http")
-        self._measuring = asyncio.create_task(self._measure_lag(), name="lag")
+            address = unix_sockets.address(self._listener)
+            log.info("listening", **address, model=self._service.settings.names[0])
+            announce_when_ready(self._service, url_of(self._service.settings, self._listener))
+        self._answering = asyncio.create_task(self._http.answer(), name="http")
+        self._aside = [asyncio.create_task(self._measure_lag(), name="lag")]
+        if self._tls is not None:
+            self._aside.append(asyncio.create_task(self._tls.watch(), name="certificates"))
         return self._answering
 
     def stop_taking(self) -> None:
@@ -167,15 +119,16 @@ class Server:
         """The application's lifespan ends the engine."""
         self._http.should_exit = True
         await self._answering
-        self._measuring.cancel()
+        for task in self._aside:
+            task.cancel()
 
-    def _uvicorn(self) -> uvicorn.Server:
+    def _uvicorn(self) -> uvicorn.Config:
         service, settings = self._service, self._service.settings
         gauges = self._peers or service.gauges
         metrics = None
         if settings.enable_metrics:
             metrics = Metrics(service.lifecycle, gauges, service.control.network)
-        config = uvicorn.Config(
+        return uvicorn.Config(
             create_app(Serving.of(service, metrics)),
             loop="uvloop",
             http=bounded(settings),
@@ -185,11 +138,10 @@ class Server:
             access_log=False,
             server_header=False,
             proxy_headers=True,
-            forwarded_allow_ips=settings.forwarded_allow_ips,
+            forwarded_allow_ips=believed(settings),
             timeout_graceful_shutdown=_CONNECTIONS_CLOSE_S,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
         )
-        return uvicorn.Server(config)
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()

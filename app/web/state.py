@@ -27,6 +27,7 @@ from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings, most_body_bytes
 from app.stats import Gauges, LocalGauges
 from app.store.store import Store
+from app.tracing.spans import Tracing
 
 _TEXT_BYTES = most_body_bytes(None, pictures=False)
 
@@ -46,6 +47,8 @@ class Serving:
     """Those of this process alone."""
     metrics: Metrics | None
     """None: disabled."""
+    tracing: Tracing | None
+    """The same."""
     network: Callable[[], Network]
     """State of the endpoint through which a load balancer reaches this server."""
     peers: Peers | None
@@ -63,6 +66,7 @@ class Serving:
             files=service.files,
             local_gauges=service.gauges,
             metrics=metrics,
+            tracing=service.tracing,
             network=service.control.network,
             peers=service.control.peers,
         )

@@ -27,7 +27,7 @@ from typing import TypeAlias, assert_never
 
 import uvloop
 
-from app import processes, signals
+from app import processes, signals, unix_sockets
 from app.channel import Channel
 from app.endpoint import Network
 from app.engine.environment import RuntimeDir
@@ -35,7 +35,7 @@ from app.errors import ServeError
 from app.hathora.link import ServerLink
 from app.life.control import LocalControl
 from app.life.host import Launch
-from app.life.ready import announce_when_ready, listening
+from app.life.ready import announce_when_ready, url_of
 from app.life.service import Service, live
 from app.lifecycle import Phase
 from app.logs.setup import log
@@ -63,15 +63,20 @@ def run(
 
     `link`: to the supervisor.
     """
+    remove = unix_sockets.remover(listeners[0])
+
+    def clean_up() -> None:
+        remove()
+        runtime.remove()
 
     async def serve() -> int:
         children = Children()
-        control = LocalControl(settings, runtime.remove, link, SharedGauges(runtime.path))
+        control = LocalControl(settings, clean_up, link, SharedGauges(runtime.path))
         service = Service(
             settings,
             launch,
             control,
-            runtime.remove,
+            clean_up,
             admits=False,
             all_warm=children.all_warm,
         )
@@ -83,8 +88,11 @@ def run(
             watching.cancel()
 
     SharedGauges.create(runtime.path, len(listeners))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve())
+    finally:
+        remove()
 
 
 class Child:
@@ -175,8 +183,8 @@ class Parent:
         return self._service.host.loaded
 
     async def start(self) -> asyncio.Task[None]:
-        host, port = self._listeners[0].getsockname()[:2]
-        announce_when_ready(self._service, listening(self._service.settings, self._listeners[0]))
+        address = unix_sockets.address(self._listeners[0])
+        announce_when_ready(self._service, url_of(self._service.settings, self._listeners[0]))
         for no, listener in enumerate(self._listeners):
             await self._start_child(no, listener)
         lifecycle = self._service.lifecycle
@@ -186,8 +194,7 @@ class Parent:
         self._send_network(self._control.network())
         log.info(
             "listening",
-            host=host,
-            port=port,
+            **address,
             model=self._service.settings.names[0],
             processes=len(self._children),
         )

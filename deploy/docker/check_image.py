@@ -20,7 +20,8 @@ NEEDED = (
     "sglang", "fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "prometheus-client",
     "structlog", "orjson", "msgspec", "psutil", "httpx", "rich", "llguidance", "sqlalchemy",
     "aiosqlite", "asyncpg", "pillow", "pybase64", "obstore", "python-multipart",
-    "google-cloud-compute", "pyyaml", "python-dotenv", "shtab",
+    "google-cloud-compute", "pyyaml", "python-dotenv", "shtab", "opentelemetry-sdk",
+    "opentelemetry-exporter-otlp-proto-http",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from app.runpod.local import LocalBackend
 from app.settings.catalogue import Settings
 from app.store.opening import store_of
 from app.store.store import Store
+from app.tracing.opening import tracing_of
 from tests.support.runpod_platform import Job, Platform
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import settings
@@ -84,6 +85,7 @@ async def working(
     gate = Gate(lifecycle, max_running=configured.max_concurrency, max_waiting=configured.max_queue)
     store = store_of(configured)
     files = files_of(configured)
+    tracing = tracing_of(configured)
     host = _host(configured, lifecycle, gate, engine, store)
     if backend is None:
         await _start(host, lifecycle)
@@ -93,7 +95,7 @@ async def working(
     async with Platform(long_poll_s=long_poll_s) as platform:
         with _sdk_pointed_at(platform):
             loop = sdk.JobLoop(
-                job_answerer(configured, gate, backend),
+                job_answerer(configured, gate, backend, tracing),
                 concurrency=configured.max_concurrency,
                 refresh=configured.refresh_worker,
             )
@@ -108,6 +110,8 @@ async def working(
                     await store.close()
                 if files is not None:
                     await files.close()
+                if tracing is not None:
+                    await tracing.close()
 
 
 async def _start(host: ModelHost, lifecycle: Lifecycle) -> None:

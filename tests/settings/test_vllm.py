@@ -74,7 +74,7 @@ def test_a_flag_may_be_written_as_vllm_takes_it(args: str, field: str, value: An
         ("--seed 'x", "VLLM_EXTRA_ARGS: No closing quotation"),
         ("--seed x", "VLLM_EXTRA_ARGS --seed: must be an integer"),
         ("--grpc", "VLLM_EXTRA_ARGS --grpc cannot be honoured: this server speaks HTTP alone"),
-        ("--ssl-keyfile /k", "VLLM_EXTRA_ARGS --ssl-keyfile cannot be honoured"),
+        ("--ssl-ciphers /k", "VLLM_EXTRA_ARGS --ssl-ciphers cannot be honoured"),
         ("--config /x.yaml", "VLLM_EXTRA_ARGS --config cannot be honoured"),
     ],
 )

@@ -23,8 +23,10 @@ from app.settings.catalogue import Settings
 from app.settings.load import load
 from app.web.app import create_app
 from app.web.connection import bounded
-from app.web.server import bind, bind_health
+from app.web.listening import Http, bind, bind_health
+from app.web.server import believed
 from app.web.state import Serving
+from app.web.tls import Tls
 
 HANGS_S = 60.0
 """A test that waits so long for something hangs; it says nothing about the machine's speed."""
@@ -69,15 +71,22 @@ def assembled(configured: Settings, launch: Launch) -> Serving:
 def uvicorn_config(serving: Serving) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(serving), http=bounded(serving.settings), ws="none", log_config=None,
-        access_log=False, timeout_graceful_shutdown=2,
+        access_log=False, timeout_graceful_shutdown=2, forwarded_allow_ips=believed(
+            serving.settings
+        ),
     )  # fmt: skip
 
 
 @asynccontextmanager
 async def serve(
-    engine: Engine | None, *, ready: bool = True, **environment: str
+    engine: Engine | None,
+    *,
+    ready: bool = True,
+    client_tls: ssl.SSLContext | None = None,
+    **environment: str,
 ) -> AsyncIterator[Running]:
-    """`environment`: as for `settings`. With `engine` None the server never gets ready."""
+    """`environment`: as for `settings`. With `engine` None the server never gets ready.
+    `client_tls`: of the client, where SSL_CERTFILE is set."""
     configured = settings(**environment)
 
     async def launch(starting: Any) -> Engine:
@@ -90,21 +99,28 @@ async def serve(
     serving = assembled(configured, launch)
     lifecycle = serving.lifecycle
     listener = bind(configured)
-    port = listener.getsockname()[1]
-    sockets = [listener] if (health := bind_health(configured)) is None else [listener, health]
-    server = uvicorn.Server(uvicorn_config(serving))
-    task = asyncio.create_task(server._serve(sockets))
+    port = 0 if configured.uds else listener.getsockname()[1]
+    tls = Tls.of(configured)
+    server = Http(uvicorn_config(serving), configured, listener, bind_health(configured), tls)
+    task = asyncio.create_task(server.answer())
+    watching = asyncio.create_task(tls.watch()) if tls is not None else None
     try:
         await eventually(lambda: server.started)
         if ready and engine is not None:
             await eventually(lambda: lifecycle.phase is Phase.READY)
+        scheme = "https" if tls is not None else "http"
         async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=20, verify=PLAIN
+            base_url=f"{scheme}://127.0.0.1:{port}",
+            timeout=20,
+            verify=PLAIN if client_tls is None else client_tls,
+            transport=httpx.AsyncHTTPTransport(uds=configured.uds) if configured.uds else None,
         ) as client:
             yield Running(client, serving, engine, port, server.server_state.connections)
     finally:
         server.should_exit = True
         await task
+        if watching is not None:
+            watching.cancel()
         if serving.store is not None:
             await serving.store.close()
         if serving.files is not None:

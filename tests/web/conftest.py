@@ -8,7 +8,7 @@ import pytest
 
 from app.settings.catalogue import Settings
 from app.web.connection import BoundedHttp
-from app.web.server import bind
+from app.web.listening import bind
 from tests.support import serving
 
 

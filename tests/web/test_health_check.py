@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import ConfigError
 from app.settings.load import load
-from app.web.server import bind_health
+from app.web.listening import bind_health
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import PLAIN, assembled, serve, settings, uvicorn_config
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import ConfigError
 from app.settings.catalogue import Settings
-from app.web.server import bind, bind_several
+from app.web.listening import bind, bind_several
 from tests.support.serving import settings
 
 

@@ -1,4 +1,4 @@
-"""What web/connection.py overrides and uses of uvicorn, most of it private, is still as it was."""
+"""What web/connection.py and web/listening.py override and use of uvicorn is still as it was."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from app.web.connection import BoundedHttp
+from app.web.listening import Http
 
 
 async def test_uvicorn_is_still_as_our_connection_expects() -> None:
@@ -50,3 +51,21 @@ async def test_uvicorn_is_still_as_our_connection_expects() -> None:
     }  # fmt: skip
     assert "lenient_data_after_close=True" in inspect.getsource(HttpToolsProtocol.__init__)
     assert httptools_impl.STATUS_LINE[431].startswith(b"HTTP/1.1 431 ")
+
+
+def test_uvicorn_still_listens_as_ours_expects() -> None:
+    started = inspect.getsource(uvicorn.Server.startup)
+    # With no sockets of its own it starts the application, and listens on nothing.
+    assert "await self.lifespan.startup()" in started
+    assert "for sock in sockets:" in started
+    assert "self.servers: list[" in started
+    for used in (
+        "config=config",
+        "server_state=self.server_state",
+        "app_state=self.lifespan.state",
+    ):
+        assert used in started
+    ended = inspect.getsource(uvicorn.Server.shutdown)
+    assert "for server in self.servers:" in ended
+    assert "for sock in sockets or []:" in ended
+    assert list(inspect.signature(Http.startup).parameters) == ["self", "sockets"]

@@ -33,6 +33,7 @@ from app.engine.sglang.texts import Detokenizer
 from app.engine.sglang.tokens import Vocabulary
 from app.errors import InternalError
 from app.logs.setup import log
+from app.tracing.spans import carried
 from app.types import Scoring
 
 
@@ -109,7 +110,7 @@ class Exchange:
         sampling = self._sampling(params)
         times = self._times(disagg_mode=manager.disaggregation_mode)
         if manager.enable_trace:
-            times.init_trace_ctx(id, None, None)
+            times.init_trace_ctx(id, None, carried.get())
         times.set_created_time()
         scoring = question.scoring
         message = self._io.TokenizedGenerateReqInput(
