@@ -20,6 +20,8 @@ from app.types import Json
 from app.web import admin, files, openapi, probes, resources, sglang_routes
 from app.web.generation import Generation
 from app.web.middleware import Authentication, HealthPort, RequestScope, Shortcut
+from app.web.page import routes as page
+from app.web.page.sampler import Sampler
 from app.web.responses import error_response
 from app.web.state import Serving
 
@@ -54,7 +56,7 @@ def create_app(serving: Serving) -> ASGIApp:
         )
     if settings.health_port is not None:
         app = HealthPort(app, settings)
-    return RequestScope(app, settings)
+    return RequestScope(app, settings, serving.recent_errors)
 
 
 def description(settings: Settings) -> Json:
@@ -70,9 +72,11 @@ def _api(serving: Serving) -> FastAPI:
         serving.host.start()
         yield
         await serving.host.close()
+        serving.recent_errors.close()
 
     app = _routes(serving.settings, lifespan)
     app.state.serving = serving
+    app.state.sampler = Sampler(serving)
     return app
 
 
@@ -90,13 +94,16 @@ def _routes(
             Exception: _unexpected_error,
         },
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
     )
     for dialect in DIALECTS:
         openapi.describe(app, dialect)
     resources.add_to(app)
     files.add_to(app)
-    routers = [probes.router, sglang_routes.router]
+    routers = [probes.router, sglang_routes.router, page.router]
+    if settings.ui:
+        routers.append(page.page_router)
     if settings.admin_api_key:
         routers.append(admin.router)
     every_route = [*app.routes, *(route for router in routers for route in router.routes)]

@@ -24,9 +24,11 @@ from app.dialects.error_forms import answer_headers
 from app.errors import AuthenticationFailed, InternalError, RouteNotFound
 from app.logs import setup as logs
 from app.logs.setup import log
+from app.recent_errors import RecentErrors
 from app.settings.catalogue import Settings
 from app.settings.declare import Secrets
 from app.stats import RequestStats, milliseconds
+from app.web.page.paths import EVENTS, FILES_ROUTE, ICON, OPEN_PREFIX
 from app.web.responses import error_response
 
 _WELL_FORMED_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
@@ -34,8 +36,8 @@ _LOGGED_PATH = 200
 """Characters of a path in a log line: a head may have 16 KB."""
 _HEALTH = frozenset({"/health", "/livez", "/readyz", "/ping"})
 """Routes that a load balancer or an orchestrator asks."""
-_PROBES = frozenset({*_HEALTH, "/metrics"})
-"""They are too frequent for lines in the log."""
+_PROBES = frozenset({*_HEALTH, "/metrics", EVENTS, ICON, FILES_ROUTE})
+"""They are too frequent for lines in the log, or last as long as somebody looks."""
 
 
 class RequestScope:
@@ -44,13 +46,15 @@ class RequestScope:
     `scope["state"]` carries: `engine_id`, the id inside the engine; `request_id`, the client's or
     the same; `owner`, as of a dialect's `Call`; `stats`; `log_fields`, which a dialect adds to the
     end line; `send`, the server's own; `head_only`: the answer's body is left out; and, once they
-    are known, `route`, `status`, `ended_by`, `error`. The server has added `connection`.
+    are known, `route`, `status`, `ended_by`, `error`, `error_code`. The server has added
+    `connection`.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, errors: RecentErrors) -> None:
         self._app = app
         self._region = settings.hathora_region.encode()
         self._quiet = _PROBES | {settings.health_path}
+        self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,7 +81,7 @@ class RequestScope:
             "head_only": method == "HEAD",
         }
         client = scope["client"][0] if scope.get("client") else None
-        write_line = log.debug if path in self._quiet else log.info
+        write_line = log.debug if self._is_quiet(path) else log.info
         token = logs.request_id.set(request_id)
 
         async def send_with_headers(message: Message) -> None:
@@ -113,6 +117,9 @@ class RequestScope:
             # Break the reference cycle through `send`, so that it is freed without a GC pass.
             state.clear()
 
+    def _is_quiet(self, path: str) -> bool:
+        return path in self._quiet or path.startswith(OPEN_PREFIX)
+
     def _finish(self, scope: Scope, arrived: float, client: str | None, write_line: Any) -> None:
         state = scope["state"]
         duration_s = time.perf_counter() - arrived
@@ -122,6 +129,13 @@ class RequestScope:
         if route not in self._quiet:
             _duration(route).observe(duration_s)
         metrics.record(stats)
+        if (state["status"] >= 400 or "error" in state) and route not in self._quiet:
+            self._errors.note(
+                status=state["status"],
+                code=state.get("error_code") or state.get("ended_by"),
+                route=route,
+                id=state["request_id"],
+            )
         write_line(
             "request finished",
             client=client,
@@ -179,9 +193,10 @@ def unauthenticated(scope: Scope) -> Response:
 
 
 class Authentication:
-    """Refuses requests without a key. Probes, `/` and the documentation need none."""
+    """Refuses requests without a key. Probes, `/`, the documentation and the page's files need
+    none."""
 
-    OPEN = frozenset({"/", *_HEALTH, "/docs", "/openapi.json"})
+    OPEN = frozenset({"/", *_HEALTH, "/docs", "/openapi.json", ICON})
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -189,7 +204,8 @@ class Authentication:
         self._keys = Keys((*settings.api_key, *settings.admin_api_key))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._open:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or path in self._open or path.startswith(OPEN_PREFIX):
             await self._app(scope, receive, send)
             return
         if (owner := self._keys.accept(scope)) is not None:

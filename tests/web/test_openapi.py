@@ -28,7 +28,7 @@ def validator(document: Json, schema: Json) -> Draft202012Validator:
 
 
 @pytest.mark.parametrize(
-    "environment", [{}, {"API_KEY": "a"}, {"ADMIN_API_KEY": "b"}]
+    "environment", [{}, {"API_KEY": "a"}, {"ADMIN_API_KEY": "b"}, {"UI": "false"}]
 )
 def test_it_is_made_without_a_server_and_is_valid(environment: dict[str, str]) -> None:
     document = description(settings(**environment))
@@ -41,6 +41,7 @@ def test_it_is_made_without_a_server_and_is_valid(environment: dict[str, str]) -
         for status, answer in operation["responses"].items():
             for content in answer.get("content", {}).values():
                 assert content["schema"], (method, path, status)
+    assert "/ui/events" not in document["paths"]
 
 
 async def test_a_server_gives_the_same_document() -> None:
