@@ -16,7 +16,7 @@ LOCK_CLIENTS := $(COMPILE) --upgrade
 LOCK := $(LOCK_CLIENTS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo site test test-light test-full test-agents test-fast test-live test-rare test-vlm test-templates test-images contract upgrade demo-vlm test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
+.PHONY: help try demo site test test-light test-page test-page-short pictures test-full test-agents test-fast test-live test-rare test-vlm test-templates test-images contract upgrade demo-vlm test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -48,7 +48,17 @@ format: $(LIGHT)/.installed  ## format the code, sort imports
 test: test-light test-full test-live  ## every test
 
 test-light: $(LIGHT)/.installed  ## the tests that need no SGLang, in the light environment
-	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full and not agents and not clients and not images" $(ARGS)
+	$(LIGHT)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not live and not full and not agents and not clients and not images and not page" $(ARGS)
+
+# Each of a short run takes well under a second; the others are a megabyte of text each.
+test-page: $(LIGHT)/.installed-page  ## the page at `/` in Chromium (apt-get install chromium): three minutes
+	$(LIGHT)/bin/python -m pytest -m page $(ARGS) tests/page
+
+test-page-short: ARGS += -k "not megabyte"
+test-page-short: test-page  ## without the megabytes of text: all of the page that CI tests
+
+pictures: $(LIGHT)/.installed-page  ## take docs/page-chat.png and docs/page-state.png in Chromium
+	$(LIGHT)/bin/python -m tests.page.pictures $(ARGS)
 
 test-full: $(FULL)/.installed-dev  ## the tests that need SGLang installed, but no engine
 	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live and not agents and not images" $(ARGS)
@@ -124,7 +134,7 @@ chaos: $(FULL)/.installed-dev  ## faults of every kind done to servers under loa
 	$(FULL)/bin/python -m tests.chaos.storm --minutes $(MINUTES)
 
 test-fast: $(FULL)/.installed-dev  ## light and full at once, in the full environment
-	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live and not agents and not clients and not images" $(ARGS)
+	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "not live and not agents and not clients and not images and not page" $(ARGS)
 
 bench: $(FULL)/.installed-dev  ## against sglang.launch_server; ARGS="--model demo --rounds 1"
 	$(FULL)/bin/python -m bench compare $(ARGS)
@@ -165,6 +175,10 @@ $(SITE)/.installed: requirements/site.txt $(UV)
 	@echo "==> installing requirements/site.txt (mkdocs-material, 70 MB)"
 	@test -d $(SITE) || $(UV) venv -q --python $(PYTHON) $(SITE)
 	$(INSTALL) $(SITE)/bin/python -r requirements/site.txt
+	@touch $@
+
+$(LIGHT)/.installed-page: tests/page/requirements.txt $(LIGHT)/.installed
+	$(INSTALL) $(LIGHT)/bin/python --compile-bytecode -r tests/page/requirements.txt
 	@touch $@
 
 $(FULL)/.installed: requirements.txt $(UV)
@@ -222,6 +236,7 @@ $(CLIENTS_DIR)/node/.installed $(CLIENTS_DIR)/node/.installed-short: tests/clien
 
 lock-clients: $(UV)  ## pin the newest release of every client
 	for each in sdks agents frameworks aider; do $(LOCK_CLIENTS) tests/clients/requirements-$$each.in -o tests/clients/requirements-$$each.txt; done
+	$(LOCK_CLIENTS) -c requirements/light.txt tests/page/requirements.in -o tests/page/requirements.txt
 	cd tests/clients/node && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 clean:  ## remove the environments and caches

@@ -28,6 +28,7 @@ DISCONNECTS = Counter(
     "serve_client_disconnects_total", "Clients that disconnected early.", ["phase"]
 )
 PROMPT_TOKENS = Counter("serve_prompt_tokens_total", "Prompt tokens, as the engine counts them.")
+CACHED_TOKENS = Counter("serve_cached_tokens_total", "Prompt tokens that the prefix cache had.")
 PICTURES = Counter("serve_pictures_total", "Pictures of requests that were seen.")
 PICTURE_TOKENS = Counter("serve_picture_tokens_total", "Prompt tokens that are pictures'.")
 COMPLETION_TOKENS = Counter("serve_completion_tokens_total", "Tokens generated.")
@@ -98,6 +99,8 @@ def record(stats: RequestStats) -> None:
     """Record the stats of one request; called once, when it has ended."""
     if stats.prompt_tokens is not None:
         PROMPT_TOKENS.inc(stats.prompt_tokens)
+    if stats.cached_tokens:
+        CACHED_TOKENS.inc(stats.cached_tokens)
     if stats.pictures is not None:
         PICTURES.inc(stats.pictures)
         PICTURE_TOKENS.inc(stats.picture_tokens or 0)

@@ -27,6 +27,7 @@ FLOORS = [
         "metric_files",
         "mapped_files",
         "processes",
+        "recent_errors",
         "signals",
         "spawned",
         "tracing",

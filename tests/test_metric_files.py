@@ -142,3 +142,36 @@ def test_a_full_disk_is_tried_now_and_then(
     file.write_value("a", 2.0, 0.0)
     assert file.lost == {"a"}
     file.close()
+
+
+SUMS = """
+import os, sys
+from app import metric_files
+from app.metrics import REQUESTS, TTFT
+for _ in range(int(sys.argv[1])):
+    REQUESTS.labels("/v1/x", "POST", "200").inc()
+    TTFT.observe(0.03)
+"""
+
+
+def test_the_sums_are_those_of_a_scrape_over_all_processes(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    for count in (2, 3):
+        subprocess.run([sys.executable, "-c", SUMS, str(count)], env=environment, check=True)
+    read = """
+from app import metric_files, metrics
+sums = metric_files.sums("serve_")
+print(sums["serve_requests_total", ("200", "POST", "/v1/x")])
+print(sums["serve_time_to_first_token_seconds_bucket", ("0.05",)])
+print(round(sums["serve_time_to_first_token_seconds_sum", ()], 3))
+print(all(name.startswith("serve_") for name, _ in sums), metric_files.sums("sglang:"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", read], env=environment, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split("\n")[:4] == [
+        "5.0",
+        "5.0",
+        "0.15",
+        "True defaultdict(<class 'float'>, {})",
+    ]

@@ -36,10 +36,10 @@ def settings(flags: dict[str, Any]) -> int:
 
 def openapi(flags: Mapping[str, Any]) -> int:
     """The document that a server with these settings would serve at /openapi.json."""
-    from app.web.app import document
+    from app.web.app import description
 
     chosen = _loaded(flags).settings
-    print(json.dumps(document(chosen), indent=2, ensure_ascii=False))
+    print(json.dumps(description(chosen), indent=2, ensure_ascii=False))
     return 0
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from app import awake
-from app.engine.base import Question, Rendered, Starting
+from app.engine.base import Load, Question, Rendered, Starting
 from app.engine.json_examples import example
 from app.engine.required_calls import calls_grammar
 from app.engine.scripted import ScriptedEngine, Step
@@ -73,6 +73,10 @@ class StandIn(ScriptedEngine):
 
     def silent_s(self) -> float:
         return awake.now() - self._spoke_at if self.running else 0.0
+
+    async def loads(self) -> list[Load]:
+        pace = self.running / self._options.token_s if self._options.token_s else 0.0
+        return [msgspec.structs.replace(load, tokens_per_s=pace) for load in await super().loads()]
 
     def render(self, chat: ChatPrompt, grammar: Grammar | None) -> Rendered:
         ids = self.encode("".join(texts(chat.messages[-1].parts)) or " ")

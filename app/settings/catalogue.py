@@ -433,6 +433,12 @@ class Settings(BaseModel):
         help="Origins that browsers may call from, separated by commas; `*` for all. None: CORS is "
         "off.",
     )
+    ui: bool = SERVER.setting(
+        True,
+        "UI",
+        help="A page for browsers at `/`: the server's state, and a chat. `false`: they get the "
+        "JSON that other clients get.",
+    )
     forwarded_allow_ips: str = SERVER.setting(
         "127.0.0.1",
         "FORWARDED_ALLOW_IPS",

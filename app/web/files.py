@@ -27,9 +27,10 @@ from app.dialects.openai.files import (
 from app.errors import BodyTooLarge
 from app.files.files import Upload
 from app.types import Json
+from app.web.answers import STORE_FAILS, error_answers
 from app.web.bodies import body_pieces, declares_over
 from app.web.multipart import OVERHEAD_BYTES, Form
-from app.web.resources import CARRIED_BYTES, Carried, error_answers, names_of
+from app.web.resources import CARRIED_BYTES, Carried, names_of
 from app.web.responses import json_response
 from app.web.state import serving_of
 
@@ -158,7 +159,7 @@ _UPLOAD: Json = {
             }
         },
     },
-    "responses": {"200": {"description": "The file."}, **error_answers()},
+    "responses": {"200": {"description": "The file."}, **error_answers(STORE_FAILS)},
 }  # fmt: skip
 _CONTENT: Json = {
     "parameters": [
@@ -169,6 +170,6 @@ _CONTENT: Json = {
             "description": "Its bytes.",
             "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
         },
-        **error_answers(),
+        **error_answers(STORE_FAILS),
     },
 }

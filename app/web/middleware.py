@@ -24,10 +24,12 @@ from app.dialects.error_forms import answer_headers
 from app.errors import AuthenticationFailed, InternalError, RouteNotFound
 from app.logs import setup as logs
 from app.logs.setup import log
+from app.recent_errors import RecentErrors
 from app.settings.catalogue import Settings
 from app.settings.declare import Secrets
 from app.stats import RequestStats, milliseconds
 from app.tracing.spans import OPERATIONS, Ending, Span, Tracing
+from app.web.page.paths import EVENTS, FILES_ROUTE, ICON, OPEN_PREFIX
 from app.web.responses import error_response
 
 _WELL_FORMED_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
@@ -35,8 +37,8 @@ _LOGGED_PATH = 200
 """Characters of a path in a log line: a head may have 16 KB."""
 _HEALTH = frozenset({"/health", "/livez", "/readyz", "/ping"})
 """Routes that a load balancer or an orchestrator asks."""
-_PROBES = frozenset({*_HEALTH, "/metrics"})
-"""They are too frequent for lines in the log."""
+_PROBES = frozenset({*_HEALTH, "/metrics", EVENTS, ICON, FILES_ROUTE})
+"""They are too frequent for lines in the log, or last as long as somebody looks."""
 
 
 class RequestScope:
@@ -45,16 +47,20 @@ class RequestScope:
     `scope["state"]` carries: `engine_id`, the id inside the engine; `request_id`, the client's or
     the same; `owner`, as of a dialect's `Call`; `stats`; `log_fields`, which a dialect adds to the
     end line; `send`, the server's own; `head_only`: the answer's body is left out; and, once they
-    are known, `route`, `status`, `ended_by`, `error`. The server has added `connection`.
+    are known, `route`, `status`, `ended_by`, `error`, `error_code`. The server has added
+    `connection`.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, tracing: Tracing | None) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, tracing: Tracing | None, errors: RecentErrors
+    ) -> None:
         self._app = app
         self._tracing = tracing
         self._server_timing = settings.server_timing
         self._timed = settings.server_timing or tracing is not None
         self._region = settings.hathora_region.encode()
         self._quiet = _PROBES | {settings.health_path}
+        self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,7 +88,7 @@ class RequestScope:
             "head_only": head_only,
         }
         client = scope["client"][0] if scope.get("client") else None
-        write_line = log.debug if path in self._quiet else log.info
+        write_line = log.debug if self._is_quiet(path) else log.info
         token = logs.request_id.set(request_id)
         span = self._span(scope, arrived) if self._tracing is not None else None
 
@@ -133,6 +139,9 @@ class RequestScope:
         if cache and stats.prompt_tokens is not None:
             yield b"x-prompt-cache", stats.cache_header()
 
+    def _is_quiet(self, path: str) -> bool:
+        return path in self._quiet or path.startswith(OPEN_PREFIX)
+
     def _finish(
         self,
         scope: Scope,
@@ -149,6 +158,13 @@ class RequestScope:
         if route not in self._quiet:
             _duration(route).observe(duration_s)
         metrics.record(stats)
+        if (state["status"] >= 400 or "error" in state) and route not in self._quiet:
+            self._errors.note(
+                status=state["status"],
+                code=state.get("error_code") or state.get("ended_by"),
+                route=route,
+                id=state["request_id"],
+            )
         write_line(
             "request finished",
             client=client,
@@ -229,9 +245,10 @@ def unauthenticated(scope: Scope) -> Response:
 
 
 class Authentication:
-    """Refuses requests without a key. Probes, `/` and the documentation need none."""
+    """Refuses requests without a key. Probes, `/`, the documentation and the page's files need
+    none."""
 
-    OPEN = frozenset({"/", *_HEALTH, "/docs", "/openapi.json"})
+    OPEN = frozenset({"/", *_HEALTH, "/docs", "/openapi.json", ICON})
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -239,7 +256,8 @@ class Authentication:
         self._keys = Keys((*settings.api_key, *settings.admin_api_key))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._open:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or path in self._open or path.startswith(OPEN_PREFIX):
             await self._app(scope, receive, send)
             return
         if (owner := self._keys.accept(scope)) is not None:

@@ -17,6 +17,7 @@ from app.lifecycle import Phase
 from app.metrics import Metrics
 from app.types import Json
 from app.version import version
+from app.web.page.routes import page, wants_page
 from app.web.responses import is_anthropics, json_response
 from app.web.state import Serving, serving_of
 
@@ -25,7 +26,10 @@ router = APIRouter()
 
 @router.get("/", summary="What this server is")
 async def root(request: Request) -> Response:
+    """A page for browsers, unless `UI=false`; JSON for all other clients."""
     serving = serving_of(request)
+    if serving.settings.ui and wants_page(request):
+        return page(request)
     return json_response(
         {
             "service": "serve_hathora",
@@ -37,7 +41,8 @@ async def root(request: Request) -> Response:
             "hathora_region": serving.settings.hathora_region,
             "phase": str(serving.lifecycle.phase),
             "endpoints": sorted(request.app.openapi()["paths"]),
-        }
+        },
+        headers={"vary": "accept"},
     )
 
 

@@ -15,6 +15,7 @@ from app.dialects.routes import RESOURCES
 from app.errors import ClientGone, ServeError
 from app.gate import Gate
 from app.types import Json
+from app.web.answers import STORE_FAILS, error_answers
 from app.web.bodies import read_body
 from app.web.state import serving_of
 
@@ -126,19 +127,10 @@ def _described(resource: Resource) -> Json:
     ]
     described: Json = {
         "parameters": parameters,
-        "responses": {"200": {"description": "The answer."}, **error_answers()},
+        "responses": {"200": {"description": "The answer."}, **error_answers(STORE_FAILS)},
     }
     if resource.body is not None:
         ref = {"$ref": f"#/components/schemas/{resource.body.__name__}"}
         content = {"schema": ref, "example": resource.example}
         described["requestBody"] = {"content": {"application/json": content}}
     return described
-
-
-def error_answers() -> Json:
-    """For the description of the API."""
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return {
-        "4XX": {"description": "The request is at fault.", "content": error},
-        "5XX": {"description": "The store is not available.", "content": error},
-    }

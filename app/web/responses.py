@@ -37,6 +37,7 @@ def rendered(error: ServeError, scope: Scope) -> tuple[int, bytes, dict[str, str
     unknown = isinstance(error, RouteNotFound)
     form = form_of(scope["path"], anthropics=is_anthropics(scope), unknown=unknown)
     request_id = scope["state"]["request_id"]
+    scope["state"]["error_code"] = error.code
     headers = form.headers(error, request_id)
     if isinstance(error, RequestAborted | RequestTimedOut):
         headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's SDKs obey it

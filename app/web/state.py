@@ -9,6 +9,7 @@ from typing import Self
 
 from starlette.requests import Request
 
+from app import metric_files
 from app.dialects.answering import Answering
 from app.endpoint import Network
 from app.engine.base import Engine
@@ -23,6 +24,7 @@ from app.life.service import Service
 from app.life.sleep import Sleep
 from app.lifecycle import Lifecycle
 from app.metrics import Metrics
+from app.recent_errors import RecentErrors
 from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings, most_body_bytes
 from app.stats import Gauges, LocalGauges
@@ -104,6 +106,10 @@ class Serving:
             self.lifecycle,
             shortest_silence_s=lambda: self.gauges().shortest_silence_s,
         )
+
+    @cached_property
+    def recent_errors(self) -> RecentErrors:
+        return RecentErrors(metric_files.folder)
 
     @cached_property
     def bounds(self) -> Bounds:

@@ -1,0 +1,141 @@
+// The server, as the page asks it. Addresses are relative: the page may lie below a proxy's path.
+
+const KEY = "serve-key";
+
+export const key = {
+  get: () => sessionStorage.getItem(KEY) || "",
+  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+};
+
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export async function ask(path, { body, signal } = {}) {
+  const headers = key.get() ? { authorization: `Bearer ${key.get()}` } : {};
+  if (body) headers["content-type"] = "application/json";
+  const response = await fetch(path, {
+    method: body ? "POST" : "GET",
+    headers,
+    body: body && JSON.stringify(body),
+    signal,
+    cache: "no-store",
+    credentials: "same-origin",
+  });
+  if (!response.ok) throw new Refused(response.status, await messageOf(response));
+  return response;
+}
+
+async function messageOf(response) {
+  try {
+    const { error } = await response.json();
+    if (typeof error.message === "string") return error.message;
+  } catch {
+    // A proxy's answer: it has its status only.
+  }
+  return `The server answered with status ${response.status}.`;
+}
+
+// Server-sent events as [name, data]; a comment is ["", null], a sign of life.
+export async function* serverSentEvents(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  let name = "message";
+  let data = [];
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const text = rest + value;
+      let from = 0;
+      for (let end; (end = text.indexOf("\n", from)) >= 0; from = end + 1) {
+        const line = text.slice(from, text[end - 1] === "\r" ? end - 1 : end);
+        if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
+        else if (line.startsWith("event:")) name = line.slice(6).trim();
+        else if (line.startsWith(":")) yield ["", null];
+        else if (line === "" && data.length) {
+          yield [name, data.join("\n")];
+          [name, data] = ["message", []];
+        }
+      }
+      rest = text.slice(from);
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+const SILENT_MS = 10_000;
+const HIDDEN_MS = 30_000;
+const LONGEST_WAIT_MS = 10_000;
+
+// Watches the server for as long as the page is looked at, through restarts of the server.
+// `on`: about, past, sample (of the server), lost(message), refused() (a key is needed or wrong).
+export class Watch {
+  constructor(on) {
+    this.on = on;
+    this.running = false;
+    document.addEventListener("visibilitychange", () => {
+      clearTimeout(this.hidden);
+      if (document.hidden) this.hidden = setTimeout(() => this.stop(), HIDDEN_MS);
+      else this.start();
+    });
+    addEventListener("online", () => this.wake?.());
+  }
+
+  stop() {
+    this.running = false;
+    this.abort?.abort();
+    this.wake?.();
+  }
+
+  async start() {
+    if (this.running) return;
+    this.running = true;
+    for (let wait = 500; this.running; wait = Math.min(2 * wait, LONGEST_WAIT_MS)) {
+      try {
+        await this.once(() => (wait = 500));
+        this.on.lost("The server is going away.");
+      } catch (error) {
+        if (!this.running) return;
+        if (error instanceof Refused && error.status === 401) {
+          this.running = false;
+          this.on.refused();
+          return;
+        }
+        this.on.lost(error instanceof Refused ? error.message : "The server does not answer.");
+      }
+      if (this.running) await this.sleep(wait * (0.75 + Math.random() / 2));
+    }
+  }
+
+  sleep(ms) {
+    return new Promise((resolve) => {
+      this.wake = resolve;
+      setTimeout(resolve, ms);
+    });
+  }
+
+  async once(arrived) {
+    this.abort = new AbortController();
+    let silent;
+    const alive = () => {
+      clearTimeout(silent);
+      silent = setTimeout(() => this.abort.abort(), SILENT_MS);
+    };
+    alive();
+    try {
+      const response = await ask("ui/events", { signal: this.abort.signal });
+      for await (const [name, data] of serverSentEvents(response)) {
+        alive();
+        arrived();
+        if (data !== null) this.on[name]?.(JSON.parse(data));
+      }
+    } finally {
+      clearTimeout(silent);
+    }
+  }
+}

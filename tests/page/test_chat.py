@@ -1,0 +1,276 @@
+"""The chat, in Chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from app.types import Picture, Text
+from tests.page.server import CALL, Answers, Background, saying, until
+from tests.support.scripted import ScriptedEngine
+
+Opened = Callable[..., Any]
+Served = Callable[..., Background]
+ANSWER = ".message.assistant:last-of-type"
+
+
+def ask(page: Any, text: str) -> None:
+    page.fill("#text", text)
+    page.press("#text", "Enter")
+
+
+def answered(page: Any, text: str) -> None:
+    page.wait_for_selector(f"{ANSWER}:not(.streaming) > .body:has-text({json.dumps(text)})")
+
+
+def test_a_question_is_answered_and_the_next_one_has_both_before_it(
+    opened: Opened, served: Served
+) -> None:
+    engine = saying("Hello", " there")
+    page = opened(served(engine).url)
+    ask(page, "one")
+    answered(page, "Hello there")
+    ask(page, "two")
+    until(page, "document.querySelectorAll('.message.assistant .foot').length === 2")
+    answered(page, "Hello there")
+    turns = ["".join(part.text for part in turn.parts) for turn in engine.chats[-1].messages]
+    assert turns == ["one", "Hello there", "two"]
+    assert "2 tokens" in page.inner_text(f"{ANSWER} .foot")
+
+
+def test_an_answer_is_shown_while_it_is_written_and_escape_stops_it(
+    opened: Opened, served: Served
+) -> None:
+    engine = saying("begun ", asyncio.Event(), "never")
+    server = served(engine)
+    page = opened(server.url)
+    ask(page, "go")
+    page.wait_for_selector(f"{ANSWER}.streaming > .body:has-text('begun')")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(f"{ANSWER}:not(.streaming) .foot:has-text('stopped')")
+    until(page, "document.activeElement.id === 'text'")
+    while server.running.gate.in_flight:
+        page.wait_for_timeout(10)
+    assert engine.aborted == 1
+
+
+def test_the_conversation_survives_a_reload_in_the_middle_of_an_answer(
+    opened: Opened, served: Served
+) -> None:
+    engine = Answers(lambda prompt: ["half ", asyncio.Event()] if prompt == "go" else ["whole"])
+    page = opened(served(engine).url)
+    page.fill("[name=system]", "Be short.")
+    ask(page, "first")
+    page.wait_for_selector(f"{ANSWER}:not(.streaming) .foot")
+    page.fill("[name=system]", "")
+    page.click("#new-chat")
+    ask(page, "go")
+    page.wait_for_selector(f"{ANSWER}.streaming > .body:has-text('half')")
+    page.reload()
+    page.wait_for_selector(f"{ANSWER}:not(.streaming) .foot:has-text('stopped')")
+    assert page.inner_text(f"{ANSWER} > .body").strip() == "half"
+    ask(page, "?")
+    answered(page, "whole")
+    assert [turn.role for turn in engine.chats[0].messages] == ["system", "user"]
+    assert [turn.role for turn in engine.chats[-1].messages] == ["user", "assistant", "user"]
+
+
+def test_a_message_is_edited_and_an_answer_tried_again(opened: Opened, served: Served) -> None:
+    engine = Answers(lambda prompt: [f"to {prompt[-3:]}, number {len(engine.calls)}"])
+    page = opened(served(engine).url)
+    ask(page, "one")
+    answered(page, "to one, number 1")
+    page.click(f"{ANSWER} button:has-text('Try again')")
+    answered(page, "to one, number 2")
+    page.click(".message.user button:has-text('Edit')")
+    page.fill(".message.user textarea", "two")
+    page.press(".message.user textarea", "Enter")
+    answered(page, "to two, number 3")
+    assert page.locator(".message").count() == 2
+    page.click(".message.user button:has-text('Edit')")
+    page.press(".message.user textarea", "Escape")
+    assert page.inner_text(".message.user .body") == "two"
+
+
+def test_thinking_is_folded_and_not_sent_back(opened: Opened, served: Served) -> None:
+    engine = saying("<think>", "hm, ", "hm", "</think>", "Yes.")
+    page = opened(served(engine).url)
+    ask(page, "sure?")
+    answered(page, "Yes.")
+    assert not page.is_visible(".thought")
+    page.click(".fold summary")
+    assert page.inner_text(".thought").strip() == "hm, hm"
+    ask(page, "really?")
+    until(page, "document.querySelectorAll('.message.assistant .foot').length === 2")
+    parts = [part for turn in engine.chats[-1].messages for part in turn.parts]
+    assert not any("hm" in part.text for part in parts if isinstance(part, Text))
+
+
+def test_a_call_of_a_tool_is_shown_and_its_result_sent(opened: Opened, served: Served) -> None:
+    engine = Answers(lambda prompt: ["It rains."] if "rain" in prompt else [CALL])
+    page = opened(served(engine).url, viewport={"width": 1300, "height": 900})
+    page.fill("[name=tools]", "[{")
+    assert "no JSON" in page.inner_text("#tools-fault")
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {}}}
+    page.fill("[name=tools]", json.dumps([tool]))
+    assert page.inner_text("#tools-fault") == ""
+    ask(page, "weather?")
+    page.wait_for_selector(".calls .code:has-text('Oslo')")
+    assert "get_weather" in page.inner_text(".calls")
+    page.fill(".results textarea", "rain")
+    page.click("button:has-text('Send results')")
+    answered(page, "It rains.")
+    roles = [turn.role for turn in engine.chats[-1].messages]
+    assert roles == ["user", "assistant", "tool"]
+
+
+def test_the_options_reach_the_engine_and_an_empty_one_is_left_out(
+    opened: Opened, served: Served
+) -> None:
+    engine = saying("x")
+    page = opened(served(engine).url, viewport={"width": 1300, "height": 900})
+    page.fill("[name=temperature]", "0.25")
+    page.fill("[name=max_tokens]", "7")
+    page.fill("[name=seed]", "11")
+    ask(page, "go")
+    answered(page, "x")
+    _, sampling, _, _ = engine.calls[0]
+    assert (sampling.temperature, sampling.max_tokens, sampling.seed) == (0.25, 7, 11)
+    page.click(f"{ANSWER} button:has-text('Request')")
+    shown = page.inner_text("#as-curl pre")
+    assert '"temperature": 0.25' in shown
+    assert "top_p" not in shown
+
+
+def test_the_request_as_curl_and_as_python_is_right(opened: Opened, served: Served) -> None:
+    import ast
+    import shlex
+
+    page = opened(served(saying("x"), SERVED_MODEL_NAME="tiny").url)
+    page.wait_for_selector("#phase[data-kind=good]")
+    text = 'it\'s "quoted" \\ and $HOME `x` 🌦 \u2028 end\nline'
+    page.fill("#text", text)
+    page.click("#show-request")
+    command = shlex.split(page.evaluate("document.querySelector('#as-curl code').textContent"))
+    body = json.loads(command[command.index("-d") + 1])
+    assert body["messages"] == [{"role": "user", "content": text}]
+    tree = ast.parse(page.evaluate("document.querySelector('#as-python code').textContent"))
+    (create,) = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".create")
+    )
+    fields = {each.arg: ast.literal_eval(each.value) for each in create.keywords}
+    assert fields == {"model": "tiny", "messages": body["messages"], "stream": True}
+
+
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAKElEQVR4nO3NsQ0AAAzCMP5/"
+    "un0CNkuZ41wybXsHAAAAAAAAAAAAxR4yw/wuPL6QkAAAAABJRU5ErkJggg=="
+)
+
+
+def test_a_picture_is_sent_to_a_model_that_takes_them(opened: Opened, served: Served) -> None:
+    import base64
+
+    engine = saying("A square.", takes_pictures=True, picture_marker="\ufffc")
+    page = opened(served(engine).url)
+    page.wait_for_selector("#attach:not([hidden])")
+    png = base64.b64decode(PIXEL.partition(",")[2])
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": png}
+    page.set_input_files("#file", files=[file])
+    page.wait_for_selector("#attached img")
+    ask(page, "what is it?")
+    answered(page, "A square.")
+    parts = engine.chats[0].messages[0].parts
+    assert [type(part) for part in parts] == [Picture, Text]
+    assert page.locator(".message.user .pictures img").count() == 1
+
+
+def test_a_model_without_pictures_offers_none(opened: Opened, served: Served) -> None:
+    page = opened(served(saying("x")).url)
+    page.wait_for_selector("#phase[data-kind=good]")
+    assert not page.is_visible("#attach")
+
+
+def test_an_error_is_said_and_the_question_can_be_asked_again(
+    opened: Opened, served: Served
+) -> None:
+    from app.errors import InvalidRequest
+
+    faults = [InvalidRequest("The question is too odd.")]
+    engine = Answers(lambda _: [faults.pop()] if faults else ["fine"])
+    page = opened(served(engine).url)
+    ask(page, "odd")
+    page.wait_for_selector(f"{ANSWER} .fault:has-text('The question is too odd.')")
+    page.click(f"{ANSWER} button:has-text('Try again')")
+    answered(page, "fine")
+
+
+def test_a_lost_connection_is_said(opened: Opened, served: Served) -> None:
+    server = served(saying("begun ", asyncio.Event()))
+    page = opened(server.url)
+    ask(page, "go")
+    page.wait_for_selector(f"{ANSWER}.streaming > .body:has-text('begun')")
+    server.stop()
+    page.wait_for_selector(f"{ANSWER} .fault:not([hidden])")
+    page.wait_for_selector("#phase:has-text('no connection')")
+
+
+def test_everything_is_done_by_keyboard(opened: Opened, served: Served) -> None:
+    page = opened(served(saying("fine")).url)
+    page.wait_for_selector("#phase[data-kind=good]")
+    seen = []
+    page.evaluate("document.querySelector('.skip').focus()")
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        seen.append(
+            page.evaluate(
+                "(document.activeElement.id || document.activeElement.name ||"
+                " document.activeElement.textContent)"
+            )
+        )
+        visible = "getComputedStyle(document.activeElement).outlineStyle !== 'none'"
+        assert page.evaluate(visible) or seen[-1] in ("file", "main"), seen[-1]
+        if seen[-1] == "text":
+            break
+    assert {"to-chat", "to-state", "text"} <= set(seen)
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    page.keyboard.press("Enter")
+    answered(page, "fine")
+    assert page.inner_text(".message.user .body") == "one\ntwo"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_scrolling_to_the_side(
+    opened: Opened, served: Served, scheme: str
+) -> None:
+    table = "| a | b |\n|---|---|\n" + f"| {'x' * 90} | {'y' * 90} |\n\n```\n{'z' * 300}\n```\n"
+    page = opened(
+        served(saying(table)).url,
+        viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True,
+    )  # fmt: skip
+    ask(page, "a wide answer with_a_very_long_word_" + "w" * 200)
+    page.wait_for_selector(f"{ANSWER}:not(.streaming) table")
+    for view in ("chat", "state"):
+        page.click(f"#to-{view}")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 360, view
+    page.click("#to-chat")
+    box = page.locator("#send").bounding_box()
+    assert box["y"] + box["height"] <= 740
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == ("rgb(20, 21, 24)" if scheme == "dark" else "rgb(251, 251, 249)")
+
+
+def test_a_model_that_makes_vectors_takes_no_questions(opened: Opened, served: Served) -> None:
+    page = opened(served(ScriptedEngine(embedding_size=4, dimensions=())).url)
+    page.wait_for_selector("#phase[data-kind=good]")
+    assert page.is_disabled("#send")
+    assert "writes no text" in page.get_attribute("#text", "placeholder")

@@ -1,0 +1,105 @@
+"""`/docs` without the internet, and the page's accessibility, in Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.page.server import CALL, Answers, Background, saying, until
+
+Opened = Callable[..., Any]
+Served = Callable[..., Background]
+
+ANSWER = """\
+<think>,Thinking about **this**.,</think>,# A title
+
+Text with a [link](https://example.com), `code` and
+
+1. a list
+2. of two
+
+> a quote
+
+| a | table |
+|---|---|
+| 1 | 2 |
+
+```python
+print("code")
+```
+"""
+
+
+def violations(page: Any) -> list[str]:
+    from axe_playwright_python.sync_playwright import Axe
+
+    # Put in by the debugger's protocol: the page's policy takes no script from elsewhere.
+    response = Axe().run(page).response
+    assert len(response["passes"]) > 10
+    found = response["violations"]
+    return [
+        f"{each['id']}: {each['help']}: {[node['html'][:200] for node in each['nodes'][:4]]}"
+        for each in found
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1300, 380])
+def test_no_view_of_the_page_breaks_a_rule_of_accessibility(
+    opened: Opened, served: Served, scheme: str, width: int
+) -> None:
+    pytest.importorskip("axe_playwright_python")
+    engine = Answers(lambda prompt: [CALL] if prompt.endswith("tool") else ANSWER.split(","))
+    server = served(engine)
+    page = opened(
+        server.url, color_scheme=scheme, viewport={"width": width, "height": 850}, faulty=True
+    )
+    page.wait_for_selector("#phase[data-kind=good]")
+    assert violations(page) == []
+    for text in ("go", "tool"):
+        page.fill("#text", text)
+        page.press("#text", "Enter")
+        page.wait_for_selector(".message.assistant:last-of-type:not(.streaming) .foot")
+    page.click(".fold summary >> nth=0")
+    page.click(".message.user button:has-text('Edit') >> nth=0")
+    assert violations(page) == []
+    page.click("#show-request")
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    page.click("#to-state")
+    until(page, "document.querySelector('.value').textContent.match(/[0-9]/)")
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_question_for_a_key_breaks_no_rule_either(
+    opened: Opened, served: Served, scheme: str
+) -> None:
+    pytest.importorskip("axe_playwright_python")
+    page = opened(served(saying("x"), API_KEY="k").url, color_scheme=scheme, faulty=True)
+    page.wait_for_selector("#key-form:not([hidden])")
+    assert violations(page) == []
+
+
+def test_the_description_is_shown_without_the_internet(opened: Opened, served: Served) -> None:
+    page = opened(f"{served(saying('x')).url}docs")
+    page.wait_for_selector("[data-path='/v1/chat/completions']")
+    assert not page.is_visible(".auth-wrapper .authorize")
+    page.click("[data-path='/v1/tokenize']")
+    page.wait_for_selector(".opblock.is-open >> text=Responses")
+
+
+def test_with_a_key_the_description_has_a_button_for_it_and_sends_it(
+    opened: Opened, served: Served
+) -> None:
+    page = opened(f"{served(saying('x'), API_KEY='right').url}docs")
+    page.click(".auth-wrapper .authorize")
+    page.fill(".modal-ux input", "right")
+    page.click(".modal-ux button.authorize")
+    page.click(".modal-ux .btn-done")
+    page.click("[data-path='/v1/models']")
+    page.click("text=Try it out")
+    page.click("text=Execute")
+    page.wait_for_selector(".live-responses-table >> text=max_model_len")

@@ -1,0 +1,203 @@
+"""The server's state, its key, and what outlives the server, in Chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.errors import InvalidRequest
+from tests.page.server import Answers, Background, saying, until
+from tests.support import processes
+from tests.support.serving import HANGS_S, PLAIN
+
+SERVER = Path(__file__).parents[2] / "serve_hathora.py"
+Opened = Callable[..., Any]
+Served = Callable[..., Background]
+
+
+def figure(page: Any, title: str, pattern: str) -> None:
+    """Wait until the card of this title has a text."""
+    cards = "[...document.querySelectorAll('.card')]"
+    text = f"{cards}.find((card) => card.querySelector('h2').textContent === '{title}').innerText"
+    until(page, f"/{pattern}/.test({text})")
+
+
+def chat(server: Background, count: int = 1) -> list[int]:
+    body = {"messages": [{"role": "user", "content": "x"}]}
+    url = f"{server.url}v1/chat/completions"
+    return [httpx.post(url, json=body, verify=PLAIN).status_code for _ in range(count)]
+
+
+def test_the_figures_are_those_of_the_metrics(opened: Opened, served: Served) -> None:
+    server = served(saying("a ", 0.02, "b ", 0.02, "c"))
+    page = opened(f"{server.url}#state")
+    figure(page, "In flight", r"\b0\b")
+    assert set(chat(server, 5)) == {200}
+    figure(page, "Time to first token", "last minute")
+    figure(page, "Between tokens", "ms")
+    answered = httpx.get(f"{server.url}metrics", verify=PLAIN).text
+    figure(page, "Answered", f"^Answered\\n+{_all_posts(answered)}\\b")
+    facts = page.inner_text("#facts")
+    assert "4,000,000 tokens" in facts
+
+
+def _all_posts(metrics: str) -> int:
+    counts = re.findall(r'serve_requests_total{.*method="(?:POST|DELETE)".*} ([\d.]+)', metrics)
+    return int(sum(map(float, counts)))
+
+
+def test_a_request_in_flight_is_counted_while_it_runs(opened: Opened, served: Served) -> None:
+    page = opened(served(saying("x", asyncio.Event())).url)
+    page.fill("#text", "go")
+    page.press("#text", "Enter")
+    page.wait_for_selector(".streaming .body:has-text('x')")
+    page.wait_for_selector("#glance:has-text('1 in flight')")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#glance:has-text('0 in flight')")
+
+
+def test_the_last_errors_are_shown_without_what_the_client_sent(
+    opened: Opened, served: Served
+) -> None:
+    server = served(Answers(lambda _: [InvalidRequest("a secret word", code="odd_code")]))
+    page = opened(f"{server.url}#state")
+    assert chat(server) == [400]
+    row = page.locator("#errors tr", has_text="odd_code")
+    row.wait_for()
+    assert "/v1/chat/completions" in row.inner_text()
+    assert "secret" not in page.inner_text("#state")
+
+
+def test_while_the_server_starts_the_phase_and_the_bytes_are_shown(
+    opened: Opened, served: Served
+) -> None:
+    server = served(None, ready=False)
+    server.running.lifecycle.fetched = 120_000_000, 400_000_000
+    page = opened(server.url)
+    page.wait_for_selector("#notice:has-text('120 MB of 400 MB')")
+    page.wait_for_selector("#phase[data-kind=busy]")
+    assert page.is_disabled("#send")
+    page.click("#to-state")
+    assert page.is_visible("#download-bar")
+    assert "s" in page.inner_text("#phases [aria-current]")
+
+
+def test_with_a_key_nothing_is_shown_before_it_is_right(opened: Opened, served: Served) -> None:
+    page = opened(served(saying("open"), API_KEY="right", SERVED_MODEL_NAME="hush-hush").url)
+    page.wait_for_selector("#key-form:not([hidden])")
+    assert "hush-hush" not in page.content()
+    page.fill("#key", "wrong")
+    page.press("#key", "Enter")
+    page.wait_for_selector("#notice:has-text('does not take this key')")
+    assert not page.is_visible("#ask")
+    page.fill("#key", "right")
+    page.press("#key", "Enter")
+    page.wait_for_selector("#phase[data-kind=good]")
+    page.fill("#text", "go")
+    page.press("#text", "Enter")
+    page.wait_for_selector(".message.assistant .body:has-text('open')")
+    page.click("#show-request")
+    assert "$API_KEY" in page.inner_text("#as-curl")
+    assert "right" not in page.inner_text("#request")
+    page.reload()
+    page.wait_for_selector("#phase[data-kind=good]")
+    assert page.evaluate("Object.values(localStorage).length") == 0
+
+
+def test_the_page_finds_the_server_again_when_it_is_back(opened: Opened) -> None:
+    with ExitStack() as servers:
+        first = servers.enter_context(Background(saying("x")))
+        port = str(first.running.port)
+        page = opened(first.url)
+        page.wait_for_selector("#phase[data-kind=good]")
+        first.stop()
+        page.wait_for_selector("#phase:has-text('no connection')")
+        page.wait_for_selector("#notice:has-text('Trying again')")
+        servers.enter_context(Background(saying("y"), PORT=port))
+        page.wait_for_selector("#phase[data-kind=good]")
+        assert not page.is_visible("#notice")
+
+
+@pytest.fixture
+def two_processes(tmp_path: Path) -> Iterator[str]:
+    """A server of two processes; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    settings = {
+        "TOKENIZER_WORKERS": "2", "HOST": "127.0.0.1", "PORT": port, "LOG_FORMAT": "json",
+        "ENGINE": "scripted", "ENGINE_ARGS": '{"words": 400, "token_s": 0.05}', "LOG_FILE": "",
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, str(SERVER)], env={**os.environ, **settings}, cwd=tmp_path,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        deadline = time.monotonic() + HANGS_S
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{url}readyz", verify=PLAIN).status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        yield url
+    finally:
+        processes.stop(process)
+
+
+def test_several_processes_add_up(opened: Opened, two_processes: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "stream": True}
+    wrong = {"messages": "x"}
+    with ExitStack() as streams:
+        # Each on its own connection: the kernel spreads them over the processes.
+        for _ in range(6):
+            client = streams.enter_context(httpx.Client(verify=PLAIN, timeout=HANGS_S))
+            url = f"{two_processes}v1/chat/completions"
+            assert client.post(url, json=wrong).status_code == 400
+            streams.enter_context(client.stream("POST", url, json=body))
+        page = opened(f"{two_processes}#state")
+        page.wait_for_selector("#glance:has-text('6 in flight')")
+        figure(page, "Answered", r"6 refused")
+        until(page, "document.querySelectorAll('#errors tbody tr').length === 6")
+        assert re.search(r"Serving processes\s*2", page.inner_text("#facts"))
+
+
+def test_a_page_that_nobody_sees_stops_watching(opened: Opened, served: Served) -> None:
+    server = served(saying("x"))
+    page = opened(server.url)
+    page.wait_for_selector("#phase[data-kind=good]")
+    sampler = server.running.serving  # the application's: its watchers are connections
+    assert sampler.lifecycle.ready
+    page.context.close()
+    deadline = time.monotonic() + HANGS_S
+    while server.running.connections and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not server.running.connections
+
+
+def test_the_first_paint_is_within_half_a_second(opened: Opened, served: Served) -> None:
+    server = served(saying("x"))
+    opened(server.url)  # the files are read
+    times = []
+    for _ in range(5):
+        page = opened(server.url)
+        page.wait_for_selector("#phase[data-kind=good]")
+        paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+        times.append(page.evaluate(paint))
+        page.context.close()
+    print(json.dumps(times))
+    assert min(times) < 500
