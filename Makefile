@@ -16,7 +16,7 @@ LOCK_CLIENTS := $(COMPILE) --upgrade
 LOCK := $(LOCK_CLIENTS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo site test test-light test-page test-page-short pictures test-full test-agents test-fast test-live test-rare test-vlm test-templates test-images contract upgrade demo-vlm test-clients test-clients-short chaos lint format typos bench docs lock lock-clients clean
+.PHONY: help try demo site test test-light test-page test-page-short pictures test-full test-agents test-fast test-live test-rare test-vlm test-templates test-images contract upgrade demo-vlm test-clients test-clients-short chaos lint format typos bench wheel docs lock lock-clients clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1|\2/' | column -t -s '|'
@@ -138,6 +138,9 @@ test-fast: $(FULL)/.installed-dev  ## light and full at once, in the full enviro
 
 bench: $(FULL)/.installed-dev  ## against sglang.launch_server; ARGS="--model demo --rounds 1"
 	$(FULL)/bin/python -m bench compare $(ARGS)
+
+wheel: $(UV)  ## build the wheel and the source archive into dist/
+	$(UV) build
 
 # -- generated files -------------------------------------------------------------------------------
 

@@ -50,7 +50,8 @@ def _run(words: Sequence[str]) -> int:
     if mode == "help" or _asks_for_help(rest):
         from app.command import help as pages
 
-        return pages.show([word for word in rest if word not in ("-h", "--help")], parser)
+        topics = [word for word in rest if word not in ("-h", "--help")]
+        return pages.show(topics or [mode])
     if mode == "completion" or "--print-completion" in rest:
         from app.command import completion
 

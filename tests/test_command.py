@@ -60,7 +60,8 @@ def test_all_of_the_help_has_every_setting_that_has_a_flag(run: Any) -> None:
     ("topic", "text"),
     [
         ("pictures", "--media-max-images N"), ("port", "flags: --port"), ("TP_SIZE", "auto"),
-        ("--tp", "TENSOR_PARALLEL_SIZE"), ("bench", "bench --help"), ("gcp-key", "GCP_KEY"),
+        ("tp", "TENSOR_PARALLEL_SIZE"), ("settings", "--json"), ("bench", "bench --help"),
+        ("gcp-key", "GCP_KEY"),
     ],
 )  # fmt: skip
 def test_help_on_a_section_a_setting_or_a_mode(topic: str, text: str, run: Any) -> None:

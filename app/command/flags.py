@@ -19,6 +19,14 @@ MODES: dict[str, str] = {
     "version": "print the release, the commit and SGLang's release",
     "help": "print this; `help all`, or the name of a section, mode or setting",
 }
+OWN_FLAGS: dict[str, tuple[tuple[str, str], ...]] = {
+    "settings": (
+        ("--set", "only what is not the default"),
+        ("--json", "as JSON"),
+        ("--markdown", "docs/settings.md: every setting, as Markdown"),
+    ),
+}
+"""Of a mode, beside those of the settings."""
 
 
 def parser_of(mode: str | None = None, parser: Parser | None = None) -> Parser:
@@ -29,10 +37,8 @@ def parser_of(mode: str | None = None, parser: Parser | None = None) -> Parser:
         parser.add_argument("-h", "--help", action="store_true", help="show the first screen")
         parser.add_argument("--version", action="store_true", help="release and commit")
     add = parser.add_argument
-    if mode == "settings":
-        add("--json", action="store_true", help="as JSON")
-        add("--set", action="store_true", help="only what is not the default")
-        add("--markdown", action="store_true", help="docs/settings.md")
+    for flag, text in OWN_FLAGS.get(mode or "", ()):
+        add(flag, action="store_true", help=text)
     if mode == "serve":
         add("--link-fd", type=int, help=argparse.SUPPRESS)  # the supervisor's
         add("--process", help=argparse.SUPPRESS)  # the parent's: number:channel:port

@@ -11,11 +11,11 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from app.command.flags import MODES, PROGRAM
+from app.command.flags import MODES, OWN_FLAGS, PROGRAM
 from app.command.show import columns
 from app.errors import ConfigError
 from app.settings.catalogue import DECLARATIONS
-from app.settings.command_line import SHORT, Parser
+from app.settings.command_line import SHORT
 from app.settings.declare import Declaration, flag_of
 from app.settings.show import MOST_NEEDED, limits, shown
 from app.settings.sources import names
@@ -40,9 +40,9 @@ _SHORT_HELP = {
 """Of the twelve: the first half of a sentence."""
 
 
-def show(topics: Sequence[str], parser: Parser) -> int:
+def show(topics: Sequence[str]) -> int:
     topic = " ".join(topics).strip().lower()
-    if not topic or topic in ("serve", "runpod"):
+    if topic in ("help", "serve", "runpod"):
         print("\n".join(_screen()))
     elif topic == "all":
         for section, declared in _sections():
@@ -101,6 +101,10 @@ def _about(topic: str) -> Iterator[str]:
     """Raises ConfigError if nothing is called so."""
     if topic in MODES:
         yield f"{PROGRAM} {topic}: {MODES[topic]}"
+        for flag, text in OWN_FLAGS.get(topic, ()):
+            yield f"  {flag:<{_WIDTH}}{text}"
+        if topic in ("settings", "openapi"):
+            yield f"It takes the flags of every setting, too: {PROGRAM} --help all"
         if topic in ("check", "bench"):
             yield f"Its flags: {PROGRAM} {topic} --help"
         return
@@ -110,7 +114,7 @@ def _about(topic: str) -> Iterator[str]:
             yield from _settings(settings)
         return
     by_name = names()
-    flag = SHORT.get(topic, topic)
+    flag = SHORT.get(topic, SHORT.get(f"--{topic}", topic))
     name = flag.lstrip("-").upper().replace("-", "_")
     if name not in by_name:
         known = [

@@ -121,13 +121,11 @@ def runpod(loaded: Loaded) -> NoReturn:
 
 def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
     """Logging and the environment of a process that starts an engine."""
-    from app.engine import backends, environment
+    from app.engine import environment
     from app.life.ending import exit_now
     from app.logs import setup as logs
 
     chosen = loaded.settings
-    if chosen.upstream_url is None:
-        backends.check_installed(chosen)
     if not several:
         chosen = chosen.model_copy(update={"tokenizer_workers": 1})
     with signals.blocked():  # in its threads for good: there a signal would break the block below
@@ -141,10 +139,24 @@ def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
         with signals.blocked():
             runtime = environment.prepare(chosen)
             signals.end_at_once(lambda: exit_now(0, runtime.remove))
+        _check_engine(chosen, runtime)
     except StartError:
         logs.flush()  # as with wrong settings, the reason is a line on stderr
         raise
     return chosen, runtime
+
+
+def _check_engine(chosen: Settings, runtime: RuntimeDir) -> None:
+    """Raises ConfigError if it is not installed, and then nothing is left behind."""
+    from app.engine import backends
+
+    if chosen.upstream_url is not None:
+        return
+    try:
+        backends.check_installed(chosen)
+    except StartError:
+        runtime.remove()
+        raise
 
 
 def _warn_if_open(chosen: Settings) -> None:

@@ -36,6 +36,8 @@ def take_http_options(values: dict[str, Any], origins: dict[str, str]) -> list[s
         values[field] = value
         origins.setdefault(field, written)
     values["engine_args"] = sglang_options.of_engine(options)
+    if not values["engine_args"]:
+        del values["engine_args"], origins["engine_args"]
     return list(sglang_options.warnings(options, origin))
 
 

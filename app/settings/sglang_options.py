@@ -48,9 +48,6 @@ _REFUSED: dict[str, tuple[str, ...]] = {
         "smg_http_sidecar_port",
     ),
     "a request's chat_template_kwargs say it": ("default_chat_template_kwargs",),
-    "a request's sampling fields say it; DEFAULT_SAMPLING is for those that do not": (
-        "preferred_sampling_params",
-    ),
     _CLIENTS_CODE: ("trust_request_chat_template",),
     "code of a client's would run in the engine": ("enable_custom_logit_processor",),
     "/generate with return_logprob gives token ids": ("return_input_ids", "return_output_ids"),

@@ -61,6 +61,7 @@ def test_options_without_effect_are_warned_of_and_what_asks_for_nothing_is_not()
     assert all("no effect (" in each for each in loaded.warnings)
     quiet = load({}, {"ENGINE_ARGS": '{"enable_cache_report": false, "ssl_keyfile": null}'})
     assert quiet.warnings == []
+    assert "engine_args" not in quiet.origins
     assert quiet.settings.engine_args == {}
 
 

@@ -21,15 +21,15 @@ log = logging.getLogger("sglang.srt")
 
 
 def main(programs: list[str]) -> None:
-    from app import cli
+    from app.command import roles
     from app.settings.load import load
 
-    _, runtime = cli._prepared(load({}), several=False)
+    _, runtime = roles._prepared(load({}), several=False)
     children = [subprocess.Popen([sys.executable, "-c", _SGLANG + each]) for each in programs]
     codes = [child.wait() for child in children]
     Path("ended").write_text(" ".join(map(str, codes)))
     Path("explained").write_text(str(runtime.last_error()))
-    cli._to_the_end(lambda: 0, runtime.remove)
+    roles._to_the_end(lambda: 0, runtime.remove)
 
 
 def command(*programs: str) -> list[str]:

@@ -181,9 +181,9 @@ pathlib.Path("survived").touch()
 
 PREPARED = """
 import os, sys
-from app import cli
+from app.command import roles
 from app.settings.load import load
-cli._prepared(load({}), several=False)
+roles._prepared(load({}), several=False)
 print("before it", file=sys.stderr)
 """
 
