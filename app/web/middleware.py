@@ -38,6 +38,8 @@ _HEALTH = frozenset({"/health", "/livez", "/readyz", "/ping"})
 """Routes that a load balancer or an orchestrator asks."""
 _PROBES = frozenset({*_HEALTH, "/metrics", EVENTS, ICON, FILES_ROUTE})
 """They are too frequent for lines in the log, or last as long as somebody looks."""
+_BEGIN = slice(len(OPEN_PREFIX))
+"""Of a path, to compare with OPEN_PREFIX: `startswith` would be a call for each request."""
 
 
 class RequestScope:
@@ -81,7 +83,7 @@ class RequestScope:
             "head_only": method == "HEAD",
         }
         client = scope["client"][0] if scope.get("client") else None
-        write_line = log.debug if self._is_quiet(path) else log.info
+        write_line = log.debug if path in self._quiet or path[_BEGIN] == OPEN_PREFIX else log.info
         token = logs.request_id.set(request_id)
 
         async def send_with_headers(message: Message) -> None:
@@ -116,9 +118,6 @@ class RequestScope:
             logs.request_id.reset(token)
             # Break the reference cycle through `send`, so that it is freed without a GC pass.
             state.clear()
-
-    def _is_quiet(self, path: str) -> bool:
-        return path in self._quiet or path.startswith(OPEN_PREFIX)
 
     def _finish(self, scope: Scope, arrived: float, client: str | None, write_line: Any) -> None:
         state = scope["state"]
