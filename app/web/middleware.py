@@ -39,6 +39,8 @@ _HEALTH = frozenset({"/health", "/livez", "/readyz", "/ping"})
 """Routes that a load balancer or an orchestrator asks."""
 _PROBES = frozenset({*_HEALTH, "/metrics", EVENTS, ICON, FILES_ROUTE})
 """They are too frequent for lines in the log, or last as long as somebody looks."""
+_BEGIN = slice(len(OPEN_PREFIX))
+"""Of a path, to compare with OPEN_PREFIX: `startswith` would be a call for each request."""
 
 
 class RequestScope:
@@ -88,7 +90,7 @@ class RequestScope:
             "head_only": head_only,
         }
         client = scope["client"][0] if scope.get("client") else None
-        write_line = log.debug if self._is_quiet(path) else log.info
+        write_line = log.debug if path in self._quiet or path[_BEGIN] == OPEN_PREFIX else log.info
         token = logs.request_id.set(request_id)
         span = self._span(scope, arrived) if self._tracing is not None else None
 
@@ -138,9 +140,6 @@ class RequestScope:
             yield b"server-timing", stats.server_timing(took_s)
         if cache and stats.prompt_tokens is not None:
             yield b"x-prompt-cache", stats.cache_header()
-
-    def _is_quiet(self, path: str) -> bool:
-        return path in self._quiet or path.startswith(OPEN_PREFIX)
 
     def _finish(
         self,

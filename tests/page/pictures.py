@@ -99,28 +99,31 @@ def _words(text: str) -> Iterator[str]:
 
 
 def load(url: str, until: float) -> None:
-    """Requests in waves of one to six, some alike."""
+    """Requests in waves of one to six, some alike; near the end one that is refused."""
     chance = random.Random(4)
 
     def one() -> None:
         body = {
             "messages": [
                 {"role": "system", "content": "You are a patient teacher. " * 8},
-                {"role": "user", "content": chance.choice(LOADS)},
+                {"role": "user", "content": f"{chance.random()} {chance.choice(LOADS)}"},
             ],
             "max_tokens": chance.randint(30, 120),
         }
         httpx.post(f"{url}v1/chat/completions", json=body, verify=PLAIN, timeout=HANGS_S)
 
+    fails_at = until - 20
     while time.monotonic() < until:
+        if fails_at and time.monotonic() > fails_at:
+            bad = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 10**7}
+            httpx.post(f"{url}v1/chat/completions", json=bad, verify=PLAIN)
+            fails_at = 0.0
         wave = [threading.Thread(target=one) for _ in range(chance.randint(1, 6))]
         for each in wave:
             each.start()
         for each in wave:
             each.join()
-        time.sleep(chance.random() * 2)
-    bad = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 10**7}
-    httpx.post(f"{url}v1/chat/completions", json=bad, verify=PLAIN)
+        time.sleep(chance.random())
 
 
 def page_at(browser: Any, url: str, height: int) -> Any:
@@ -146,10 +149,10 @@ def take_state(browser: Any, url: str) -> None:
     page = page_at(browser, f"{url}#state", 900)
     working = threading.Thread(target=load, args=(url, time.monotonic() + LOAD_S))
     working.start()
-    while working.is_alive():
-        page.wait_for_timeout(500)
-    page.wait_for_timeout(2500)
+    page.wait_for_selector("#errors tbody tr", timeout=1e3 * (LOAD_S + HANGS_S))
+    page.wait_for_timeout(3000)
     page.screenshot(path=DOCS / "page-state.png")
+    working.join()
 
 
 def main() -> None:

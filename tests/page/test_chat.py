@@ -121,11 +121,23 @@ def test_a_call_of_a_tool_is_shown_and_its_result_sent(opened: Opened, served: S
     ask(page, "weather?")
     page.wait_for_selector(".calls .code:has-text('Oslo')")
     assert "get_weather" in page.inner_text(".calls")
+    page.reload()
     page.fill(".results textarea", "rain")
     page.click("button:has-text('Send results')")
     answered(page, "It rains.")
     roles = [turn.role for turn in engine.chats[-1].messages]
     assert roles == ["user", "assistant", "tool"]
+
+
+def test_a_call_whose_result_nobody_gave_is_not_sent_back(opened: Opened, served: Served) -> None:
+    engine = Answers(lambda prompt: ["Fine."] if "never mind" in prompt else [CALL])
+    page = opened(served(engine).url)
+    page.fill("[name=tools]", '[{"type": "function", "function": {"name": "get_weather"}}]')
+    ask(page, "weather?")
+    page.wait_for_selector(".results")
+    ask(page, "never mind")
+    answered(page, "Fine.")
+    assert [turn.role for turn in engine.chats[-1].messages] == ["user", "user"]
 
 
 def test_the_options_reach_the_engine_and_an_empty_one_is_left_out(

@@ -64,7 +64,10 @@ def test_numbers_may_have_a_letter(name: str, text: str, field: str, value: int)
         ({"DRAIN_TIMEOUT": "soon"}, "DRAIN_TIMEOUT: must be a number, not 'soon'"),
         ({"TP_SIZE": "many"}, "TP_SIZE: must be an integer or 'auto', not 'many'"),
         ({"LOG_LEVEL": "debgu"}, "not 'debgu'; did you mean debug?"),
-        ({"ENGINE": "sgland"}, "ENGINE: must be 'sglang', 'sglang-public' or 'scripted', not 'sgland'"),
+        (
+            {"ENGINE": "sgland"},
+            "ENGINE: must be 'sglang', 'sglang-public' or 'scripted', not 'sgland'",
+        ),
         ({"API_KEY": "[1"}, "API_KEY: "),
     ],
 )

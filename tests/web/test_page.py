@@ -179,6 +179,14 @@ async def test_a_watcher_gets_what_the_server_is_and_then_what_it_does() -> None
     assert (error["status"], error["code"]) == (400, "integer_above_max_value")
 
 
+async def test_head_asks_for_the_headers_of_the_events_and_watches_nothing() -> None:
+    async with serve(ScriptedEngine("x")) as running:
+        answer = await running.client.head("/ui/events")
+        assert not tasks()
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 async def test_nothing_is_sampled_while_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     read = Figures.read

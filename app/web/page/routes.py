@@ -55,6 +55,11 @@ class _Watching(Response):
         self._sampler = sampler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["state"]["head_only"]:
+            head = Response()
+            head.raw_headers = list(EVENT_STREAM)
+            await head(scope, receive, send)
+            return
         with self._sampler.watched():
             async with aclosing(self._sampler.frames()) as frames:
                 response = StreamingResponse(frames)

@@ -183,7 +183,8 @@ class Sampler:
         # The engine knows its rate, but not before its first dozens of steps. Tokens are counted
         # when their request ends, so a second has many or none of them.
         engines = sum(load.tokens_per_s for load in loads) if running else 0.0
-        since, earlier = self._readings[-min(len(self._readings), _COUNTED_OVER)]
+        back = min(len(self._readings), _COUNTED_OVER if in_flight else 2)
+        since, earlier = self._readings[-back]
         seconds = max(now - since, INTERVAL_S)
         counted = (figures.completion_tokens - earlier.completion_tokens) / seconds
         room = sum(load.max_tokens for load in loads)

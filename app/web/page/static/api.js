@@ -81,7 +81,7 @@ export class Watch {
     document.addEventListener("visibilitychange", () => {
       clearTimeout(this.hidden);
       if (document.hidden) this.hidden = setTimeout(() => this.stop(), HIDDEN_MS);
-      else this.start();
+      else if (!this.refused) this.start();
     });
     addEventListener("online", () => this.wake?.());
   }
@@ -95,6 +95,7 @@ export class Watch {
   async start() {
     if (this.running) return;
     this.running = true;
+    this.refused = false;
     for (let wait = 500; this.running; wait = Math.min(2 * wait, LONGEST_WAIT_MS)) {
       try {
         await this.once(() => (wait = 500));
@@ -103,6 +104,7 @@ export class Watch {
         if (!this.running) return;
         if (error instanceof Refused && error.status === 401) {
           this.running = false;
+          this.refused = true; // until the user has another key
           this.on.refused();
           return;
         }

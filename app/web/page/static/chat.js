@@ -317,6 +317,8 @@ export class Chat {
       const view = this.push(message);
       if (message.role === "assistant") view.finish();
     }
+    const last = this.views.at(-1);
+    if (last?.message.calls?.length && !last.message.fault && !last.message.stopped) last.askForResults();
     this.optionsChanged();
   }
 }

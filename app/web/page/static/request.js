@@ -26,10 +26,12 @@ export function parseTools(text) {
 
 function wire(messages, system) {
   const made = system?.trim() ? [{ role: "system", content: system }] : [];
-  for (const each of messages) {
+  for (const [no, each] of messages.entries()) {
+    // Calls without results would be refused: the user has gone on without them.
+    const called = each.calls?.length && messages[no + 1]?.role === "tool";
     if (each.role === "user") made.push({ role: "user", content: content(each) });
     else if (each.role === "tool") made.push({ role: "tool", tool_call_id: each.id, content: each.content });
-    else if (each.calls?.length) made.push({ role: "assistant", content: each.content || null, tool_calls: each.calls.map(call) });
+    else if (called) made.push({ role: "assistant", content: each.content || null, tool_calls: each.calls.map(call) });
     else if (each.content) made.push({ role: "assistant", content: each.content });
   }
   return made;
