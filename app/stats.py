@@ -82,6 +82,13 @@ class RequestStats:
         self.sampling: Sampling | None = None
         """What it asked for."""
 
+    def prepare(self, sampling: Sampling, prompt_tokens: int) -> None:
+        """The prompts are token ids; if `timed` or `on_prompt` wants to know."""
+        if self.timed:
+            self.sampling, self.prepared = sampling, time.perf_counter()
+        if self.on_prompt is not None:
+            self.on_prompt(prompt_tokens)
+
     def note(self, beat: Beat) -> None:
         """Record when the first and the last token arrived, and how the request ended."""
         for event in beat:

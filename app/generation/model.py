@@ -108,10 +108,8 @@ class ServedModel:
                 lease = await self.adapters.lend(request.adapter)
                 request = msgspec.structs.replace(request, adapter=lease.id)
             jobs = await self._jobs(request, stats, hold)
-            if stats is not None and stats.on_prompt is not None:
-                stats.on_prompt(sum(len(job.prompt.ids) for job in jobs))
-            if stats is not None and stats.timed:
-                stats.sampling, stats.prepared = request.sampling, time.perf_counter()
+            if stats is not None and (stats.timed or stats.on_prompt is not None):
+                stats.prepare(request.sampling, sum(len(job.prompt.ids) for job in jobs))
             # Megabytes of text that is not needed while the engine answers.
             request = msgspec.structs.replace(request, prompts=())
             share = self._gate.sequences.of_one_request()

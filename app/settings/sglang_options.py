@@ -18,7 +18,6 @@ from app.settings.spelling import hint
 
 RELEASE = "0.5.23"
 
-_TLS = "this server speaks HTTP; a proxy before it speaks TLS"
 _OTHER_SERVERS = "this server listens on HOST and PORT, and speaks HTTP/1.1"
 _CLIENTS_CODE = "no template of a client's is run"
 
@@ -29,17 +28,14 @@ SETTINGS: dict[str, str] = {
     "log_level_http": "LOG_LEVEL_HTTP",
     "stream_response_default_include_usage": "STREAM_USAGE",
     "served_model_name": "SERVED_MODEL_NAME",
+    "ssl_certfile": "SSL_CERTFILE",
+    "ssl_keyfile": "SSL_KEYFILE",
+    "ssl_keyfile_password": "SSL_KEYFILE_PASSWORD",
+    "ssl_ca_certs": "SSL_CA_CERTS",
 }
 """Options that are a setting here -> its variable. They are taken as that setting."""
 
 _REFUSED: dict[str, tuple[str, ...]] = {
-    _TLS: (
-        "enable_ssl_refresh",
-        "ssl_ca_certs",
-        "ssl_certfile",
-        "ssl_keyfile",
-        "ssl_keyfile_password",
-    ),
     _OTHER_SERVERS: (
         "enable_http2",
         "grpc_mode",
@@ -93,6 +89,7 @@ RESERVED: dict[str, str] = {
 """Options that the server itself sets -> what to set instead."""
 
 _NO_EFFECT: dict[str, tuple[str, ...]] = {
+    "certificates are read again when their files change": ("enable_ssl_refresh",),
     "usage always says what the prefix cache had": ("enable_cache_report",),
     "one token is always generated before ready; WARMUP_ON_START does more": (
         "skip_server_warmup",

@@ -16,8 +16,10 @@ _OTHERS = re.compile(
     r"|PROMETHEUS|OTEL|AWS|AZURE|GOOGLE|GCLOUD|CLOUDSDK|OPENAI|ANTHROPIC|WANDB|MLFLOW|KUBERNETES"
     r"|RUNPOD|DOCKER|COMPOSE|PYTHON|PIP|UV|NPM|NODE|XDG|LC|SSH|GPG|GIT|GITHUB|CI|PG|POSTGRES|REDIS"
     r")_.*|.*_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_\w+)"
+    r"|SSL_CERT_(FILE|DIR)|(NO|FORCE)_COLOR"
 )
-"""Variables of other programs, by their prefix, and what Kubernetes sets for each service."""
+"""Variables of other programs, by their prefix, what Kubernetes sets for each service, and those
+that OpenSSL and terminals know."""
 
 
 def in_environment(environ: Mapping[str, str]) -> Iterator[str]:

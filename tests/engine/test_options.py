@@ -33,5 +33,5 @@ def test_a_cpu_without_bfloat16_computes_in_float32(
     monkeypatch.setattr(options, "_has_bfloat16", lambda: has_bfloat16)
     (tmp_path / "config.json").write_text(config)
     passed = {"model_path": str(tmp_path), **given}
-    options._choose_dtype(passed)
+    options.choose_dtype(passed)
     assert passed.get("dtype") == dtype

@@ -25,7 +25,7 @@ def test_options_that_the_server_sets_itself_are_refused(name: str) -> None:
     ("environ", "line"),
     [
         ({"ENGINE_ARGS": '{"page_sizes": 1}'}, "no option 'page_sizes'; did you mean page_size?"),
-        ({"SGLANG_EXTRA_ARGS": "--ssl-keyfile k"}, "SGLang's ssl_keyfile cannot be honoured"),
+        ({"SGLANG_EXTRA_ARGS": "--enable-http2"}, "SGLang's enable_http2 cannot be honoured"),
         ({"SGLANG_SERVER_CMD": "sglang.launch_server --tool-server x"}, "runs no tools"),
     ],
 )
