@@ -160,7 +160,7 @@ def test_a_model_that_is_here_is_not_waited_for(
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(Ahead, "check", lambda _: pytest.fail("it waits"))
     chosen = load({}, {"MODEL_PATH": NAME}).settings
-    Ahead(NAME, chosen, lambda *_: None).check_first()
+    Ahead(NAME, chosen, lambda *_: None, lambda *_: None).check_first()
 
 
 @pytest.mark.full
