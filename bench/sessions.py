@@ -26,7 +26,7 @@ from bench.servers import BenchError, Server
 from bench.setup import MODEL_NAME
 
 TURNS = 20
-_RESULT_TOKENS, _INSTRUCTION_TOKENS = 60, 200
+_RESULT_TOKENS, _INSTRUCTION_TOKENS = 40, 200
 _WITHIN_S = 300
 Json = dict[str, Any]
 
