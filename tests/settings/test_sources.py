@@ -90,8 +90,9 @@ def test_the_environment_wins_over_a_file_and_its_options_of_the_engine_are_merg
         ("a.yaml", "tp_size: 1\ntensor-parallel-size: 2", "are the same setting"),
         ("a.yaml", "- port", "must have names and their values"),
         ("a.yaml", "port: [", "is not YAML"),
-        ("a.yaml", "a: &x [1]\nb: *x", "aliases (*x) are not taken"),
+        ("a.yaml", "a: &x [1]\nb: *x", "aliases (*) are not taken, line 2, column 4"),
         ("a.yaml", "port: !!python/object/apply:os.system [ls]", "is not YAML"),
+        ("a.yaml", 'port: !!int "x"', "is not YAML: a value is not of its type"),
         ("a.yaml", b"port: \xff", "is not UTF-8, at byte 6"),
         ("a.yaml", b"port: 1\0", "is not YAML"),
         ("a.yaml", "x: " + "[" * 40 + "]" * 40, "has more than 32 levels"),
@@ -108,6 +109,33 @@ def test_a_file_that_cannot_be_taken_is_one_line(
     folder: Path, name: str, text: str | bytes, line: str
 ) -> None:
     assert line in refusal(SETTINGS_FILE=write(folder / name, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["*SECRET", "!SECRET", "!SE!CRET x", "&SECRET &SECRET x", "a: SECRET", '"SECRET', "%SECRET"],
+)
+def test_what_is_wrong_with_yaml_does_not_show_the_file(folder: Path, text: str) -> None:
+    line = refusal(SETTINGS_FILE=write(folder / "a.yaml", f"port: 1\napi_key: {text}\n"))
+    assert "SECRET" not in line
+    assert "CRET" not in line
+    assert "line " in line
+
+
+def test_scalars_of_yaml_are_the_text_that_stands_there(folder: Path) -> None:
+    text = (
+        "api_key: [012345, 1.10, no, ~]\nrevision: 0123456\nserved_model_name: 2024-01-01\n"
+        "dtype: ~\nquantization: null\ntrust_remote_code: Yes\n"
+        "engine_args: {page_size: 32, dtype: 012, disable_cuda_graph: yes, revision: null}\n"
+    )
+    settings = load({}, {"SETTINGS_FILE": write(folder / "a.yaml", text)}).settings
+    assert [key.get_secret_value() for key in settings.api_key] == ["012345", "1.10", "no"]
+    assert (settings.revision, settings.dtype, settings.quantization) == ("0123456", None, None)
+    assert settings.served_model_name == ("2024-01-01",)
+    assert settings.trust_remote_code is True
+    assert settings.engine_args == {
+        "page_size": 32, "dtype": "012", "disable_cuda_graph": True, "revision": None,
+    }  # fmt: skip
 
 
 def test_a_file_that_is_not_there_a_folder_and_a_pipe_are_one_line(folder: Path) -> None:
