@@ -1234,8 +1234,9 @@ class Settings(BaseModel):
         ".env",
         "ENV_FILE",
         empty_is_a_value=True,
-        help="File of `NAME=value` lines, of which only settings are taken; the start says which. "
-        "The one in the working folder must not be another user's. Empty: none is read.",
+        help="File of `NAME=value` lines, of which only settings are taken; the start says which; "
+        "a broken line stops the start. The one in the working folder must be no link, and no "
+        "other user may be able to write it. Empty: none is read.",
     )
     secrets_dir: str = SOURCES.setting(
         "/run/secrets",

@@ -5,10 +5,11 @@ A file is a regular one (another may never end, or never begin), UTF-8, and at m
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import stat
 import re
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -18,35 +19,61 @@ from app.errors import ConfigError
 MOST_BYTES = 1024 * 1024
 _DEEPEST = 32
 _MOST_VALUES = 20_000
-
 _YAML_TYPE = "tag:yaml.org,2002:"
 _QUOTED = re.compile(r"'(?!<)[^']{2,}'|\"[^\"]{2,}\"")
 """In a message of the YAML parser's: words of the file; `'<scalar>'` is a word of its own."""
 
-def read_text(path: Path, origin: str, *, most_bytes: int = MOST_BYTES) -> str:
-    """The text of a file. Raises ConfigError that begins with `origin`."""
-    content = read_bytes(path, origin, most_bytes=most_bytes)
+
+def read_text(
+    path: Path, origin: str, *, most_bytes: int = MOST_BYTES, trusted: bool = True
+) -> str:
+    """The text of a file. Raises ConfigError that begins with `origin`.
+
+    `trusted`: as `read_bytes` has it.
+    """
+    content = read_bytes(path, origin, most_bytes=most_bytes, trusted=trusted)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{origin}: {path} is not UTF-8, at byte {error.start}") from None
 
 
-def read_bytes(path: Path, origin: str, *, most_bytes: int = MOST_BYTES) -> bytes:
+def read_bytes(
+    path: Path, origin: str, *, most_bytes: int = MOST_BYTES, trusted: bool = True
+) -> bytes:
+    """`trusted`: the operator has named it. Another must be no link, and no other user's to write:
+    the file that is read is the one that is looked at."""
     try:
         # Without O_NONBLOCK the start would wait for the other end of a pipe.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(path, flags if trusted else flags | os.O_NOFOLLOW)
         with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{origin}: {path} is no file")
+            if not trusted and (why := _untrusted(status)) is not None:
+                raise ConfigError(f"{origin}: {why}")
             content = file.read(most_bytes + 1)
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
         reason = getattr(error, "strerror", None) or str(error)
+        if not trusted and getattr(error, "errno", None) == errno.ELOOP:
+            reason = "it is a link"
         raise ConfigError(f"{origin}: {path} cannot be read: {reason}") from None
     if len(content) > most_bytes:
         size = f"{most_bytes >> 20} MB" if most_bytes >= 2**20 else f"{most_bytes >> 10} kB"
         raise ConfigError(f"{origin}: {path} is larger than {size}")
     return content
+
+
+def _untrusted(status: os.stat_result) -> str | None:
+    """Why a file that nobody has named may not be the operator's."""
+    if status.st_mode & stat.S_IWOTH:
+        return "every user can change it"
+    if status.st_mode & stat.S_IWGRP:
+        return "its group can change it"
+    if status.st_uid not in (os.geteuid(), 0):
+        return "it belongs to another user"
+    return None
 
 
 def read_mapping(path: Path, origin: str) -> dict[str, Any]:
@@ -115,6 +142,10 @@ def _yaml(text: str, path: Path, origin: str) -> Any:
                 seen.add(str(key.value))
             return super().construct_mapping(node, deep)
 
+        def refuse(self, node: Any) -> Any:
+            raise yaml.MarkedYAMLError(None, None, "a tag (!) is not taken", node.start_mark)
+
+    Loader.add_constructor(None, Loader.refuse)
     if text.count("\n") > _MOST_VALUES:
         raise ConfigError(f"{origin}: {path} has more than {_MOST_VALUES:,} lines")
     try:
@@ -129,29 +160,6 @@ def _yaml(text: str, path: Path, origin: str) -> Any:
         raise ConfigError(f"{origin}: {path} is not YAML: {at}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{origin}: {path} is not YAML: {_in_short(error)}") from None
-
-
-def _check_shape(content: Any, path: Path, origin: str) -> None:
-    values, waiting = 0, [(content, 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        values += 1
-        if depth > _DEEPEST or values > _MOST_VALUES:
-            what = f"more than {_DEEPEST} levels" if depth > _DEEPEST else "too many values"
-            raise ConfigError(f"{origin}: {path} has {what}")
-        if isinstance(value, dict | list):
-            inner = value.values() if isinstance(value, dict) else value
-            waiting += [(each, depth + 1) for each in inner]
-
-
-def _in_short(error: BaseException) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deep"
-    return " ".join(str(error).split())[:200]
-        def refuse(self, node: Any) -> Any:
-            raise yaml.MarkedYAMLError(None, None, "a tag (!) is not taken", node.start_mark)
-
-    Loader.add_constructor(None, Loader.refuse)
     except ValueError:  # such as `!!int x`; its text may be a secret
         raise ConfigError(f"{origin}: {path} is not YAML: a value is not of its type") from None
 
@@ -195,3 +203,22 @@ def _is_text(node: Any, *, typed: bool) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _check_shape(content: Any, path: Path, origin: str) -> None:
+    values, waiting = 0, [(content, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        values += 1
+        if depth > _DEEPEST or values > _MOST_VALUES:
+            what = f"more than {_DEEPEST} levels" if depth > _DEEPEST else "too many values"
+            raise ConfigError(f"{origin}: {path} has {what}")
+        if isinstance(value, dict | list):
+            inner = value.values() if isinstance(value, dict) else value
+            waiting += [(each, depth + 1) for each in inner]
+
+
+def _in_short(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return " ".join(str(error).split())[:200]
