@@ -88,7 +88,7 @@ def load(
         origins.pop("gcp_key", None)
     _refuse_places(origins, argv or {}, environ)
     warnings = [each for source in files for each in source.warnings]
-    warnings += engine_args.take_http_options(values, origins)
+    warnings += engine_args.check(values, origins)
     try:
         settings = Settings(**_numbers(values))
     except ValidationError as error:
@@ -257,7 +257,11 @@ def _merged(*layers: _Layer) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and their origins by field; later layers win."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for layer in (*_launch_layers(layers), *layers):
+    layers = (*_launch_layers(layers), *layers)
+    engines = [layer["engine"][0] for layer in layers if "engine" in layer]
+    if engines[-1:] != ["scripted"]:  # whose options are its own
+        layers = tuple(map(engine_args.with_settings, layers))
+    for layer in layers:
         for field, (value, origin) in layer.items():
             if field == "engine_args" and field in values:
                 value = _merged_options(values[field], value)
