@@ -1294,7 +1294,7 @@ class Settings(BaseModel):
     vllm_extra_args: str | None = OTHERS.setting(
         None,
         "VLLM_EXTRA_ARGS",
-        help="Flags of `vllm serve`: taken over as settings, before those of the environment.",
+        help="Flags of `vllm serve`: taken over as settings, before others from the same source.",
     )
     vllm_config_file: str | None = OTHERS.setting(
         None,

@@ -1,8 +1,9 @@
 """Where the values of the settings come from: layers merged, each value's origin kept.
 
-    command line > VLLM_EXTRA_ARGS > environment and *_FILE > DEPLOYMENT_CONFIG_JSON > .env
-        > /run/secrets > --config > VLLM_CONFIG_FILE > options of a replaced sglang.launch_server
-        > default
+    command line > environment and *_FILE > DEPLOYMENT_CONFIG_JSON > .env > /run/secrets > --config
+        > VLLM_CONFIG_FILE > options of a replaced sglang.launch_server > default
+
+VLLM_EXTRA_ARGS wins over the place where it is set, but not over the command line.
 
 All names of a setting work in all places: `TP_SIZE=2`, `--tp-size 2`, `{"tp_size": 2}`. An empty
 value means "not set", unless the declaration says otherwise. Two names of one setting with
@@ -82,7 +83,9 @@ def load(
         _read_layer(argv or {}, "--{}", lower=True),
     )
     file, extra = (_vllm_layer(field, layers) for field in ("vllm_config_file", "vllm_extra_args"))
-    values, origins = _merged(file.settings, *layers[:-1], extra.settings, layers[-1])
+    set_in = [no for no, layer in enumerate(layers, 1) if "vllm_extra_args" in layer]
+    above = min(max(set_in, default=0), len(layers) - 1)
+    values, origins = _merged(file.settings, *layers[:above], extra.settings, *layers[above:])
     if supervised:
         values.pop("gcp_key", None)
         origins.pop("gcp_key", None)

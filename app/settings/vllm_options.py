@@ -1,7 +1,7 @@
 """A command line or a file of `vllm serve`, as settings of this server.
 
-`VLLM_EXTRA_ARGS` wins over the environment, as worker-vllm appends it last; the environment wins
-over `VLLM_CONFIG_FILE`, as in vLLM.
+`VLLM_EXTRA_ARGS` wins over what is set where it is, such as the environment, as worker-vllm appends
+it last; the environment wins over `VLLM_CONFIG_FILE`, as in vLLM.
 """
 
 from __future__ import annotations
