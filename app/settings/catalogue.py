@@ -1120,9 +1120,10 @@ class Settings(BaseModel):
         None,
         "GCP_SERVICE_ACCOUNT_KEY_BASE64",
         has_flag=False,
-        help="Service account key (JSON), base64. Never written to disk, unknown to the serving "
-        "process, not accepted on the command line. With HATHORA_HOSTNAME, HATHORA_DEFAULT_PORT "
-        "and HATHORA_REGION it switches networking on: all four or none.",
+        help="Service account key (JSON), base64. The server writes it to no file and does not "
+        "accept it on the command line. The serving process neither has it in its environment nor "
+        "takes it from a file, but runs as the same user. With HATHORA_HOSTNAME, "
+        "HATHORA_DEFAULT_PORT and HATHORA_REGION it switches networking on: all four or none.",
     )
     gcp_project: str | None = HATHORA.setting(
         None, "GCP_PROJECT", help="Project of the group. Default: the key's."

@@ -75,13 +75,14 @@ def load(
     config = _deployment_config(environ)
     environment = {**{name.upper(): value for name, value in config.items()}, **environ}
     translations.refuse_gone(environment)
-    files = _files(argv or {}, environ)
-    layers = (
+    without = {"gcp_key"} if supervised else set[str]()
+    files = _files(argv or {}, environ, without)
+    layers = [
         *map(_layer_of, files),
         _read_layer(config, "{}", lower=True, where=DEPLOYMENT_CONFIG + " "),
-        _with_secret_files(_read_layer(environ, "{}", lower=False), environ),
+        _with_secret_files(_read_layer(environ, "{}", lower=False), environ, without),
         _read_layer(argv or {}, "--{}", lower=True),
-    )
+    ]
     file, extra = (_vllm_layer(field, layers) for field in ("vllm_config_file", "vllm_extra_args"))
     set_in = [no for no, layer in enumerate(layers, 1) if "vllm_extra_args" in layer]
     above = min(max(set_in, default=0), len(layers) - 1)
@@ -196,11 +197,13 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _files(argv: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[sources.Source, ...]:
-    """What the files of settings set, the weakest first."""
+def _files(
+    argv: Mapping[str, Any], environ: Mapping[str, str], without: Collection[str]
+) -> tuple[sources.Source, ...]:
+    """What the files of settings set, the weakest first. `without`: fields that are not read."""
     return (
         sources.settings_file(*sources.place("settings_file", argv, environ)),
-        sources.secrets(*sources.place("secrets_dir", argv, environ)),
+        sources.secrets(*sources.place("secrets_dir", argv, environ), without),
         sources.env_file(*sources.place("env_file", argv, environ)),
     )
 
@@ -226,8 +229,10 @@ def _layer_of(source: sources.Source) -> _Layer:
     }
 
 
-def _with_secret_files(layer: _Layer, environ: Mapping[str, str]) -> _Layer:
-    source = sources.secret_files(environ)
+def _with_secret_files(
+    layer: _Layer, environ: Mapping[str, str], without: Collection[str]
+) -> _Layer:
+    source = sources.secret_files(environ, without)
     for field, (value, origin) in _layer_of(source).items():
         if field in layer and str(layer[field][0]) != value:
             raise ConfigError(contradiction(layer[field][1], origin))

@@ -297,6 +297,10 @@ def test_the_serving_process_gets_no_service_account_key_from_any_file(folder: P
     write(folder / "secrets" / "gcp_service_account_key_base64", "c2VjcmV0")
     environ = {"SECRETS_DIR": str(folder / "secrets"), "ENV_FILE": path}
     assert load({}, environ, supervised=True).settings.gcp_key is None
+    write(folder / "secrets" / "gcp_service_account_key_base64", "")  # it is not even read
+    assert load({}, environ, supervised=True).settings.gcp_key is None
+    environ["GCP_KEY_FILE"] = "/no/where"
+    assert load({}, environ, supervised=True).settings.gcp_key is None
     named = without_key({"GCP_SERVICE_ACCOUNT_KEY_BASE64_FILE": path, "API_KEY_FILE": path})
     assert named == {"API_KEY_FILE": path}
 
