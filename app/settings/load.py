@@ -34,15 +34,15 @@ from app.settings import (
 from app.settings.catalogue import DECLARATIONS, Settings
 from app.settings.declare import decoded, flag_of, number
 from app.settings.explain import contradiction, explained
-from app.settings.secrets import is_secret
+from app.settings.secrets import hidden, is_secret
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 
 _LAUNCH_FIELDS = ("sglang_server_cmd", "sglang_extra_args")
 """What a replaced `sglang.launch_server` was started with."""
-_COMMAND_LINES = (*_LAUNCH_FIELDS, "vllm_extra_args")
-"""Keys may stand in them."""
+_KEYS = {*sources.SECRETS, *_LAUNCH_FIELDS, "vllm_extra_args", "engine_args"}
+"""Keys are these, or may stand in them."""
 
 _Layer: TypeAlias = dict[str, tuple[Any, str]]
 """Field -> (value as it was written, origin)."""
@@ -106,7 +106,7 @@ def load(
     warnings += more
     warnings += translations.warn_of_gone(environment, sources.names())
     warnings += [f"{each}: no effect ({why})" for part in (file, extra) for each, why in part.idle]
-    warnings += _warn_of_shown_keys(origins)
+    warnings += _warn_of_shown_keys(values, origins)
     warnings += slips.in_config(config, DEPLOYMENT_CONFIG)
     warnings += slips.in_environment(environ)
     return Loaded(settings.model_copy(update=changes), origins, warnings)
@@ -127,8 +127,7 @@ def take_keys(environ: MutableMapping[str, str] | None = None) -> dict[str, str]
     HF_TOKEN stays, because the engine fetches models with it.
     """
     environ = os.environ if environ is None else environ
-    fields = {each.field for each in DECLARATIONS.values() if each.is_secret} - {"hf_token"}
-    kept = _without(fields | {*_COMMAND_LINES}, environ)
+    kept = _without(_KEYS - {"hf_token"}, environ)
     taken = {name: value for name, value in environ.items() if kept.get(name) != value}
     for name in taken:
         del environ[name]
@@ -146,7 +145,8 @@ def with_keys(taken: Mapping[str, str], environ: Mapping[str, str] | None = None
 def without_secrets(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment for a process that needs no secret."""
     environ = os.environ if environ is None else environ
-    return {name: value for name, value in environ.items() if not is_secret(name)}
+    kept = _without(_KEYS, environ)
+    return {name: value for name, value in kept.items() if not is_secret(name)}
 
 
 def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -161,10 +161,11 @@ def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, s
     return environment
 
 
-def _warn_of_shown_keys(origins: Mapping[str, str]) -> Iterator[str]:
+def _warn_of_shown_keys(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[str]:
     for field, origin in origins.items():
-        declared = DECLARATIONS[field]
-        if declared.is_secret and origin.startswith("--"):
+        declared, text = DECLARATIONS[field], str(values.get(field, ""))
+        is_key = declared.is_secret or (field in sources.SECRETS and hidden(text) != text)
+        if is_key and origin.startswith("--"):
             yield (
                 f"{origin}: every user of this machine can read it (ps); set the variable "
                 f"{declared.names[0]} instead"
