@@ -75,11 +75,18 @@ test-vlm: $(FULL)/.installed-dev  ## pictures on the real engine, every family o
 # Other releases of SGLang than the pinned one; the first four that the index has.
 RELEASES ?= $$($(TOOLS)/bin/python -m pip index versions sglang 2>/dev/null | sed -n 's/^Available versions: //p' | tr -d , | cut -d' ' -f1-4)
 contract: $(FULL)/.installed-dev  ## what moved in SGLang's newest four releases, of what this program relies on; RELEASES="0.5.22 0.5.21"
-	@for release in $(RELEASES); do \
+	@releases="$(RELEASES)"; \
+	test -n "$$releases" || { echo "the index names no release of SGLang; set RELEASES"; exit 2; }; \
+	failed=; for release in $$releases; do \
 	    echo "==> SGLang $$release"; mkdir -p .releases/$$release; \
-	    $(INSTALL) $(FULL)/bin/python --quiet --no-deps --target .releases/$$release sglang==$$release && \
-	    PYTHONPATH=.releases/$$release $(FULL)/bin/python -m app.engine.sglang.moved 2>/dev/null || true; \
-	done
+	    $(INSTALL) $(FULL)/bin/python --quiet --no-deps --target .releases/$$release sglang==$$release || { failed="$$failed $$release"; continue; }; \
+	    told=$$(PYTHONPATH=.releases/$$release $(FULL)/bin/python -m app.engine.sglang.moved 2>.releases/$$release.log); \
+	    code=$$?; echo "$$told"; \
+	    if test $$code -gt 1 || test -z "$$told"; then \
+	        tail -n 3 .releases/$$release.log; failed="$$failed $$release"; \
+	    fi; \
+	done; \
+	test -z "$$failed" || { echo "could not be tried:$$failed"; exit 2; }
 
 # In an environment of its own, with what that release asks for.
 NEXT = .releases/environment-$(SGLANG)

@@ -18,7 +18,7 @@ from app import signals
 from app.command import roles
 from app.command.flags import MODES, parser_of
 from app.errors import StartError
-from app.settings.command_line import mode_of, read
+from app.settings.command_line import Parser, mode_of, read
 from app.settings.load import load
 
 
@@ -26,9 +26,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         sys.exit(_run(words))
-    except BrokenPipeError:  # `settings | head`: its reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except StartError as error:
         print(f"serve_hathora: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -39,6 +36,20 @@ def _run(words: Sequence[str]) -> int:
     parser = parser_of()
     line = mode_of(words, MODES, parser)
     mode, rest = line.mode or "serve", line.rest
+    try:
+        code = _printed(mode, rest, parser)
+        if code is not None:
+            print(end="", flush=True)
+    except BrokenPipeError:  # `settings | head`: its reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if code is not None:
+        return code
+    return _serve(mode, rest, read(rest, parser_of(mode, parser), MODES))
+
+
+def _printed(mode: str, rest: list[str], parser: Parser) -> int | None:
+    """The exit code of a mode that prints something and ends; None for one that serves."""
     if mode == "check":
         from app.check.command import main as check
 
@@ -51,7 +62,9 @@ def _run(words: Sequence[str]) -> int:
         from app.command import help as pages
 
         topics = [word for word in rest if word not in ("-h", "--help")]
-        return pages.show(topics or [mode])
+        # Help that is asked for at the end of a command line is not help on its words.
+        is_on_them = topics and (mode == "help" or pages.is_topic(topics))
+        return pages.show(topics if is_on_them else [mode])
     if mode == "completion" or "--print-completion" in rest:
         from app.command import completion
 
@@ -67,7 +80,7 @@ def _run(words: Sequence[str]) -> int:
         parser_of(mode, parser)
         flags = read(rest, parser, MODES)
         return show.settings(flags) if mode == "settings" else show.openapi(flags)
-    return _serve(mode, rest, read(rest, parser_of(mode, parser), MODES))
+    return None
 
 
 def _asks_for_help(words: Sequence[str]) -> bool:

@@ -21,7 +21,7 @@ from app.web import server
 from app.workers import child
 
 def run(*_):
-    held = ["API_KEY" in os.environ, "HF_TOKEN" in os.environ]
+    held = [name in os.environ for name in ("API_KEY", "STORE_URL", "ENGINE_ARGS", "HF_TOKEN")]
     sys.stdout.write(f"{held}\\n")  # at once: the log's thread writes there, too
     return 0
 
@@ -53,8 +53,9 @@ def _run(folder: Path, *arguments: str, **environment: str) -> list[str]:
 def test_what_a_process_starts_inherits_the_token_for_models_and_no_key(
     role: str, tmp_path: Path
 ) -> None:
-    lines = _run(tmp_path, *ROLES[role], API_KEY="sk", HF_TOKEN="hf")
-    assert any("[False, True]" in line for line in lines)
+    keys = {"API_KEY": "sk", "STORE_URL": "memory", "ENGINE_ARGS": '{"words": 3}', "HF_TOKEN": "hf"}
+    lines = _run(tmp_path, *ROLES[role], **keys)
+    assert any("[False, False, False, True]" in line for line in lines)
 
 
 def test_a_server_that_every_machine_may_use_says_so_at_its_start(tmp_path: Path) -> None:

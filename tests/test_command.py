@@ -97,6 +97,29 @@ def test_settings_that_nobody_reads_to_the_end_are_no_error() -> None:
     command = f"{program} | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.stdout.split()[-1], done.stderr) == ("0", "")
+    # A short output is still in the buffer when the mode has ended.
+    command = f"(sleep 0.3; exec {sys.executable} {ROOT}/serve_hathora.py version) | true"
+    command += "; echo ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_a_broken_pipe_of_a_server_is_no_clean_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("app.cli._serve", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["a/b"])
+
+
+@pytest.mark.parametrize(
+    "words", [["a/b", "--port", "1", "--help"], ["--help", "prot"], ["-tp", "2", "-h"]]
+)
+def test_help_at_the_end_of_a_command_line_is_the_first_screen(words: list[str], run: Any) -> None:
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: ")
 
 
 def test_the_description_of_the_api_needs_no_server_and_starts_nothing(

@@ -37,7 +37,7 @@ def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
         own = load({}).settings
     except ConfigError as error:  # another server may be asked: go on without them
         print(f"the settings here are not used: {error}", file=sys.stderr)
-        own = load({}, {}).settings
+        own = load({}, {"ENV_FILE": "", "SECRETS_DIR": ""}).settings
     if options.base_url is None:
         scheme = "https" if own.ssl_certfile is not None else "http"
         options.base_url = _base_url(f"{scheme}://localhost:{own.port or 8000}")

@@ -40,11 +40,26 @@ _SHORT_HELP = {
 """Of the twelve: the first half of a sentence."""
 
 
+_FIRST_SCREEN = ("help", "serve", "runpod")
+_ALL = "all"
+
+
+def is_topic(words: Sequence[str]) -> bool:
+    """There is help on these words."""
+    topic = " ".join(words).strip().lower()
+    if topic in (*_FIRST_SCREEN, _ALL):
+        return True
+    try:
+        return any(_about(topic))
+    except ConfigError:
+        return False
+
+
 def show(topics: Sequence[str]) -> int:
     topic = " ".join(topics).strip().lower()
-    if topic in ("help", "serve", "runpod"):
+    if topic in _FIRST_SCREEN:
         print("\n".join(_screen()))
-    elif topic == "all":
+    elif topic == _ALL:
         for section, declared in _sections():
             print("\n".join([f"{section}:", *_settings(declared), ""]))
     else:

@@ -1120,9 +1120,10 @@ class Settings(BaseModel):
         None,
         "GCP_SERVICE_ACCOUNT_KEY_BASE64",
         has_flag=False,
-        help="Service account key (JSON), base64. Never written to disk, unknown to the serving "
-        "process, not accepted on the command line. With HATHORA_HOSTNAME, HATHORA_DEFAULT_PORT "
-        "and HATHORA_REGION it switches networking on: all four or none.",
+        help="Service account key (JSON), base64. The server writes it to no file and does not "
+        "accept it on the command line. The serving process neither has it in its environment nor "
+        "takes it from a file, but runs as the same user. With HATHORA_HOSTNAME, "
+        "HATHORA_DEFAULT_PORT and HATHORA_REGION it switches networking on: all four or none.",
     )
     gcp_project: str | None = HATHORA.setting(
         None, "GCP_PROJECT", help="Project of the group. Default: the key's."
@@ -1234,8 +1235,9 @@ class Settings(BaseModel):
         ".env",
         "ENV_FILE",
         empty_is_a_value=True,
-        help="File of `NAME=value` lines, of which only settings are taken; the start says which. "
-        "The one in the working folder must not be another user's. Empty: none is read.",
+        help="File of `NAME=value` lines, of which only settings are taken; the start says which; "
+        "a broken line stops the start. The one in the working folder must be no link, and no "
+        "other user may be able to write it. Empty: none is read.",
     )
     secrets_dir: str = SOURCES.setting(
         "/run/secrets",
@@ -1293,7 +1295,7 @@ class Settings(BaseModel):
     vllm_extra_args: str | None = OTHERS.setting(
         None,
         "VLLM_EXTRA_ARGS",
-        help="Flags of `vllm serve`: taken over as settings, before those of the environment.",
+        help="Flags of `vllm serve`: taken over as settings, before others from the same source.",
     )
     vllm_config_file: str | None = OTHERS.setting(
         None,

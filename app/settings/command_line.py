@@ -45,6 +45,14 @@ _TRUTH = {"true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n
 """As pydantic reads them."""
 _NUMBER = re.compile(r"-\.?\d")
 _MODEL_FLAGS = [flag_of(name) for name in DECLARATIONS["model_path"].accepted_names]
+_LISTS = {
+    f"--{flag_of(name)}": declared.is_secret
+    for declared in DECLARATIONS.values()
+    if isinstance(declared.default, tuple)
+    for name in declared.accepted_names
+}
+"""Flags of lists, which vLLM takes as several words -> they are keys."""
+_REPEATED = "--engine-arg"
 
 
 class Parser(argparse.ArgumentParser):
@@ -102,14 +110,17 @@ def read(words: Sequence[str], parser: Parser, modes: Collection[str]) -> dict[s
     models: list[str] = []
     is_meant = False
     at = 0
+    last = ""
     while at < len(words):
-        word = words[at]
+        word, before = words[at], last
         at += 1
         if word == "--":
             models, is_meant = [*models, *words[at:]], True
             break
         if not word.startswith("-") or _NUMBER.match(word):
+            _refuse_second_value(word, before)
             models.append(word)
+            last = ""
             continue
         takes_next = _takes_next(words, at - 1, parser)
         flag = _known(word, parser)
@@ -118,8 +129,33 @@ def read(words: Sequence[str], parser: Parser, modes: Collection[str]) -> dict[s
         elif "=" not in flag and _takes_value(parser.flags()[flag]):
             raise ConfigError(f"{word} needs a value: {flag} {parser.flags()[flag].metavar}")
         flags.append(flag)
+        last = flag.partition("=")[0]
+    _refuse_contradictions(flags)
     values = vars(argparse.ArgumentParser.parse_args(parser, flags))
     return _with_model(values, models, modes, is_meant=is_meant)
+
+
+def _refuse_second_value(word: str, flag: str) -> None:
+    """Raises ConfigError for a word after the value of a list: it may be the model or, as vLLM has
+    it, a part of the list, even a key."""
+    if flag in _LISTS:
+        shown = "a word" if _LISTS[flag] else repr(word[:100])
+        raise ConfigError(
+            f"{shown} stands after the value of {flag}: separate several by commas, and write a "
+            "model before the flags or as --model-path"
+        )
+
+
+def _refuse_contradictions(flags: Sequence[str]) -> None:
+    """Raises ConfigError for a flag that is there twice with different values, of which argparse
+    would take the last. `flags`: each with its value."""
+    seen: dict[str, str] = {}
+    for each in flags:
+        flag, equals, text = each.partition("=")
+        value = text if equals else "true"
+        if flag != _REPEATED and seen.setdefault(flag, value) != value:
+            several = "; separate several by commas" if flag in _LISTS else ""
+            raise ConfigError(f"{flag} is there twice with different values; keep one{several}")
 
 
 def _with_model(

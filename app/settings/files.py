@@ -5,8 +5,10 @@ A file is a regular one (another may never end, or never begin), UTF-8, and at m
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -17,32 +19,61 @@ from app.errors import ConfigError
 MOST_BYTES = 1024 * 1024
 _DEEPEST = 32
 _MOST_VALUES = 20_000
+_YAML_TYPE = "tag:yaml.org,2002:"
+_QUOTED = re.compile(r"'(?!<)[^']{2,}'|\"[^\"]{2,}\"")
+"""In a message of the YAML parser's: words of the file; `'<scalar>'` is a word of its own."""
 
 
-def read_text(path: Path, origin: str, *, most_bytes: int = MOST_BYTES) -> str:
-    """The text of a file. Raises ConfigError that begins with `origin`."""
-    content = read_bytes(path, origin, most_bytes=most_bytes)
+def read_text(
+    path: Path, origin: str, *, most_bytes: int = MOST_BYTES, trusted: bool = True
+) -> str:
+    """The text of a file. Raises ConfigError that begins with `origin`.
+
+    `trusted`: as `read_bytes` has it.
+    """
+    content = read_bytes(path, origin, most_bytes=most_bytes, trusted=trusted)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{origin}: {path} is not UTF-8, at byte {error.start}") from None
 
 
-def read_bytes(path: Path, origin: str, *, most_bytes: int = MOST_BYTES) -> bytes:
+def read_bytes(
+    path: Path, origin: str, *, most_bytes: int = MOST_BYTES, trusted: bool = True
+) -> bytes:
+    """`trusted`: the operator has named it. Another must be no link, and no other user's to write:
+    the file that is read is the one that is looked at."""
     try:
         # Without O_NONBLOCK the start would wait for the other end of a pipe.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(path, flags if trusted else flags | os.O_NOFOLLOW)
         with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{origin}: {path} is no file")
+            if not trusted and (why := _untrusted(status)) is not None:
+                raise ConfigError(f"{origin}: {why}")
             content = file.read(most_bytes + 1)
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
         reason = getattr(error, "strerror", None) or str(error)
+        if not trusted and getattr(error, "errno", None) == errno.ELOOP:
+            reason = "it is a link"
         raise ConfigError(f"{origin}: {path} cannot be read: {reason}") from None
     if len(content) > most_bytes:
         size = f"{most_bytes >> 20} MB" if most_bytes >= 2**20 else f"{most_bytes >> 10} kB"
         raise ConfigError(f"{origin}: {path} is larger than {size}")
     return content
+
+
+def _untrusted(status: os.stat_result) -> str | None:
+    """Why a file that nobody has named may not be the operator's."""
+    if status.st_mode & stat.S_IWOTH:
+        return "every user can change it"
+    if status.st_mode & stat.S_IWGRP:
+        return "its group can change it"
+    if status.st_uid not in (os.geteuid(), 0):
+        return "it belongs to another user"
+    return None
 
 
 def read_mapping(path: Path, origin: str) -> dict[str, Any]:
@@ -79,7 +110,7 @@ def as_text(value: Any) -> Any:
         case list() if any(isinstance(each, dict | list) for each in value):
             return json.dumps(value, default=str)
         case list():
-            return [as_text(each) for each in value]
+            return [as_text(each) for each in value if each is not None]
         case _:
             return str(value)
 
@@ -99,7 +130,8 @@ def _yaml(text: str, path: Path, origin: str) -> Any:
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError(f"aliases (*{self.peek_event().anchor}) are not taken")  # type: ignore[no-untyped-call]
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+                raise yaml.MarkedYAMLError(None, None, "aliases (*) are not taken", mark)
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -110,12 +142,67 @@ def _yaml(text: str, path: Path, origin: str) -> Any:
                 seen.add(str(key.value))
             return super().construct_mapping(node, deep)
 
+        def refuse(self, node: Any) -> Any:
+            raise yaml.MarkedYAMLError(None, None, "a tag (!) is not taken", node.start_mark)
+
+    Loader.add_constructor(None, Loader.refuse)
     if text.count("\n") > _MOST_VALUES:
         raise ConfigError(f"{origin}: {path} has more than {_MOST_VALUES:,} lines")
     try:
-        return yaml.load(text, Loader)  # noqa: S506  a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        loader = Loader(text)
+        root = loader.get_single_node()
+        _keep_as_written(root)
+        return None if root is None else loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{origin}: {path} is not YAML: {_where(error)}") from None
+    except yaml.reader.ReaderError as error:
+        at = f"{error.reason}, at character {error.position}"
+        raise ConfigError(f"{origin}: {path} is not YAML: {at}") from None
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{origin}: {path} is not YAML: {_in_short(error)}") from None
+    except ValueError:  # such as `!!int x`; its text may be a secret
+        raise ConfigError(f"{origin}: {path} is not YAML: a value is not of its type") from None
+
+
+def _where(error: Any) -> str:
+    """What the parser says and where, and nothing of the file, in which secrets may be."""
+    problem = _QUOTED.sub("(...)", error.problem or error.context or "it cannot be read")
+    mark = error.problem_mark or error.context_mark
+    return problem if mark is None else f"{problem}, line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _keep_as_written(root: Any) -> None:
+    """Have scalars be the text that stands there: as numbers, 012345 would be 5349, and 1.10 1.1.
+
+    Inside of a value that is a mapping, such as `engine_args`, what JSON has as a number stays one,
+    and what YAML has as true or false."""
+    waiting = [(root, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if node is None or node.id == "scalar":
+            if node is not None and node.style is None and _is_text(node, typed=depth > 1):
+                node.tag = _YAML_TYPE + "str"
+        elif node.id == "mapping":
+            waiting += [(key, 0) for key, _ in node.value]
+            waiting += [(value, depth + 1) for _, value in node.value]
+        else:
+            waiting += [(each, depth) for each in node.value]
+
+
+def _is_text(node: Any, *, typed: bool) -> bool:
+    """`typed`: it may be a number, or true or false."""
+    kind = node.tag.removeprefix(_YAML_TYPE)
+    if kind == node.tag or kind == "null":
+        return False
+    if not typed or kind not in ("bool", "int", "float"):
+        return True
+    if kind == "bool":
+        return False
+    try:
+        json.loads(node.value)
+    except ValueError:
+        return True
+    return False
 
 
 def _check_shape(content: Any, path: Path, origin: str) -> None:

@@ -1,8 +1,9 @@
 """Where the values of the settings come from: layers merged, each value's origin kept.
 
-    command line > VLLM_EXTRA_ARGS > environment and *_FILE > DEPLOYMENT_CONFIG_JSON > .env
-        > /run/secrets > --config > VLLM_CONFIG_FILE > options of a replaced sglang.launch_server
-        > default
+    command line > environment and *_FILE > DEPLOYMENT_CONFIG_JSON > .env > /run/secrets > --config
+        > VLLM_CONFIG_FILE > options of a replaced sglang.launch_server > default
+
+VLLM_EXTRA_ARGS wins over the place where it is set, but not over the command line.
 
 All names of a setting work in all places: `TP_SIZE=2`, `--tp-size 2`, `{"tp_size": 2}`. An empty
 value means "not set", unless the declaration says otherwise. Two names of one setting with
@@ -33,15 +34,15 @@ from app.settings import (
 from app.settings.catalogue import DECLARATIONS, Settings
 from app.settings.declare import decoded, flag_of, number
 from app.settings.explain import contradiction, explained
-from app.settings.secrets import is_secret
+from app.settings.secrets import hidden, is_secret
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 
 _LAUNCH_FIELDS = ("sglang_server_cmd", "sglang_extra_args")
 """What a replaced `sglang.launch_server` was started with."""
-_COMMAND_LINES = (*_LAUNCH_FIELDS, "vllm_extra_args")
-"""Keys may stand in them."""
+_KEYS = {*sources.SECRETS, *_LAUNCH_FIELDS, "vllm_extra_args", "engine_args"}
+"""Keys are these, or may stand in them."""
 
 _Layer: TypeAlias = dict[str, tuple[Any, str]]
 """Field -> (value as it was written, origin)."""
@@ -74,21 +75,24 @@ def load(
     config = _deployment_config(environ)
     environment = {**{name.upper(): value for name, value in config.items()}, **environ}
     translations.refuse_gone(environment)
-    files = _files(argv or {}, environ)
-    layers = (
+    without = {"gcp_key"} if supervised else set[str]()
+    files = _files(argv or {}, environ, without)
+    layers = [
         *map(_layer_of, files),
         _read_layer(config, "{}", lower=True, where=DEPLOYMENT_CONFIG + " "),
-        _with_secret_files(_read_layer(environ, "{}", lower=False), environ),
+        _with_secret_files(_read_layer(environ, "{}", lower=False), environ, without),
         _read_layer(argv or {}, "--{}", lower=True),
-    )
+    ]
     file, extra = (_vllm_layer(field, layers) for field in ("vllm_config_file", "vllm_extra_args"))
-    values, origins = _merged(file.settings, *layers[:-1], extra.settings, layers[-1])
+    set_in = [no for no, layer in enumerate(layers, 1) if "vllm_extra_args" in layer]
+    above = min(max(set_in, default=0), len(layers) - 1)
+    values, origins = _merged(file.settings, *layers[:above], extra.settings, *layers[above:])
     if supervised:
         values.pop("gcp_key", None)
         origins.pop("gcp_key", None)
     _refuse_places(origins, argv or {}, environ)
     warnings = [each for source in files for each in source.warnings]
-    warnings += engine_args.take_http_options(values, origins)
+    warnings += engine_args.check(values, origins)
     try:
         settings = Settings(**_numbers(values))
     except ValidationError as error:
@@ -102,7 +106,7 @@ def load(
     warnings += more
     warnings += translations.warn_of_gone(environment, sources.names())
     warnings += [f"{each}: no effect ({why})" for part in (file, extra) for each, why in part.idle]
-    warnings += _warn_of_shown_keys(origins)
+    warnings += _warn_of_shown_keys(values, origins)
     warnings += slips.in_config(config, DEPLOYMENT_CONFIG)
     warnings += slips.in_environment(environ)
     return Loaded(settings.model_copy(update=changes), origins, warnings)
@@ -123,8 +127,7 @@ def take_keys(environ: MutableMapping[str, str] | None = None) -> dict[str, str]
     HF_TOKEN stays, because the engine fetches models with it.
     """
     environ = os.environ if environ is None else environ
-    fields = {each.field for each in DECLARATIONS.values() if each.is_secret} - {"hf_token"}
-    kept = _without(fields | {*_COMMAND_LINES}, environ)
+    kept = _without(_KEYS - {"hf_token"}, environ)
     taken = {name: value for name, value in environ.items() if kept.get(name) != value}
     for name in taken:
         del environ[name]
@@ -142,7 +145,8 @@ def with_keys(taken: Mapping[str, str], environ: Mapping[str, str] | None = None
 def without_secrets(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment for a process that needs no secret."""
     environ = os.environ if environ is None else environ
-    return {name: value for name, value in environ.items() if not is_secret(name)}
+    kept = _without(_KEYS, environ)
+    return {name: value for name, value in kept.items() if not is_secret(name)}
 
 
 def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -157,10 +161,11 @@ def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, s
     return environment
 
 
-def _warn_of_shown_keys(origins: Mapping[str, str]) -> Iterator[str]:
+def _warn_of_shown_keys(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[str]:
     for field, origin in origins.items():
-        declared = DECLARATIONS[field]
-        if declared.is_secret and origin.startswith("--"):
+        declared, text = DECLARATIONS[field], str(values.get(field, ""))
+        is_key = declared.is_secret or (field in sources.SECRETS and hidden(text) != text)
+        if is_key and origin.startswith("--"):
             yield (
                 f"{origin}: every user of this machine can read it (ps); set the variable "
                 f"{declared.names[0]} instead"
@@ -193,11 +198,13 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _files(argv: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[sources.Source, ...]:
-    """What the files of settings set, the weakest first."""
+def _files(
+    argv: Mapping[str, Any], environ: Mapping[str, str], without: Collection[str]
+) -> tuple[sources.Source, ...]:
+    """What the files of settings set, the weakest first. `without`: fields that are not read."""
     return (
         sources.settings_file(*sources.place("settings_file", argv, environ)),
-        sources.secrets(*sources.place("secrets_dir", argv, environ)),
+        sources.secrets(*sources.place("secrets_dir", argv, environ), without),
         sources.env_file(*sources.place("env_file", argv, environ)),
     )
 
@@ -223,8 +230,10 @@ def _layer_of(source: sources.Source) -> _Layer:
     }
 
 
-def _with_secret_files(layer: _Layer, environ: Mapping[str, str]) -> _Layer:
-    source = sources.secret_files(environ)
+def _with_secret_files(
+    layer: _Layer, environ: Mapping[str, str], without: Collection[str]
+) -> _Layer:
+    source = sources.secret_files(environ, without)
     for field, (value, origin) in _layer_of(source).items():
         if field in layer and str(layer[field][0]) != value:
             raise ConfigError(contradiction(layer[field][1], origin))
@@ -257,7 +266,11 @@ def _merged(*layers: _Layer) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and their origins by field; later layers win."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for layer in (*_launch_layers(layers), *layers):
+    layers = (*_launch_layers(layers), *layers)
+    engines = [layer["engine"][0] for layer in layers if "engine" in layer]
+    if engines[-1:] != ["scripted"]:  # whose options are its own
+        layers = tuple(map(engine_args.with_settings, layers))
+    for layer in layers:
         for field, (value, origin) in layer.items():
             if field == "engine_args" and field in values:
                 value = _merged_options(values[field], value)

@@ -10,8 +10,12 @@ from typing import Any
 _WORDS = "key|secret|passw|passphrase|credential|signature"
 _SECRET = re.compile(rf"{_WORDS}|token$|^auth", re.IGNORECASE)
 """Names whose values are secret. `token` at the end only: `max_total_tokens` is none."""
-_SECRET_FLAG = re.compile(rf"(--[a-z-]*(?:{_WORDS}|token)[= ]+)\S+", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_SECRET_FLAG = re.compile(
+    rf"(--[a-z0-9_-]*(?:(?:{_WORDS})(?:s|ord|ords)?|token)[= ]+)\S+(?:\s+(?!--)\S+)*", re.IGNORECASE
+)
+"""With every word up to the next flag, all of which may be keys."""
+_USERINFO = re.compile(r"(?<=://)(?:[^/\s]*:\S+|[^/\s]+)(?=@)")
+"""Up to the last @: a password may have any character, `/` and `@` too."""
 _QUERY = re.compile(r"://[^\s?]*\?\S*")
 _QUERY_VALUE = re.compile(r"(?<==)[^&#\s\"']+")
 

@@ -23,7 +23,8 @@ Each of these wins over those below it, and every name works in all of them:
 | command line | `--tp-size 2`, `--tp_size 2`, `-tp 2`; a word without a flag is the model |
 | environment | `TP_SIZE=2`; for secrets also `API_KEY_FILE=/path` |
 | `DEPLOYMENT_CONFIG_JSON` | `{"tp_size": 2}` |
-| `.env` in the working folder | `TP_SIZE=2`; only settings are taken, and the start says which |
+| `.env` in the working folder | `TP_SIZE=2`; only settings are taken, and the start says which; \
+a line that is not `NAME=value` stops the start |
 | `/run/secrets` | a file for each secret: `api_key`, `hf_token`, `store_url`, ... |
 | `--config FILE` | YAML `tp_size: 2` or TOML `tp_size = 2`; an unknown name stops the start |
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from app.settings.declare import Declaration, flag_of
 from app.settings.spelling import hint
 
 _MOST_SECRET_BYTES = 64 * 1024
-_SECRETS = {*(each.field for each in DECLARATIONS.values() if each.is_secret), "store_url"}
+SECRETS = {*(each.field for each in DECLARATIONS.values() if each.is_secret), "store_url"}
 """Settings that may be files. A database's URL has its password in it."""
 PLACES = ("env_file", "secrets_dir", "settings_file")
 """Settings that say where others are."""
@@ -69,45 +68,60 @@ def place(
 
 def env_file(path: str, said_by: str | None) -> Source:
     """The settings of a `.env` file; other names are not taken. `said_by`: None if it was not asked
-    for, and then nothing is wrong without one."""
+    for, and then nothing is wrong without one, and one that cannot be read is a warning.
+
+    Raises ConfigError for a line that is not NAME=value: the API could be open without its key."""
     if not path:
         return Source()
     file = files.path_of(path, said_by or "ENV_FILE")
-    if said_by is None:
-        try:
-            if not file.is_file():
-                return Source()
-            why = _untrusted(file)
-        except OSError as error:  # such as a working folder that this user may not enter
-            why = error.strerror
-        if why is not None:
-            return Source(warnings=(f"{path} is not read: {why}; ENV_FILE names it",))
-    import dotenv
-
-    text = files.read_text(file, said_by or "ENV_FILE")
-    if "\0" in text:
-        raise ConfigError(f"{said_by or 'ENV_FILE'}: {file} is not text")
-    # `${NAME}` stays as it is: what a value is does not depend on the rest of the environment.
-    found = dotenv.dotenv_values(stream=io.StringIO(text), interpolate=False)
-    known = names().keys() - _places()
-    taken = {name: value for name, value in found.items() if name in known and value is not None}
-    others = sorted(name for name in found if name not in taken)
-    if not taken:
+    try:
+        if said_by is None and not file.is_file():
+            return Source()
+        text = files.read_text(file, said_by or f"{path} is not read", trusted=said_by is not None)
+        if "\0" in text:
+            raise ConfigError(f"{said_by or f'{path} is not read'}: {path} is not text")
+    except (ConfigError, OSError) as error:  # such as a folder that this user may not enter
+        if said_by is not None:
+            raise
+        why = error if isinstance(error, ConfigError) else f"{path} is not read: {error.strerror}"
+        return Source(warnings=(f"{why}; ENV_FILE names it",))
+    known = names()
+    found = _bindings(text, str(file), said_by)
+    taken = {name: value for name, value in found.items() if name in known}
+    others = sorted(name for name in found if name not in known)
+    if not taken and (said_by is None or not others):
         return Source()
-    line = f"{file.absolute()} sets {_listed(sorted(taken))}"
+    line = f"{file.absolute()} sets {_listed(sorted(taken)) or 'nothing here'}"
     if others:
         line += f"; {_listed(others)} of it {'is' if len(others) == 1 else 'are'} no setting"
     return Source(taken, f"{path} {{}}", warnings=(f"{line} (ENV_FILE= reads none)",))
 
 
-def _untrusted(file: Path) -> str | None:
-    """Why a file that was only found may not be the operator's."""
-    status = file.stat()
-    if status.st_mode & stat.S_IWOTH:
-        return "every user can change it"
-    if status.st_uid not in (os.geteuid(), 0):
-        return "it belongs to another user"
-    return None
+def _bindings(text: str, path: str, said_by: str | None) -> dict[str, str]:
+    """The names that the file gives a value. Raises ConfigError."""
+    from dotenv.parser import parse_stream
+
+    found: dict[str, str] = {}
+    known, elsewhere = names(), _places() | names_of_files(SECRETS)
+    # `${NAME}` stays as it is: what a value is does not depend on the rest of the environment.
+    for each in parse_stream(io.StringIO(text)):
+        written = each.original.string
+        no = each.original.line + written[: len(written) - len(written.lstrip())].count("\n")
+        # `export NAME` is well after NAME=value.
+        is_bare = each.value is None and each.key in known and each.key not in found
+        wrong = None
+        if each.error or is_bare:
+            wrong = "it is not NAME=value"
+        elif each.key in elsewhere:
+            wrong = f"{each.key} says where settings are read from; set it in the environment"
+        elif each.key in known and each.value not in (None, found.get(each.key, each.value)):
+            wrong = f"{each.key} is there twice with different values; keep one"
+        if wrong is not None:
+            none = " (ENV_FILE= reads none)" if said_by is None else ""
+            raise ConfigError(f"{said_by or 'ENV_FILE'}: {path}, line {no}: {wrong}{none}")
+        if each.key is not None and each.value is not None:
+            found[each.key] = each.value
+    return found
 
 
 def _places() -> set[str]:
@@ -123,8 +137,10 @@ def _listed(items: Collection[str], most: int = 8) -> str:
 # -- secrets -------------------------------------------------------------------------------------
 
 
-def secrets(folder: str, said_by: str | None) -> Source:
-    """Of the folder the files that are named as a secret setting, in lower or upper case."""
+def secrets(folder: str, said_by: str | None, without: Collection[str] = ()) -> Source:
+    """Of the folder the files that are named as a secret setting, in lower or upper case.
+
+    `without`: fields whose files are not read."""
     root = files.path_of(folder, said_by or "SECRETS_DIR")
     if not folder or (said_by is None and not root.is_dir()):
         return Source()
@@ -137,7 +153,7 @@ def secrets(folder: str, said_by: str | None) -> Source:
         raise ConfigError(f"{said_by}: {line}") from None
     values: dict[str, str] = {}
     spelled: dict[str, str] = {}
-    for name in _secret_names():
+    for name in _secret_names(without):
         for spelling in {name, name.lower()} & present:
             value = _secret(root / spelling, str(root / spelling))
             if values.setdefault(name, value) != value:
@@ -146,10 +162,10 @@ def secrets(folder: str, said_by: str | None) -> Source:
     return Source(values, f"{folder.rstrip('/')}/{{}}", spelled)
 
 
-def secret_files(environ: Mapping[str, str]) -> Source:
+def secret_files(environ: Mapping[str, str], without: Collection[str] = ()) -> Source:
     """`API_KEY_FILE=/path`: the file's content is the value of API_KEY."""
     values = {}
-    for name in _secret_names():
+    for name in _secret_names(without):
         if path := environ.get(f"{name}_FILE"):
             values[name] = _secret(files.path_of(path, f"{name}_FILE"), f"{name}_FILE")
     return Source(values, "{}_FILE")
@@ -160,7 +176,7 @@ def names_of_files(fields: Collection[str]) -> set[str]:
     return {
         f"{name}_FILE"
         for each in fields
-        if each in _SECRETS
+        if each in SECRETS
         for name in DECLARATIONS[each].accepted_names
     }
 
@@ -172,8 +188,8 @@ def _secret(path: Path, origin: str) -> str:
     return text
 
 
-def _secret_names() -> Iterator[str]:
-    for each in sorted(_SECRETS):
+def _secret_names(without: Collection[str]) -> Iterator[str]:
+    for each in sorted(SECRETS.difference(without)):
         yield from DECLARATIONS[each].accepted_names
 
 

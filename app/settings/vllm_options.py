@@ -1,7 +1,7 @@
 """A command line or a file of `vllm serve`, as settings of this server.
 
-`VLLM_EXTRA_ARGS` wins over the environment, as worker-vllm appends it last; the environment wins
-over `VLLM_CONFIG_FILE`, as in vLLM.
+`VLLM_EXTRA_ARGS` wins over what is set where it is, such as the environment, as worker-vllm appends
+it last; the environment wins over `VLLM_CONFIG_FILE`, as in vLLM.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ _NAMES = {
 }
 """Flags that mean the same as a setting, and that worker-vllm has no variable for."""
 _NUMBER = re.compile(r"-\d")
+_TRUTH = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false",
+          "false": "false"}  # fmt: skip
+"""What a YAML file has for a switch."""
 
 
 def command_line(text: str, origin: str) -> dict[str, Any]:
@@ -105,7 +108,8 @@ def config_file(path: str, origin: str) -> dict[str, Any]:
     """The flags of a YAML file, as `command_line` has them. Raises ConfigError."""
     options: dict[str, Any] = {}
     for key, value in files.read_mapping(files.path_of(path, origin), origin).items():
-        _add(options, key.replace("_", "-"), value)
+        switch = _TRUTH.get(value.lower(), value) if isinstance(value, str) else value
+        _add(options, key.replace("_", "-"), switch)
     return options
 
 

@@ -34,9 +34,12 @@ class RevisionHook(BuildHookInterface):  # type: ignore[type-arg,unused-ignore]
 
 
 def _commit(root: str) -> str | None:
+    """None as well if the checkout is another project's, which this folder only lies in."""
+    git = ["git", "-c", "safe.directory=*", "-C", root, "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        git = ["git", "-c", "safe.directory=*", "-C", root, "rev-parse", "HEAD"]
         done = subprocess.run(git, capture_output=True, text=True, check=False)
     except OSError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    top, _, commit = done.stdout.strip().rpartition("\n")
+    is_ours = done.returncode == 0 and Path(top).resolve() == Path(root).resolve()
+    return commit if is_ours else None

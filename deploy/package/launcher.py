@@ -4,7 +4,7 @@ In a wheel this file is `serve_hathora_server/__init__.py`, the only package tha
 program keeps the layout of a checkout below it:
 
     serve_hathora_server/__init__.py         this
-    serve_hathora_server/serve_hathora.py    run as a script, so its folder comes first in sys.path
+    serve_hathora_server/serve_hathora.py    run as a script, puts its folder first in sys.path
     serve_hathora_server/app/                `app` of this process, and of those that it starts
 
 So an environment may have an `app` of its own: neither sees the other.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,17 @@ async def test_a_broken_environment_does_not_stop_the_check(
     async with serve(ScriptedEngine("x")) as running:
         assert await run(f"127.0.0.1:{running.port}") == 0
     assert "the settings here are not used: PORT" in capsys.readouterr().err
+
+
+async def test_a_broken_env_file_does_not_stop_the_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("API_KEY sk-1\n")
+    (tmp_path / ".env").chmod(0o600)
+    async with serve(ScriptedEngine("x")) as running:
+        monkeypatch.chdir(tmp_path)
+        assert await run(f"127.0.0.1:{running.port}") == 0
+    assert "the settings here are not used: ENV_FILE: .env, line 1" in capsys.readouterr().err
 
 
 def test_the_port_and_the_key_come_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -43,10 +44,10 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(site: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, *words],
-        env={**os.environ, "PYTHONPATH": str(site), "ENV_FILE": ""},
+        env={**os.environ, "PYTHONPATH": str(site), "ENV_FILE": "", **environment},
         cwd=site.parent,
         capture_output=True,
         text=True,
@@ -91,6 +92,24 @@ def test_the_script_runs_the_wheels_program_with_its_commit(site: Path) -> None:
     assert (wrong.returncode, wrong.stderr) == (
         78, "serve_hathora: there is no flag --prot; did you mean --port?\n",
     )  # fmt: skip
+
+
+def test_python_that_is_told_to_import_from_no_folder_imports_the_wheels_app(site: Path) -> None:
+    done = run(site, "version", PYTHONSAFEPATH="1")
+    assert done.stdout.startswith(f"{__version__} (commit "), done.stderr
+
+
+def test_the_commit_is_not_that_of_a_checkout_around_the_source(tmp_path: Path) -> None:
+    hook = runpy.run_path(str(ROOT / "deploy/package/hatch_build.py"))
+    commit: Callable[[str], str | None] = hook["_commit"]
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    assert commit(str(inner)) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x.example"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run([*git, *words], check=True)
+    assert commit(str(inner)) is None
+    assert len(str(commit(str(tmp_path)))) == 40
 
 
 @pytest.fixture

@@ -151,6 +151,26 @@ def test_a_silent_hub_is_mentioned_long_before_the_start_ends(
 
 
 @pytest.mark.full
+def test_a_hub_that_hangs_ends_the_start_unless_the_model_is_here(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    for bound in ("_HUB_IS_SILENT_S", "_HUB_ANSWERS_S", "_LOOK_S"):
+        monkeypatch.setattr(module, bound, 0.1)
+    hangs = threading.Event()
+    monkeypatch.setattr(Ahead, "_listing", lambda _, hub: hangs.wait())
+    ahead, _ = started(cache, "http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(StartError, match=r"the hub \(.*\) has not answered in 0.2 s") as failed:
+        ahead.check_first()
+    assert failed.value.exit_code == 71
+    snapshot = cache / "models--some--model/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"w")
+    ahead.check()
+    hangs.set()
+
+
+@pytest.mark.full
 def test_a_model_that_is_here_is_not_waited_for(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,8 +51,21 @@ def test_an_option_of_sglangs_http_layer_becomes_the_setting_that_it_is() -> Non
 def test_such_an_option_and_its_setting_must_agree() -> None:
     environ = {"ENGINE_ARGS": '{"stream_response_default_include_usage": true}'}
     assert load({}, {**environ, "STREAM_USAGE": "true"}).settings.stream_usage
+    assert load({}, {**environ, "STREAM_USAGE": "1"}).settings.stream_usage
     with pytest.raises(ConfigError, match="STREAM_USAGE and ENGINE_ARGS stream_response"):
         load({}, {**environ, "STREAM_USAGE": "false"})
+
+
+def test_of_such_an_option_and_its_setting_in_two_places_the_higher_place_wins() -> None:
+    environ = {"ENGINE_ARGS": '{"served_model_name": "A", "log_level_http": null}'}
+    assert load({"served-model-name": "a"}, environ).settings.served_model_name == ("a",)
+    option = {"engine-args": {"served_model_name": "b"}}
+    loaded = load(option, {**environ, "SERVED_MODEL_NAME": "A"})
+    assert loaded.settings.served_model_name == ("b",)
+    assert loaded.origins["served_model_name"] == "--engine-arg served_model_name"
+    assert load({}, {**environ, "LOG_LEVEL_HTTP": "error"}).settings.log_level_http == "error"
+    with pytest.raises(ConfigError, match="SERVED_MODEL_NAME and ENGINE_ARGS served_model_name"):
+        load({}, {**environ, "SERVED_MODEL_NAME": "a"})
 
 
 def test_options_without_effect_are_warned_of_and_what_asks_for_nothing_is_not() -> None:

@@ -53,6 +53,9 @@ def test_the_key_is_not_taken_from_the_command_line() -> None:
         ("--vllm-extra-args --swap-space=4 -q awq", {"vllm-extra-args": "--swap-space=4",
                                                     "quantization": "awq"}),
         ("--config x.yaml", {"settings-file": "x.yaml"}),
+        ("--port 1 --demo --port=1 --demo=true", {"port": "1", "demo": "true"}),
+        ("--engine-arg a=1 --engine-arg b=2", {"engine-args": {"a": 1, "b": 2}}),
+        ("a/b --api-key k1,k2", {"model-path": "a/b", "api-key": "k1,k2"}),
     ],
 )  # fmt: skip
 def test_words_are_read_as_vllm_and_sglang_read_them(words: str, expected: dict[str, Any]) -> None:
@@ -74,6 +77,12 @@ def test_words_are_read_as_vllm_and_sglang_read_them(words: str, expected: dict[
         ("-x 1", "there is no flag -x"),
         ("--no-port", "there is no flag --no-port"),
         ("--engine-arg x", "expected NAME=VALUE, got 'x'"),
+        ("--api-key k1 sk-2", "a word stands after the value of --api-key: separate several by"),
+        ("--served-model-name=a b", "'b' stands after the value of --served-model-name"),
+        ("--port 1 --port 2", "--port is there twice with different values; keep one"),
+        ("-tp 1 --tp-size=2", "--tp-size is there twice"),
+        ("--demo --no-demo", "--demo is there twice"),
+        ("--api-key a --api-key b", "keep one; separate several by commas"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_was_meant(words: str, line: str) -> None:

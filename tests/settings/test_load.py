@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from app.errors import ConfigError
@@ -133,7 +135,16 @@ KEYS = {
     "SGLANG_API_KEY": "sk-SECRET",
     "GCP_SERVICE_ACCOUNT_KEY_BASE64": "sk-SECRET",
     "SGLANG_EXTRA_ARGS": "--api-key sk-SECRET",
-    "DEPLOYMENT_CONFIG_JSON": '{"api-key": "sk-SECRET", "tp_size": 2}',
+    "ENGINE_ARGS": '{"ssl_keyfile_password": "SECRET"}',
+    "STORE_URL": "postgresql://u:SECRET@h/db",
+    "DEPLOYMENT_CONFIG_JSON": json.dumps(
+        {
+            "api-key": "sk-SECRET",
+            "engine_args": {"ssl_keyfile_password": "SECRET"},
+            "store_url": "postgresql://u:SECRET@h/db",
+            "tp_size": 2,
+        }
+    ),
 }
 
 
@@ -142,6 +153,9 @@ def test_what_the_engine_inherits_has_no_key_and_a_serving_process_gets_it_back(
     environ = {name: KEYS[name], "HF_TOKEN": "hf_needed", "PATH": "/bin"}
     taken = take_keys(environ)
     assert "SECRET" not in str(environ)
+    assert without_key(with_keys(taken, environ)).get(name) == (
+        None if name.startswith("GCP") else KEYS[name]
+    )
     assert environ.items() >= {"HF_TOKEN": "hf_needed", "PATH": "/bin"}.items()
     assert with_keys(taken, environ) == {
         name: KEYS[name],
@@ -160,6 +174,7 @@ def test_settings_beside_a_key_stay_where_they_were() -> None:
 def test_a_process_that_needs_no_secret_inherits_none() -> None:
     environ = {"RUNPOD_AI_API_KEY": "k", "HF_TOKEN": "k", "AWS_SECRET_ACCESS_KEY": "k", "PATH": "/"}
     assert without_secrets(environ) == {"PATH": "/"}
+    assert "SECRET" not in str(without_secrets(KEYS))
 
 
 @pytest.mark.parametrize("flag", ["--api-key", "--admin-api-key", "--hf-token"])
@@ -168,3 +183,12 @@ def test_a_key_on_the_command_line_is_warned_of(flag: str) -> None:
     assert warning.startswith(f"{flag}: every user of this machine can read it")
     assert "SECRET" not in warning
     assert not load({}, {"API_KEY": "sk-SECRET"}).warnings
+
+
+def test_a_key_within_another_value_of_the_command_line_is_warned_of() -> None:
+    (warning,) = load(flags("--store-url", "postgresql://u:SECRET@h/db"), {}).warnings
+    assert warning.startswith("--store-url: every user of this machine can read it")
+    password = flags("--engine-arg", "ssl_keyfile_password=SECRET")
+    (warning,) = load(password, {"SSL_KEYFILE": __file__, "SSL_CERTFILE": __file__}).warnings
+    assert warning.startswith("--engine-arg ssl_keyfile_password: every user")
+    assert not load(flags("--store-url", "memory"), {}).warnings

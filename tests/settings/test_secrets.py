@@ -14,6 +14,11 @@ from app.settings.secrets import hidden, redacted
     [
         "python serve.py --api-key SECRET --port 1",
         "python serve.py --admin-api-key=SECRET",
+        "python serve.py --api_key sk-SECRET",
+        "python serve.py --api-key SECRET1 SECRET2 --port 1",
+        "python serve.py --ssl_keyfile_password SECRET",
+        "postgresql://u:SECRET/x@h/db",
+        "postgresql://u@corp:a@SECRET@h/db",
         "http://user:SECRET@host/v1",
         "http://host/v1?api_key=SECRET&version=2",
         "s3://bucket/model?X-Amz-Signature=SECRET",
@@ -47,6 +52,7 @@ def test_a_secret_in_options_is_not_shown(options: dict[str, object]) -> None:
 
 def test_everything_else_is_shown() -> None:
     options = {
+        "site": "https://host:1/a/b",
         "max_total_tokens": 5, "tokenizer_path": "a/b", "api_key": None, "name": "key",
         "nested": {"sizes": [1, 2.5, True], "url": "https://host/v1"},
     }  # fmt: skip

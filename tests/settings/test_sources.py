@@ -90,8 +90,9 @@ def test_the_environment_wins_over_a_file_and_its_options_of_the_engine_are_merg
         ("a.yaml", "tp_size: 1\ntensor-parallel-size: 2", "are the same setting"),
         ("a.yaml", "- port", "must have names and their values"),
         ("a.yaml", "port: [", "is not YAML"),
-        ("a.yaml", "a: &x [1]\nb: *x", "aliases (*x) are not taken"),
+        ("a.yaml", "a: &x [1]\nb: *x", "aliases (*) are not taken, line 2, column 4"),
         ("a.yaml", "port: !!python/object/apply:os.system [ls]", "is not YAML"),
+        ("a.yaml", 'port: !!int "x"', "is not YAML: a value is not of its type"),
         ("a.yaml", b"port: \xff", "is not UTF-8, at byte 6"),
         ("a.yaml", b"port: 1\0", "is not YAML"),
         ("a.yaml", "x: " + "[" * 40 + "]" * 40, "has more than 32 levels"),
@@ -108,6 +109,33 @@ def test_a_file_that_cannot_be_taken_is_one_line(
     folder: Path, name: str, text: str | bytes, line: str
 ) -> None:
     assert line in refusal(SETTINGS_FILE=write(folder / name, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["*SECRET", "!SECRET", "!SE!CRET x", "&SECRET &SECRET x", "a: SECRET", '"SECRET', "%SECRET"],
+)
+def test_what_is_wrong_with_yaml_does_not_show_the_file(folder: Path, text: str) -> None:
+    line = refusal(SETTINGS_FILE=write(folder / "a.yaml", f"port: 1\napi_key: {text}\n"))
+    assert "SECRET" not in line
+    assert "CRET" not in line
+    assert "line " in line
+
+
+def test_scalars_of_yaml_are_the_text_that_stands_there(folder: Path) -> None:
+    text = (
+        "api_key: [012345, 1.10, no, ~]\nrevision: 0123456\nserved_model_name: 2024-01-01\n"
+        "dtype: ~\nquantization: null\ntrust_remote_code: Yes\n"
+        "engine_args: {page_size: 32, dtype: 012, disable_cuda_graph: yes, revision: null}\n"
+    )
+    settings = load({}, {"SETTINGS_FILE": write(folder / "a.yaml", text)}).settings
+    assert [key.get_secret_value() for key in settings.api_key] == ["012345", "1.10", "no"]
+    assert (settings.revision, settings.dtype, settings.quantization) == ("0123456", None, None)
+    assert settings.served_model_name == ("2024-01-01",)
+    assert settings.trust_remote_code is True
+    assert settings.engine_args == {
+        "page_size": 32, "dtype": "012", "disable_cuda_graph": True, "revision": None,
+    }  # fmt: skip
 
 
 def test_a_file_that_is_not_there_a_folder_and_a_pipe_are_one_line(folder: Path) -> None:
@@ -142,12 +170,63 @@ def test_the_environment_wins_over_an_env_file_which_wins_over_a_config_file(fol
     assert (settings.port, settings.max_queue, settings.max_tools) == (1, 2, 3)
 
 
-def test_an_env_file_that_others_could_have_written_is_not_read(folder: Path) -> None:
-    path = write(folder / ".env", "PORT=2\n", mode=0o666)
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [(0o666, "every user can change it"), (0o660, "its group can change it")],
+)
+def test_an_env_file_that_others_could_have_written_is_not_read(
+    folder: Path, mode: int, why: str
+) -> None:
+    path = write(folder / ".env", "PORT=2\n", mode=mode)
     loaded = load({}, {})
     assert loaded.settings.port == 8000
-    assert loaded.warnings == [".env is not read: every user can change it; ENV_FILE names it"]
+    assert loaded.warnings == [f".env is not read: {why}; ENV_FILE names it"]
     assert load({}, {"ENV_FILE": path}).settings.port == 2
+
+
+def test_an_env_file_that_nobody_asked_for_and_that_cannot_be_read_is_a_warning(
+    folder: Path,
+) -> None:
+    path = write(folder / "elsewhere.env", "PORT=2\n")
+    (folder / ".env").symlink_to(path)
+    assert load({}, {}).warnings == [
+        ".env is not read: .env cannot be read: it is a link; ENV_FILE names it"
+    ]
+    assert load({}, {"ENV_FILE": ".env"}).settings.port == 2
+    (folder / ".env").unlink()
+    for content, why in ((b"PORT=\xff", "is not UTF-8"), (b"PORT=2\0", "is not text")):
+        write(folder / ".env", content)
+        (warning,) = load({}, {}).warnings
+        assert why in warning
+        assert why in refusal(ENV_FILE=".env")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("PORT=1\n\nAPI_KEY sk-SECRET\n", "line 3: it is not NAME=value"),
+        ("API_KEY='sk-SECRET\n", "line 1: it is not NAME=value"),
+        ("API_KEY\n", "line 1: it is not NAME=value"),
+        ("API_KEY=a\nPORT=1\nAPI_KEY=sk-SECRET\n", "line 3: API_KEY is there twice"),
+        ("API_KEY_FILE=/x\n", "line 1: API_KEY_FILE says where settings are read from"),
+        ("PORT=1\nSECRETS_DIR=/x\n", "line 2: SECRETS_DIR says where settings are read from"),
+        ("SETTINGS_FILE=/etc/passwd\n", "line 1: SETTINGS_FILE says where"),
+        ("ENV_FILE=/etc/passwd\n", "line 1: ENV_FILE says where"),
+    ],
+)
+def test_a_line_of_an_env_file_that_would_be_dropped_stops_the_start(
+    folder: Path, text: str, line: str
+) -> None:
+    path = write(folder / ".env", text)
+    for refused in (refusal(), refusal(ENV_FILE=path)):
+        assert line in refused
+        assert "sk-" not in refused
+    assert refusal().endswith("(ENV_FILE= reads none)")
+
+
+def test_a_name_alone_is_well_after_its_value(folder: Path) -> None:
+    write(folder / ".env", "PORT=81\nexport PORT\nPORT=81\nOTHER\nX=1\nX=2\n")
+    assert load({}, {}).settings.port == 81
 
 
 def test_no_env_file_is_read_if_none_is_wanted_and_a_wanted_one_must_be_there(
@@ -158,14 +237,11 @@ def test_no_env_file_is_read_if_none_is_wanted_and_a_wanted_one_must_be_there(
     assert "ENV_FILE: nowhere.env cannot be read" in refusal(ENV_FILE="nowhere.env")
 
 
-def test_an_env_file_does_not_say_where_other_files_are(folder: Path) -> None:
-    write(folder / ".env", "SETTINGS_FILE=/etc/passwd\nENV_FILE=/etc/passwd\n")
-    assert load({}, {}).settings.settings_file is None
-
-
-def test_an_env_file_that_sets_nothing_here_is_not_mentioned(folder: Path) -> None:
-    write(folder / ".env", "DATABASE_URL=x\n")
+def test_an_env_file_that_sets_nothing_here_is_mentioned_if_it_was_asked_for(folder: Path) -> None:
+    path = write(folder / ".env", "API_KEYS=x\n")
     assert load({}, {}).warnings == []
+    (line,) = load({}, {"ENV_FILE": path}).warnings
+    assert line.startswith(f"{path} sets nothing here; API_KEYS of it is no setting")
 
 
 # -- secrets -------------------------------------------------------------------------------------
@@ -220,6 +296,10 @@ def test_the_serving_process_gets_no_service_account_key_from_any_file(folder: P
     path = write(folder / ".env", "GCP_SERVICE_ACCOUNT_KEY_BASE64=c2VjcmV0\n")
     write(folder / "secrets" / "gcp_service_account_key_base64", "c2VjcmV0")
     environ = {"SECRETS_DIR": str(folder / "secrets"), "ENV_FILE": path}
+    assert load({}, environ, supervised=True).settings.gcp_key is None
+    write(folder / "secrets" / "gcp_service_account_key_base64", "")  # it is not even read
+    assert load({}, environ, supervised=True).settings.gcp_key is None
+    environ["GCP_KEY_FILE"] = "/no/where"
     assert load({}, environ, supervised=True).settings.gcp_key is None
     named = without_key({"GCP_SERVICE_ACCOUNT_KEY_BASE64_FILE": path, "API_KEY_FILE": path})
     assert named == {"API_KEY_FILE": path}

@@ -91,6 +91,23 @@ def test_a_flag_without_effect_is_a_warning_and_one_that_asks_for_nothing_is_non
     ]
 
 
+def test_extra_args_win_over_the_place_that_sets_them_and_those_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("VLLM_EXTRA_ARGS=--seed 1 --dtype half\nSEED=2\n")
+    (tmp_path / ".env").chmod(0o600)
+    file = tmp_path / "a.yaml"
+    file.write_text("dtype: float32\n")
+    below = {"SETTINGS_FILE": str(file)}
+    assert load({}, below).settings.random_seed == 1
+    assert load({}, below).settings.dtype == "half"
+    assert load({}, {**below, "SEED": "3"}).settings.random_seed == 3
+    extra = {"vllm-extra-args": "--seed 4"}
+    assert load(extra, {"SEED": "3"}).settings.random_seed == 4
+    assert load({**extra, "seed": "5"}, {"SEED": "3"}).settings.random_seed == 5
+
+
 def test_a_key_in_the_extra_args_is_not_inherited_by_the_engine() -> None:
     environ = {"VLLM_EXTRA_ARGS": "--api-key secret --seed 1", "VLLM_API_KEY": "secret"}
     taken = take_keys(environ)

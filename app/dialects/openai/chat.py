@@ -159,6 +159,7 @@ def lower(body: ChatBody, call: Call, attached: Attached = NONE) -> GenerationRe
                     bounds,
                     formatted=grammar is not None,
                     beside=body.tools or body.tool_choice,
+                    parallel=body.parallel_tool_calls,
                 ),
                 effort=body.effort,
                 template_kwargs=template_kwargs(
@@ -194,6 +195,12 @@ def _check_messages(body: ChatBody) -> None:
             raise InvalidRequest(
                 f"Invalid value for 'messages[{no}].function_call': only the assistant calls "
                 "functions.",
+                param=f"messages[{no}].function_call",
+            )
+        if message.function_call and message.tool_calls:
+            raise InvalidRequest(
+                f"Invalid value for 'messages[{no}].function_call': it is the older form of "
+                "'tool_calls'; send one of them.",
                 param=f"messages[{no}].function_call",
             )
         if message.tool_calls and message.role != "assistant":

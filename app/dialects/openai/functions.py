@@ -32,11 +32,17 @@ def lower(
     *,
     formatted: bool,
     beside: object,
+    parallel: bool | None,
 ) -> ToolUse | None:
     """As `tools.lower`. `beside`: what the request has of the newer form. Raises InvalidRequest."""
     if beside:
         raise InvalidRequest(
             "'functions' is the older form of 'tools'; send one of them.", param="functions"
+        )
+    if functions and parallel is not None:
+        raise InvalidRequest(
+            "'parallel_tool_calls' is only allowed with 'tools'; of 'functions' one is called.",
+            param="parallel_tool_calls",
         )
     if not functions and choice not in (None, "none"):
         raise InvalidRequest(

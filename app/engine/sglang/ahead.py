@@ -58,6 +58,7 @@ class Ahead:
         self._drafts = options.get("speculative_algorithm") is not None
         self._whole: Path | None = None
         self._known = threading.Event()
+        self._asked_at: float | None = None
         # What else SGLang takes for a model, such as s3://, or a file of a repository, is its.
         self._asks = (
             self._loads
@@ -77,16 +78,33 @@ class Ahead:
         if not self._known.wait(_HUB_IS_SILENT_S):
             log.warning("the hub has not answered yet", model=self._path, waits_s=_HUB_ANSWERS_S)
         self._known.wait(_HUB_ANSWERS_S)
+        if not self._known.is_set() and self._asks and not self._is_here():
+            self._wait_for_the_hub(_HUB_IS_SILENT_S + _HUB_ANSWERS_S)
         if self._error is not None:
             raise self._error
+
+    def _wait_for_the_hub(self, bound_s: float) -> None:
+        """Raises StartError `bound_s` after it was asked: SGLang would wait for it without end. Its
+        library is imported before, which may take as long."""
+        while not self._known.wait(_LOOK_S):
+            if self._asked_at is not None and time.monotonic() - self._asked_at > bound_s:
+                from huggingface_hub import constants
+
+                raise StartError(
+                    f"{_named(self._path)} is not on this machine, and the hub "
+                    f"({constants.ENDPOINT}) has not answered in {bound_s:g} s. {_ELSEWHERE}"
+                )
+
+    def _is_here(self) -> bool:
+        return any(
+            model_cache.has_weights(each, self._path, self._revision)
+            for each in hub_caches(self._folder)
+        )
 
     def check_first(self) -> None:
         """As `check`, if the model has to be fetched: before imports of many seconds, which an
         operator with a wrong name would wait for. A model that is here is not waited for."""
-        if self._asks and not any(
-            model_cache.has_weights(each, self._path, self._revision)
-            for each in hub_caches(self._folder)
-        ):
+        if self._asks and not self._is_here():
             self.check()
 
     def path(self) -> str:
@@ -138,6 +156,7 @@ class Ahead:
                 )
             return None
         hub = huggingface_hub.HfApi()
+        self._asked_at = time.monotonic()
         try:
             info = self._listing(hub)
             if info.gated:
