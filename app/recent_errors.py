@@ -20,9 +20,9 @@ _SLOTS = 20
 _SLOT_BYTES = 512
 _LONGEST = 80
 """Characters of a text in an entry."""
-_UNTOLD = frozenset({401, 499})
-"""A wrong key, a client that has left: anybody can make thousands of them, and they would hide what
-the operator looks for."""
+_UNTOLD = frozenset({401, 405, 499})
+"""A wrong key, a wrong method (of `/`, which needs no key), a client that has left: anybody can
+make thousands of them, and they would hide what the operator looks for."""
 
 
 class RecentError(msgspec.Struct, frozen=True):

@@ -10,11 +10,15 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.errors import ConfigError
+
+_LOCK_S = 5.0
+"""For servers that start at the same moment. Whoever may open the folder can lock it for ever."""
 
 
 def bind(path: str, *, mode: int, backlog: int) -> socket.socket:
@@ -41,7 +45,10 @@ def remover(listener: socket.socket) -> Callable[[], None]:
     if listener.family != socket.AF_UNIX:
         return lambda: None
     path = str(listener.getsockname())
-    ours = _identity(path)
+    try:
+        ours = _identity(path)
+    except OSError:  # it is gone already
+        return lambda: None
 
     def remove() -> None:
         with suppress(OSError):  # it is gone, or so is the right to remove it
@@ -94,7 +101,21 @@ def _alone_in(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"UDS: cannot open the folder {folder}: {error.strerror}") from None
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        _lock(held, folder)
         yield
     finally:
         os.close(held)
+
+
+def _lock(held: int, folder: Path) -> None:
+    latest = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= latest:
+                raise ConfigError(
+                    f"UDS: another process has locked the folder {folder} for over {_LOCK_S:g} s"
+                ) from None
+        time.sleep(0.02)

@@ -35,6 +35,7 @@ def test_those_of_every_process_are_shown_the_newest_first(tmp_path: Path) -> No
 def test_what_anybody_can_make_thousands_of_is_left_out(tmp_path: Path) -> None:
     errors = RecentErrors(lambda: tmp_path)
     note(errors, "invalid_api_key", status=401)
+    note(errors, "method_not_allowed", status=405, route="/")
     note(errors, "client_closed_request", status=499)
     note(errors, "unknown_url", status=404, route="unmatched")
     assert errors.last() == []

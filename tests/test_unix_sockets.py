@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -117,6 +118,24 @@ def test_one_of_many_servers_that_start_at_once_has_the_place_of_a_dead_one(
         each.join()
     assert (len(listeners), len(refused)) == (1, 7)
     listeners[0].close()
+
+
+def test_a_folder_that_stays_locked_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unix_sockets, "_LOCK_S", 0.05)
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(ConfigError, match="UDS: another process has locked the folder"):
+        bound(tmp_path / "s")
+    os.close(held)
+    bound(tmp_path / "s").close()
+
+
+def test_a_socket_whose_file_is_gone_has_nothing_to_remove(tmp_path: Path) -> None:
+    with bound(tmp_path / "s") as listener:
+        (tmp_path / "s").unlink()
+        unix_sockets.remover(listener)()
 
 
 def test_the_end_removes_its_own_socket_and_no_other(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ class _Relay:
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()
-        await asyncio.gather(*self._tasks)
+        for task in self._tasks:
+            task.cancel()  # it may still be connecting
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -68,7 +70,8 @@ class _Relay:
         self._tasks.add(task)
         self._writers.add(writer)
         try:
-            there, back = await _connected(self._options)
+            async with asyncio.timeout(self._options.timeout):
+                there, back = await _connected(self._options)
             self._writers.add(back)
             await asyncio.gather(_copied(reader, back), _copied(there, writer))
             self._writers.discard(back)

@@ -39,11 +39,13 @@ def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
         print(f"the settings here are not used: {error}", file=sys.stderr)
         own = load({}, {"ENV_FILE": "", "SECRETS_DIR": ""}).settings
     if options.base_url is None:
-        scheme = "https" if own.ssl_certfile is not None else "http"
+        tls = own.ssl_certfile is not None and options.uds is None
+        scheme = "https" if tls else "http"
         options.base_url = _base_url(f"{scheme}://localhost:{own.port or 8000}")
         options.uds = options.uds or own.uds
     if options.key is not None and options.cert is None:
         parser.error("--key needs --cert")
+    _check_scheme(parser, options)
     try:
         options.tls = _tls(options)
     except (OSError, ValueError) as error:
@@ -53,6 +55,15 @@ def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     if options.api_key and not options.api_key.isprintable():  # httpx would refuse it, and quote it
         parser.error("the API key has characters that no header can carry")
     return options
+
+
+def _check_scheme(parser: Parser, options: argparse.Namespace) -> None:
+    """What would have no effect is an error."""
+    is_tls = options.base_url.scheme == "https"
+    if is_tls and options.uds is not None:
+        parser.error("--uds needs an http:// address: a unix socket is without TLS")
+    if not is_tls and (options.ca is not None or options.cert is not None):
+        parser.error("--ca, --cert and --key need an https:// address")
 
 
 def client_of(options: argparse.Namespace) -> httpx.Client:

@@ -174,12 +174,16 @@ class BoundedHttp(HttpToolsProtocol):
             return acknowledged(self.transport)
         return -self.transport.get_write_buffer_size()
 
+    def eof_received(self) -> None:
+        """On TLS the client's close_notify: the loop sends what it has, for as long as that takes,
+        and drops what is written from now on. Otherwise the loop closes the connection."""
+        if self._tls and not self.transport.is_closing():
+            self._report_lost()
+            self._hasten_the_end()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.stop()
         self._unread.stop()
-        if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
         super().connection_lost(exc)
         self._report_lost()
         self._unset_keepalive_if_required()
@@ -189,6 +193,9 @@ class BoundedHttp(HttpToolsProtocol):
         del self.cycle, self.scope, self._answer_transport
 
     def _report_lost(self) -> None:
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         on_lost, self.on_lost = self.on_lost, None
         if on_lost is not None:
             on_lost()
@@ -305,9 +312,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.cycle.keep_alive = False
         else:
             # The application must take the client for lost, and send nothing behind the refusal.
-            self.cycle.disconnected = True
             self.cycle.waiting_for_100_continue = False
-            self.cycle.message_event.set()
             self._report_lost()
             self._send_last(error)
 

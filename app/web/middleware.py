@@ -164,6 +164,8 @@ class RequestScope:
                 route=route,
                 id=state["request_id"],
             )
+        if state["status"] == 401:  # of a quiet path, too: somebody may be trying keys
+            write_line = log.info
         write_line(
             "request finished",
             client=client,

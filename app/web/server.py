@@ -43,7 +43,6 @@ def run(
 ) -> int:
     """Serve until the end; returns the exit code. `cleanup` runs before a forced exit, too. Raises
     ConfigError if PORT_HEALTH cannot be bound or the certificates are wrong."""
-    tls, health = Tls.of(settings), bind_health(settings)
     # Of several serving processes the parent removes it: they share one.
     remove = unix_sockets.remover(listener) if control.peers is None else lambda: None
 
@@ -56,6 +55,7 @@ def run(
         return await live(Server(service, listener, health, tls), service)
 
     try:
+        tls, health = Tls.of(settings), bind_health(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve())
     finally:

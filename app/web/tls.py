@@ -31,6 +31,8 @@ class Tls:
         """Raises ConfigError if the files are missing, wrong, or do not belong together."""
         self._settings = settings
         self._seen = self._look()
+        """Of what is in force."""
+        self._logged = ""
         self.context = _Renewable(ssl.PROTOCOL_TLS_SERVER)
         """For `create_server`; it stays the same object."""
         self.context.current = read(settings)
@@ -41,23 +43,30 @@ class Tls:
         return cls(settings) if settings.ssl_certfile is not None else None
 
     async def watch(self) -> None:
-        """Read the files again whenever they have changed, for ever."""
+        """Read the files again whenever they have changed, for ever. A reading that failed is tried
+        again at the next look."""
         before = self._seen
         while True:
             await asyncio.sleep(_LOOK_S)
-            now = await asyncio.to_thread(self._look)
-            if now == before != self._seen:
-                self._seen = now
-                await self._read_again()
-            before = now
+            try:
+                now = await asyncio.to_thread(self._look)
+                if now == before != self._seen:
+                    await self._read_again(now)
+                before = now
+            except ConfigError as error:
+                self._log_failure(str(error))
+            except Exception as error:  # such as that there are no threads left, for now
+                self._log_failure(f"{type(error).__name__}: {error}")
 
-    async def _read_again(self) -> None:
-        try:
-            self.context.current = await asyncio.to_thread(read, self._settings)
-        except ConfigError as error:
-            log.warning("certificates: the old ones stay in force", reason=str(error))
-        else:
-            log.info("certificates were read again", certificate=self._settings.ssl_certfile)
+    async def _read_again(self, seen: list[tuple[int, ...]]) -> None:
+        self.context.current = await asyncio.to_thread(read, self._settings)
+        self._seen, self._logged = seen, ""
+        log.info("certificates were read again", certificate=self._settings.ssl_certfile)
+
+    def _log_failure(self, reason: str) -> None:
+        if reason != self._logged:
+            self._logged = reason
+            log.warning("certificates: the old ones stay in force", reason=reason)
 
     def _look(self) -> list[tuple[int, ...]]:
         """Changes whenever one of the files does; a link counts as what it leads to."""
@@ -129,7 +138,11 @@ def _must_hold(marker: bytes, path: str, setting: str, what: str) -> None:
 def _explained(error: ssl.SSLError, certificate: str, key: str) -> str:
     if error.reason == "KEY_VALUES_MISMATCH":
         return f"the key of {key} is not that of the certificate {certificate}"
-    if b"ENCRYPTED" in Path(key).read_bytes():
+    try:
+        encrypted = b"ENCRYPTED" in Path(key).read_bytes()
+    except OSError as unread:  # it was replaced meanwhile
+        return f"cannot read {key}: {unread.strerror}"
+    if encrypted:
         return f"{key} is encrypted, and SSL_KEYFILE_PASSWORD is missing or wrong"
     return f"{certificate} and {key} cannot be used: {error.reason or error}"
 

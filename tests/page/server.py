@@ -104,5 +104,11 @@ class Background:
             self._thread.join(HANGS_S)
 
     @property
+    def watched(self) -> bool:
+        """Some page gets the server's events."""
+        tasks = asyncio.all_tasks(self._loop)
+        return any(each.get_name() == "page-sampler" for each in tasks)
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.running.port}/"

@@ -96,6 +96,26 @@ def test_a_message_is_edited_and_an_answer_tried_again(opened: Opened, served: S
     assert page.inner_text(".message.user .body") == "two"
 
 
+def test_an_edit_is_not_sent_into_an_answer_and_is_not_lost(opened: Opened, served: Served) -> None:
+    engine = Answers(lambda prompt: ["half ", asyncio.Event()] if prompt.endswith("go") else ["x"])
+    page = opened(served(engine).url)
+    ask(page, "one")
+    answered(page, "x")
+    page.click(".message.user button:has-text('Edit')")
+    page.fill(".message.user textarea", "two")
+    ask(page, "go")
+    page.wait_for_selector(f"{ANSWER}.streaming > .body:has-text('half')")
+    page.press(".message.user textarea", "Enter")
+    assert page.input_value(".message.user textarea") == "two"
+    assert page.locator(".message").count() == 4
+    page.click("#stop")
+    page.wait_for_selector(f"{ANSWER}:not(.streaming)")
+    page.press(".message.user textarea", "Enter")
+    answered(page, "x")
+    assert page.locator(".message").count() == 2
+    assert len(engine.calls) == 3
+
+
 def test_thinking_is_folded_and_not_sent_back(opened: Opened, served: Served) -> None:
     engine = saying("<think>", "hm, ", "hm", "</think>", "Yes.")
     page = opened(served(engine).url)
@@ -137,6 +157,7 @@ def test_a_call_whose_result_nobody_gave_is_not_sent_back(opened: Opened, served
     page.wait_for_selector(".results")
     ask(page, "never mind")
     answered(page, "Fine.")
+    assert not page.locator(".results").count()
     assert [turn.role for turn in engine.chats[-1].messages] == ["user", "user"]
 
 

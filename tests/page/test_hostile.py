@@ -125,6 +125,8 @@ BOMBS = {
     "links": "[a](http://a.b/c) ",
     "long half links": "[a](" + "x" * 1900 + " ",
     "addresses": "http://",
+    "addresses in a word": "xhttp://",
+    "long addresses in a word": "xhttp://" + "y" * 100,
     "fences": "```\n",
     "a fence in a line": "x```",
     "code in one line": "```\n" + "x" * 5000,
@@ -132,6 +134,8 @@ BOMBS = {
     "heading of blanks": "# a" + " " * 4000 + "#x\n",
     "rules": "- - - - - - - - x\n",
     "tables": "| a | b |\n|---|---|\n",
+    "small tables": "a|b\n-|-\n\n",
+    "wide tables": "a|" * 40 + "b\n-|-\n\n",
     "pipes": "|",
     "table rule": "a|b\n-" + " " * 450 + "x\n",
     "escapes": "\\*",
@@ -152,6 +156,35 @@ def test_a_megabyte_of_anything_is_shown_in_time_and_within_bounds(
         assert result["count"] < 80_000
         assert result["depth"] < 40
     print(name, round(result["took"]), "ms,", result["count"], "elements")
+
+
+CALL = """async ([address, args]) => {
+  const { MessageView } = await import(address);
+  const message = { role: "assistant", content: "", calls: [{ id: "1", name: "f", args }] };
+  const view = new MessageView(message, "model", {});
+  view.finish();
+  return view.calls.querySelector("code").textContent;
+}"""
+
+
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        ('{"a": [1]}', '{\n  "a": [\n    1\n  ]\n}'),
+        ('{"a": "' + "[" * 100 + '\\""}', '{\n  "a": "' + "[" * 100 + '\\""\n}'),
+        ("[" * 5000 + "]" * 5000, "[" * 5000 + "]" * 5000),
+        ("[" * 60 + "0" + "]" * 60, "[" * 60 + "0" + "]" * 60),
+        ('{"a":[', '{"a":['),
+        ('"' + "\\" * 50_000, '"' + "\\" * 50_000),
+    ],
+    ids=["call", "brackets in a text", "deep", "deeper than 50", "cut", "backslashes"],
+)
+def test_the_arguments_of_a_call_are_indented_unless_they_nest_deeply(
+    opened: Opened, served: Served, args: str, shown: str
+) -> None:
+    page = opened(served(saying("x")).url)
+    address = page.get_attribute("link[href*='message.js']", "href")
+    assert page.evaluate(CALL, [f"/{address}", args]) == shown
 
 
 SAMPLE = """\

@@ -176,7 +176,29 @@ def test_several_processes_add_up(opened: Opened, two_processes: str) -> None:
         assert re.search(r"Serving processes\s*2", page.inner_text("#facts"))
 
 
+HIDDEN = """() => {
+  const later = setTimeout;
+  window.setTimeout = (call, ms) => later(call, ms === 30_000 ? 50 : ms);
+  Object.defineProperty(document, "hidden", { get: () => window.away });
+}"""
+
+
 def test_a_page_that_nobody_sees_stops_watching(opened: Opened, served: Served) -> None:
+    server = served(saying("x"))
+    page = opened(server.url)
+    page.wait_for_selector("#phase[data-kind=good]")
+    assert server.watched
+    page.evaluate(HIDDEN)
+    for away in (True, False):
+        page.evaluate("(away) => { window.away = away; }", away)
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        deadline = time.monotonic() + HANGS_S
+        while server.watched is away:
+            assert time.monotonic() < deadline
+            page.wait_for_timeout(20)
+
+
+def test_a_page_that_is_closed_leaves_no_connection(opened: Opened, served: Served) -> None:
     server = served(saying("x"))
     page = opened(server.url)
     page.wait_for_selector("#phase[data-kind=good]")

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from app.engine.base import Load
 from app.lifecycle import Phase
 from app.web.page import sampler
 from app.web.page.figures import Figures, Spread
@@ -143,6 +144,35 @@ async def test_with_a_key_the_files_are_open_and_the_events_are_not() -> None:
     assert (name, about["names"]) == ("about", ["hush"])
 
 
+async def test_without_a_key_nobody_fills_the_last_errors() -> None:
+    async with serve(ScriptedEngine("x"), API_KEY="right") as running:
+        for path in ("/", "/docs", "/openapi.json", "/favicon.ico", "/health", "/ui/files/x/y"):
+            for method in ("POST", "PUT", "OPTIONS"):
+                answer = await running.client.request(
+                    method, path, headers={"x-request-id": "mine"}, content=b"x"
+                )
+                assert answer.status_code == 405, path
+        assert "mine" not in [each.id for each in running.serving.recent_errors.last()]
+
+
+@pytest.mark.parametrize("path", ["/ui/events", "/metrics"])
+async def test_a_wrong_key_is_in_the_log_even_where_requests_are_not(path: str) -> None:
+    with capture_logs() as lines:
+        async with serve(ScriptedEngine("x"), API_KEY="right") as running:
+            assert (await running.client.get(path)).status_code == 401
+    (end,) = (each for each in lines if each["event"] == "request finished")
+    assert (end["log_level"], end["path"], end["status"]) == ("info", path, 401)
+
+
+@pytest.mark.parametrize("path", ["/docs/", "/docs//", "//docs/"])
+async def test_the_docs_are_where_their_relative_addresses_begin(path: str) -> None:
+    async with serve(ScriptedEngine("x"), API_KEY="right") as running:
+        url = httpx.URL(f"http://127.0.0.1:{running.port}{path}")
+        moved = await running.client.get(url)
+    assert moved.status_code == 308
+    assert url.join(moved.headers["location"]).path.replace("//", "/") == "/docs"
+
+
 def test_the_page_is_small() -> None:
     own = [path for path in STATIC.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in own) < 100_000
@@ -238,6 +268,41 @@ async def test_one_who_comes_as_the_last_one_leaves_is_served(
             async with watch(running) as watcher:
                 names = [name for name, _ in await watcher.events(5)]
             assert names[-3:] == ["sample"] * 3
+
+
+class Mute(ScriptedEngine):
+    """Says its load only while `says` is set."""
+
+    def __init__(self) -> None:
+        super().__init__("x")
+        self.asked = 0
+        self.says = asyncio.Event()
+        self.says.set()
+
+    async def loads(self) -> list[Load]:
+        self.asked += 1
+        await self.says.wait()
+        return await super().loads()
+
+
+async def test_an_engine_that_does_not_say_its_load_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sampler, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(sampler, "_LOADS_S", 0.05)
+    engine = Mute()
+    async with serve(engine) as running:
+        engine.asked = 0  # the start has asked, too
+        engine.says.clear()
+        for _ in range(3):
+            async with watch(running) as watcher:
+                *_, (_, sample) = await watcher.events(5)
+            assert sample["kv"] == [0, 0]
+        assert engine.asked == 1
+        engine.says.set()
+        async with watch(running) as watcher:
+            *_, (_, sample) = await watcher.events(5)
+    assert sample["kv"][1] > 0
 
 
 async def test_a_watcher_leaves_when_the_server_drains() -> None:

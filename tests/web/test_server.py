@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.errors import ConfigError
+from app.life.control import LocalControl
+from app.life.host import Launched
 from app.settings.catalogue import Settings
+from app.web import server
 from app.web.listening import bind, bind_several
 from tests.support.serving import settings
 
@@ -32,6 +37,20 @@ def test_connections_are_spread_over_the_sockets_of_one_port() -> None:
         each.close()
     assert sum(counts) == 64
     assert min(counts) > 8
+
+
+def test_a_start_that_fails_leaves_no_socket(tmp_path: Path) -> None:
+    async def launch(_: Any) -> Launched:
+        raise AssertionError("the start has failed before")
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        chosen = settings(UDS=str(tmp_path / "s"), PORT_HEALTH=port)
+        with bind(chosen) as listener:
+            control = LocalControl(chosen, lambda: None)
+            with pytest.raises(ConfigError, match="PORT_HEALTH: cannot listen"):
+                server.run(chosen, listener, launch, lambda: None, control)
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("first", [1, 2])

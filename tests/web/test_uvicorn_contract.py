@@ -21,7 +21,7 @@ async def test_uvicorn_is_still_as_our_connection_expects() -> None:
         "connection_made", "connection_lost", "data_received", "shutdown", "_should_upgrade",
         "_start_asgi_task", "on_message_begin", "on_url", "on_header", "on_headers_complete",
         "on_body", "on_message_complete", "timeout_keep_alive_handler", "pause_writing",
-        "resume_writing",
+        "resume_writing", "eof_received",
     }  # fmt: skip
     for name, ours in vars(BoundedHttp).items():
         if name in overridden:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.dialects.contract import EVENT_STREAM
@@ -21,6 +21,10 @@ page_router = APIRouter(include_in_schema=False)
 
 @router.get(DOCS)
 async def docs(request: Request) -> Response:
+    asked: bytes = request.scope["raw_path"]
+    slashes = len(asked) - len(asked.rstrip(b"/"))
+    if slashes:  # below it the document's relative addresses would lead nowhere
+        return RedirectResponse("../" * slashes + DOCS[1:], 308)
     return files.document("docs/index.html", request)
 
 

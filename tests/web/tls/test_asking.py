@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -66,12 +68,26 @@ async def test_check_asks_on_a_unix_socket(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--key", "/k"], ["--base-url", "https://x", "--ca", "/no/such/file"]]
+    "arguments",
+    [
+        ["--key", "/k"],
+        ["--base-url", "https://x", "--ca", "/no/such/file"],
+        ["--base-url", "http://x", "--ca", "/ca"],
+        ["--cert", "/c", "--key", "/k"],
+        ["--base-url", "https://x", "--uds", "/s"],
+    ],
 )
 def test_wrong_certificates_are_wrong_usage(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit:
         options(*arguments)
     assert exit.value.code == 2
+
+
+def test_a_unix_socket_is_asked_without_the_tls_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERTFILE", "/c.pem")
+    assert options("--uds", "/s").base_url.scheme == "http"
 
 
 @pytest.mark.parametrize("way", ["tls", "unix"])
@@ -98,6 +114,18 @@ async def test_a_load_client_that_knows_neither_asks_through_a_relay(
 
     async with asked() as flags:
         assert await asyncio.to_thread(ask, flags) == [200, 200, 200]
+
+
+def test_a_relay_ends_while_it_still_connects(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # it never answers the handshake
+        url = f"https://127.0.0.1:{mute.getsockname()[1]}"
+        began = time.monotonic()
+        with relayed(options("--base-url", url, "--ca", str(authority.file))) as address:
+            client = socket.create_connection(("127.0.0.1", httpx.URL(address).port or 0))
+            with client, mute.accept()[0]:
+                pass
+        assert time.monotonic() - began < 20  # the handshake's own limit is 60
 
 
 def test_a_plain_server_is_asked_directly() -> None:

@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.errors import ConfigError
-from app.web import tls
+from app.settings.catalogue import Settings
+from app.web import connection, tls
 from app.web.listening import bind
 from app.web.tls import read
 from tests.support.certificates import Authority
-from tests.support.raw_client import CHAT, GET, RawClient, post
+from tests.support.raw_client import CHAT, GET, STREAM, RawClient, post
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import HANGS_S, Running, eventually, serve, settings
 
@@ -194,6 +195,24 @@ async def test_a_client_that_reads_nothing_is_cut_off(authority: Authority) -> N
             await eventually(lambda: not running.connections)
 
 
+async def test_a_client_that_ends_tls_and_stays_is_gone(
+    authority: Authority, no_kernel_timeout: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads nothing of what was sent before its close_notify, which the loop waits for."""
+    monkeypatch.setattr(connection, "_TLS_UNREAD_BYTES", 100_000_000)
+    engine = ScriptedEngine("x" * 12_000_000, asyncio.Event())
+    async with serve(engine, WRITE_TIMEOUT="0.5", **authority.issue()) as running:
+        client = await asyncio.to_thread(_sender, running, authority.client(), post(STREAM))
+        with client:
+            await eventually(lambda: engine.running == 1)
+            await asyncio.sleep(0.5)  # the first part is on its way
+            client.setblocking(False)
+            with suppress(ssl.SSLError):  # it has the server's data to read before its end
+                client.unwrap()
+            await eventually(lambda: engine.aborted == 1 and running.gate.in_flight == 0)
+            await eventually(lambda: not running.connections)
+
+
 async def test_new_connections_get_the_new_certificate(
     authority: Authority, looks_often: None
 ) -> None:
@@ -228,6 +247,38 @@ async def test_a_broken_file_keeps_the_old_certificate_and_is_told_once(
             await eventually(lambda: _differs(running.port, context, before))
     told = [each for each in lines if each["event"].startswith("certificates: the old")]
     assert [each["reason"].split(":")[0] for each in told] == ["SSL_KEYFILE", "SSL_CERTFILE"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConfigError("SSL_KEYFILE: no"), OSError("too many files"), RuntimeError("no new thread")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_reading_that_failed_is_tried_again_and_told_once(
+    authority: Authority, looks_often: None, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    context = authority.client()
+    failures = [error] * 5
+
+    def fails(configured: Settings) -> ssl.SSLContext:
+        if failures:
+            raise failures.pop()
+        return read(configured)
+
+    with capture_logs() as lines:
+        async with serve(ScriptedEngine("hi"), client_tls=context, **authority.issue()) as running:
+            before = await _certificate(running.port, context)
+            monkeypatch.setattr(tls, "read", fails)
+            authority.issue()
+            await eventually(lambda: _differs(running.port, context, before))
+    assert _events(lines).count("certificates: the old ones stay in force") == 1
+
+
+def test_a_key_that_goes_while_it_is_read_is_named(tmp_path: Path) -> None:
+    missing = str(tmp_path / "server.key")
+    error = ssl.SSLError()
+    error.reason = "NO_START_LINE"
+    assert f"cannot read {missing}: No such" in tls._explained(error, "c.pem", missing)
 
 
 async def test_clients_need_a_certificate_of_the_authority(
@@ -342,17 +393,8 @@ async def _deaf(
     """A client that sends and then neither reads nor closes. Yields what reads the rest; `slow`: in
     six seconds."""
 
-    def ask() -> ssl.SSLSocket:
-        plain = socket.socket()
-        if slow:
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        plain.settimeout(HANGS_S)
-        plain.connect(("127.0.0.1", running.port))
-        client = context.wrap_socket(plain, server_hostname="localhost")
-        client.sendall(sent)
-        return client
-
-    client = await asyncio.to_thread(ask)
+    receives = 65_536 if slow else None
+    client = await asyncio.to_thread(_sender, running, context, sent, receives)
 
     def read() -> bytes:
         if slow:
@@ -361,3 +403,17 @@ async def _deaf(
 
     with client:
         yield lambda: b"".join(iter(read, b""))
+
+
+def _sender(
+    running: Running, context: ssl.SSLContext, sent: bytes, receives: int | None = None
+) -> ssl.SSLSocket:
+    """`receives`: the bytes that the client's kernel keeps for it."""
+    plain = socket.socket()
+    if receives is not None:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+    plain.settimeout(HANGS_S)
+    plain.connect(("127.0.0.1", running.port))
+    client = context.wrap_socket(plain, server_hostname="localhost")
+    client.sendall(sent)
+    return client

@@ -114,6 +114,8 @@ export class Chat {
   }
 
   push(message) {
+    // The conversation goes on: with the results, or without them.
+    for (const form of $("log").querySelectorAll(".results")) form.remove();
     const name = message.role === "user" ? "You" : message.role === "tool" ? `Result of ${message.name}` : message.model || this.model;
     const view = new MessageView(message, name, {
       edit: (each) => this.edit(each),
@@ -140,6 +142,7 @@ export class Chat {
     if (this.answering) return;
     view.edit((text) => {
       if (text === null) return $("text").focus();
+      if (this.answering || $("send").disabled) return false;
       const { pictures } = view.message;
       this.cutAt(this.views.indexOf(view));
       this.push({ role: "user", content: text, pictures });
@@ -155,8 +158,10 @@ export class Chat {
   }
 
   results(view, texts) {
+    if (this.answering || $("send").disabled || view !== this.views.at(-1)) return false;
     view.message.calls.forEach(({ id, name }, no) => this.push({ role: "tool", id, name, content: texts[no] }));
     this.answer();
+    return true;
   }
 
   stop() {

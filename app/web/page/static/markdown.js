@@ -255,6 +255,7 @@ function table(lines, at, made, budget) {
   const row = (kind, texts) =>
     element("tr", {}, ...head.map((_, no) => element(kind, kind === "th" ? { scope: "col" } : {}, ...inline(texts[no] ?? "", 0, budget))));
   const body = element("tbody");
+  budget.left -= head.length + 5;
   const top = element("thead", {}, row("th", head));
   for (at += 2; at < lines.length && lines[at].includes("|") && budget.left > 0; at += 1) {
     budget.left -= head.length + 1;
@@ -343,9 +344,10 @@ function link(text, at, depth, budget) {
 }
 
 function bare(text, at) {
+  if (/\w/.test(text[at - 1] ?? "")) return null;
   BARE.lastIndex = at;
   const match = BARE.exec(text);
-  if (!match || /\w/.test(text[at - 1] ?? "")) return null;
+  if (!match) return null;
   const address = match[0].replace(/[.,;:!?)*_~]{1,8}$/, "");
   const href = safe(address);
   return href ? { node: anchor(href, address), to: at + address.length } : null;

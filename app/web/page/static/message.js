@@ -87,7 +87,8 @@ export class MessageView {
     );
   }
 
-  // Fields for what the called tools have answered; the conversation goes on with them.
+  // Fields for what the called tools have answered; the conversation goes on with them. They stay
+  // until `results` returns true.
   askForResults() {
     const fields = this.message.calls.map((each) => element("textarea", { rows: "2", "aria-label": `Result of ${each.name}` }));
     const form = element(
@@ -98,13 +99,13 @@ export class MessageView {
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      form.remove();
-      this.on.results(this, fields.map((field) => field.value));
+      if (this.on.results(this, fields.map((field) => field.value))) form.remove();
     });
     this.calls.append(form);
   }
 
-  // In place of the text a field with it; `done` gets the new text, or null.
+  // In place of the text a field with it; `done` gets the new text, or null. If it returns false, the
+  // field stays: the text cannot be sent now.
   edit(done) {
     const field = element("textarea", { rows: "3", "aria-label": "Message" });
     field.value = this.message.content;
@@ -115,9 +116,9 @@ export class MessageView {
       element("div", { class: "row" }, element("button", { class: "primary" }, "Send"), button("Cancel", () => end(null))),
     );
     const end = (text) => {
+      if (done(text) === false) return;
       form.replaceWith(this.body);
       this.actions.hidden = false;
-      done(text);
     };
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -145,13 +146,28 @@ function callView({ name, args }) {
   return block;
 }
 
+const MOST_NESTING = 50;
+
+// Each level indents every line within it: what nests deeply would be a thousand times as long.
 function pretty(args) {
   if (args.length > 100_000) return args;
   try {
-    return JSON.stringify(JSON.parse(args), null, 2);
+    const value = JSON.parse(args);
+    return nesting(args) > MOST_NESTING ? args : JSON.stringify(value, null, 2);
   } catch {
     return args;
   }
+}
+
+// How many levels valid JSON has.
+function nesting(json) {
+  let deepest = 0;
+  let depth = 0;
+  for (const mark of json.replace(/"(?:[^"\\]|\\.)*"/g, "")) {
+    if (mark === "[" || mark === "{") deepest = Math.max(deepest, (depth += 1));
+    else if (mark === "]" || mark === "}") depth -= 1;
+  }
+  return deepest;
 }
 
 const ENDS = { length: "cut at the most tokens", content_filter: "filtered" };
