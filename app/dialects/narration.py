@@ -94,14 +94,14 @@ class _Answers:
         for event in beat:
             match event:
                 case TextDelta(text, index):
-                    self._choices[index].text.append(self._bounded(text))
+                    self._keep(self._choices[index].text, text)
                 case ReasoningDelta(text, index):
-                    self._choices[index].reasoning.append(self._bounded(text))
+                    self._keep(self._choices[index].reasoning, text)
                 case ToolCallStarted(name=name, index=index):
                     calls = self._choices[index].calls
-                    calls.append(self._bounded(f" {name} " if calls else f"{name} "))
+                    self._keep(calls, f" {name} " if calls else f"{name} ")
                 case ToolCallDelta(arguments=arguments, index=index):
-                    self._choices[index].calls.append(self._bounded(arguments))
+                    self._keep(self._choices[index].calls, arguments)
                 case Finished(reason, index):
                     self._choices[index].finish_reason = reason
 
@@ -118,8 +118,8 @@ class _Answers:
             shown = {name: value for name, value in fields.items() if value is not None}
             log.debug("answer", id=id, **shown)
 
-    def _bounded(self, text: str) -> str:
-        kept = text[: self._room]
-        self._room -= len(kept)
+    def _keep(self, parts: list[str], text: str) -> None:
+        if kept := text[: self._room]:
+            parts.append(kept)
+            self._room -= len(kept)
         self._cut = self._cut or len(kept) < len(text)
-        return kept

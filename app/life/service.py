@@ -146,7 +146,10 @@ async def live(work: Work, service: Service) -> int:
     """Serve until the end; returns the exit code, unless the process has to exit at once."""
     lifecycle, control = service.lifecycle, service.control
     AWAKE.start()
-    notifier = Notifier.of(service.settings, lifecycle) if control.peers is None else None
+    notifier = None
+    if control.peers is None:  # of several processes the parent notifies
+        extra_s = work.extra_drain_s + work.extra_answers_s + _FAILED_ANSWERS_S
+        notifier = Notifier.of(service.settings, lifecycle, extra_end_s=extra_s)
     telling = asyncio.create_task(notifier.run()) if notifier is not None else None
     await control.open(lifecycle, service.gate)
     running = await work.start()
@@ -159,6 +162,8 @@ async def live(work: Work, service: Service) -> int:
         # A lost engine cannot be closed, and a start that hangs cannot be awaited.
         code = exit_code(lifecycle, service.host)
         log.error("exiting", reason=lifecycle.reason, code=code)
+        if service.tracing is not None:  # the requests that it ended have spans
+            await service.tracing.close()
         exit_now(code, service.cleanup)
     if running.done() and not running.cancelled() and (error := running.exception()) is not None:
         log.error("the server failed", error=repr(error), exc_info=error)

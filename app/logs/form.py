@@ -87,6 +87,8 @@ def _renderer(style: Style, colors: bool) -> Any:
 
 _OF_SEVERAL_LINES = ("event", "exception", "stack")
 """Fields that may have line breaks: what they say is the program's or a library's."""
+_INDENT = " " * 4
+"""Of the further lines of a library's text: what a client sent must not pass for a line."""
 
 
 def _printable(event: EventDict) -> EventDict:
@@ -94,9 +96,9 @@ def _printable(event: EventDict) -> EventDict:
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():
             kept = "\n\t" if name in _OF_SEVERAL_LINES else ""
-            event[name] = "".join(
-                [c if c.isprintable() or c in kept else _escaped(c) for c in value]
-            )
+            text = "".join([c if c.isprintable() or c in kept else _escaped(c) for c in value])
+            is_foreign = name == "event" and event.get("logger", NAME) != NAME
+            event[name] = text.replace("\n", f"\n{_INDENT}") if is_foreign else text
     return event
 
 

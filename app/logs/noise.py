@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 _PLUGINS = "sglang.srt.plugins"
+"""What it says at info; a plugin that fails is its warning."""
 _BEGINNINGS = (
     "server_args=",  # 18,000 characters, twice; `settings` shows what is in force
     "Ignore import error when loading ",  # of models that are not served
@@ -29,8 +30,12 @@ def demote(record: logging.LogRecord) -> bool:
         record.levelno >= logging.ERROR
         or not record.name.startswith("sglang")
         or not isinstance(text, str)
-        or not (text.startswith(_BEGINNINGS) or record.name.startswith(_PLUGINS))
+        or not (text.startswith(_BEGINNINGS) or _is_of_plugins(record))
     ):
         return False
     record.levelno, record.levelname = logging.DEBUG, "DEBUG"
     return True
+
+
+def _is_of_plugins(record: logging.LogRecord) -> bool:
+    return record.levelno <= logging.INFO and record.name.startswith(_PLUGINS)

@@ -8,6 +8,7 @@ them are written before it, so that nothing that would explain it is missing.
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import TextIO, TypeAlias
@@ -24,7 +25,14 @@ _COLUMNS = 80
 """Of a terminal that does not say."""
 _COVERED = frozenset({"listening", "phase", "request started", "downloading the model"})
 _STILL = "still "
-_TRACEBACKS = ("Traceback (most recent call last):", "Fatal Python error:")
+_INTERRUPTED = "stopped before the model was loaded"
+"""What is held back may say why it took so long."""
+_RANK = re.compile(r"^\[rank\d+\]: ?")
+"""What torch writes before each line of a traceback."""
+_BEGINNING = re.compile(
+    r"Fatal Python error:|.*Traceback \(most recent call last\):|.*\(most recent call first\):$"
+)
+"""Of a traceback, or of the stack of a native crash."""
 
 Source: TypeAlias = Callable[[], Progress | None]
 """Says how far the start is; None: it has ended."""
@@ -49,6 +57,8 @@ class HoldingForm:
                 return self._released() + text
         elif level in ("error", "critical"):
             return text if _is_wrong_setting(line) else self._released() + text
+        elif name == NAME and event == _INTERRUPTED:
+            return self._released() + text
         elif level == "warning" or (name == NAME and not _is_covered(event)):
             return text
         self._held.append(text)
@@ -57,10 +67,11 @@ class HoldingForm:
 
     def _begins_or_goes_on(self, event: str) -> bool:
         """A traceback that was printed. Its end is the first line that is not indented."""
-        if event.startswith(_TRACEBACKS):
+        text = _RANK.sub("", event)
+        if _BEGINNING.match(text):
             self._in_traceback = True
             return True
-        was, self._in_traceback = self._in_traceback, self._in_traceback and event[:1] == " "
+        was, self._in_traceback = self._in_traceback, self._in_traceback and text[:1] == " "
         return was
 
     def _released(self) -> str:

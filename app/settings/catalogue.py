@@ -1081,6 +1081,19 @@ class Settings(BaseModel):
         help="Only `http/protobuf`, the default, is spoken. OpenTelemetry's other variables "
         "(OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, ...) are its own.",
     )
+    otel_exporter_otlp_traces_protocol: str | None = LOGS.setting(
+        None, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", help="The same, for traces alone."
+    )
+    otel_traces_exporter: str | None = LOGS.setting(
+        None,
+        "OTEL_TRACES_EXPORTER",
+        help="`none`: there are no traces, though a collector is set.",
+    )
+    otel_sdk_disabled: bool = LOGS.setting(
+        False,
+        "OTEL_SDK_DISABLED",
+        help="There are no traces, though a collector is set.",
+    )
 
     # -- warm-up ----------------------------------------------------------------------------------
     warmup_on_start: bool = WARM_UP.setting(
@@ -1326,14 +1339,27 @@ class Settings(BaseModel):
         return _ANY in self.served_model_name
 
     @property
-    def traces_endpoint(self) -> str | None:
-        """Where spans are sent; None: nowhere."""
+    def collector(self) -> str | None:
+        """Where spans would be sent; None: nowhere."""
         if (
             self.otel_exporter_otlp_traces_endpoint is not None
             or self.otel_exporter_otlp_endpoint is None
         ):
             return self.otel_exporter_otlp_traces_endpoint
         return self.otel_exporter_otlp_endpoint.rstrip("/") + "/v1/traces"
+
+    @property
+    def traces_switched_off_by(self) -> str | None:
+        """The variable that says so, whatever the collector is."""
+        if self.otel_sdk_disabled:
+            return "OTEL_SDK_DISABLED"
+        exporter = (self.otel_traces_exporter or "").strip().lower()
+        return "OTEL_TRACES_EXPORTER" if exporter == "none" else None
+
+    @property
+    def traces_endpoint(self) -> str | None:
+        """Where spans are sent; None: nowhere."""
+        return self.collector if self.traces_switched_off_by is None else None
 
     @property
     def health_port(self) -> int | None:

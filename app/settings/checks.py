@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -140,6 +140,10 @@ def _check_default_sampling(settings: Settings, origins: Mapping[str, str]) -> N
             raise ConfigError(f"{origin}: {name} must be a number from {least:,} to {most:,}")
 
 
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*=[ !#-+\--:<-\[\]-~\t]*")
+"""Of the list in a variable, as OpenTelemetry takes it: `name=value`."""
+
+
 def _check_traces(settings: Settings, origins: Mapping[str, str]) -> None:
     if (url := settings.traces_endpoint) is None:
         return
@@ -151,12 +155,31 @@ def _check_traces(settings: Settings, origins: Mapping[str, str]) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"{origins[field]}: must be http(s)://HOST:PORT")
-    protocol = settings.otel_exporter_otlp_protocol
+    _check_headers_for_collector(settings, origins)
+    field = (
+        "otel_exporter_otlp_traces_protocol"
+        if settings.otel_exporter_otlp_traces_protocol
+        else "otel_exporter_otlp_protocol"
+    )
+    protocol = getattr(settings, field)
     if protocol is not None and protocol != "http/protobuf":
         raise ConfigError(
-            f"{origins['otel_exporter_otlp_protocol']}={protocol[:20]!r} is not spoken, only "
+            f"{origins[field]}={protocol[:20]!r} is not spoken, only "
             "http/protobuf, for which collectors listen on port 4318"
         )
+
+
+def _check_headers_for_collector(settings: Settings, origins: Mapping[str, str]) -> None:
+    """OpenTelemetry would log what it cannot read, and it may be a key."""
+    for field in ("otel_exporter_otlp_headers", "otel_exporter_otlp_traces_headers"):
+        headers = getattr(settings, field) or SecretStr("")
+        for pair in headers.get_secret_value().split(","):
+            pair = pair.strip(" \t")
+            if pair and not (_HEADER.fullmatch(pair) and unquote(pair).isprintable()):
+                raise ConfigError(
+                    f"{origins[field]}: must be name=value,name=value; in a value, "
+                    'percent-encode what is not ASCII, and any of ",;\\'
+                )
 
 
 _SOCKET_PATH_BYTES = 107

@@ -34,6 +34,7 @@ from app import __version__
 from app.logs import setup as logs
 from app.logs.setup import log
 from app.settings.catalogue import Settings
+from app.settings.secrets import hidden
 from app.stats import RequestStats
 from app.tracing.spans import Ending, carried
 
@@ -50,19 +51,21 @@ _COMPLAINTS_S = 60.0
 
 class OtlpTracing:
     def __init__(self, settings: Settings) -> None:
-        """Reads SDK's variables; wrong values are its warnings."""
+        """Reads SDK's variables; wrong values are its warnings, or ValueError."""
         endpoint = settings.traces_endpoint
         assert endpoint is not None
         for name in ("opentelemetry.exporter.otlp.proto.http.trace_exporter",
                      "opentelemetry.sdk._shared_internal"):  # fmt: skip
             logging.getLogger(name).addFilter(_Seldom())
+        # It warns of each malformed `tracestate` with its text, before the client has shown a key.
+        logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
         exporter = OTLPSpanExporter(endpoint, headers=_headers(settings))
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("serve-hathora", __version__)
         self._model = settings.names[0]
         logs.show_traces()
-        log.info("traces are exported", endpoint=endpoint)
+        log.info("traces are exported", endpoint=hidden(endpoint))
 
     def begin(
         self, operation: str, route: str, headers: Iterable[tuple[bytes, bytes]], began: float
@@ -108,10 +111,13 @@ class OtlpSpan:
         self._span, self._operation, self._model = span, operation, model
         self._began, self._wall_ns = began, wall_ns
         context = span.get_span_context()
-        id = format_trace_id(context.trace_id)
-        onward = {"traceparent": f"00-{id}-{context.span_id:016x}-{context.trace_flags:02x}"}
-        if context.trace_state:
-            onward["tracestate"] = context.trace_state.to_header()
+        id: str | None = None
+        onward: dict[str, str] | None = None
+        if context.is_valid:  # the SDK may be off, whatever the settings say
+            id = format_trace_id(context.trace_id)
+            onward = {"traceparent": f"00-{id}-{context.span_id:016x}-{context.trace_flags:02x}"}
+            if context.trace_state:
+                onward["tracestate"] = context.trace_state.to_header()
         self._tokens = carried.set(onward), logs.trace_id.set(id)
 
     def end(self, ending: Ending) -> None:

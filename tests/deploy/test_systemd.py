@@ -31,6 +31,11 @@ def test_a_wrong_setting_is_not_tried_again_and_a_drain_has_its_time() -> None:
     assert int(values("TimeoutStopSec")[0]) > DECLARATIONS["drain_timeout_s"].default
 
 
+@pytest.mark.parametrize("name", ["PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock"])
+def test_nothing_takes_the_gpu_away(name: str) -> None:
+    assert values(name) == []
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
 def test_systemd_has_nothing_to_say_about_it(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name

@@ -10,6 +10,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from app.dialects.narration import _Answers
+from app.events import ReasoningDelta, TextDelta, ToolCallDelta
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import Running, eventually, serve
 
@@ -90,6 +92,14 @@ async def test_a_long_answer_is_cut(most: str, text: str, lines: list[Any]) -> N
         await running.chat()
     (answer,) = answers(lines)
     assert (answer["text"], answer["cut"]) == (text, True)
+
+
+def test_an_answer_that_is_cut_takes_no_more_memory() -> None:
+    answers = _Answers(7)
+    for _ in range(1000):
+        answers.add([TextDelta("x", 0), ReasoningDelta("", 0), ToolCallDelta(0, "{}", 0)])
+    (choice,) = answers._choices.values()
+    assert sum(map(len, (choice.text, choice.reasoning, choice.calls))) <= 7
 
 
 async def test_an_answer_that_is_broken_off_is_logged_as_far_as_it_was(lines: list[Any]) -> None:

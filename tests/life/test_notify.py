@@ -86,6 +86,43 @@ async def test_a_failure_is_told_in_one_line(tmp_path: Path) -> None:
     assert told == {"STOPPING": "1", "STATUS": "dead: the engine is gone"}
 
 
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [("", "dead"), ("\n", "dead"), ("half \ud83d a pair", "dead: half ? a pair")],
+)
+async def test_any_reason_is_told(tmp_path: Path, reason: str, status: str) -> None:
+    with listening(path := str(tmp_path / "n")) as manager:
+        lifecycle = Lifecycle()
+        Notifier(settings(NOTIFY_SOCKET=path), lifecycle)
+        lifecycle.enter(Phase.DEAD, reason)
+        told = heard(manager)
+    assert told == {"STOPPING": "1", "STATUS": status}
+
+
+async def test_what_could_not_be_sent_is_the_first_of_the_next_message(tmp_path: Path) -> None:
+    lifecycle = Lifecycle()
+    path = str(tmp_path / "n")
+    notifier = Notifier(settings(NOTIFY_SOCKET=path), lifecycle)
+    lifecycle.enter(Phase.READY)
+    with listening(path) as manager:
+        telling = asyncio.create_task(notifier.run())
+        told = await asyncio.to_thread(heard, manager)
+        telling.cancel()
+        lifecycle.enter(Phase.DRAINING)
+        then = heard(manager)
+    assert list(told.items()) == [("READY", "1"), ("STATUS", "ready")]
+    assert "READY" not in then
+
+
+async def test_an_end_that_hangs_gets_no_more_time(tmp_path: Path) -> None:
+    with listening(path := str(tmp_path / "n")) as manager:
+        for drain_timeout, more_time in (("30", True), ("0", False)):
+            lifecycle = Lifecycle()
+            Notifier(settings(NOTIFY_SOCKET=path, DRAIN_TIMEOUT=drain_timeout), lifecycle)
+            lifecycle.enter(Phase.DRAINING)
+            assert ("EXTEND_TIMEOUT_USEC" in heard(manager)) == more_time
+
+
 async def test_the_watchdog_is_fed_while_the_event_loop_turns(tmp_path: Path) -> None:
     path = str(tmp_path / "n")
     with listening(path) as manager:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -34,7 +35,21 @@ def test_a_librarys_record_keeps_its_lines_and_loses_its_escapes(style: str) -> 
     text = Form(style, colors=False).text(record)  # type: ignore[arg-type]
     assert "\x1b" not in text
     assert "\x07" not in text
-    assert ("two\n\tlines" in text) == (style == "console")
+    assert ("two\n    \tlines" in text) == (style == "console")
+
+
+@pytest.mark.parametrize("style", ["console", "text"])
+@pytest.mark.parametrize("of_child", [False, True])
+def test_a_librarys_text_does_not_forge_a_line(style: str, of_child: bool) -> None:
+    said = "client sent\n2026-11-27 14:00:00,000 - serve_hathora - ERROR - forged\r\nmore"
+    line: Any = logging.LogRecord("sglang", logging.WARNING, "", 0, said, None, None)
+    if of_child:
+        at = "2026-11-27T13:03:12Z"
+        line = {"event": said, "level": "warning", "logger": "sglang", "timestamp": at}
+    first, *rest = Form(style, colors=False).text(line).splitlines()  # type: ignore[arg-type]
+    assert first.endswith("client sent")
+    assert len(rest) == 2
+    assert all(each.startswith("    ") for each in rest)
 
 
 def test_an_exceptions_text_loses_its_escapes() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.logs.form import Form
+from app.logs.form import NAME, Form
 from app.logs.terminal import HoldingForm
 from tests.support.serving import HANGS_S
 from tests.support.terminal import ROOT, Terminal, opened
@@ -163,16 +163,35 @@ def test_a_bounded_number_is_held() -> None:
     assert error == "error sglang: x"
 
 
-def test_a_traceback_that_is_printed_is_shown_to_its_end() -> None:
-    printed = ["a warning", "Traceback (most recent call last):", '  File "x"', "ValueError: 7"]
-    shown = told(*[line(each, logger="output") for each in [*printed, "and on"]])
+@pytest.mark.parametrize(
+    "traceback",
+    [
+        ["Traceback (most recent call last):", '  File "x"', "ValueError: 7"],
+        ["[rank0]: Traceback (most recent call last):", '[rank0]:   File "x"', "[rank0]: X: 7"],
+        ["  + Exception Group Traceback (most recent call last):", '  |   File "x"', "  | X: 7",
+         "  +-+---------------- 1 ----------------", "    | X: 8", "    +-------------------"],
+        ["Fatal Python error: Segmentation fault", "Thread 0x1 (most recent call first):",
+         '  File "x"', "Current thread 0x2 [main] (most recent call first):", '  File "x"',
+         '  File "y"', "Extension modules: torch"],
+    ],
+)  # fmt: skip
+def test_a_traceback_that_is_printed_is_shown_to_its_end(traceback: list[str]) -> None:
+    after = ["X: 9", "held"] if traceback[-1].startswith(" ") else ["held"]
+    shown = told(*[line(each, logger="output") for each in ["a warning", *traceback, *after]])
     assert shown == [
         "-- 1 lines that were held back:",
         "output: a warning",
         "--",
-        "output: Traceback (most recent call last):",
-        'output:   File "x"',
-        "output: ValueError: 7",
+        *[f"output: {each}" for each in [*traceback, *after[:-1]]],
+    ]
+
+
+def test_a_start_that_is_interrupted_shows_what_was_held_back() -> None:
+    assert told(line("hangs"), line("stopped before the model was loaded", logger=NAME)) == [
+        "-- 1 lines that were held back:",
+        "sglang: hangs",
+        "--",
+        "stopped before the model was loaded",
     ]
 
 

@@ -18,6 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.errors import ConfigError, EngineDied
+from app.logs import setup as logs
 from app.tracing import otlp
 from app.tracing.opening import tracing_of
 from app.tracing.spans import carried
@@ -147,6 +148,19 @@ async def test_a_header_that_is_wrong_begins_a_trace_anew(
     assert answer.status_code == 200
     assert span.parent_id == ""
     assert span.trace_id not in ("0" * 32, PARENT[3:35])
+
+
+async def test_a_clients_state_is_not_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with traced() as (running, collector):
+        for state in ("forged text", "a=1,a=2", "A=1", ",".join(f"k{n}=1" for n in range(40))):
+            await running.client.post(
+                "/v1/completions",
+                json={"model": "default", "prompt": "hi"},
+                headers={"traceparent": PARENT, "tracestate": state},
+            )
+        await eventually(lambda: len(collector.spans) == 4)
+    assert {span.trace_id for span in collector.spans} == {PARENT[3:35]}
+    assert not [each for each in caplog.records if each.name.startswith("opentelemetry")]
 
 
 async def test_a_client_that_does_not_sample_is_not_sampled() -> None:
@@ -314,6 +328,13 @@ def test_without_a_collector_nothing_of_opentelemetrys_sdk_is_imported() -> None
             {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
             "OTEL_EXPORTER_OTLP_PROTOCOL='grpc' is not spoken, only http/protobuf",
         ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc",
+            },
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL='grpc' is not spoken",
+        ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "must be http"),
     ],
 )
@@ -322,6 +343,60 @@ def test_a_collector_that_cannot_be_spoken_to_ends_the_start(
 ) -> None:
     with pytest.raises(ConfigError, match=line):
         settings(**{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317", **environment})
+
+
+@pytest.mark.parametrize(
+    "variable", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"]
+)
+@pytest.mark.parametrize(
+    "headers", ["sk-secret", "=sk-secret", "a=1,sk-secret", 'k="sk-secret"', "k=sk-secret%0a"]
+)
+def test_headers_that_are_wrong_are_refused_without_their_text(variable: str, headers: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{variable}: must be name=value") as caught:
+        settings(OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318", **{variable: headers})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("OTEL_BSP_MAX_QUEUE_SIZE", "0"), ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+     ("OTEL_SPAN_EVENT_COUNT_LIMIT", "many")],
+)  # fmt: skip
+def test_a_value_that_opentelemetry_refuses_ends_the_start(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=r"^OpenTelemetry: "):
+        tracing_of(settings(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9"))
+
+
+async def test_the_collectors_credentials_are_not_in_the_log() -> None:
+    with capture_logs() as lines:
+        tracing = tracing_of(settings(OTEL_EXPORTER_OTLP_ENDPOINT="http://me:secret@127.0.0.1:9"))
+        assert tracing is not None
+        await tracing.close()
+    assert [each["endpoint"] for each in lines] == ["http://***@127.0.0.1:9/v1/traces"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_SDK_DISABLED", "True"), ("OTEL_TRACES_EXPORTER", "none")]
+)
+def test_what_switches_opentelemetry_off_is_honoured(variable: str, value: str) -> None:
+    collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    off = settings(**collector, **{variable: value, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+    with capture_logs() as lines:
+        assert tracing_of(off) is None
+        assert tracing_of(settings(**{variable: value})) is None
+    assert [each["reason"] for each in lines] == [f"{variable} says so"]
+
+
+async def test_a_span_of_an_sdk_that_is_off_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    tracing = tracing_of(settings(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9"))
+    assert tracing is not None
+    tracing.begin("chat", "/v1/chat/completions", [], time.perf_counter())
+    assert (carried.get(), logs.trace_id.get()) == (None, None)
+    await tracing.close()
 
 
 def test_the_address_for_traces_alone_is_taken_as_it_is() -> None:
