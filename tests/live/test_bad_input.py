@@ -113,7 +113,7 @@ BODIES: list[tuple[str, bytes | dict[str, Any], int, str | None]] = [
     (CHAT, {"messages": HI, "tools": [tool("a")], "tool_choice": ALLOW_B}, 400,
      "tool_choice.allowed_tools.tools[0]"),
     (CHAT, {"messages": HI, "tool_choice": "auto"}, 400, "tool_choice"),
-    (CHAT, {"messages": HI, "functions": [{"name": "a"}]}, 400, "functions"),
+    (CHAT, {"messages": HI, "functions": "a"}, 400, "functions"),
     (CHAT, {"messages": HI, "response_format": {"type": "xml"}}, 400, "response_format.type"),
     (CHAT, {"messages": HI, "response_format": {"type": "json_schema"}}, 400,
      "response_format.json_schema"),

@@ -169,8 +169,10 @@ def test_the_yields_of_a_stream_grow(worker: LiveWorker) -> None:
     job = worker.ask({**story(40, stream=True), "max_batch_size": 9})
     sizes = [len(piece["choices"][0]["tokens"]) for piece in job.output]
     print(f"pieces of each yield: {sizes}")
-    assert sizes[:3] == [1, 3, 9]
-    assert max(sizes) == 9
+    # What has waited for its time goes out smaller.
+    assert all(size <= most for size, most in zip(sizes, [1, 3, *[9] * len(sizes)], strict=False))
+    assert sizes[0] == 1
+    assert max(sizes) > 3
     assert job.times[-1] - job.times[0] > 0.05
 
 
