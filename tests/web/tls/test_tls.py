@@ -179,7 +179,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_its_last_answer(
     authority: Authority,
 ) -> None:
     text = "x" * 12_000_000
-    async with serve(ScriptedEngine(text), WRITE_TIMEOUT="1.5", **authority.issue()) as running:
+    async with serve(ScriptedEngine(text), WRITE_TIMEOUT="4", **authority.issue()) as running:
         ending = post(CHAT, b"connection: close")
         async with _deaf(running, authority.client(), ending, slow=True) as rest:
             assert text.encode() in await asyncio.to_thread(rest)
