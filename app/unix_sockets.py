@@ -18,7 +18,7 @@ from pathlib import Path
 from app.errors import ConfigError
 
 _LOCK_S = 5.0
-"""For servers that start at the same moment. Whoever may open the folder can lock it for ever."""
+"""For servers that start at the same moment. Any user who may open the folder can hold it."""
 
 
 def bind(path: str, *, mode: int, backlog: int) -> socket.socket:
@@ -28,7 +28,7 @@ def bind(path: str, *, mode: int, backlog: int) -> socket.socket:
         with _alone_in(Path(path).parent):
             _remove_dead(path)
             listener.bind(path)
-            os.chmod(path, mode)  # before `listen`: until then nobody can connect
+            os.chmod(path, mode)  # before `listen`: until then no client can connect
             listener.listen(backlog)
     except OSError as error:
         listener.close()

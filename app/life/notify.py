@@ -48,7 +48,7 @@ class Notifier:
     def of(
         cls, settings: Settings, lifecycle: Lifecycle, *, extra_end_s: float = 0.0
     ) -> Notifier | None:
-        """None: nobody has asked to be told."""
+        """None: NOTIFY_SOCKET is not set."""
         if settings.notify_socket is None:
             return None
         return cls(settings, lifecycle, extra_end_s=extra_end_s)

@@ -66,7 +66,7 @@ def read_bytes(
 
 
 def _untrusted(status: os.stat_result) -> str | None:
-    """Why a file that nobody has named may not be the operator's."""
+    """Why a file that no setting names may not be the operator's."""
     if status.st_mode & stat.S_IWOTH:
         return "every user can change it"
     if status.st_mode & stat.S_IWGRP:

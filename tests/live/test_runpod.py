@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 import pytest
 
+from app.runpod.batches import PATIENCE_S
 from tests.live.conftest import ENGINE, MODELS, ROOT, LiveServer
 from tests.support import processes, sse
 from tests.support.machine import allowed
@@ -169,10 +171,13 @@ def test_the_yields_of_a_stream_grow(worker: LiveWorker) -> None:
     job = worker.ask({**story(40, stream=True), "max_batch_size": 9})
     sizes = [len(piece["choices"][0]["tokens"]) for piece in job.output]
     print(f"pieces of each yield: {sizes}")
-    # What has waited for its time goes out smaller.
-    assert all(size <= most for size, most in zip(sizes, [1, 3, *[9] * len(sizes)], strict=False))
+    planned = [1, 3, *[9] * len(sizes)]
+    waits = [after - before for before, after in pairwise(job.times)]
+    for size, most, waited_s in list(zip(sizes[1:], planned[1:], waits, strict=False))[:-1]:
+        # On a busy machine a smaller one goes out when its first piece has waited long enough.
+        assert size == most or (size < most and waited_s > 0.5 * PATIENCE_S)
     assert sizes[0] == 1
-    assert max(sizes) > 3
+    assert max(sizes) == 9
     assert job.times[-1] - job.times[0] > 0.05
 
 

@@ -183,7 +183,7 @@ class PublicEngine:
             if not ended:
                 engine.tokenizer_manager.abort_request(rid=id)
             raise
-        except Exception as error:
+        except Exception as error:  # SGLang's may be anything; the request gets its answer below
             log.error("SGLang's API failed", exc_info=error)
         finally:
             if not ended:

@@ -55,7 +55,7 @@ async def launch(settings: Settings, runtime: RuntimeDir, starting: Starting) ->
         model, tokenizing = await reading
     except (StartError, EngineLost):
         raise
-    except Exception as error:
+    except Exception as error:  # of SGLang's or of the model's files: the start says it in a line
         if (killed := watch.killed()) is not None:
             raise EngineLost(killed) from error
         reason = runtime.last_error() or f"{type(error).__name__}: {error}".splitlines()[0][:800]
