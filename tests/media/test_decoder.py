@@ -15,7 +15,6 @@ from app.errors import InvalidRequest, Unavailable
 from app.media import decoder as decoding
 from app.media.decoder import Decoder
 from tests.support.pictures import BOUNDS, NOISE, RED, encoded
-from tests.support.processes import alive
 from tests.support.serving import eventually
 
 PARAM = "messages[0].content[1].image_url.url"
@@ -82,14 +81,15 @@ async def test_a_process_that_ends_costs_one_request(decoder: Decoder) -> None:
     await eventually(lambda: bool(psutil.Process(pid).children()))
     (child,) = psutil.Process(pid).children()
     child.suspend()  # it would answer all the same
-    before = {slot.pixels for slot in decoder._slots}
+    (its,) = [os.dup(slot.pixels) for slot in decoder._slots if slot.process.pid == pid]
     os.kill(pid, signal.SIGKILL)
     child.kill()
     with pytest.raises(Unavailable):
         await large
     # Another file: what is left of that process cannot write into the next picture.
     assert len(decoder._slots) == 2
-    assert before != {slot.pixels for slot in decoder._slots} or not alive(child)
+    assert os.fstat(its).st_ino not in {os.fstat(slot.pixels).st_ino for slot in decoder._slots}
+    os.close(its)
     for _ in range(3):
         assert (await decoder.decode(picture, longest=None, param=PARAM)).width == 300
 
