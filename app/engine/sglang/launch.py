@@ -30,7 +30,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from app import signals
-from app.engine.base import EngineLost, Starting
+from app.engine.base import Starting
 from app.engine.environment import RuntimeDir
 from app.engine.model_cache import called
 from app.engine.sglang import shared_memory
@@ -57,6 +57,7 @@ from app.engine.sglang.options import engine_options, sends_ids
 from app.engine.sglang.pictures import processor_of
 from app.engine.sglang.pooling import Pooling
 from app.engine.sglang.shared import SharedEngine
+from app.engine.sglang.start_errors import told_in_a_line
 from app.engine.sglang.watch import Watch
 from app.errors import StartError
 from app.logs.setup import log
@@ -88,16 +89,8 @@ async def launch(
     )
     watching = loop.create_task(watch.gather(built))
     try:
-        engine, pools = await watch.unless_lost(built)
-    except (StartError, EngineLost):
-        raise
-    except Exception as error:
-        if (killed := watch.killed()) is not None:
-            raise EngineLost(killed) from error
-        reason = runtime.last_error() or f"{type(error).__name__}: {error}".splitlines()[0][:800]
-        if installed() != TRUSTED:
-            reason += f" (SGLang {installed()} is not the tested release; ENGINE=sglang-public)"
-        raise StartError(f"the engine could not be started: {reason}") from error
+        with told_in_a_line(watch, runtime, hint=_hint()):
+            engine, pools = await watch.unless_lost(built)
     finally:
         watching.cancel()
     if settings.node_rank:
@@ -121,6 +114,13 @@ async def launch(
         memory=EngineMemory(engine.tokenizer_manager) if _sleeps(settings, engine) else None,
         default_sampling=settings.default_sampling,
     )
+
+
+def _hint() -> str:
+    release = installed()
+    if release == TRUSTED:
+        return ""
+    return f" (SGLang {release} is not the tested release; ENGINE=sglang-public)"
 
 
 def _by_public_api_only(settings: Settings) -> bool:

@@ -42,12 +42,7 @@ def engine_options(
     name = called(settings.model_path, model_path)
     if name != model_path:
         options.setdefault("served_model_name", name)  # in its metrics
-    if settings.custom_chat_template:
-        template = runtime.path / "chat-template.jinja"
-        template.write_text(settings.custom_chat_template)
-        options["chat_template"] = str(template)
-    if settings.tokenizer_revision:
-        options["tokenizer_path"] = tokenizer_at(settings.tokenizer_revision, settings, options)
+    name_files(options, settings, runtime)
     look_into_cache(options, settings)
     hardware.complete(options, tp_size=settings.tp_size, expert_parallel=settings.expert_parallel)
     with suppress(ConfigError):  # it has no config.json, as a GGUF file: no pictures
@@ -71,6 +66,16 @@ def engine_options(
         options[option] = sglang_name(options[option]) if options.get(option) else None
     check_known(options, ServerArgs)
     return options, pools
+
+
+def name_files(options: dict[str, Any], settings: Settings, runtime: RuntimeDir) -> None:
+    """Add the files of the operator's chat template and of another revision's tokenizer."""
+    if settings.custom_chat_template:
+        template = runtime.path / "chat-template.jinja"
+        template.write_text(settings.custom_chat_template)
+        options["chat_template"] = str(template)
+    if settings.tokenizer_revision:
+        options["tokenizer_path"] = tokenizer_at(settings.tokenizer_revision, settings, options)
 
 
 _FROM_HUB = {

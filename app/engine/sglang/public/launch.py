@@ -9,20 +9,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.engine.base import EngineLost, Starting
+from app.engine.base import Starting
 from app.engine.environment import RuntimeDir
 from app.engine.sglang import hardware, parser_names, pooling
 from app.engine.sglang.fingerprint import fingerprint_of
 from app.engine.sglang.importing import go_offline, use_cpu, will_use_cpu
-from app.engine.sglang.model_files import model_path, needs_no_hub, tokenizer_at
+from app.engine.sglang.model_files import model_path, needs_no_hub
 from app.engine.sglang.moved import installed
-from app.engine.sglang.options import choose_dtype, defaults, look_into_cache
+from app.engine.sglang.options import choose_dtype, defaults, look_into_cache, name_files
 from app.engine.sglang.public.bridge import Bridge
 from app.engine.sglang.public.engine import PublicEngine
 from app.engine.sglang.public.model import PublicModel, model_of
 from app.engine.sglang.public.rendering import TemplateRenderer, Tokenizing
+from app.engine.sglang.start_errors import told_in_a_line
 from app.engine.sglang.watch import Watch
-from app.errors import ConfigError, StartError
+from app.errors import ConfigError
 from app.logs.setup import log
 from app.processes import raise_limits
 from app.settings.catalogue import Settings
@@ -49,17 +50,11 @@ async def launch(settings: Settings, runtime: RuntimeDir, starting: Starting) ->
     starting.loading()
     watching = loop.create_task(watch.gather(built))
     try:
-        engine = await watch.unless_lost(built)
-        _note_shared_memory(watch, runtime)
-        reading = asyncio.to_thread(_read, settings, engine, threading.get_ident())
-        model, tokenizing = await reading
-    except (StartError, EngineLost):
-        raise
-    except Exception as error:  # of SGLang's or of the model's files: the start says it in a line
-        if (killed := watch.killed()) is not None:
-            raise EngineLost(killed) from error
-        reason = runtime.last_error() or f"{type(error).__name__}: {error}".splitlines()[0][:800]
-        raise StartError(f"the engine could not be started: {reason}") from error
+        with told_in_a_line(watch, runtime):
+            engine = await watch.unless_lost(built)
+            _note_shared_memory(watch, runtime)
+            reading = asyncio.to_thread(_read, settings, engine, threading.get_ident())
+            model, tokenizing = await reading
     finally:
         watching.cancel()
     return PublicEngine(bridge, watch, model, tokenizing)
@@ -106,12 +101,7 @@ def _options(
     # A schema is enforced as it was tried.
     ours = {"incremental_streaming_output": False, "grammar_backend": "llguidance"}
     options = defaults(settings, on_cpu) | settings.engine_options() | {"model_path": path} | ours
-    if settings.custom_chat_template:
-        template = runtime.path / "chat-template.jinja"
-        template.write_text(settings.custom_chat_template)
-        options["chat_template"] = str(template)
-    if settings.tokenizer_revision:
-        options["tokenizer_path"] = tokenizer_at(settings.tokenizer_revision, settings, options)
+    name_files(options, settings, runtime)
     hardware.complete(options, tp_size=settings.tp_size, expert_parallel=settings.expert_parallel)
     if on_cpu:
         choose_dtype(options)
