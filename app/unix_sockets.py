@@ -28,8 +28,13 @@ def bind(path: str, *, mode: int, backlog: int) -> socket.socket:
         with _alone_in(Path(path).parent):
             _remove_dead(path)
             listener.bind(path)
-            os.chmod(path, mode)  # before `listen`: until then no client can connect
-            listener.listen(backlog)
+            remove = remover(listener)
+            try:
+                os.chmod(path, mode)  # before `listen`: until then no client can connect
+                listener.listen(backlog)
+            except OSError:
+                remove()
+                raise
     except OSError as error:
         listener.close()
         raise ConfigError(f"UDS: cannot listen on {path}: {error.strerror or error}") from None

@@ -28,6 +28,18 @@ def test_a_socket_has_the_mode_that_was_asked_for(tmp_path: Path, mode: int) -> 
         assert stat.S_IMODE(found.st_mode) == mode
 
 
+def test_a_socket_that_cannot_be_opened_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    with pytest.raises(ConfigError, match=r"UDS: cannot listen on .*: Operation not permitted"):
+        bound(tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s"
     bound(path).close()

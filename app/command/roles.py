@@ -21,6 +21,8 @@ from app.settings.checks import is_open
 from app.settings.load import Loaded, take_keys, with_keys
 
 if TYPE_CHECKING:
+    import socket
+
     from app.engine.base import Launched, Starting
     from app.engine.environment import RuntimeDir
 
@@ -55,11 +57,15 @@ def server(loaded: Loaded, arguments: Sequence[str], link_fd: int | None) -> NoR
                 env = with_keys(keys)
                 return processes.start(arguments, *role, pass_fds=pass_fds, env=env)
 
-            listeners = listening.bind_several(chosen, chosen.tokenizer_workers)
+            with signals.blocked():
+                listeners = listening.bind_several(chosen, chosen.tokenizer_workers)
+                _leave_nothing(listeners[0], runtime)
             return parent.run(chosen, listeners, start, launch, runtime, link)
         from app.life.control import LocalControl
 
-        listener = listening.bind(chosen)
+        with signals.blocked():
+            listener = listening.bind(chosen)
+            _leave_nothing(listener, runtime)
         control = LocalControl(chosen, runtime.remove, link)
         return server.run(chosen, listener, launch, runtime.remove, control)
 
@@ -144,6 +150,20 @@ def _prepared(loaded: Loaded, *, several: bool) -> tuple[Settings, RuntimeDir]:
         logs.flush()  # as with wrong settings, the reason is a line on stderr
         raise
     return chosen, runtime
+
+
+def _leave_nothing(listener: socket.socket, runtime: RuntimeDir) -> None:
+    """A signal that comes before the event loop takes them ends this process at once."""
+    from app import unix_sockets
+    from app.life.ending import exit_now
+
+    remove = unix_sockets.remover(listener)
+
+    def clean_up() -> None:
+        remove()
+        runtime.remove()
+
+    signals.end_at_once(lambda: exit_now(0, clean_up))
 
 
 def _check_engine(chosen: Settings, runtime: RuntimeDir) -> None:

@@ -28,6 +28,7 @@ from app.endpoint import Network
 from app.hathora.link import TO_SUPERVISOR, PhaseChanged
 from app.hathora.membership import Membership
 from app.hathora.network import Registration
+from app.life.ending import run_loop
 from app.lifecycle import Phase
 from app.logs import setup as logs
 from app.logs.setup import log
@@ -53,7 +54,7 @@ def run(loaded: Loaded, arguments: Sequence[str]) -> int:
         registration = Registration(settings)
         # Processes that lose their parent become children of this one: none is left behind.
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        return asyncio.run(Supervisor(registration, arguments, settings).run())
+        return run_loop(Supervisor(registration, arguments, settings).run())
     finally:
         logs.flush()
 

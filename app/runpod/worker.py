@@ -13,10 +13,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import uvloop
-
 from app.errors import ConfigError, ServeError
 from app.life.control import LocalControl
+from app.life.ending import run_loop
 from app.life.host import Launch
 from app.life.ready import announce_when_ready
 from app.life.service import Service, live
@@ -57,8 +56,7 @@ def run(settings: Settings, launch: Launch, cleanup: Callable[[], None]) -> int:
         return await live(Worker(service), service)
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(work())
+        return run_loop(work())
     finally:
         heartbeat.stop()
 

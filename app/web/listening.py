@@ -94,7 +94,7 @@ def bind_several(settings: Settings, count: int) -> list[socket.socket]:
         return [only, *(only.dup() for _ in range(count - 1))]
     # With SO_REUSEPORT another program's bind of this port would succeed, too; an exclusive bind
     # before it makes sure that the port is free.
-    with _socket(settings) as first, _closed_on_failure(settings) as listeners:
+    with _closed_on_failure(settings) as listeners, _socket(settings) as first:
         first.bind((settings.host, settings.port))
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for _ in range(count):

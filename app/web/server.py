@@ -8,11 +8,11 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
-import uvloop
 
 from app import unix_sockets
 from app.errors import ServeError
 from app.life.control import Control
+from app.life.ending import run_loop
 from app.life.host import Launch
 from app.life.ready import announce_when_ready, url_of
 from app.life.service import Service, live
@@ -56,8 +56,7 @@ def run(
 
     try:
         tls, health = Tls.of(settings), bind_health(settings)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve())
+        return run_loop(serve())
     finally:
         remove()
 

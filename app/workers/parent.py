@@ -25,8 +25,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
-import uvloop
-
 from app import processes, signals, unix_sockets
 from app.channel import Channel
 from app.endpoint import Network
@@ -34,6 +32,7 @@ from app.engine.environment import RuntimeDir
 from app.errors import ServeError
 from app.hathora.link import ServerLink
 from app.life.control import LocalControl
+from app.life.ending import run_loop
 from app.life.host import Launch
 from app.life.ready import announce_when_ready, url_of
 from app.life.service import Service, live
@@ -87,10 +86,9 @@ def run(
         finally:
             watching.cancel()
 
-    SharedGauges.create(runtime.path, len(listeners))
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve())
+        SharedGauges.create(runtime.path, len(listeners))
+        return run_loop(serve())
     finally:
         remove()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,20 @@ async def test_a_signal_in_the_first_moments_ends_the_server_and_leaves_nothing(
         await asyncio.sleep(0)
     server.process.send_signal(number)
     assert await server.exit_code() == 0
+    assert server.folders == []
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_a_signal_as_soon_as_a_unix_socket_is_there_leaves_none(
+    start: Start, tmp_path: Path, processes: str
+) -> None:
+    socket = tmp_path / "s"
+    server = start(UDS=str(socket), TOKENIZER_WORKERS=processes)
+    while not socket.exists():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    server.process.send_signal(signal.SIGTERM)
+    assert await server.exit_code() == 0
+    assert not socket.exists()
     assert server.folders == []
 
 

@@ -39,6 +39,18 @@ def test_connections_are_spread_over_the_sockets_of_one_port() -> None:
     assert min(counts) > 8
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_machine_without_the_hosts_protocol_is_told_in_a_line(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(97, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with pytest.raises(ConfigError, match=r"PORT: cannot listen on :::0: Address family not"):
+        bind_several(settings(HOST="::"), count) if count > 1 else bind(settings(HOST="::"))
+
+
 def test_a_start_that_fails_leaves_no_socket(tmp_path: Path) -> None:
     async def launch(_: Any) -> Launched:
         raise AssertionError("the start has failed before")
