@@ -26,7 +26,7 @@ help:  ## this list
 try: $(LIGHT)/.installed  ## serve a scripted engine on port 8000 (PORT=8001): every endpoint, no model, in seconds
 	exec $(LIGHT)/bin/python serve_hathora.py --engine scripted --log-file= --port $(PORT)
 
-demo: $(FULL)/.installed-demo  ## serve a small real model on port 8000; installs 10 GB
+demo: $(FULL)/.installed-demo  ## serve a small real model on port 8000 (PORT=8001); installs 10 GB
 	@echo "==> serving the demo model on http://localhost:$(PORT) (about a minute until it is ready)"
 	exec $(FULL)/bin/python serve_hathora.py --demo --port $(PORT)
 
@@ -193,7 +193,7 @@ $(LIGHT)/.installed-page: tests/page/requirements.txt $(LIGHT)/.installed
 
 $(FULL)/.installed: requirements.txt $(UV)
 	@# The engine's processes import SGLang each for themselves, some at the same time.
-	@echo "==> installing requirements.txt (10 GB of SGLang, PyTorch and CUDA; half a minute with a warm cache)"
+	@echo "==> installing requirements.txt (10 GB of SGLang, PyTorch and CUDA; with all of it in the cache, one to two minutes)"
 	@test -d $(FULL) || $(UV) venv -q --python $(PYTHON) $(FULL)
 	$(INSTALL) $(FULL)/bin/python --compile-bytecode -r requirements.txt
 	@touch $@
@@ -250,4 +250,4 @@ lock-clients: $(UV)  ## pin the newest release of every client
 	cd tests/clients/node && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 clean:  ## remove the environments and caches
-	rm -rf $(FULL) $(LIGHT) $(SITE) build/site $(TOOLS) $(CLIENTS_DIR) $(AGENTS_DIR) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(FULL) $(LIGHT) $(SITE) $(TOOLS) $(CLIENTS_DIR) $(AGENTS_DIR) $(IMAGES_DIR) $(TEMPLATES_DIR) .releases build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

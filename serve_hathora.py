@@ -12,8 +12,18 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     # What is started as `python -m app...` finds `app` in its working folder.
     os.environ.pop("PYTHONSAFEPATH", None)
-    from app.cli import main
-
+    try:
+        from app.cli import main
+    except ModuleNotFoundError as error:
+        if (error.name or "app").partition(".")[0] == "app":
+            raise
+        print(
+            f"serve_hathora: {sys.executable} has no {error.name}: take .venv/bin/python, which "
+            "`make demo` makes, or .venv-light/bin/python of `make try`; or pip install -r "
+            "requirements.txt",
+            file=sys.stderr,
+        )
+        sys.exit(78)
     main()
 elif __name__ == "__mp_main__":
     import os

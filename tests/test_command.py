@@ -183,6 +183,16 @@ def test_a_version_needs_no_valid_settings(run: Any, monkeypatch: pytest.MonkeyP
     assert run("version")[:2] == run("--version")[:2]
 
 
+def test_a_python_without_the_packages_is_told_in_a_line_where_they_are(tmp_path: Path) -> None:
+    # Python's own packages alone, as in a shell whose environment has not been activated.
+    command = [sys.executable, "-S", str(ROOT / "serve_hathora.py"), "check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78
+    assert done.stderr.startswith(f"serve_hathora: {sys.executable} has no ")
+    assert done.stderr.count("\n") == 1
+    assert ".venv/bin/python" in done.stderr
+
+
 def test_without_sglang_the_start_says_what_to_install(tmp_path: Path) -> None:
     program = (
         "import importlib.util as u; find = u.find_spec\n"
@@ -194,5 +204,5 @@ def test_without_sglang_the_start_says_what_to_install(tmp_path: Path) -> None:
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 78
-    assert "pip install 'serve-hathora[engine]'" in done.stderr
+    assert "pip install '.[engine]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1

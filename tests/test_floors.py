@@ -21,6 +21,7 @@ FLOORS = [
         "endpoint",
         "channel",
         "logs",
+        "loop",
         "stats",
         "awake",
         "metrics",

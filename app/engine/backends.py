@@ -15,8 +15,8 @@ def check_installed(settings: Settings) -> None:
     """Raises ConfigError if the engine's library is missing; imports nothing."""
     if settings.engine == "sglang" and find_spec("sglang") is None:
         raise ConfigError(
-            "SGLang is not installed here: pip install 'serve-hathora[engine]', or from a checkout "
-            "-r requirements.txt; --engine scripted needs none"
+            "SGLang is not installed here: in a clone, pip install '.[engine]' or -r "
+            "requirements.txt; --engine scripted needs none"
         )
 
 

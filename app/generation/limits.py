@@ -98,7 +98,7 @@ def check_chars(chars: int, longest: int, info: EngineInfo, *, param: str) -> No
     if chars > longest:
         raise ContextLengthExceeded(
             f"This model's maximum context length is {info.context_length} tokens. However, your "
-            f"{param} has {chars} characters, of which at most {longest} are taken "
+            f"{param} came to {chars} characters, of which at most {longest} are taken "
             f"(MAX_PROMPT_CHARS). Please reduce the length of the {param}.",
             param=param,
             size=(chars, "characters"),

@@ -28,10 +28,10 @@ from app.endpoint import Network
 from app.hathora.link import TO_SUPERVISOR, PhaseChanged
 from app.hathora.membership import Membership
 from app.hathora.network import Registration
-from app.life.ending import run_loop
 from app.lifecycle import Phase
 from app.logs import setup as logs
 from app.logs.setup import log
+from app.loop import run_loop
 from app.settings.catalogue import Settings
 from app.settings.load import Loaded, without_key
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from app.errors import ConfigError, ServeError
 from app.life.control import LocalControl
-from app.life.ending import run_loop
 from app.life.host import Launch
 from app.life.ready import announce_when_ready
 from app.life.service import Service, live
 from app.life.waiting import first_of
 from app.lifecycle import Phase
 from app.logs.setup import log
+from app.loop import run_loop
 from app.runpod.answer_job import job_answerer
 from app.runpod.local import LocalBackend
 from app.runpod.upstream import UpstreamBackend

@@ -134,6 +134,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     path = request.url.path[:100]
     translated: ServeError
     match error.status_code:
+        case 404 if page.leads_to_page(request):
+            return page.to_page(request)
         case 404:
             translated = RouteNotFound(f"There is no {request.method} {path} here.")
         case 405 if request.headers.get("upgrade", "").lower() == "websocket":

@@ -8,6 +8,7 @@ PORT_HEALTH   TCP, beside either                           plain
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,4 +159,5 @@ def _closed_on_failure(
             each.close()
         address = f"{settings.host}:{settings.port if port is None else port}"
         reason = error.strerror or error
-        raise ConfigError(f"{name}: cannot listen on {address}: {reason}") from None
+        other = f"; choose another {name}" if error.errno == errno.EADDRINUSE else ""
+        raise ConfigError(f"{name}: cannot listen on {address}: {reason}{other}") from None

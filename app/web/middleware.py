@@ -29,7 +29,7 @@ from app.settings.catalogue import Settings
 from app.settings.declare import Secrets
 from app.stats import RequestStats, milliseconds
 from app.tracing.spans import OPERATIONS, Ending, Span, Tracing
-from app.web.page.paths import EVENTS, FILES_ROUTE, ICON, OPEN_PREFIX
+from app.web.page.paths import BASE, EVENTS, FILES_ROUTE, ICON, OPEN_PREFIX
 from app.web.responses import error_response
 
 _WELL_FORMED_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
@@ -249,7 +249,7 @@ class Authentication:
     """Refuses requests without a key. Probes, `/`, the documentation and the page's files need
     none."""
 
-    OPEN = frozenset({"/", *_HEALTH, "/docs", "/openapi.json", ICON})
+    OPEN = frozenset({"/", *_HEALTH, "/docs", "/openapi.json", ICON, BASE})
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app

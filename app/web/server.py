@@ -12,12 +12,12 @@ import uvicorn
 from app import unix_sockets
 from app.errors import ServeError
 from app.life.control import Control
-from app.life.ending import run_loop
 from app.life.host import Launch
 from app.life.ready import announce_when_ready, url_of
 from app.life.service import Service, live
 from app.lifecycle import Phase
 from app.logs.setup import log
+from app.loop import run_loop
 from app.metrics import Metrics
 from app.settings.catalogue import Settings
 from app.stats import LoopLag

@@ -32,12 +32,12 @@ from app.engine.environment import RuntimeDir
 from app.errors import ServeError
 from app.hathora.link import ServerLink
 from app.life.control import LocalControl
-from app.life.ending import run_loop
 from app.life.host import Launch
 from app.life.ready import announce_when_ready, url_of
 from app.life.service import Service, live
 from app.lifecycle import Phase
 from app.logs.setup import log
+from app.loop import run_loop
 from app.settings.catalogue import Settings
 from app.workers import messages
 from app.workers.messages import FromChild, FromParent

@@ -70,6 +70,23 @@ async def test_a_browser_gets_the_page_and_every_other_client_the_json() -> None
     assert "<noscript>" in page.text
 
 
+@pytest.mark.parametrize(("path", "key"), [("/v1", ""), ("/v1/", ""), ("/v1", "k")])
+async def test_a_browser_at_the_base_url_is_sent_to_the_page_and_no_other_client(
+    path: str, key: str
+) -> None:
+    async with serve(ScriptedEngine("x"), API_KEY=key) as running:
+        page = await running.client.get(path, headers=BROWSER, follow_redirects=True)
+        answers = [
+            await running.client.get(path),
+            await running.client.post(path, headers=BROWSER, content=b""),
+        ]
+    assert page.url.path == "/"
+    assert "<noscript>" in page.text
+    assert [each.status_code for each in answers] == [404, 404]
+    async with serve(ScriptedEngine("x"), UI="false") as running:
+        assert (await running.client.get(path, headers=BROWSER)).status_code == 404
+
+
 async def test_ui_false_switches_the_page_off_and_leaves_the_docs() -> None:
     async with serve(ScriptedEngine("x"), UI="false") as running:
         root = await running.client.get("/", headers=BROWSER)

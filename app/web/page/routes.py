@@ -10,8 +10,9 @@ from starlette.types import Receive, Scope, Send
 
 from app.dialects.contract import EVENT_STREAM
 from app.web.page import files
-from app.web.page.paths import DOCS, EVENTS, FILES_ROUTE, ICON
+from app.web.page.paths import BASE, DOCS, EVENTS, FILES_ROUTE, ICON
 from app.web.page.sampler import Sampler
+from app.web.state import serving_of
 
 router = APIRouter(include_in_schema=False)
 """Of `/docs`, which there always is."""
@@ -21,10 +22,8 @@ page_router = APIRouter(include_in_schema=False)
 
 @router.get(DOCS)
 async def docs(request: Request) -> Response:
-    asked: bytes = request.scope["raw_path"]
-    slashes = len(asked) - len(asked.rstrip(b"/"))
-    if slashes:  # below it the document's relative addresses would lead nowhere
-        return RedirectResponse("../" * slashes + DOCS[1:], 308)
+    if above := _above(request):  # there the document's relative addresses would lead nowhere
+        return RedirectResponse(above + DOCS[1:], 308)
     return files.document("docs/index.html", request)
 
 
@@ -47,6 +46,21 @@ async def events(request: Request) -> Response:
 def wants_page(request: Request) -> bool:
     """It is a browser that opens `/`, and no client that takes anything."""
     return "text/html" in request.headers.get("accept", "")
+
+
+def leads_to_page(request: Request) -> bool:
+    is_base = request.url.path == BASE and request.method in ("GET", "HEAD")
+    return is_base and serving_of(request).settings.ui and wants_page(request)
+
+
+def to_page(request: Request) -> Response:
+    return RedirectResponse(_above(request) or "./")
+
+
+def _above(request: Request) -> str:
+    """The way from below a path to it: `/docs/` is answered, too."""
+    asked: bytes = request.scope["raw_path"]
+    return "../" * (len(asked) - len(asked.rstrip(b"/")))
 
 
 def page(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The end of a process."""
+"""The event loop of a process, and what it does not wait for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from app.life.ending import run_loop
+from app.loop import run_loop
 
 
 def test_the_end_waits_for_no_thread() -> None:
