@@ -18,8 +18,9 @@ from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
 from app.types import Json
 from app.web import answers
-from app.web.answers import error_answers, ref
+from app.web.answers import error_answers
 from app.web.middleware import Authentication
+from app.web.schema_parts import ref
 
 TITLE = "SGLang Hathora Server"
 
