@@ -228,7 +228,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     example: Json | None = None
     """A valid body."""
     query: Mapping[str, Json] = {}
-    """Parameters that it takes: name -> JSON Schema."""
+    """Parameters that it takes: name -> JSON Schema, with a description."""
 
 
 async def present(events: Events, presenter: Presenter, *, stream: bool) -> Reply:

@@ -148,11 +148,23 @@ _UPLOAD: Json = {
                     "type": "object",
                     "required": ["file", "purpose"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": list(PURPOSES)},
-                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "file": {
+                            "type": "string", "format": "binary",
+                            "description": "The file, at most `FILE_MAX_BYTES`, with its name.",
+                        },
+                        "purpose": {
+                            "type": "string", "enum": list(PURPOSES),
+                            "description": "What the file is for elsewhere. Nothing follows from "
+                            "it here.",
+                        },
+                        "expires_after[anchor]": {
+                            "type": "string", "enum": ["created_at"],
+                            "description": "From when `expires_after[seconds]` counts.",
+                        },
                         "expires_after[seconds]": {
                             "type": "integer", "minimum": LASTS_S[0], "maximum": LASTS_S[1],
+                            "description": "Seconds until the file is deleted, at most the "
+                            "operator's `FILE_TTL`, which is the default.",
                         },
                     },
                 }
@@ -163,7 +175,13 @@ _UPLOAD: Json = {
 }  # fmt: skip
 _CONTENT: Json = {
     "parameters": [
-        {"name": "file_id", "in": "path", "required": True, "schema": {"type": "string"}}
+        {
+            "name": "file_id",
+            "in": "path",
+            "required": True,
+            "description": "Id of the file.",
+            "schema": {"type": "string"},
+        }
     ],
     "responses": {
         "200": {

@@ -12,14 +12,18 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 from app import __version__
+from app.dialects.body import Body
 from app.dialects.contract import Dialect
 from app.dialects.routes import DIALECTS, RESOURCES
+from app.dialects.schemas import schemas_of
+from app.dialects.sglang.admin import AbortBody, LoadAdapterBody, ProfileBody, UnloadAdapterBody
 from app.settings.bounds import Bounds
 from app.settings.catalogue import Settings
 from app.types import Json
 from app.web import answers
-from app.web.answers import error_answers, ref
+from app.web.answers import error_answers
 from app.web.middleware import Authentication
+from app.web.schema_parts import ref
 
 TITLE = "SGLang Hathora Server"
 
@@ -85,13 +89,10 @@ def document(app: FastAPI, settings: Settings) -> Json:
         schemas.pop(unused, None)
     schemas |= answers.SCHEMAS
     bounds = Bounds.of(settings)
-    bodies = [dialect.body for dialect in DIALECTS]
-    bodies += [resource.body for resource in RESOURCES if resource.body is not None]
+    bodies = _bodies(settings)
+    schemas |= schemas_of(bodies)
     for body in bodies:
-        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
-        _add_bounds(schema, bounds)
-        schemas |= schema.pop("$defs", {})
-        schemas[body.__name__] = schema
+        _add_bounds(schemas[body.__name__], bounds)
     for path, item in described["paths"].items():
         for method, operation in item.items():
             _complete(operation, f"{method.upper()} {path}", path)
@@ -99,9 +100,20 @@ def document(app: FastAPI, settings: Settings) -> Json:
     return described
 
 
+def _bodies(settings: Settings) -> list[type[Body]]:
+    bodies = [dialect.body for dialect in DIALECTS]
+    bodies += [resource.body for resource in RESOURCES if resource.body is not None]
+    if settings.admin_api_key:
+        bodies += _OPERATORS_BODIES.values()
+    return bodies
+
+
 def _complete(operation: Json, route: str, path: str) -> None:
-    """Add what the routes share: a tag, and the schemas of answers."""
+    """Add what the routes share: a tag, and the schemas of answers; and the operator's bodies."""
     operation["tags"] = [_tag(path)]
+    if (body := _OPERATORS_BODIES.get(route)) is not None:
+        content = {"application/json": {"schema": ref(body.__name__)}}
+        operation["requestBody"] = {"content": content}
     responses = operation["responses"]
     # FastAPI's, for each route with a parameter; this server's errors have another form.
     responses.pop("422", None)
@@ -197,3 +209,10 @@ _TAGS_OF_PATHS = {
 }
 """The first that a path begins with."""
 _NEVER_FAIL = frozenset({"/"})
+_OPERATORS_BODIES: dict[str, type[Body]] = {
+    "POST /abort_request": AbortBody,
+    "POST /start_profile": ProfileBody,
+    "POST /v1/load_lora_adapter": LoadAdapterBody,
+    "POST /v1/unload_lora_adapter": UnloadAdapterBody,
+}
+"""web/admin.py reads them."""

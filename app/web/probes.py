@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection
+from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Path, Request
 from msgspec import to_builtins
 from starlette.responses import Response
 
@@ -165,7 +166,9 @@ async def list_models(request: Request) -> Response:
 
 
 @router.get("/v1/models/{model:path}", summary="One model")
-async def one_model(request: Request, model: str) -> Response:
+async def one_model(
+    request: Request, model: Annotated[str, Path(description="A name from `/v1/models`.")]
+) -> Response:
     serving = serving_of(request)
     vendor = anthropic if is_anthropics(request.scope) else models
     return json_response(await vendor.card(model, serving.host.model, serving.lifecycle))

@@ -117,13 +117,10 @@ async def _beating(stream: Stream, heartbeat_s: float) -> AsyncGenerator[bytes, 
 
 def _described(resource: Resource) -> Json:
     names = [part[1:-1] for part in resource.path.split("/") if part.startswith("{")]
-    parameters: list[Json] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in names
-    ]
-    parameters += [
-        {"name": name, "in": "query", "required": False, "schema": schema}
-        for name, schema in resource.query.items()
+    ids = {name: f"Id of the {name.removesuffix('_id')}." for name in names}
+    parameters = [
+        *(_parameter(each, "path", {"type": "string", "description": ids[each]}) for each in ids),
+        *(_parameter(each, "query", schema) for each, schema in resource.query.items()),
     ]
     described: Json = {
         "parameters": parameters,
@@ -134,3 +131,15 @@ def _described(resource: Resource) -> Json:
         content = {"schema": ref, "example": resource.example}
         described["requestBody"] = {"content": {"application/json": content}}
     return described
+
+
+def _parameter(name: str, place: str, schema: Json) -> Json:
+    """Swagger shows the description of the parameter, and not that of its schema."""
+    schema = dict(schema)
+    return {
+        "name": name,
+        "in": place,
+        "required": place == "path",
+        "description": schema.pop("description"),
+        "schema": schema,
+    }

@@ -10,6 +10,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
+from app.dialects.body import read
+from app.dialects.routes import DIALECTS, RESOURCES
+from app.dialects.schemas import schemas_of
+from app.settings.bounds import Bounds
 from app.types import Json
 from app.web import answers
 from app.web.app import description
@@ -48,6 +52,129 @@ async def test_a_server_gives_the_same_document() -> None:
     async with serve(ScriptedEngine("x"), API_KEY="k") as running:
         given = (await running.client.get("/openapi.json")).json()
     assert given == description(running.serving.settings)
+
+
+EVERYTHING = {"API_KEY": "a", "ADMIN_API_KEY": "b"}
+MOST_CHARS = 200
+
+
+def fields(node: Any, place: str = "") -> Iterator[tuple[str, Json]]:
+    """Each property of each schema, with its place."""
+    if isinstance(node, list):
+        for no, each in enumerate(node):
+            yield from fields(each, f"{place}/{no}")
+    if not isinstance(node, dict):
+        return
+    for name, field in node.get("properties", {}).items():
+        yield f"{place}/{name}", field
+    for name, each in node.items():
+        yield from fields(each, f"{place}/{name}")
+
+
+def test_every_field_and_parameter_has_a_description_of_one_or_two_sentences() -> None:
+    document = description(settings(**EVERYTHING))
+    schemas = [*fields(document["components"]["schemas"])]
+    bodies = [
+        field
+        for method, path, operation in operations(document)
+        for content in operation.get("requestBody", {}).get("content", {}).values()
+        for field in fields(content["schema"], f"{method} {path}")
+    ]
+    parameters = [
+        (f"{method} {path} {parameter['name']}", parameter)
+        for method, path, operation in operations(document)
+        for parameter in operation.get("parameters", ())
+    ]
+    assert len(schemas) > 500
+    assert bodies, "the form of /v1/files has its own"
+    assert parameters
+    for place, field in (*schemas, *bodies, *parameters):
+        text = field.get("description", "")
+        assert text.endswith("."), f"{place}: {text!r} is no sentence"
+        assert len(text) < MOST_CHARS, f"{place}: {len(text)} characters"
+        assert "\n" not in text, place
+
+
+TURNS = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (
+            "/v1/chat/completions",
+            {
+                "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+                "tools": [{"type": "function", "function": {"name": "f"}}],
+                "thinking": {"type": "enabled"},
+            },
+        ),
+        (
+            "/v1/responses",
+            {
+                "model": "default",
+                "input": [{"id": "msg_1", **TURNS[0]}],
+                "tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "g"}],
+                "reasoning": {"summary": "auto"},
+            },
+        ),
+        (
+            "/v1/messages",
+            {
+                "model": "default",
+                "max_tokens": 8,
+                "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+                "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+                "thinking": {"type": "adaptive"},
+            },
+        ),
+        ("/v1/messages/count_tokens", {"model": "default", "messages": TURNS}),
+        ("/v1/tokens", {"input": "hi"}),
+    ],
+)
+def test_classes_of_one_name_in_several_dialects_are_described_each(path: str, body: Json) -> None:
+    environment = settings()
+    document = description(environment)
+    dialect = {each.path: each for each in DIALECTS}[path]
+    read(dialect.body, json.dumps(body).encode(), Bounds.of(environment), path)
+    content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    described = validator(document, content["schema"])
+    described.validate(body)
+    assert not described.is_valid({**body, "tools": [{}]} if "tools" in body else {"x": "hi"})
+
+
+def test_a_schema_has_one_name_and_a_name_one_schema() -> None:
+    bodies = {dialect.body for dialect in DIALECTS}
+    bodies |= {resource.body for resource in RESOURCES if resource.body is not None}
+    made = schemas_of(bodies)
+    assert len({body.__name__ for body in bodies}) == len(bodies)
+    assert {body.__name__ for body in bodies} <= made.keys()
+    assert not made.keys() & answers.SCHEMAS.keys()
+    # openapi-python-client makes no class of a second schema with a title.
+    assert all(schema["title"] == name for name, schema in made.items())
+
+
+def enums(node: Any) -> Iterator[list[Any]]:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    if isinstance(node, dict) and isinstance(node.get("enum"), list):
+        yield node["enum"]
+    for each in children:
+        yield from enums(each)
+
+
+def test_values_of_an_enum_are_of_one_type() -> None:
+    """openapi-python-client makes no class of a schema that has another."""
+    document = description(settings(**EVERYTHING))
+    assert all(len({type(value) for value in enum}) == 1 for enum in enums(document))
+
+
+def test_the_operators_bodies_are_described_with_their_key_alone() -> None:
+    document = description(settings(ADMIN_API_KEY="b"))
+    body = document["paths"]["/abort_request"]["post"]["requestBody"]
+    schema = body["content"]["application/json"]["schema"]
+    assert validator(document, schema).is_valid({"rid": "chatcmpl-1"})
+    assert not validator(document, schema).is_valid({"rid": 1})
+    assert "AbortBody" not in description(settings())["components"]["schemas"]
 
 
 def test_there_is_a_button_for_a_key_only_where_one_is_wanted() -> None:

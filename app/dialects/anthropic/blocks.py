@@ -33,28 +33,40 @@ def kind_of(value: Any) -> Any:
 
 class TextBlock(Body):
     type: Literal["text"]
+    """Kind of the block: text."""
     text: str
+    """The text."""
 
 
 class ThinkingBlock(Body):
-    """`signature` is of no use here: one that was changed, or is another's, harms nothing."""
+    """`signature` is not checked: one that was changed, or is of another server, does no harm."""
 
     type: Literal["thinking"]
+    """Kind of the block: thinking of the model, in turns of the assistant."""
     thinking: str = ""
+    """The thinking. Its `signature` is not checked."""
 
 
 class UseBlock(Body):
     type: Literal["tool_use", "server_tool_use", "mcp_tool_use"]
+    """Kind of the block: a call, in turns of the assistant."""
     id: Id
+    """Id of the call, which the block with its result repeats."""
     name: Annotated[str, Field(max_length=256)]
+    """Name of the tool that was called."""
     input: Any = None
+    """The arguments, as an object. Anything else is shown to the model in a field `input`."""
 
 
 class ImageSource(Body):
     type: Literal["base64", "url"]
+    """Where the picture is: in `data` or at `url`. `file` is refused."""
     media_type: Annotated[str, Field(max_length=100)] = "image/png"
+    """Media type of the picture in `data`, which is PNG, JPEG, WEBP or GIF."""
     data: str | None = None
+    """The picture in base64, with the type `base64`."""
     url: str | None = None
+    """URL of the picture, with the type `url`: `https:` at a host in `MEDIA_HOSTS`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -66,7 +78,10 @@ class ImageSource(Body):
 
 class ImageBlock(Body):
     type: Literal["image"]
+    """Kind of the block: a picture, in turns of the user and in results, for models that take
+    pictures."""
     source: ImageSource | None = None
+    """Where the picture is; required."""
 
     def picture(self, param: str) -> Picture:
         source = self.source
@@ -82,6 +97,7 @@ class ImageBlock(Body):
 
 class DocumentsImage(Body):
     type: Literal["image"]
+    """Refused: of documents only the text is taken."""
 
     @model_validator(mode="before")
     @classmethod
@@ -105,17 +121,25 @@ _Shown = Annotated[
 
 class DocumentSource(Body):
     type: Literal["text", "content"]
+    """Where the text is: `text` in `data`, `content` in `content`. `base64` of a text file is
+    taken, too; a PDF, `url` and `file` are refused."""
     data: str | None = None
+    """The text, with the type `text`."""
     content: text_or(_Shown) | None = None  # type: ignore[valid-type]
+    """The text, or blocks of text, with the type `content`."""
 
 
 class DocumentBlock(Body):
-    """Text alone is taken."""
+    """A document, of which only text is taken."""
 
     type: Literal["document"]
+    """Kind of the block: a document of plain text."""
     source: DocumentSource
+    """The text of the document."""
     title: str | None = None
+    """Title, which the model is shown before the text."""
     context: str | None = None
+    """What the document is, which the model is shown before the text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -150,9 +174,13 @@ def _decoded(source: dict[str, Any]) -> str:
 
 class SearchBlock(Body):
     type: Literal["search_result"]
+    """Kind of the block: what a search has found."""
     source: str = ""
+    """Where it was found, such as a URL; the model is shown it."""
     title: str = ""
+    """Title of what was found; the model is shown it."""
     content: Annotated[list[TextBlock], _BLOCKS] | None = None
+    """Text of what was found."""
 
     @property
     def text(self) -> str:
@@ -164,7 +192,9 @@ class ReferenceBlock(Body):
     """A tool that a search has found."""
 
     type: Literal["tool_reference"]
+    """Kind of the block: a tool that a search has found."""
     tool_name: Annotated[str, Field(max_length=256)]
+    """Name of the tool. The model is told that it was loaded."""
 
     @property
     def text(self) -> str:
@@ -173,6 +203,7 @@ class ReferenceBlock(Body):
 
 class UploadBlock(Body):
     type: Literal["container_upload"]
+    """Refused: there are no containers here to upload a file to."""
 
     @model_validator(mode="before")
     @classmethod
@@ -182,21 +213,29 @@ class UploadBlock(Body):
 
 class CompactionBlock(Body):
     type: Literal["compaction"]
+    """Kind of the block: a summary of all that precedes it."""
     content: str | None = None
+    """The summary, which takes the place of what precedes it. Without it the block has no
+    effect."""
 
 
 class OtherBlock(Body):
     """A block that is not needed, such as `redacted_thinking`."""
 
     type: str
+    """Kind of a block that is not shown to the model, such as `redacted_thinking`."""
 
 
 class ServerResultBlock(Body):
     """What a tool of another server answered: its readable text."""
 
     type: str
+    """Kind of the block: the result of a tool that another server has run; it ends with
+    `_tool_result`."""
     tool_use_id: Id
+    """Id of the call that it answers."""
     content: Any = None
+    """The result, of which the model is shown the readable texts."""
 
     @property
     def text(self) -> str:
@@ -242,9 +281,14 @@ ResultPart = Annotated[
 
 class ResultBlock(Body):
     type: Literal["tool_result"]
+    """Kind of the block: the result of a call, in turns of the user."""
     tool_use_id: Id
+    """Id of the call that it answers."""
     content: text_or(ResultPart) | None = None  # type: ignore[valid-type]
+    """The result: a text, or blocks, at most 4096."""
     is_error: bool | None = None
+    """The call failed: the model is shown `Error` before the result, unless that says so. Default:
+    false."""
 
     def parts(self, param: str) -> list[str | Picture]:
         """Its texts and pictures. No template has a place for `is_error`."""

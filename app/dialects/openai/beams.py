@@ -17,6 +17,7 @@ from pydantic import Field, WithJsonSchema
 from app.dialects.body import Body
 from app.dialects.contract import Call
 from app.errors import InvalidRequest, UnsupportedParameter, above
+from app.types import Json
 
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "length_penalty": (1,),
@@ -37,10 +38,25 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
 """Fields -> the values that beam search leaves as they are; others it would ignore."""
 
 
+_NO_EARLY_STOPPING: Json = {
+    # One `enum` of several types is more than generators of clients take.
+    "anyOf": [
+        {"type": "boolean", "enum": [False]},
+        {"type": "string", "enum": ["never"]},
+        {"type": "null"},
+    ]
+}
+
+
 class BeamFields(Body):
     use_beam_search: bool | None = None
+    """Search with `best_of` beams (`n` without it; at least 2) instead of sampling. Refused with
+    streams, stop strings, schemas, log-probabilities, tools and adapters. Default: false."""
     length_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
-    early_stopping: Annotated[Any, WithJsonSchema({"enum": [False, "never", None]})] = None
+    """Of beam search. Only 1 is taken: the engine divides a beam's sum of log-probabilities by its
+    length."""
+    early_stopping: Annotated[Any, WithJsonSchema(_NO_EARLY_STOPPING)] = None
+    """Of beam search. Only `false` and `never` are taken; they mean the same."""
 
 
 def beam_width(body: BeamFields, call: Call, n: int, best_of: int | None = None) -> int | None:

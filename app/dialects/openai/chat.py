@@ -63,18 +63,40 @@ class ChatBody(SamplingFields, ThinkingFields):
     }
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    """The conversation, oldest message first; at most `MAX_MESSAGES`."""
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """Most tokens of the answer, thinking included; with the prompt at most the context. Default:
+    up to the end of the context."""
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """The newer name of `max_tokens`, over which it takes precedence."""
     tools: Annotated[list[AnyTool], Field(min_length=1, fail_fast=True)] | None = None
+    """Tools that the model may call, at most `MAX_TOOLS`."""
     tool_choice: ToolChoice | None = None
+    """`none`, `auto`, `required` (call at least one), one tool to call, or the tools that may be
+    called. Without `tools` only `none`. Default: `auto`."""
     parallel_tool_calls: bool | None = None
+    """Whether one answer may have several calls. Default: true. Refused with `functions`, of which
+    one is called."""
     logprobs: bool | None = None
+    """Return the log-probability of each token of the answer, as the model has it before sampling.
+    Default: false."""
     top_logprobs: Annotated[int, Field(ge=0, le=hard_limit("max_logprobs"))] | None = None
+    """Number of likeliest alternatives to return for each token. Refused without `logprobs: true`.
+    Default: 0."""
     functions: Functions | None = None
+    """The older form of `tools`, at most `MAX_TOOLS`: at most one is called, and the answer has it
+    as `function_call`. Refused beside `tools`."""
     function_call: FunctionChoice | None = None
+    """The older form of `tool_choice`: `none`, `auto`, or the function to call. Without `functions`
+    only `none`. Default: `auto`."""
     chat_template_kwargs: dict[str, Any] | None = None
+    """Variables of the model's chat template, at most 16: names in `ALLOWED_TEMPLATE_KWARGS`,
+    values booleans or words of at most 64 characters."""
     continue_final_message: bool | None = None
+    """Go on with the last message, which must be the assistant's and have text, instead of
+    beginning a new one. Default: false."""
     add_generation_prompt: bool | None = None
+    """Taken only as the opposite of `continue_final_message`, which decides."""
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:

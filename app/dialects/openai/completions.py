@@ -65,11 +65,23 @@ class CompletionBody(SamplingFields):
     }
 
     prompt: Prompts
+    """What to continue: a text, texts, the token ids of one prompt, or lists of those; at most
+    `MAX_PROMPTS` prompts."""
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Most tokens of each answer; with the prompt at most the context. 0 only with `echo`. Default:
+    16."""
     echo: bool | None = None
+    """Begin the answer with the prompt's text, and with its tokens in `logprobs`. Refused with
+    `suffix`. Default: false."""
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    """Number of likeliest alternatives to return for each token, beside its own log-probability; 0
+    returns only that. Default: no log-probabilities."""
     best_of: Annotated[int, Field(ge=1)] | None = None
+    """Number of answers to generate for each prompt, of which the `n` with the best mean
+    log-probability are returned. Refused above `n` in a stream. Default: `n`."""
     suffix: Annotated[str, Field(max_length=2**20)] | None = None
+    """Text that follows the answer: the model fills the gap. Only for models that were trained for
+    that, and prompts of text."""
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:

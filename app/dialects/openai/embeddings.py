@@ -39,10 +39,19 @@ class EmbeddingBody(Body):
     }
 
     input: Inputs
+    """What to embed: a text, texts, the token ids of one, or lists of those; at most `MAX_INPUTS`.
+    One that is longer than the model takes is refused, not cut."""
     model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """A name from `/v1/models`, `default` or `sglang`. Others are 404, unless the operator takes
+    any name. Default: the served model."""
     encoding_format: Literal["float", "base64"] | None = None
+    """`float`: arrays of numbers; `base64`: the bytes of little-endian 32-bit floats. Default:
+    `float`."""
     dimensions: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """Length of the vectors. Another than the full length only for models that were trained for it.
+    Default: the full length."""
     user: Annotated[str, Field(max_length=512)] | None = None
+    """The client's id of its user. Without effect."""
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:

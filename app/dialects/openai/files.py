@@ -15,7 +15,7 @@ import msgspec
 import orjson
 
 from app.dialects.contract import Ask, Call, Reply, Resource, Whole
-from app.dialects.openai.responses.listing import ORDER, Paging, listed, text
+from app.dialects.openai.responses.listing import AFTER, LIMIT, ORDER, Paging, listed
 from app.errors import InvalidRequest, ItemNotFound, RouteNotFound
 from app.files.files import Files
 from app.store.records import StoredFile
@@ -179,11 +179,11 @@ RESOURCES = (
         summary="The files that were uploaded",
         answer=list_files,
         query={
-            "limit": {"type": "integer", "minimum": 1, "maximum": _MOST_LISTED,
-                      "default": _MOST_LISTED},
+            "limit": LIMIT | {"maximum": _MOST_LISTED, "default": _MOST_LISTED},
             "order": ORDER,
-            "after": text(),
-            "purpose": {"type": "string", "enum": list(PURPOSES)},
+            "after": AFTER,
+            "purpose": {"type": "string", "enum": list(PURPOSES),
+                        "description": "List only the files that were uploaded for this."},
         },
     ),
     Resource(method="GET", path=_ONE, summary="A file, without what it holds", answer=retrieve),

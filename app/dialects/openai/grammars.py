@@ -23,46 +23,79 @@ class JsonSchema(Body):
     """Without `schema` it is an error: a schema in another place would be ignored."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
+    """Name of the schema. Without effect: the model is not shown it."""
     description: Annotated[str, Field(max_length=8192)] | None = None
+    """What the schema is for. Without effect: the model is not shown it."""
     json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    """The JSON schema that the answer follows; required. A keyword that cannot be enforced is
+    refused, unless the schema has `"x-best-effort": true`."""
     strict: bool | None = None
+    """Without effect: the schema is always enforced."""
 
 
 class ResponseFormat(Body):
     """`text`, `json_object`, `json_schema`; SGLang's `structural_tag` with ALLOW_GRAMMARS."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    """`text`: any text; `json_object`: any JSON object; `json_schema`: JSON that follows the
+    schema; `structural_tag`: only with `ALLOW_GRAMMARS=true`."""
     json_schema: JsonSchema | None = None
+    """The schema of the type `json_schema`, where OpenAI has it."""
     flat: dict[str, Any] | None = Field(None, alias="schema")
-    """llama.cpp's and Together's place for the schema, with either type."""
+    """The schema of the type `json_schema` or `json_object`, where llama.cpp and Together have it.
+    It takes precedence over the other places."""
     value: dict[str, Any] | None = None
-    """TGI's."""
+    """The schema of the type `json_schema` or `json_object`, where TGI has it."""
     format: dict[str, Any] | None = None
+    """The format of the type `structural_tag`, as SGLang takes it."""
 
 
 class StructuredOutputs(Body):
-    """vLLM's newer form of the `guided_*` fields below."""
+    """vLLM's newer form of the `guided_*` fields."""
 
     json_schema: dict[str, Any] | str | None = Field(None, alias="json")
+    """The JSON schema that the answer follows, as an object or as text."""
     regex: str | None = None
+    """The regular expression that the whole answer matches."""
     choice: list[str] | None = None
+    """The texts of which the answer is one, at most `MAX_SCHEMA_ENUM`."""
     grammar: str | None = None
+    """The grammar that the answer follows, in GBNF or Lark."""
 
 
 class GrammarFields(Body):
     """The fields that constrain the answer. A request has at most one of them."""
 
     response_format: ResponseFormat | None = None
+    """Form of the answer: text, any JSON object, or JSON that follows a schema. Only one field of a
+    request may constrain the answer."""
     json_schema: dict[str, Any] | str | None = None
+    """The JSON schema that the answer follows, as an object or as text: SGLang's form of
+    `response_format`."""
     regex: str | None = None
+    """SGLang's: the regular expression that the whole answer matches. Only with
+    `ALLOW_GRAMMARS=true`."""
     ebnf: str | None = None
+    """SGLang's: the grammar that the answer follows, in GBNF or Lark. Only with
+    `ALLOW_GRAMMARS=true`."""
     guided_json: dict[str, Any] | str | None = None
+    """vLLM's: the JSON schema that the answer follows, as an object or as text. Only with
+    `ALLOW_GRAMMARS=true`."""
     guided_regex: str | None = None
+    """vLLM's: the regular expression that the whole answer matches. Only with
+    `ALLOW_GRAMMARS=true`."""
     guided_choice: Annotated[list[str], Field(min_length=1)] | None = None
+    """vLLM's: the texts of which the answer is one, at most `MAX_SCHEMA_ENUM`. Only with
+    `ALLOW_GRAMMARS=true`."""
     guided_grammar: str | None = None
+    """vLLM's: the grammar that the answer follows, in GBNF or Lark. Only with
+    `ALLOW_GRAMMARS=true`."""
     grammar: str | None = None
-    """llama.cpp's."""
+    """llama.cpp's: the grammar that the answer follows, in GBNF or Lark. Only with
+    `ALLOW_GRAMMARS=true`."""
     structured_outputs: StructuredOutputs | None = None
+    """vLLM's newer form of the `guided_*` fields: exactly one of its fields is set. Only with
+    `ALLOW_GRAMMARS=true`."""
 
     def constraint(self, bounds: Bounds) -> Grammar | None:
         """The grammar of the one field that is set. Raises InvalidRequest."""

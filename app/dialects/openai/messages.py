@@ -21,7 +21,10 @@ from app.types import Detail, Message, Part, Picture, Text, ToolCall
 
 class TextPart(Body):
     type: str
+    """Kind of the part: `text`, `refusal` (read as text), or in assistant messages `thinking` or
+    `reasoning` (read as `reasoning_content`). Others are refused."""
     text: str
+    """The text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,26 +43,39 @@ class TextPart(Body):
 
 class ImageUrl(Body):
     url: Annotated[str, Field(min_length=1)]
+    """The picture as a `data:` URL with base64 (PNG, JPEG, WEBP, GIF), or an `https:` URL at a host
+    in `MEDIA_HOSTS`."""
     detail: Detail | None = None
+    """`low` makes the picture at most 512 pixels wide and high; `auto` and `high` leave its
+    size."""
 
 
 class ImagePart(Body):
     type: Literal["image_url"]
+    """Kind of the part: a picture. Only in messages of users and tools, for models that take
+    pictures."""
     image_url: Annotated[
         ImageUrl, BeforeValidator(lambda value: {"url": value} if isinstance(value, str) else value)
     ]
-    """A text, as vLLM takes it, is the URL."""
+    """Where the picture is. A string, as vLLM takes it, is the URL."""
 
 
 class FileContent(Body):
     file_id: Annotated[str, Field(max_length=256)] | None = None
+    """Id of a file from `/v1/files`, uploaded with the same key. Either this or `file_data`."""
     file_data: str | None = None
+    """The file itself, as a `data:` URL with base64 or as base64 alone. It must be UTF-8 text; a
+    PDF is refused."""
     filename: Annotated[str, Field(max_length=1024)] | None = None
+    """Name that the model is shown with `file_data`. With `file_id` it is shown the name of the
+    upload."""
 
 
 class FilePart(Body):
     type: Literal["file"]
+    """Kind of the part: a file, whose text becomes part of the prompt."""
     file: FileContent
+    """The file, by its id or by its content."""
 
 
 def _kind(part: Any) -> str:
@@ -86,15 +102,27 @@ class ChatMessage(Body):
     unsupported: ClassVar[Unsupported] = {"audio": ()}
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    """`function`: as `tool`, of clients that define `functions`."""
+    """Author of the message. `developer` is rendered as `system` where the chat template knows no
+    such role; `function` is the older form of `tool`."""
     content: Content | None = None
+    """The text, or up to 1024 parts: texts, pictures, files. Required, except from the
+    assistant."""
     name: Annotated[str, Field(max_length=256)] | None = None
+    """Name of the author, which the model's chat template gets and may ignore."""
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+    """In a `tool` message: id of the call whose result this is."""
     tool_calls: Annotated[list[PastCall], Field(max_length=1024, fail_fast=True)] | None = None
+    """In an `assistant` message: the calls that it has made. Refused in others."""
     function_call: FunctionCall | None = None
+    """In an `assistant` message: the call that it has made, in the older form. Refused beside
+    `tool_calls`."""
     reasoning_content: str | None = None
+    """In an `assistant` message: the thinking that preceded it, for the chat template. Ignored in
+    others."""
     reasoning: str | None = None
+    """OpenRouter's and vLLM's name of `reasoning_content`, which takes precedence."""
     refusal: str | None = None
+    """A refusal of the assistant, read as its `content` if it has none."""
 
     @model_validator(mode="before")
     @classmethod

@@ -97,38 +97,78 @@ Biases = Annotated[
 
 class StreamOptions(Body):
     include_usage: bool | None = None
+    """Send the usage of the whole answer in one more event before `[DONE]`. Default: false, unless
+    the operator sets `STREAM_USAGE`."""
     continuous_usage_stats: bool | None = None
+    """Send the usage so far in every event. Default: false."""
 
 
 class CommonFields(Body):
     """What OpenAI's API as vLLM extends it, and SGLang's own, have by the same names."""
 
     n: Annotated[int, Field(ge=1)] | None = None
+    """Number of answers to generate for each prompt or conversation, at most `MAX_CHOICES`.
+    Default: 1."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Randomness of the choice of each token; 0 takes the likeliest one. Default: the operator's
+    (`DEFAULT_SAMPLING`) or the model's, else 1."""
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Sample only from the likeliest tokens whose probabilities add up to this. Default: the
+    operator's or the model's, else 1."""
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    """Sample only from this many of the likeliest tokens, at most the size of the vocabulary; 0 and
+    -1 are off. Default: the operator's or the model's, else off."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Leave out tokens below this share of the likeliest token's probability. Refused above 0 with
+    speculative or deterministic decoding. Default: the operator's or the model's, else 0."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Lower the score of a token by this much for each time that the answer has it already; below 0
+    raises it. Default: 0."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Lower the score of a token by this much once the answer has it; below 0 raises it. Default:
+    0."""
     repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
+    """Divide the score of a token by this once the answer has it (multiply a negative score); 1 is
+    off. Default: the operator's or the model's, else 1."""
     stop: Stops | None = None
+    """End the answer before the first of these texts: one, or up to `MAX_STOPS`, of at most
+    `MAX_STOP_CHARS` characters each."""
     stop_token_ids: StopTokenIds | None = None
+    """End the answer at any of these tokens, at most `MAX_STOP_TOKEN_IDS`. Without effect with
+    `ignore_eos`."""
     ignore_eos: bool | None = None
+    """Go on after the model's end token, up to the maximum of tokens. Without effect with a schema
+    or a grammar. Default: false."""
     skip_special_tokens: bool | None = None
+    """Leave special tokens out of the answer's text. Default: true."""
     logit_bias: Biases | None = None
+    """Number to add to the score of a token, by its id as a string; at most `MAX_LOGIT_BIASES`
+    entries."""
 
 
 class SamplingFields(CommonFields, GrammarFields, BeamFields):
     """The sampling fields of chat and plain completions."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """A name from `/v1/models` (the model, an alias or an adapter), `default` or `sglang`. Others
+    are 404, unless the operator takes any name. Default: the served model."""
     stream: bool | None = None
+    """Send the answer as server-sent events while it is generated. Default: false."""
     stream_options: StreamOptions | None = None
+    """What the events of a stream also carry. Refused without `stream: true`."""
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Least number of tokens of the answer; refused above its maximum. Without effect with a
+    schema, a grammar or a budget of thinking. Default: 0."""
     cache_salt: Annotated[str, Field(max_length=256)] | None = None
+    """Share the prefix cache only with requests that have the same text here."""
     prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
+    """The client's name for the conversation. It separates prefix caches with `CACHE_SCOPE=session`
+    and has no effect otherwise."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    """Seed of the sampling. Honoured only with the engine option `enable_deterministic_inference`,
+    without effect otherwise."""
     user: Annotated[str, Field(max_length=512)] | None = None
+    """The client's id of its user. Without effect."""
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> SamplingFields:

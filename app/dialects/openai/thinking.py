@@ -25,25 +25,41 @@ class ReasoningOptions(Body):
     unsupported: ClassVar[Unsupported] = {"exclude": (False,)}
 
     effort: Effort | None = None
+    """As `reasoning_effort`, which takes precedence."""
     max_tokens: Tokens | None = None
+    """As `thinking_budget`, over which it takes precedence. It also switches the thinking on,
+    unless `effort` is `none` or `enable_thinking` is set."""
     enabled: bool | None = None
+    """Switch the thinking on or off, as far as the model's chat template can. It takes precedence
+    over `enable_thinking`."""
 
 
 class Thinking(Body):
     """DeepSeek's and GLM's switch."""
 
     type: Literal["enabled", "disabled"]
+    """Switch the thinking on or off, as far as the model's chat template can."""
     budget_tokens: Tokens | None = None
+    """As `thinking_budget`, over which it takes precedence."""
 
 
 class ThinkingFields(Body):
     reasoning_effort: Effort | None = None
+    """How much the model thinks before it answers; `none` is off. The chat template decides what
+    follows; an effort that it refuses becomes the nearest one that it takes."""
     reasoning: ReasoningOptions | None = None
+    """OpenRouter's form of `reasoning_effort` and `thinking_budget`."""
     thinking: Thinking | None = None
+    """DeepSeek's and GLM's switch for the thinking. It takes precedence over `reasoning.enabled`
+    and `enable_thinking`."""
     enable_thinking: bool | None = None
+    """DashScope's switch for the thinking, honoured as far as the model's chat template can.
+    Default: what the template does."""
     thinking_budget: Tokens | None = None
-    """DashScope's, and SGLang's by another name."""
+    """Most tokens of thinking; then the model has to answer. Refused for a model whose thinking
+    ends with no marker of its own. Default: no bound."""
     max_thinking_tokens: Tokens | None = None
+    """SGLang's name of `thinking_budget`, which takes precedence."""
 
     @property
     def effort(self) -> str | None:

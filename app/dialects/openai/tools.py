@@ -32,35 +32,52 @@ def _type(value: Any) -> str:
 
 class Function(Body):
     name: Name
+    """Name of the function, by which the model calls it. Unique in the request."""
     description: Description | None = None
+    """What the function does, as the model reads it."""
     parameters: dict[str, Any] | None = None
+    """JSON schema of the arguments, of the type `object`, within `MAX_SCHEMA_*`. Default: the
+    function takes no arguments."""
     strict: bool | None = None
+    """Hold the arguments to the schema also where the model need not call; a schema that cannot be
+    enforced is refused. Default: false."""
 
 
 class FunctionTool(Body):
     type: Literal["function"]
+    """Kind of the tool: its arguments are JSON."""
     function: Function
+    """The function that the model may call."""
 
 
 class RegexOrLark(Body):
     syntax: Literal["regex", "lark"]
+    """Language of `definition`."""
     definition: str
+    """The regular expression or Lark grammar that the input matches as a whole."""
 
 
 class CustomFormat(Body):
     type: Literal["text", "grammar"]
+    """`text`: any text; `grammar`: what matches `grammar`."""
     grammar: RegexOrLark | None = None
+    """The rules of the type `grammar`. Without them the input is any text."""
 
 
 class Custom(Body):
     name: Name
+    """Name of the tool, by which the model calls it. Unique in the request."""
     description: Description | None = None
+    """What the tool does, as the model reads it."""
     format: CustomFormat | None = None
+    """What the input looks like. Default: any text."""
 
 
 class CustomTool(Body):
     type: Literal["custom"]
+    """Kind of the tool: its input is one text. The model is shown a function with one string."""
     custom: Custom
+    """The tool that the model may call."""
 
 
 AnyTool = Annotated[
@@ -74,6 +91,7 @@ AnyTool = Annotated[
 
 class Named(Body):
     name: Annotated[str, Field(max_length=64)]
+    """Name of a tool or function that the request defines."""
 
 
 def _nested(data: Any, key: str) -> Any:
@@ -85,7 +103,9 @@ def _nested(data: Any, key: str) -> Any:
 
 class FunctionChoice(Body):
     type: Literal["function"]
+    """Kind of the tool: a function."""
     function: Named
+    """The function. The Responses API's form, `name` beside `type`, is taken, too."""
 
     @model_validator(mode="before")
     @classmethod
@@ -102,14 +122,17 @@ def _kind_of_choice(value: Any) -> Any:
 
 
 class ChosenFunction(FunctionChoice):
-    """As the whole of `tool_choice`: what is of no known type is taken for one."""
+    """The whole of `tool_choice`; also what is read of a value without a known type."""
 
     type: Annotated[Literal["function"], BeforeValidator(_kind_of_choice)]
+    """Kind of the tool that has to be called: a function."""
 
 
 class CustomChoice(Body):
     type: Literal["custom"]
+    """Kind of the tool: a custom one."""
     custom: Named
+    """The custom tool. The Responses API's form, `name` beside `type`, is taken, too."""
 
     @model_validator(mode="before")
     @classmethod
@@ -125,12 +148,17 @@ AnyName = Annotated[
 
 class Allowed(Body):
     mode: Literal["auto", "required"]
+    """`auto`: the model may call one of them; `required`: it has to."""
     tools: Annotated[list[AnyName], Field(min_length=1, max_length=1024)]
+    """Tools of the request that may be called. The model is shown all of its tools; calls of the
+    others are dropped."""
 
 
 class AllowedChoice(Body):
     type: Literal["allowed_tools"]
+    """Kind of the choice: some of the tools."""
     allowed_tools: Allowed
+    """Which tools may be called, and whether one has to be."""
 
 
 ToolChoice = Annotated[
@@ -147,24 +175,35 @@ ToolChoice = Annotated[
 
 class FunctionCall(Body):
     name: Annotated[str, Field(max_length=256)]
+    """Name of the function that was called."""
     arguments: str
+    """The arguments, as the text of a JSON object. Any other text is shown to the model as one
+    string, `input`."""
 
 
 class FunctionToolCall(Body):
     id: Annotated[str, Field(max_length=256)] | None = None
+    """Id of the call, which the `tool` message with its result repeats in `tool_call_id`."""
     type: Literal["function"] | None = None
+    """Kind of the tool that was called: a function, also without this field."""
     function: FunctionCall
+    """What was called, with which arguments."""
 
 
 class CustomCall(Body):
     name: Annotated[str, Field(max_length=256)]
+    """Name of the custom tool that was called."""
     input: str
+    """The text that it was called with."""
 
 
 class CustomToolCall(Body):
     id: Annotated[str, Field(max_length=256)] | None = None
+    """Id of the call, which the `tool` message with its result repeats in `tool_call_id`."""
     type: Literal["custom"]
+    """Kind of the tool that was called: a custom one."""
     custom: CustomCall
+    """What was called, with which input."""
 
 
 PastCall = Annotated[

@@ -14,8 +14,10 @@ from app.dialects.body import Body, Unsupported
 
 class AbortBody(Body):
     rid: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """A request's `X-Request-ID`, or the id in its answer."""
+    """The request to end: its `X-Request-ID`, or the id in its answer. Required without
+    `abort_all`."""
     abort_all: bool | None = None
+    """End all requests. It takes precedence over `rid`. Default: false."""
 
 
 class LoadAdapterBody(Body):
@@ -24,11 +26,14 @@ class LoadAdapterBody(Body):
     unsupported: ClassVar[Unsupported] = {"load_inplace": (False,)}
 
     lora_name: Annotated[str, Field(min_length=1, max_length=200)]
+    """Name by which requests ask for the adapter as `model`."""
     lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
+    """Folder on the server's machine, or name on the hub."""
 
 
 class UnloadAdapterBody(Body):
     lora_name: Annotated[str, Field(min_length=1, max_length=200)]
+    """Name of the adapter."""
 
 
 class ProfileBody(Body):
@@ -46,6 +51,11 @@ class ProfileBody(Body):
     }
 
     num_steps: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Number of the engine's steps after which the profile ends by itself. Default: it ends with
+    `/stop_profile`."""
     activities: list[Literal["CPU", "GPU", "MEM"]] | None = None
+    """What to record. Default: the CPU and the GPU."""
     with_stack: bool | None = None
+    """Record the stack of each operation, too. Default: true."""
     record_shapes: bool | None = None
+    """Record the shapes of tensors, too. Default: true."""

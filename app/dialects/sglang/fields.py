@@ -78,16 +78,39 @@ class GenerateSampling(CommonFields):
 
     unsupported: ClassVar[Unsupported] = known.SAMPLING
     reasons: ClassVar[Mapping[str, str]] = known.because(known.SAMPLING_REASONS)
+    descriptions: ClassVar[Mapping[str, str]] = {
+        "temperature": "Randomness of the choice of each token; 0 takes the likeliest one. "
+        "Default: 1, whatever the model's generation config says.",
+        "top_p": "Sample only from the likeliest tokens whose probabilities add up to this. "
+        "Default: 1.",
+        "top_k": "Sample only from this many of the likeliest tokens, at most the size of the "
+        "vocabulary; 0 and -1 are off. Default: off.",
+        "min_p": "Leave out tokens below this share of the likeliest token's probability. Refused "
+        "above 0 with speculative or deterministic decoding. Default: 0.",
+        "repetition_penalty": "Divide the score of a token by this once the answer has it "
+        "(multiply a negative score); 1 is off. Default: 1.",
+    }
 
     max_new_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = _DEFAULT_MAX_TOKENS
-    """None: up to the end of the context."""
+    """Most tokens of each answer; with the prompt at most the context. `null`: up to the end of the
+    context; 0: the prompt alone."""
     min_new_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Least number of tokens of the answer, at most `max_new_tokens`. Without effect with a schema
+    or a grammar. Default: 0."""
     sampling_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    """Seed of the sampling. Honoured only with the engine option `enable_deterministic_inference`,
+    without effect otherwise."""
     no_stop_trim: bool | None = None
+    """Keep the stop string or token, at which the answer ended, in its text. Default: false."""
     json_schema: str | None = None
+    """The JSON schema that the answer follows, as text. Only one field may constrain the answer."""
     regex: str | None = None
+    """The regular expression that the whole answer matches. Only with `ALLOW_GRAMMARS=true`."""
     ebnf: str | None = None
+    """The grammar that the answer follows, in GBNF or Lark. Only with `ALLOW_GRAMMARS=true`."""
     structural_tag: str | None = None
+    """The structural tag that the answer follows, as the text of a JSON object. Only with
+    `ALLOW_GRAMMARS=true`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -173,20 +196,34 @@ class GenerateBody(Body):
     reasons: ClassVar[Mapping[str, str]] = known.because(known.REASONS)
 
     text: Texts | None = None
+    """What to continue: a text or texts, at most `MAX_PROMPTS`. Either this or `input_ids`."""
     input_ids: Ids | None = None
+    """What to continue, as the token ids of one prompt or of several, at most `MAX_PROMPTS`."""
     sampling_params: Annotated[GenerateSampling, Same] | None = None
+    """How to choose tokens, and where to end. A list must have the same for every prompt."""
     stream: bool | None = None
+    """Send the answer as server-sent events while it is generated; each has the whole answer so
+    far. Default: false."""
     return_logprob: Annotated[bool, Same] | None = None
+    """Return the log-probability of each token, as the model has it before sampling. A list must
+    have the same for every prompt. Default: false."""
     logprob_start_len: Annotated[int, Field(ge=-1, lt=2**31), Same] | None = None
-    """-1: log-probabilities of the answer only."""
+    """Position in the prompt from which its tokens have log-probabilities, too; -1: none of them.
+    Default: -1."""
     top_logprobs_num: Annotated[int, Field(ge=0, le=hard_limit("max_logprobs")), Same] | None = None
+    """Number of likeliest alternatives to return for each token, with `return_logprob`; at most
+    `MAX_LOGPROBS`. Default: 0."""
     return_text_in_logprobs: bool | None = None
+    """Return the text of each token beside its id, with `return_logprob`. Default: false."""
     image_data: Annotated[Any, PlainValidator(_pictures), WithJsonSchema({})] | None = None
-    """The text has the model's own marker for each picture."""
+    """Pictures (`data:` URL, URL or base64): one, a list, or one of either for each prompt. Only
+    with `text`, which has the model's own marker for each."""
     lora_path: Annotated[str, Field(min_length=1, max_length=200), Same] | None = None
-    """The name of an adapter that is loaded, and no path."""
+    """Name of the adapter to answer with, not a path. A list must have the same for every prompt.
+    Default: none."""
     cache_salt: Annotated[str, Field(max_length=256), Same] | None = None
-    """Only requests with the same one share what the prefix cache has."""
+    """Share the prefix cache only with requests that have the same text here. A list must have the
+    same for every prompt."""
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:

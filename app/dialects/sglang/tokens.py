@@ -33,12 +33,21 @@ class TokenizeBody(Body):
     }
 
     model: _Model | None = None
+    """A name from `/v1/models`, `default` or `sglang`. Others are 404, unless the operator takes
+    any name. Default: the served model."""
     prompt: str | list[str] | None = None
+    """The text or texts to tokenise, at most `MAX_PROMPTS`. Either this or `messages`."""
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] | None = None
+    """The conversation to tokenise as the model's chat template renders it, at most
+    `MAX_MESSAGES`."""
     return_token_strs: bool | None = None
+    """Return the text of each token, too, as `token_strs`; at most as many tokens as the context.
+    Default: false."""
     add_special_tokens: bool | None = None
-    """Of texts; a conversation has those of its template."""
+    """Add the special tokens that the tokenizer puts around a text. Without effect on `messages`.
+    Default: true."""
     add_generation_prompt: bool | None = None
+    """End `messages` with what an answer of the assistant begins with. Default: true."""
 
     @classmethod
     def lengths(cls, bounds: Bounds) -> dict[str, int]:
@@ -81,12 +90,16 @@ async def tokenize(body: TokenizeBody, call: Call) -> Reply:
 
 class DetokenizeBody(Body):
     model: _Model | None = None
+    """A name from `/v1/models`, `default` or `sglang`. Others are 404, unless the operator takes
+    any name. Default: the served model."""
     tokens: Annotated[
         Any,
         PlainValidator(lambda value: _ids(value)),
         WithJsonSchema({"type": "array", "items": {"type": "integer", "minimum": 0}}),
     ]
+    """The token ids, at most as many as the context."""
     skip_special_tokens: bool | None = None
+    """Leave special tokens out of the text. Default: false."""
 
 
 def _ids(value: Any) -> list[int]:
@@ -104,11 +117,12 @@ async def detokenize(body: DetokenizeBody, call: Call) -> Reply:
     return Whole(orjson.dumps({"text": text, "prompt": text}))
 
 
-class CountBody(Body):
+class TextCountBody(Body):
     input: str
+    """The text whose tokens to count, with the special tokens that the tokenizer adds."""
 
 
-async def count(body: CountBody, call: Call) -> Reply:
+async def count(body: TextCountBody, call: Call) -> Reply:
     (ids,) = await call.model.tokenize([TextPrompt(body.input, "input")])
     return Whole(orjson.dumps({"prompt_tokens": len(ids)}))
 
@@ -143,7 +157,7 @@ DETOKENIZE = Dialect(
 COUNT = Dialect(
     path="/v1/tokens",
     summary="How many tokens a text has",
-    body=CountBody,
+    body=TextCountBody,
     answer=count,
     example={"input": "hello world"},
 )

@@ -1,4 +1,4 @@
-"""One look at the server each second, while somebody watches, sent to all who do.
+"""One sample of the server each second, while pages watch it, sent to all of them.
 
     first watcher ─ task ─┬─ sample ─ every second ─> frame ─┬─> watcher 1
                           │   metrics' files, gauges, load   ├─> watcher 2 ...
@@ -110,7 +110,7 @@ class Sampler:
                 yield _event("about", self._about())
             yield frame
         if task.done() and not task.cancelled():
-            task.result()  # a fault of the sampler is one of this request
+            task.result()  # raise the sampler's error, so that this request fails with it
 
     async def _run(self) -> None:
         clock = time.monotonic
@@ -126,7 +126,7 @@ class Sampler:
                     async with asyncio.timeout(due - clock()):
                         await self._phase_changed.wait()
         finally:
-            if self._task is asyncio.current_task():  # else nobody watches, or another one does
+            if self._task is asyncio.current_task():  # else another one runs, or none
                 self._pass_on(None, last=True)
 
     def _is_draining(self) -> bool:
@@ -148,7 +148,7 @@ class Sampler:
         )
         now = time.monotonic()
         before = self._readings[-1] if self._readings else None
-        if before is not None and now - before[0] > 3 * INTERVAL_S:  # it was not watched meanwhile
+        if before is not None and now - before[0] > 3 * INTERVAL_S:  # no page watched in between
             self._readings.clear()
             before = None
         self._readings.append((now, figures))
@@ -178,8 +178,8 @@ class Sampler:
         }
 
     async def _loads(self, engine: Engine) -> list[Load]:
-        """Of each replica; none if they are not known in time. A reading that is late goes on, and
-        there is no second one beside it, whoever watches."""
+        """The load of each replica; none if the engine does not report it in time. A reading that
+        takes longer goes on, and no second one is started until it has ended."""
         wait_s = 0.0
         if self._asked is None:
             self._asked, wait_s = asyncio.ensure_future(_known_loads(engine)), _LOADS_S

@@ -18,7 +18,7 @@ from app.dialects.contract import Ask, Reply, Resource, Whole
 from app.dialects.openai.responses import kept_items
 from app.dialects.openai.responses.body import Metadata
 from app.dialects.openai.responses.items import AnyItem, CompactionItem, Item, ReferenceItem
-from app.dialects.openai.responses.listing import LIMIT, ORDER, Paging, listed, text
+from app.dialects.openai.responses.listing import AFTER, INCLUDE, LIMIT, ORDER, Paging, listed
 from app.errors import InvalidRequest, ItemNotFound, UnsupportedParameter
 from app.store import records
 from app.store.store import Store
@@ -30,15 +30,20 @@ _Items = Annotated[list[AnyItem], Field(max_length=_MOST_AT_ONCE, fail_fast=True
 
 class NewConversation(Body):
     items: _Items | None = None
+    """Items that the conversation begins with, at most 20."""
     metadata: Metadata | None = None
+    """The client's own notes, at most 16 names and values."""
 
 
 class ChangedConversation(Body):
     metadata: Metadata
+    """The client's own notes, at most 16 names and values. They replace the ones that the
+    conversation had."""
 
 
 class NewItems(Body):
     items: Annotated[list[AnyItem], Field(min_length=1, max_length=_MOST_AT_ONCE, fail_fast=True)]
+    """Items to add at the end of the conversation, at most 20."""
 
 
 async def create(ask: Ask) -> Reply:
@@ -183,7 +188,7 @@ RESOURCES = (
         path=_ITEMS,
         summary="A conversation's items",
         answer=list_items,
-        query={"limit": LIMIT, "order": ORDER, "after": text(), "include": text()},
+        query={"limit": LIMIT, "order": ORDER, "after": AFTER, "include": INCLUDE},
     ),
     Resource(
         method="POST",

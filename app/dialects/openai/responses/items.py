@@ -26,10 +26,13 @@ _SEEN_BY_OTHERS = "[{} that this model cannot read]"
 
 
 class Part(Body):
-    """A piece of text. In a message nothing else is taken."""
+    """A piece of text."""
 
     type: str
+    """Kind of the part: `input_text`, `output_text`, `text`, `summary_text`, `reasoning_text`, or
+    `refusal`, whose text is read. Others are refused."""
     text: str
+    """The text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -48,19 +51,30 @@ class Part(Body):
 
 class PicturePart(Body):
     type: Literal["input_image"]
+    """Kind of the part: a picture, for models that take pictures."""
     image_url: Annotated[str, Field(min_length=1)] | None = None
+    """The picture as a `data:` URL with base64 (PNG, JPEG, WEBP, GIF), or an `https:` URL at a host
+    in `MEDIA_HOSTS`. It takes precedence over `file_id`."""
     file_id: Id | None = None
-    """In the place of the other."""
+    """Id of a picture from `/v1/files`, uploaded with the same key. In messages only."""
     detail: Detail | None = None
+    """`low` makes the picture at most 512 pixels wide and high; `auto` and `high` leave its
+    size."""
 
 
 class FilePart(Body):
     unsupported: ClassVar[Unsupported] = {"file_url": ()}
 
     type: Literal["input_file"]
+    """Kind of the part: a file, whose text becomes part of the prompt."""
     file_id: Id | None = None
+    """Id of a file from `/v1/files`, uploaded with the same key. Either this or `file_data`."""
     file_data: str | None = None
+    """The file itself, as a `data:` URL with base64 or as base64 alone. It must be UTF-8 text; a
+    PDF is refused."""
     filename: Annotated[str, Field(max_length=1024)] | None = None
+    """Name that the model is shown with `file_data`. With `file_id` it is shown the name of the
+    upload."""
 
 
 class ResultPart(Body):
@@ -68,7 +82,10 @@ class ResultPart(Body):
     must not make the conversation unusable: the model is told that it was there."""
 
     type: str
+    """Kind of the part, as of messages. Of a file, or a picture without a URL, the model is told
+    that it was there."""
     text: str
+    """The text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -111,97 +128,159 @@ def _kind_of_result(part: Any) -> str:
 
 class MessageItem(Body):
     type: Literal["message"] | None = None
+    """Kind of the item: a message, also without this field if it has a `role`."""
     id: Id | None = None
+    """The id that the item was answered with. An item that is kept gets an id of this server, if it
+    has none."""
     role: Literal["user", "system", "developer", "assistant"]
+    """Author of the message."""
     content: _content(Part) | None = None  # type: ignore[valid-type]
+    """The text, or up to 1024 parts: texts, files, and from users pictures."""
     phase: Annotated[str, Field(max_length=64)] | None = None
+    """Which part of an answer it was. Kept with the item, without effect."""
 
 
 class ReasoningItem(Body):
     type: Literal["reasoning"]
+    """Kind of the item: thinking of the model."""
     id: Id | None = None
+    """The id that the item was answered with. An item that is kept gets an id of this server, if it
+    has none."""
     summary: Annotated[list[Part], _PARTS] | None = None
+    """The thinking, if there is neither `content` nor an `encrypted_content` that can be opened."""
     content: Annotated[list[Part], _PARTS] | None = None
+    """The thinking as text. It takes precedence over the other fields."""
     encrypted_content: str | None = None
+    """The thinking as this server has sealed it. What it cannot open is passed over."""
     hidden: bool | None = None
-    """Ours: the content is shown to no client."""
+    """This server's own mark of items that it keeps: their content is shown to no client."""
 
 
 class FunctionCallItem(Body):
     type: Literal["function_call"]
+    """Kind of the item: a call of a function."""
     id: Id | None = None
+    """The id that the item was answered with. An item that is kept gets an id of this server, if it
+    has none."""
     call_id: CallId
+    """Id of the call, which the item with its result repeats."""
     name: Name
+    """Name of the function that was called."""
     namespace: Name | None = None
+    """Name of the `namespace` tool that the function belongs to."""
     arguments: str
+    """The arguments, as the text of a JSON object. Any other text is shown to the model as one
+    string, `input`."""
     status: str | None = None
+    """`incomplete` leaves out a call without a result, which the limit of tokens cut off. Others
+    have no effect."""
 
 
 class CustomCallItem(Body):
     type: Literal["custom_tool_call"]
+    """Kind of the item: a call of a custom tool."""
     id: Id | None = None
+    """The id that the item was answered with. An item that is kept gets an id of this server, if it
+    has none."""
     call_id: CallId
+    """Id of the call, which the item with its result repeats."""
     name: Name
+    """Name of the tool that was called."""
     namespace: Name | None = None
+    """Name of the `namespace` tool that the tool belongs to."""
     input: str
+    """The text that it was called with."""
     status: str | None = None
+    """`incomplete` leaves out a call without a result, which the limit of tokens cut off. Others
+    have no effect."""
 
 
 class ResultItem(Body):
     """What a tool answered: one text, or parts."""
 
     type: Literal["function_call_output", "custom_tool_call_output"]
+    """Kind of the item: the result of a call of a function or a custom tool."""
     id: Id | None = None
+    """The id that the item was answered with. An item that is kept gets an id of this server, if it
+    has none."""
     call_id: CallId
+    """Id of the call that it answers. A result without a call is refused, and a call without a
+    result."""
     output: _content(ResultPart)  # type: ignore[valid-type]
+    """The result: a text, or up to 1024 parts."""
 
 
 class ClientCallItem(Body):
     """A call of a tool that OpenAI has defined and the client runs."""
 
     type: Literal["local_shell_call", "shell_call", "apply_patch_call"]
+    """Kind of the item: a call of a tool that OpenAI has defined and the client runs."""
     id: Id | None = None
+    """The id that the item was answered with. An item that is kept gets an id of this server, if it
+    has none."""
     call_id: CallId
+    """Id of the call, which the item with its result repeats."""
     action: dict[str, Any] | None = None
+    """What a shell was to run. The model is shown it as the call's arguments."""
     operation: dict[str, Any] | None = None
+    """What a patch was to change, in the place of `action`."""
 
 
 class ClientResultItem(Body):
     type: Literal["local_shell_call_output", "shell_call_output", "apply_patch_call_output"]
+    """Kind of the item: the result of a call of a tool that OpenAI has defined and the client
+    runs."""
     id: Id | None = None
+    """Without `call_id`: id of the item that called."""
     call_id: CallId | None = None
+    """Id of the call that it answers. Without it and `id`: the first call that has no result."""
     output: Any = None
+    """The result: a text, or JSON that the model is shown as text."""
 
 
 class ServedCallItem(Body):
     """A call that another server has answered itself, with its result."""
 
     type: Literal["mcp_call"]
+    """Kind of the item: a call of an MCP server's tool that another server has run."""
     id: CallId
+    """Id of the item, and of the call."""
     name: Name
+    """Name of the tool that was called."""
     arguments: str = "{}"
+    """The arguments, as the text of a JSON object."""
     output: str | None = None
+    """The result, as text."""
     error: Any = None
+    """Why it failed, if there is no `output`: any JSON, which the model is shown as text."""
 
 
 class CompactionItem(Body):
-    """A conversation in short, which only the server that made it can read."""
+    """A compacted conversation, which only the server that made it can read."""
 
     type: Literal["compaction", "compaction_summary"]
+    """Kind of the item: a compacted conversation. Refused: only the server that made it can read
+    it."""
 
 
 class ReferenceItem(Body):
     """An item that this server answered before, by its id."""
 
     type: Literal["item_reference"] | None = None
+    """Kind of the item: a reference, also without this field if it has an `id` and no `role`."""
     id: Annotated[str, Field(min_length=1, max_length=256)]
+    """Id of a kept item of this server's, which takes this place. Refused in the items of a
+    conversation."""
 
 
 class ToolsItem(Body):
     """More tools. Codex offers its tools so to some models."""
 
     type: Literal["additional_tools", "tool_search_output"]
+    """Kind of the item: more tools."""
     tools: Annotated[list[AnyTool], Field(max_length=1024, fail_fast=True)] | None = None
+    """Tools that the model may call from the beginning, beside those of the request; at most
+    `MAX_TOOLS` together."""
 
 
 class IgnoredItem(Body):
@@ -216,6 +295,7 @@ class IgnoredItem(Body):
         "mcp_approval_response", "tool_search_call", "program", "program_output",
         "configuration_update",
     ]  # fmt: skip
+    """Kind of the item, which is kept with the input and not shown to the model."""
 
 
 _KINDS: tuple[type[Body], ...] = (
@@ -254,6 +334,7 @@ def _unknown(_: object) -> str:
 
 class UnknownItem(Body):
     type: Annotated[Literal["message"], BeforeValidator(_unknown)]
+    """Refused: an item of any other type is not known here."""
 
 
 Item: TypeAlias = (

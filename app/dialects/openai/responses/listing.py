@@ -13,12 +13,21 @@ from app.errors import InvalidRequest
 from app.types import Json
 
 _MOST = 100
-LIMIT: Json = {"type": "integer", "minimum": 1, "maximum": _MOST, "default": 20}
-ORDER: Json = {"type": "string", "enum": ["asc", "desc"], "default": "desc"}
-
-
-def text() -> Json:
-    return {"type": "string"}
+LIMIT: Json = {
+    "type": "integer",
+    "minimum": 1,
+    "maximum": _MOST,
+    "default": 20,
+    "description": "Most entries of the page.",
+}
+ORDER: Json = {
+    "type": "string",
+    "enum": ["asc", "desc"],
+    "default": "desc",
+    "description": "`asc`: oldest first; `desc`: newest first.",
+}
+AFTER: Json = {"type": "string", "description": "Id of the entry that the page begins after."}
+INCLUDE: Json = {"type": "string", "description": "Without effect: entries are whole."}
 
 
 class Paging(msgspec.Struct, frozen=True):

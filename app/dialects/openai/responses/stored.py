@@ -15,7 +15,7 @@ import orjson
 
 from app.dialects.contract import Ask, Call, Reply, Resource, Running, Stream, Whole
 from app.dialects.openai.responses import kept_items, replay
-from app.dialects.openai.responses.listing import LIMIT, ORDER, Paging, listed, text
+from app.dialects.openai.responses.listing import AFTER, INCLUDE, LIMIT, ORDER, Paging, listed
 from app.dialects.openai.responses.response import error_json
 from app.errors import InternalError, InvalidRequest, ItemNotFound, RouteNotFound, ServeError
 from app.store.records import RUNNING, Kept
@@ -219,9 +219,17 @@ RESOURCES = (
         summary="A response that was kept, or its events once more",
         answer=retrieve,
         query={
-            "stream": {"type": "boolean"},
-            "starting_after": {"type": "integer", "minimum": 0},
-            "include": text(),
+            "stream": {
+                "type": "boolean",
+                "description": "Send the response's events instead of its JSON. Default: false.",
+            },
+            "starting_after": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "Number of the event that the events begin after, with "
+                "`stream=true`. Default: all of them.",
+            },
+            "include": INCLUDE,
         },
     ),
     Resource(
@@ -247,6 +255,6 @@ RESOURCES = (
         path="/v1/responses/{response_id}/input_items",
         summary="What a response answers",
         answer=input_items,
-        query={"limit": LIMIT, "order": ORDER, "after": text(), "include": text()},
+        query={"limit": LIMIT, "order": ORDER, "after": AFTER, "include": INCLUDE},
     ),
 )

@@ -29,10 +29,18 @@ _NEEDED = (
 
 class FunctionTool(Body):
     type: Literal["function"]
+    """Kind of the tool: its arguments are JSON."""
     name: Name
+    """Name of the function, by which the model calls it. Unique in the request or in its
+    namespace."""
     description: Description | None = None
+    """What the function does, as the model reads it."""
     parameters: dict[str, Any] | None = None
+    """JSON schema of the arguments, of the type `object`, within `MAX_SCHEMA_*`. Default: the
+    function takes no arguments."""
     strict: bool | None = None
+    """Hold the arguments to the schema also where the model need not call; a schema that cannot be
+    enforced is refused. Default: false."""
 
     @property
     def echo(self) -> Json:
@@ -47,8 +55,12 @@ class FunctionTool(Body):
 
 class CustomFormat(Body):
     type: Literal["text", "grammar"]
+    """`text`: any text; `grammar`: what matches `definition`."""
     syntax: Literal["regex", "lark"] | None = None
+    """Language of `definition`, required with `grammar`."""
     definition: str | None = None
+    """The regular expression or Lark grammar that the input matches as a whole, required with
+    `grammar`."""
 
     @model_validator(mode="after")
     def _complete(self) -> CustomFormat:
@@ -60,9 +72,13 @@ class CustomFormat(Body):
 
 class CustomTool(Body):
     type: Literal["custom"]
+    """Kind of the tool: its input is one text. The model is shown a function with one string."""
     name: Name
+    """Name of the tool, by which the model calls it. Unique in the request or in its namespace."""
     description: Description | None = None
+    """What the tool does, as the model reads it."""
     format: CustomFormat | None = None
+    """What the input looks like. Default: any text."""
 
     @property
     def echo(self) -> Json:
@@ -73,8 +89,11 @@ class Namespace(Body):
     """Tools under one name, such as those of one MCP server."""
 
     type: Literal["namespace"]
+    """Kind of the tool: several under one name."""
     name: Name
+    """Name of the namespace. The model is shown its tools as `namespace__name`."""
     description: Description | None = None
+    """What its tools are for. The model is not shown it."""
     tools: Annotated[
         list[
             Annotated[
@@ -84,6 +103,7 @@ class Namespace(Body):
         ],
         Field(max_length=1024, fail_fast=True),
     ]
+    """The tools of the namespace."""
 
     @property
     def echo(self) -> Json:
@@ -92,11 +112,13 @@ class Namespace(Body):
 
 
 class HostedTool(Body):
-    """One of OpenAI's own, which the model is not shown."""
+    """One of OpenAI's own tools, which the model is not shown."""
 
     model_config = ConfigDict(extra="allow")
 
     type: str
+    """One of OpenAI's own tools, such as `web_search`. It is repeated in the answer and not shown
+    to the model; those that an answer would depend on are refused."""
 
     @model_validator(mode="before")
     @classmethod
@@ -144,8 +166,11 @@ class Chosen(Body):
     unsupported: ClassVar = {}
 
     type: Literal["function", "custom"]
+    """Kind of the tool that has to be called."""
     name: Annotated[str, Field(min_length=1, max_length=256)]
+    """Name of the tool that has to be called."""
     namespace: Annotated[str, Field(max_length=256)] | None = None
+    """Namespace of the tool. Without it the name must be unique."""
 
     @model_validator(mode="before")
     @classmethod
@@ -159,17 +184,24 @@ class Chosen(Body):
 
 
 class Allowed(Body):
-    """Of what may be called; `type` tells tools of OpenAI's own, which are not shown, apart."""
+    """A tool that may be called. By `type` OpenAI's own, which are not shown, are told apart."""
 
     type: str
+    """Kind of the tool; others than `function` and `custom` are passed over."""
     name: Annotated[str, Field(max_length=256)] | None = None
+    """Name of the tool."""
     namespace: Annotated[str, Field(max_length=256)] | None = None
+    """Namespace of the tool. Without it the name must be unique."""
 
 
 class AllowedTools(Body):
     type: Literal["allowed_tools"]
+    """Kind of the choice: some of the tools."""
     mode: Literal["auto", "required"]
+    """`auto`: the model may call one of them; `required`: it has to."""
     tools: Annotated[list[Allowed], Field(min_length=1, max_length=1024, fail_fast=True)]
+    """Tools of the request that may be called. The model is shown all of its tools; calls of the
+    others are dropped."""
 
 
 ToolChoice = Annotated[
