@@ -180,13 +180,12 @@ class ResponsesBody(PromptFields, SamplingFields):
             "max_completion_tokens": (),
             "moderation": (),
             "n": (1,),
+            "use_beam_search": (False,),
+            "length_penalty": (1,),
+            "early_stopping": (False, "never"),
         }
     )
     descriptions: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(
-            ("use_beam_search", "length_penalty", "early_stopping"),
-            "Without effect: responses are sampled.",
-        ),
         "stream_options": "Refused without `stream: true`, and without effect beside it: the last "
         "event has the usage.",
         "prompt_cache_key": "The client's name for the conversation, repeated in the answer. It "
