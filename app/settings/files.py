@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigError
+from app.settings.json_text import DEEPEST
 
 MOST_BYTES = 1024 * 1024
-_DEEPEST = 32
 _MOST_VALUES = 20_000
 _YAML_TYPE = "tag:yaml.org,2002:"
 _TRUSTS = "ENV_FILE="
@@ -212,8 +212,8 @@ def _check_shape(content: Any, path: Path, origin: str) -> None:
     while waiting:
         value, depth = waiting.pop()
         values += 1
-        if depth > _DEEPEST or values > _MOST_VALUES:
-            what = f"more than {_DEEPEST} levels" if depth > _DEEPEST else "too many values"
+        if depth > DEEPEST or values > _MOST_VALUES:
+            what = f"more than {DEEPEST} levels" if depth > DEEPEST else "too many values"
             raise ConfigError(f"{origin}: {path} has {what}")
         if isinstance(value, dict | list):
             inner = value.values() if isinstance(value, dict) else value

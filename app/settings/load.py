@@ -24,6 +24,7 @@ from app.errors import ConfigError
 from app.settings import (
     checks,
     engine_args,
+    json_text,
     rules,
     slips,
     sources,
@@ -180,9 +181,9 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        config = json.loads(text)
-    except RecursionError:
-        raise ConfigError(f"{DEPLOYMENT_CONFIG} is nested too deep") from None
+        config = json_text.parsed(text)
+    except json_text.TooDeep as error:
+        raise ConfigError(f"{DEPLOYMENT_CONFIG} {error}") from None
     except ValueError as error:
         raise ConfigError(f"{DEPLOYMENT_CONFIG} is not JSON: {error}") from None
     if not isinstance(config, dict):
@@ -329,7 +330,7 @@ def _number_or_switch(value: Any) -> Any:
     if isinstance(value, list):
         return [_number_or_switch(each) for each in value]
     try:
-        parsed = json.loads(value)
+        parsed = json_text.parsed(value)
     except ValueError:
         return value
     return value if isinstance(parsed, dict | list) else parsed

@@ -25,6 +25,7 @@ from app.settings.secrets import hidden, redacted
         "--base-url http://host/?sig=SECRET --port 1",
         '{"aws": {"secret_key": "SECRET"}}',
         '{"stores": [{"url": "http://u:SECRET@host"}, {"password": "SECRET"}]}',
+        '{"api_key": "SECRET", "deep": ' + "[" * 50_000,
         ' {"nested": "{\\"api_key\\": \\"SECRET\\"}"}',
     ],
 )
