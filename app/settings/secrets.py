@@ -37,6 +37,11 @@ def hidden(text: str) -> str:
     return _ADDRESS.sub(_without_credentials, _SECRET_FLAG.sub(r"\1***", text))
 
 
+def holds_secret(text: str) -> bool:
+    """`hidden` has something to hide in it."""
+    return "***" in hidden(text)
+
+
 def hidden_start(text: str, most_chars: int) -> str:
     """As `hidden`, the first characters: of a text that another machine wrote, however long."""
     start = text[:_MOST_SCANNED]
