@@ -110,6 +110,7 @@ def load(
     warnings += _warn_of_shown_keys(values, origins)
     warnings += slips.in_config(config, DEPLOYMENT_CONFIG)
     warnings += slips.in_environment(environ)
+    warnings += [line for source in files for line in slips.in_env_file(source)]
     return Loaded(settings.model_copy(update=changes), origins, warnings)
 
 

@@ -16,7 +16,7 @@ import io
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Source:
     spelled: Mapping[str, str] = field(default_factory=dict)
     """Names that are written otherwise there."""
     warnings: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    """Names of a `.env` file that are no setting, and have a value there."""
 
 
 def names() -> dict[str, Declaration]:
@@ -94,12 +96,24 @@ def env_file(path: str, said_by: str | None) -> Source:
     found = _bindings(text, str(file), said_by)
     taken = {name: value for name, value in found.items() if name in known}
     others = sorted(name for name in found if name not in known)
+    source = Source(taken, f"{path} {{}}", unknown=tuple(name for name in others if found[name]))
     if not taken and (said_by is None or not others):
-        return Source()
+        return source
     line = f"{file.absolute()} sets {_listed(sorted(taken)) or 'nothing here'}"
     if others:
-        line += f"; {_listed(others)} of it {'is' if len(others) == 1 else 'are'} no setting"
-    return Source(taken, f"{path} {{}}", warnings=(f"{line} (ENV_FILE= reads none)",))
+        names_of_others = _listed([shown(name) for name in others])
+        line += f"; {names_of_others} of it {'is' if len(others) == 1 else 'are'} no setting"
+    return replace(source, warnings=(f"{line} (ENV_FILE= reads none)",))
+
+
+def plain(name: str) -> str:
+    """A name as a variable's: `"api-key"` is API_KEY."""
+    return name.strip("\"'`$").upper().replace("-", "_").replace(".", "_")
+
+
+def shown(name: str) -> str:
+    """Without what follows a colon: of `API_KEY:c2VjcmV0=` that is the key."""
+    return name.partition(":")[0][:60]
 
 
 def _may_be_settings(file: Path) -> bool:
@@ -128,8 +142,9 @@ def _bindings(text: str, path: str, said_by: str | None) -> dict[str, str]:
         no = each.original.line + written[: len(written) - len(written.lstrip())].count("\n")
         # `export NAME` is well after NAME=value.
         is_bare = each.value is None and each.key in known and each.key not in found
+        name, colon, _ = (each.key or "").partition(":")
         wrong = None
-        if each.error or is_bare:
+        if each.error or is_bare or (colon and plain(name) in known):
             wrong = "it is not NAME=value"
         elif each.key in elsewhere:
             wrong = f"{each.key} says where settings are read from; set it in the environment"

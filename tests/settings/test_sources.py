@@ -238,6 +238,8 @@ def test_a_folder_or_a_device_in_the_place_of_an_env_file_is_none(folder: Path) 
         ("PORT=1\n\nAPI_KEY sk-SECRET\n", "line 3: it is not NAME=value"),
         ("API_KEY='sk-SECRET\n", "line 1: it is not NAME=value"),
         ("API_KEY\n", "line 1: it is not NAME=value"),
+        ("PORT=1\nPORT:2", "line 2: it is not NAME=value"),
+        ("api-key:sk-SECRET=\n", "line 1: it is not NAME=value"),
         ("API_KEY=a\nPORT=1\nAPI_KEY=sk-SECRET\n", "line 3: API_KEY is there twice"),
         ("API_KEY_FILE=/x\n", "line 1: API_KEY_FILE says where settings are read from"),
         ("PORT=1\nSECRETS_DIR=/x\n", "line 2: SECRETS_DIR says where settings are read from"),
@@ -269,10 +271,42 @@ def test_no_env_file_is_read_if_none_is_wanted_and_a_wanted_one_must_be_there(
 
 
 def test_an_env_file_that_sets_nothing_here_is_mentioned_if_it_was_asked_for(folder: Path) -> None:
-    path = write(folder / ".env", "API_KEYS=x\n")
+    path = write(folder / ".env", "HF_HOME=x\n")
     assert load({}, {}).warnings == []
     (line,) = load({}, {"ENV_FILE": path}).warnings
-    assert line.startswith(f"{path} sets nothing here; API_KEYS of it is no setting")
+    assert line.startswith(f"{path} sets nothing here; HF_HOME of it is no setting")
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "meant"),
+    [
+        ("api_key=sk-SECRET", "api_key", "API_KEY"),
+        ("API-KEY=sk-SECRET", "API-KEY", "API_KEY"),
+        ("API_KEYS=sk-SECRET", "API_KEYS", "API_KEY"),
+        ("api-keys=sk-SECRET", "api-keys", "API_KEY"),
+        ('"API_KEY"=sk-SECRET', '"API_KEY"', "API_KEY"),
+        ("$API_KEY=sk-SECRET", "$API_KEY", "API_KEY"),
+        ("API_KEYS:sk-SECRET=x", "API_KEYS", "API_KEY"),
+        ("api_key_file=/x", "api_key_file", "API_KEY_FILE"),
+        ("hf_token=sk-SECRET", "hf_token", "HF_TOKEN"),
+    ],
+)
+def test_a_name_of_an_env_file_that_is_nearly_a_setting_is_warned_of(
+    folder: Path, line: str, name: str, meant: str
+) -> None:
+    write(folder / ".env", f"{line}\n")
+    assert load({}, {}).warnings == [
+        f".env {name} is no setting and has no effect; did you mean {meant}?"
+    ]
+    write(folder / ".env", f"PORT=81\n{line}\n")
+    told, slip = load({}, {}).warnings
+    assert (f"{name} of it is no setting" in told, "did you mean" in slip) == (True, True)
+    assert "SECRET" not in told
+
+
+def test_names_of_an_env_file_that_are_other_programs_are_no_slips(folder: Path) -> None:
+    write(folder / ".env", "OPENAI_API_KEY=x\nHF_TOKENS=x\nDEBUG=1\nAPI_KEYS=\nOTHER\n")
+    assert load({}, {}).warnings == []
 
 
 # -- secrets -------------------------------------------------------------------------------------
