@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from app import signals
 from app.command import roles
-from app.command.flags import MODES, parser_of
+from app.command.flags import MODES, WITH_VERDICT, parser_of
 from app.errors import StartError
 from app.settings.command_line import Parser, mode_of, read
 from app.settings.load import load
@@ -36,13 +36,17 @@ def _run(words: Sequence[str]) -> int:
     parser = parser_of()
     line = mode_of(words, MODES, parser)
     mode, rest = line.mode or "serve", line.rest
+    code = None
     try:
         code = _printed(mode, rest, parser)
         if code is not None:
             print(end="", flush=True)
-    except BrokenPipeError:  # `settings | head`: its reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        from app.check.output import to_nobody
+
+        to_nobody()
+        if code is None:  # `settings | head`: its reader has what it wanted, but of no verdict
+            code = int(mode in WITH_VERDICT)
     if code is not None:
         return code
     return _serve(mode, rest, read(rest, parser_of(mode, parser), MODES))
@@ -50,14 +54,8 @@ def _run(words: Sequence[str]) -> int:
 
 def _printed(mode: str, rest: list[str], parser: Parser) -> int | None:
     """The exit code of a mode that prints something and ends; None for one that serves."""
-    if mode == "check":
-        from app.check.command import main as check
-
-        return check(rest)
-    if mode == "bench":
-        from app.check.load import main as bench
-
-        return bench(rest)
+    if mode in WITH_VERDICT:
+        return _verdict(mode, rest)
     if mode == "help" or _asks_for_help(rest):
         from app.command import help as pages
 
@@ -81,6 +79,17 @@ def _printed(mode: str, rest: list[str], parser: Parser) -> int | None:
         flags = read(rest, parser, MODES)
         return show.settings(flags) if mode == "settings" else show.openapi(flags)
     return None
+
+
+def _verdict(mode: str, rest: list[str]) -> int:
+    if mode == "check":
+        from app.check.command import main as ask
+    else:
+        from app.check.load import main as ask
+    try:
+        return ask(rest)
+    except SystemExit as ended:  # argparse has printed its help; the pipe may be broken here, too
+        return int(ended.code or 0)
 
 
 def _asks_for_help(words: Sequence[str]) -> bool:
