@@ -21,6 +21,8 @@ from app.errors import StartError
 from app.settings.command_line import Parser, mode_of, read
 from app.settings.load import load
 
+_HELP = {"-h", "--help"}
+
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if argv is None else argv)
@@ -59,10 +61,12 @@ def _printed(mode: str, rest: list[str], parser: Parser) -> int | None:
     if mode == "help" or _asks_for_help(rest):
         from app.command import help as pages
 
-        topics = [word for word in rest if word not in ("-h", "--help")]
-        # Help that is asked for at the end of a command line is not help on its words.
-        is_on_them = topics and (mode == "help" or pages.is_topic(topics))
-        return pages.show(topics if is_on_them else [mode])
+        if mode == "help":
+            topics = [word for word in rest if word not in _HELP]
+            return pages.show(topics or [mode])
+        # Words before it are a command line's, of a model that may be called as a setting is.
+        topics = rest[min(map(rest.index, _HELP.intersection(rest))) + 1 :]
+        return pages.show(topics if topics and pages.is_topic(topics) else [mode])
     if mode == "completion" or "--print-completion" in rest:
         from app.command import completion
 
@@ -93,7 +97,7 @@ def _verdict(mode: str, rest: list[str]) -> int:
 
 
 def _asks_for_help(words: Sequence[str]) -> bool:
-    return any(word in ("-h", "--help") for word in words)
+    return not _HELP.isdisjoint(words)
 
 
 def _serve(mode: str, words: Sequence[str], flags: dict[str, object]) -> NoReturn:
