@@ -16,10 +16,12 @@ from typing import NoReturn
 
 from app import signals
 from app.command import roles
-from app.command.flags import MODES, parser_of
+from app.command.flags import MODES, WITH_VERDICT, parser_of
 from app.errors import StartError
 from app.settings.command_line import Parser, mode_of, read
 from app.settings.load import load
+
+_HELP = {"-h", "--help"}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -36,13 +38,17 @@ def _run(words: Sequence[str]) -> int:
     parser = parser_of()
     line = mode_of(words, MODES, parser)
     mode, rest = line.mode or "serve", line.rest
+    code = None
     try:
         code = _printed(mode, rest, parser)
         if code is not None:
             print(end="", flush=True)
-    except BrokenPipeError:  # `settings | head`: its reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        from app.check.output import to_nobody
+
+        to_nobody()
+        if code is None:  # `settings | head`: its reader has what it wanted, but of no verdict
+            code = int(mode in WITH_VERDICT)
     if code is not None:
         return code
     return _serve(mode, rest, read(rest, parser_of(mode, parser), MODES))
@@ -50,21 +56,17 @@ def _run(words: Sequence[str]) -> int:
 
 def _printed(mode: str, rest: list[str], parser: Parser) -> int | None:
     """The exit code of a mode that prints something and ends; None for one that serves."""
-    if mode == "check":
-        from app.check.command import main as check
-
-        return check(rest)
-    if mode == "bench":
-        from app.check.load import main as bench
-
-        return bench(rest)
+    if mode in WITH_VERDICT:
+        return _verdict(mode, rest)
     if mode == "help" or _asks_for_help(rest):
         from app.command import help as pages
 
-        topics = [word for word in rest if word not in ("-h", "--help")]
-        # Help that is asked for at the end of a command line is not help on its words.
-        is_on_them = topics and (mode == "help" or pages.is_topic(topics))
-        return pages.show(topics if is_on_them else [mode])
+        if mode == "help":
+            topics = [word for word in rest if word not in _HELP]
+            return pages.show(topics or [mode])
+        # Words before it are a command line's, of a model that may be called as a setting is.
+        topics = rest[min(map(rest.index, _HELP.intersection(rest))) + 1 :]
+        return pages.show(topics if topics and pages.is_topic(topics) else [mode])
     if mode == "completion" or "--print-completion" in rest:
         from app.command import completion
 
@@ -83,8 +85,19 @@ def _printed(mode: str, rest: list[str], parser: Parser) -> int | None:
     return None
 
 
+def _verdict(mode: str, rest: list[str]) -> int:
+    if mode == "check":
+        from app.check.command import main as ask
+    else:
+        from app.check.load import main as ask
+    try:
+        return ask(rest)
+    except SystemExit as ended:  # argparse has printed its help; the pipe may be broken here, too
+        return int(ended.code or 0)
+
+
 def _asks_for_help(words: Sequence[str]) -> bool:
-    return any(word in ("-h", "--help") for word in words)
+    return not _HELP.isdisjoint(words)
 
 
 def _serve(mode: str, words: Sequence[str], flags: dict[str, object]) -> NoReturn:

@@ -70,6 +70,11 @@ def test_help_on_a_section_a_setting_or_a_mode(topic: str, text: str, run: Any) 
     assert text in out
 
 
+@pytest.mark.parametrize("words", [["--help", "engine"], ["-h", "engine"], ["a/b", "-h", "engine"]])
+def test_help_on_the_words_after_its_flag(words: list[str], run: Any) -> None:
+    assert run(*words) == run("help", "engine")
+
+
 def test_help_on_nothing_that_there_is_names_the_nearest(run: Any) -> None:
     assert run("help", "prot") == (
         78, "", "serve_hathora: there is no help on 'prot'; did you mean port?\n",
@@ -114,8 +119,13 @@ def test_a_broken_pipe_of_a_server_is_no_clean_end(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "words", [["a/b", "--port", "1", "--help"], ["--help", "prot"], ["-tp", "2", "-h"]]
-)
+    "words",
+    [
+        ["a/b", "--port", "1", "--help"], ["--help", "prot"], ["-tp", "2", "-h"], ["m", "-h"],
+        ["model", "--help"], ["engine", "--port", "1", "-h"], ["port", "-h"], ["all", "-h"],
+        ["serve", "m", "-h"], ["--help", "a/b"],
+    ],
+)  # fmt: skip
 def test_help_at_the_end_of_a_command_line_is_the_first_screen(words: list[str], run: Any) -> None:
     code, out, err = run(*words)
     assert (code, err) == (0, "")

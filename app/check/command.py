@@ -23,6 +23,7 @@ from rich.text import Text
 
 from app.check import target
 from app.check.checks import CHECKS, Row, Server, ask_all
+from app.check.output import say
 from app.settings.command_line import Parser
 
 _STYLES = {"ok": "green", "warning": "yellow", "skipped": "dim", "fail": "bold red"}
@@ -60,18 +61,18 @@ def _on_terminal(rows: Iterator[Row], title: str) -> list[Row]:
 
 def _as_text(rows: Iterator[Row], title: str) -> list[Row]:
     line = f"{{:<{max(len(name) for name, _ in CHECKS)}}}  {{:<7}}  {{:>6}}  {{}}"
-    print(line.format("check", "verdict", "ms", title))
+    say(line.format("check", "verdict", "ms", title))
     shown = []
     for row in rows:
-        print(line.format(row.check, row.verdict, f"{row.ms:.0f}", row.seen), flush=True)
+        say(line.format(row.check, row.verdict, f"{row.ms:.0f}", row.seen))
         shown.append(row)
-    print(_summary(shown))
+    say(_summary(shown))
     return shown
 
 
 def _as_json(rows: Iterator[Row], _: str) -> list[Row]:
     shown = list(rows)
-    print(json.dumps([asdict(row) for row in shown], indent=2))
+    say(json.dumps([asdict(row) for row in shown], indent=2))
     return shown
 
 

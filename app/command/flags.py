@@ -19,6 +19,8 @@ MODES: dict[str, str] = {
     "version": "print the release, the commit and SGLang's release",
     "help": "print this; `help all`, or the name of a section, mode or setting",
 }
+WITH_VERDICT = ("check", "bench")
+"""Their exit code says how a running server did, whether or not somebody reads what they print."""
 OWN_FLAGS: dict[str, tuple[tuple[str, str], ...]] = {
     "settings": (
         ("--set", "only what is not the default"),

@@ -3,6 +3,8 @@
 --help            usage, modes, the settings that one needs, where the rest is
 --help all        every setting, by section
 --help engine     one section; or one setting by any of its names, or one mode
+
+The words stand after it: `engine --help` is of a model in a folder of that name, and one screen.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from app.files.storage import StorageFailed, parts
-from app.settings.secrets import hidden
+from app.settings.secrets import hidden_start
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
@@ -184,7 +184,7 @@ async def done(call: Awaitable[T]) -> T:
 def _failed(error: Exception) -> StorageFailed:
     """An error of obstore's begins with a line for people, which may have a signed URL in it."""
     first = (str(error).splitlines() or [""])[0]
-    return StorageFailed(f"{type(error).__name__}: {hidden(first)}"[:300])
+    return StorageFailed(f"{type(error).__name__}: {hidden_start(first, 300)}"[:300])
 
 
 def _key(id: str) -> str:

@@ -49,7 +49,7 @@ def _decode(encoded: str) -> bytes | None:
 def _parse(key: bytes) -> dict[str, object] | None:
     try:
         info = json.loads(key)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return info if isinstance(info, dict) else None
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 from app.errors import ConfigError
-from app.settings import sglang_options, translations, vllm
+from app.settings import json_text, sglang_options, translations, vllm
 from app.settings.catalogue import DECLARATIONS, ENGINE
 from app.settings.declare import decoded, flag_of
+from app.settings.explain import contradiction
 from app.settings.spelling import hint
 
 SHORT = {
@@ -52,7 +53,8 @@ _LISTS = {
     for name in declared.accepted_names
 }
 """Flags of lists, which vLLM takes as several words -> they are keys."""
-_REPEATED = "--engine-arg"
+_ONE_OPTION, _OPTIONS = "engine-arg", "engine-args"
+"""The flag of one option of SGLang, which may be repeated, and the one of several, as JSON."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -131,7 +133,7 @@ def read(words: Sequence[str], parser: Parser, modes: Collection[str]) -> dict[s
         flags.append(flag)
         last = flag.partition("=")[0]
     _refuse_contradictions(flags)
-    values = vars(argparse.ArgumentParser.parse_args(parser, flags))
+    values = _with_options(vars(argparse.ArgumentParser.parse_args(parser, flags)))
     return _with_model(values, models, modes, is_meant=is_meant)
 
 
@@ -153,7 +155,7 @@ def _refuse_contradictions(flags: Sequence[str]) -> None:
     for each in flags:
         flag, equals, text = each.partition("=")
         value = text if equals else "true"
-        if flag != _REPEATED and seen.setdefault(flag, value) != value:
+        if flag != f"--{_ONE_OPTION}" and seen.setdefault(flag, value) != value:
             several = "; separate several by commas" if flag in _LISTS else ""
             raise ConfigError(f"{flag} is there twice with different values; keep one{several}")
 
@@ -265,8 +267,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 **takes,
             )
     groups[ENGINE.title].add_argument(
-        "--engine-arg",
-        dest="engine-arg",
+        f"--{_ONE_OPTION}",
+        dest=_ONE_OPTION,
         action=_EngineArg,
         metavar="NAME=VALUE",
         default=argparse.SUPPRESS,
@@ -283,13 +285,40 @@ class _EngineArg(argparse.Action):
         name, equals, text = str(values).partition("=")
         if not equals or not name:
             raise argparse.ArgumentError(self, f"expected NAME=VALUE, got {values!r}")
+        name = name.replace("-", "_")
         try:
-            value = json.loads(text)
+            value = json_text.parsed(text)
+        except json_text.TooDeep as error:
+            raise argparse.ArgumentError(self, f"{name[:60]} {error}") from None
         except ValueError:
             value = text
-        try:
-            before = decoded(getattr(namespace, "engine-args", {}))
-        except ValueError as error:
-            raise argparse.ArgumentError(self, f"--engine-args: {error}") from None
-        options = {**cast("dict[str, Any]", before), name.replace("-", "_"): value}
-        setattr(namespace, "engine-args", options)
+        options: dict[str, Any] = getattr(namespace, _ONE_OPTION, {})
+        if not _same(options.setdefault(name, value), value):
+            raise argparse.ArgumentError(
+                self, f"{name[:60]} is there twice with different values; keep one"
+            )
+        setattr(namespace, _ONE_OPTION, options)
+
+
+def _with_options(values: dict[str, Any]) -> dict[str, Any]:
+    """`--engine-args` with every `--engine-arg`, wherever they stand. Raises ConfigError."""
+    single = values.pop(_ONE_OPTION, None)
+    if single is None:
+        return values
+    try:
+        options = decoded(values.get(_OPTIONS, {}))
+    except ValueError as error:
+        raise ConfigError(f"--{_OPTIONS}: {error}") from None
+    if not isinstance(options, dict):
+        raise ConfigError(f"--{_OPTIONS}: must be a JSON object")
+    for name in sorted(single.keys() & options.keys()):
+        if not _same(single[name], options[name]):
+            raise ConfigError(
+                contradiction(f"--{_OPTIONS} {name[:60]}", f"--{_ONE_OPTION} {name[:60]}")
+            )
+    return {**values, _OPTIONS: {**options, **single}}
+
+
+def _same(one: object, other: object) -> bool:
+    """As JSON: 1 is not true."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -17,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 from pydantic.fields import FieldInfo
+
+from app.settings import json_text
 
 # -- types of values ---------------------------------------------------------------------------
 
@@ -26,7 +27,7 @@ def _listed(value: object) -> object:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
-        return json.loads(value)
+        return json_text.parsed(value)
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
@@ -35,7 +36,9 @@ def decoded(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return json_text.parsed(value)
+    except json_text.TooDeep:
+        raise
     except ValueError as error:
         raise ValueError(f"must be a JSON object: {error}") from None
 
@@ -86,7 +89,7 @@ def _images(value: object) -> object:
     if not isinstance(value, str) or value.strip().isdecimal():
         return value
     if value.lstrip().startswith("{"):
-        limits = json.loads(value)
+        limits = json_text.parsed(value)
     else:
         limits = dict(part.partition("=")[::2] for part in value.replace(" ", "").split(","))
     if "image" not in limits:
@@ -100,9 +103,11 @@ def _paths_by_name(value: object) -> object:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("{"):
-        return json.loads(value)
+        return json_text.parsed(value)
     entries = (
-        json.loads(value) if value.lstrip().startswith("[") else value.replace(",", " ").split()
+        json_text.parsed(value)
+        if value.lstrip().startswith("[")
+        else value.replace(",", " ").split()
     )
     paths: dict[str, str] = {}
     for entry in entries:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigError
+from app.settings.json_text import DEEPEST
 
 MOST_BYTES = 1024 * 1024
-_DEEPEST = 32
 _MOST_VALUES = 20_000
 _YAML_TYPE = "tag:yaml.org,2002:"
+_TRUSTS = "ENV_FILE="
+"""The one setting with a file that is read without being named."""
 _QUOTED = re.compile(r"'(?!<)[^']{2,}'|\"[^\"]{2,}\"")
 """In a message of the YAML parser's: words of the file; `'<scalar>'` is a word of its own."""
 
@@ -51,13 +53,13 @@ def read_bytes(
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{origin}: {path} is no file")
-            if not trusted and (why := _untrusted(status)) is not None:
+            if not trusted and (why := _untrusted(status, path)) is not None:
                 raise ConfigError(f"{origin}: {why}")
             content = file.read(most_bytes + 1)
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
         reason = getattr(error, "strerror", None) or str(error)
         if not trusted and getattr(error, "errno", None) == errno.ELOOP:
-            reason = "it is a link"
+            reason = f"it is a link; {_TRUSTS}{path} trusts it"
         raise ConfigError(f"{origin}: {path} cannot be read: {reason}") from None
     if len(content) > most_bytes:
         size = f"{most_bytes >> 20} MB" if most_bytes >= 2**20 else f"{most_bytes >> 10} kB"
@@ -65,14 +67,14 @@ def read_bytes(
     return content
 
 
-def _untrusted(status: os.stat_result) -> str | None:
-    """Why a file that no setting names may not be the operator's."""
+def _untrusted(status: os.stat_result, path: Path) -> str | None:
+    """Why a file that no setting names may not be the operator's, and what to do."""
     if status.st_mode & stat.S_IWOTH:
-        return "every user can change it"
+        return f"every user can change it: chmod go-w {path}, or {_TRUSTS}{path} trusts it"
     if status.st_mode & stat.S_IWGRP:
-        return "its group can change it"
+        return f"its group can change it: chmod go-w {path}, or {_TRUSTS}{path} trusts it"
     if status.st_uid not in (os.geteuid(), 0):
-        return "it belongs to another user"
+        return f"it belongs to another user; {_TRUSTS}{path} trusts it"
     return None
 
 
@@ -210,8 +212,8 @@ def _check_shape(content: Any, path: Path, origin: str) -> None:
     while waiting:
         value, depth = waiting.pop()
         values += 1
-        if depth > _DEEPEST or values > _MOST_VALUES:
-            what = f"more than {_DEEPEST} levels" if depth > _DEEPEST else "too many values"
+        if depth > DEEPEST or values > _MOST_VALUES:
+            what = f"more than {DEEPEST} levels" if depth > DEEPEST else "too many values"
             raise ConfigError(f"{origin}: {path} has {what}")
         if isinstance(value, dict | list):
             inner = value.values() if isinstance(value, dict) else value

@@ -24,6 +24,7 @@ from app.errors import ConfigError
 from app.settings import (
     checks,
     engine_args,
+    json_text,
     rules,
     slips,
     sources,
@@ -34,7 +35,7 @@ from app.settings import (
 from app.settings.catalogue import DECLARATIONS, Settings
 from app.settings.declare import decoded, flag_of, number
 from app.settings.explain import contradiction, explained
-from app.settings.secrets import hidden, is_secret
+from app.settings.secrets import holds_secret, is_secret
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
@@ -109,6 +110,7 @@ def load(
     warnings += _warn_of_shown_keys(values, origins)
     warnings += slips.in_config(config, DEPLOYMENT_CONFIG)
     warnings += slips.in_environment(environ)
+    warnings += [line for source in files for line in slips.in_env_file(source)]
     return Loaded(settings.model_copy(update=changes), origins, warnings)
 
 
@@ -124,10 +126,11 @@ def take_keys(environ: MutableMapping[str, str] | None = None) -> dict[str, str]
     """Take the keys out of this process's environment, which the engine's processes inherit.
 
     Returns the variables that held them, as they were. A model's own code may run in the engine;
-    HF_TOKEN stays, because the engine fetches models with it.
+    HF_TOKEN stays, because the engine fetches models with it, and so do variables of others, such
+    as a proxy's.
     """
     environ = os.environ if environ is None else environ
-    kept = _without(_KEYS - {"hf_token"}, environ)
+    kept = _without((_KEYS | _with_credentials(environ)) - {"hf_token"}, environ)
     taken = {name: value for name, value in environ.items() if kept.get(name) != value}
     for name in taken:
         del environ[name]
@@ -145,8 +148,19 @@ def with_keys(taken: Mapping[str, str], environ: Mapping[str, str] | None = None
 def without_secrets(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment for a process that needs no secret."""
     environ = os.environ if environ is None else environ
-    kept = _without(_KEYS, environ)
-    return {name: value for name, value in kept.items() if not is_secret(name)}
+    kept = _without(_KEYS | _with_credentials(environ), environ)
+    return {
+        name: value
+        for name, value in kept.items()
+        if not is_secret(name) and not holds_secret(value)
+    }
+
+
+def _with_credentials(environ: Mapping[str, str]) -> set[str]:
+    """Settings whose value has credentials in it, such as the address of a collector."""
+    known, config = sources.names(), _deployment_config(environ)
+    values = [*environ.items(), *((name.upper(), str(value)) for name, value in config.items())]
+    return {known[name].field for name, text in values if name in known and holds_secret(text)}
 
 
 def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -164,8 +178,7 @@ def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, s
 def _warn_of_shown_keys(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[str]:
     for field, origin in origins.items():
         declared, text = DECLARATIONS[field], str(values.get(field, ""))
-        is_key = declared.is_secret or (field in sources.SECRETS and hidden(text) != text)
-        if is_key and origin.startswith("--"):
+        if (declared.is_secret or holds_secret(text)) and origin.startswith("--"):
             yield (
                 f"{origin}: every user of this machine can read it (ps); set the variable "
                 f"{declared.names[0]} instead"
@@ -180,9 +193,9 @@ def _deployment_config(environ: Mapping[str, str]) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        config = json.loads(text)
-    except RecursionError:
-        raise ConfigError(f"{DEPLOYMENT_CONFIG} is nested too deep") from None
+        config = json_text.parsed(text)
+    except json_text.TooDeep as error:
+        raise ConfigError(f"{DEPLOYMENT_CONFIG} {error}") from None
     except ValueError as error:
         raise ConfigError(f"{DEPLOYMENT_CONFIG} is not JSON: {error}") from None
     if not isinstance(config, dict):
@@ -329,7 +342,7 @@ def _number_or_switch(value: Any) -> Any:
     if isinstance(value, list):
         return [_number_or_switch(each) for each in value]
     try:
-        parsed = json.loads(value)
+        parsed = json_text.parsed(value)
     except ValueError:
         return value
     return value if isinstance(parsed, dict | list) else parsed

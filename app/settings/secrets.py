@@ -7,17 +7,22 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_WORDS = "key|secret|passw|passphrase|credential|signature"
-_SECRET = re.compile(rf"{_WORDS}|token$|^auth", re.IGNORECASE)
+_WORDS = ("key", "secret", "passw", "passphrase", "credential", "signature")
+_SECRET = re.compile(rf"{'|'.join(_WORDS)}|token$|^auth", re.IGNORECASE)
 """Names whose values are secret. `token` at the end only: `max_total_tokens` is none."""
+_ENDS = [*(word + end for word in _WORDS for end in ("", "s", "ord", "ords")), "token"]
 _SECRET_FLAG = re.compile(
-    rf"(--[a-z0-9_-]*(?:(?:{_WORDS})(?:s|ord|ords)?|token)[= ]+)\S+(?:\s+(?!--)\S+)*", re.IGNORECASE
+    # From the beginning of a name to its end, and then what it ends with: every character is
+    # looked at once. Without the (?>...) and the + after + it would be for each `-` again.
+    r"(?<![a-z0-9_-])((?>[a-z0-9_-]*?--)[a-z0-9_-]*+"
+    rf"(?:{'|'.join(f'(?<={end})' for end in _ENDS)})[= ]+)\S++(?:\s++(?!--)\S++)*+",
+    re.IGNORECASE,
 )
 """With every word up to the next flag, all of which may be keys."""
-_USERINFO = re.compile(r"(?<=://)(?:[^/\s]*:\S+|[^/\s]+)(?=@)")
-"""Up to the last @: a password may have any character, `/` and `@` too."""
-_QUERY = re.compile(r"://[^\s?]*\?\S*")
-_QUERY_VALUE = re.compile(r"(?<==)[^&#\s\"']+")
+_ADDRESS = re.compile(r"://\S++")
+"""From its first `://` to the end of the word: there may be others in it."""
+_QUERY_VALUE = re.compile(r"(?<==)[^&#\s\"']++")
+_MOST_SCANNED = 4096
 
 
 def is_secret(name: str) -> bool:
@@ -29,8 +34,24 @@ def hidden(text: str) -> str:
     """A command line, an address or JSON, with the secrets in it replaced by ***."""
     if (shown := _hidden_json(text)) is not None:
         return shown
-    text = _USERINFO.sub("***", _SECRET_FLAG.sub(r"\1***", text))
-    return _QUERY.sub(lambda address: _QUERY_VALUE.sub("***", address[0]), text)
+    return _ADDRESS.sub(_without_credentials, _SECRET_FLAG.sub(r"\1***", text))
+
+
+def holds_secret(text: str) -> bool:
+    """`hidden` has something to hide in it."""
+    return "***" in hidden(text)
+
+
+def hidden_start(text: str, most_chars: int) -> str:
+    """As `hidden`, the first characters: of a text that another machine wrote, however long."""
+    start = text[:_MOST_SCANNED]
+    if len(start) < len(text):
+        if start.lstrip().startswith(("{", "[")):
+            return "***"  # half of it is no JSON, by whose names its secrets are known
+        # A word that is cut may be half an address, whose password has no @ behind it any more.
+        cut = max(map(start.rfind, " \t\n\r"))
+        start = start[:cut] if cut > 0 else "***"
+    return hidden(start)[:most_chars]
 
 
 def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +60,24 @@ def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
         name: "***" if value and is_secret(str(name)) else _redacted_value(value)
         for name, value in options.items()
     }
+
+
+def _without_credentials(address: re.Match[str]) -> str:
+    """A word, without what stands before the @ of each address in it, and the values of a query."""
+    word = address[0]
+    pieces, done, at, last = [], 0, 0, word.rfind("@")
+    while 0 <= (at := word.find("://", at)) < last:
+        at += 3
+        slash = word.find("/", at)
+        end = slash if slash >= 0 else len(word)
+        colon = word.find(":", at, end)
+        # With a password, up to the last @: it may have any character, `/` and `@` too.
+        sign = last if 0 <= colon < last - 1 else word.rfind("@", at, end)
+        if sign > at:
+            pieces += [word[done:at], "***"]
+            done = at = sign
+    word = "".join((*pieces, word[done:]))
+    return _QUERY_VALUE.sub("***", word) if "?" in word else word
 
 
 def _redacted_value(value: Any) -> Any:
@@ -58,5 +97,7 @@ def _hidden_json(text: str) -> str | None:
         return None
     try:
         return json.dumps(_redacted_value(json.loads(text)))
-    except (ValueError, RecursionError):
+    except RecursionError:
+        return "***"  # its secrets are known by their names, which are not reached
+    except ValueError:
         return None

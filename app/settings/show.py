@@ -24,7 +24,8 @@ Each of these wins over those below it, and every name works in all of them:
 | environment | `TP_SIZE=2`; for secrets also `API_KEY_FILE=/path` |
 | `DEPLOYMENT_CONFIG_JSON` | `{"tp_size": 2}` |
 | `.env` in the working folder | `TP_SIZE=2`; only settings are taken, and the start says which; \
-a line that is not `NAME=value` stops the start |
+a line that is not `NAME=value`, \
+and a file that others could have written, stop the start |
 | `/run/secrets` | a file for each secret: `api_key`, `hf_token`, `store_url`, ... |
 | `--config FILE` | YAML `tp_size: 2` or TOML `tp_size = 2`; an unknown name stops the start |
 

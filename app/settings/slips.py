@@ -35,6 +35,22 @@ def in_environment(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} is no setting and has no effect; did you mean {near}?"
 
 
+def in_env_file(source: sources.Source) -> Iterator[str]:
+    """Names of a `.env` file that were meant for this server: in any case, dashes, quotes."""
+    settings = sources.names()
+    known = {*settings, *sources.names_of_files(sources.SECRETS)}
+    ours = [name for name in settings if not _OTHERS.fullmatch(name)]
+    for name in source.unknown:
+        word = sources.plain(sources.shown(name))
+        near: str | None = word
+        if word not in known:
+            is_owned = word in translations.GONE or word in vllm.REFUSED or _OTHERS.fullmatch(word)
+            near = None if is_owned else nearest(word, ours, cutoff=_NEAR)
+        if near is not None:
+            line = source.shape.format(sources.shown(name))
+            yield f"{line} is no setting and has no effect; did you mean {near}?"
+
+
 def in_config(config: Mapping[str, Any], origin: str) -> Iterator[str]:
     """Names in a JSON object that nothing here has."""
     known = {*sources.names(), *translations.GONE, *vllm.REFUSED}

@@ -11,10 +11,12 @@ the files lie is said by the command line or the environment, never by such a fi
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,8 @@ class Source:
     spelled: Mapping[str, str] = field(default_factory=dict)
     """Names that are written otherwise there."""
     warnings: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    """Names of a `.env` file that are no setting, and have a value there."""
 
 
 def names() -> dict[str, Declaration]:
@@ -68,33 +72,62 @@ def place(
 
 def env_file(path: str, said_by: str | None) -> Source:
     """The settings of a `.env` file; other names are not taken. `said_by`: None if it was not asked
-    for, and then nothing is wrong without one, and one that cannot be read is a warning.
+    for, and then nothing is wrong without one.
 
-    Raises ConfigError for a line that is not NAME=value: the API could be open without its key."""
+    Raises ConfigError for one that is not taken as it stands, be it the whole file or a line that
+    is not NAME=value: the API could be open without its key."""
     if not path:
         return Source()
     file = files.path_of(path, said_by or "ENV_FILE")
     try:
-        if said_by is None and not file.is_file():
+        if said_by is None and not _may_be_settings(file):
             return Source()
+    except OSError as error:  # a folder that this user may not enter: it may have none
+        return Source(warnings=(f"{path} is not read: {error.strerror}; ENV_FILE names it",))
+    try:
         text = files.read_text(file, said_by or f"{path} is not read", trusted=said_by is not None)
         if "\0" in text:
             raise ConfigError(f"{said_by or f'{path} is not read'}: {path} is not text")
-    except (ConfigError, OSError) as error:  # such as a folder that this user may not enter
+    except ConfigError as error:
         if said_by is not None:
             raise
-        why = error if isinstance(error, ConfigError) else f"{path} is not read: {error.strerror}"
-        return Source(warnings=(f"{why}; ENV_FILE names it",))
+        raise ConfigError(f"{error} (ENV_FILE= reads none)") from None
     known = names()
     found = _bindings(text, str(file), said_by)
     taken = {name: value for name, value in found.items() if name in known}
     others = sorted(name for name in found if name not in known)
+    source = Source(taken, f"{path} {{}}", unknown=tuple(name for name in others if found[name]))
     if not taken and (said_by is None or not others):
-        return Source()
+        return source
     line = f"{file.absolute()} sets {_listed(sorted(taken)) or 'nothing here'}"
     if others:
-        line += f"; {_listed(others)} of it {'is' if len(others) == 1 else 'are'} no setting"
-    return Source(taken, f"{path} {{}}", warnings=(f"{line} (ENV_FILE= reads none)",))
+        names_of_others = _listed([shown(name) for name in others])
+        line += f"; {names_of_others} of it {'is' if len(others) == 1 else 'are'} no setting"
+    return replace(source, warnings=(f"{line} (ENV_FILE= reads none)",))
+
+
+def plain(name: str) -> str:
+    """A name as a variable's: `"api-key"` is API_KEY."""
+    return name.strip("\"'`$").upper().replace("-", "_").replace(".", "_")
+
+
+def shown(name: str) -> str:
+    """Without what follows a colon: of `API_KEY:c2VjcmV0=` that is the key."""
+    return name.partition(":")[0][:60]
+
+
+def _may_be_settings(file: Path) -> bool:
+    """Something is there, even a link to nothing. A folder is a virtual environment's, and a device
+    is /dev/null, put there so that a container has no `.env`. Raises OSError."""
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        return file.is_symlink()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return True
+        raise
+    return not (stat.S_ISDIR(mode) or stat.S_ISCHR(mode))
 
 
 def _bindings(text: str, path: str, said_by: str | None) -> dict[str, str]:
@@ -109,8 +142,9 @@ def _bindings(text: str, path: str, said_by: str | None) -> dict[str, str]:
         no = each.original.line + written[: len(written) - len(written.lstrip())].count("\n")
         # `export NAME` is well after NAME=value.
         is_bare = each.value is None and each.key in known and each.key not in found
+        name, colon, _ = (each.key or "").partition(":")
         wrong = None
-        if each.error or is_bare:
+        if each.error or is_bare or (colon and plain(name) in known):
             wrong = "it is not NAME=value"
         elif each.key in elsewhere:
             wrong = f"{each.key} says where settings are read from; set it in the environment"

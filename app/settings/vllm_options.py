@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from app.errors import ConfigError
-from app.settings import files, vllm
+from app.settings import files, json_text, vllm
 from app.settings.declare import flag_of
 from app.settings.spelling import hint
 from app.settings.translations import GONE, asks_for_nothing
@@ -99,7 +99,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _parsed(value: Any) -> Any:
     try:
-        return json.loads(value)
+        return json_text.parsed(value)
     except (TypeError, ValueError):
         return value
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from app.files.bucket import Bucket
+from app.files.bucket import Bucket, done
 from app.files.folder import Folder
 from app.files.storage import Storage, StorageFailed, folder_of
 from tests.support import bucket
@@ -135,6 +135,17 @@ async def test_an_error_of_a_bucket_shows_no_secrets(
     with pytest.raises(StorageFailed) as caught:
         await writing.finish()
     assert bucket.SECRET not in str(caught.value)
+
+
+async def test_a_long_error_of_a_bucket_is_cut_before_and_after_its_secrets_are_hidden() -> None:
+    async def failing() -> None:
+        raise ValueError(
+            f"at http://u:{'p' * 3900}@h/ and {'x' * 80} http://u:SECRET{'p' * 10**6}@h"
+        )
+
+    with pytest.raises(StorageFailed) as caught:
+        await done(failing())
+    assert str(caught.value) == f"ValueError: at http://***@h/ and {'x' * 80}"
 
 
 @pytest.mark.parametrize(

@@ -372,6 +372,7 @@ def test_a_key_may_have_line_breaks_and_the_project_may_be_another(fake: FakeCom
         (lambda fake: fake.key_base64()[:-7], "is not"),
         (lambda fake: base64.b64decode(fake.key_base64()).decode(), "is JSON; it must be"),
         (lambda fake: base64.b64encode(b"secret-of-the-key").decode(), "not the base64 of a JSON"),
+        (lambda fake: base64.b64encode(b"[" * 30_000).decode(), "not the base64 of a JSON"),
         (lambda fake: encoded(["secret-of-the-key"]), "not the base64 of a JSON object"),
         (lambda fake: fake.key_base64(private_key=None), "it has no private_key"),
         (lambda fake: fake.key_base64(client_email=None), "it has no client_email"),

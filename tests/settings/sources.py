@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.settings.command_line import Parser, add_arguments
+from app.settings.command_line import Parser, add_arguments, read
 from app.settings.load import Loaded
 from app.settings.show import describe
 
@@ -11,7 +11,7 @@ def flags(*argv: str) -> dict[str, object]:
     """What the command line sets."""
     parser = Parser(prog="test")
     add_arguments(parser)
-    return vars(parser.parse_args(argv))
+    return read(argv, parser, ())
 
 
 def origin(loaded: Loaded, name: str) -> tuple[str, str]:

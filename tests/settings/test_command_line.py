@@ -63,6 +63,18 @@ def test_words_are_read_as_vllm_and_sglang_read_them(words: str, expected: dict[
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        '--engine-arg a=1 --engine-args {"b":[2]}',
+        '--engine-args {"b":[2]} --engine-arg a=1',
+        '--engine-arg a=1 --engine-args {"a":1,"b":[2]} --engine-arg b=[2] --engine-arg a=1',
+    ],
+)
+def test_options_of_the_engine_are_merged_wherever_they_stand(words: str) -> None:
+    assert set_by(*words.split()) == {"engine-args": {"a": 1, "b": [2]}}
+
+
+@pytest.mark.parametrize(
     ("words", "line"),
     [
         ("--prot 80", "there is no flag --prot; did you mean --port?"),
@@ -76,6 +88,12 @@ def test_words_are_read_as_vllm_and_sglang_read_them(words: str, expected: dict[
         ("--tool-server x", "SGLang"),
         ("-x 1", "there is no flag -x"),
         ("--no-port", "there is no flag --no-port"),
+        ("--engine-arg a=1 --engine-arg a=2", "a is there twice with different values; keep one"),
+        ("--engine-arg a-b=1 --engine-arg a_b=true", "a_b is there twice"),
+        ('--engine-arg a=1 --engine-args {"a":2}', "--engine-args a and --engine-arg a are the"),
+        ('--engine-args {"a":true} --engine-arg a=1', "--engine-args a and --engine-arg a are the"),
+        ("--engine-args [1] --engine-arg a=1", "--engine-args: must be a JSON object"),
+        ("--engine-arg a=" + "[" * 50_000, "a has more than 32 levels"),
         ("--engine-arg x", "expected NAME=VALUE, got 'x'"),
         ("--api-key k1 sk-2", "a word stands after the value of --api-key: separate several by"),
         ("--served-model-name=a b", "'b' stands after the value of --served-model-name"),

@@ -137,11 +137,15 @@ KEYS = {
     "SGLANG_EXTRA_ARGS": "--api-key sk-SECRET",
     "ENGINE_ARGS": '{"ssl_keyfile_password": "SECRET"}',
     "STORE_URL": "postgresql://u:SECRET@h/db",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:SECRET@collector:4318",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://collector/v1/traces?token=SECRET",
+    "SGLANG_BASE_URL": "http://u:SECRET@h/v1",
     "DEPLOYMENT_CONFIG_JSON": json.dumps(
         {
             "api-key": "sk-SECRET",
             "engine_args": {"ssl_keyfile_password": "SECRET"},
             "store_url": "postgresql://u:SECRET@h/db",
+            "otel-exporter-otlp-endpoint": "http://u:SECRET@collector:4318",
             "tp_size": 2,
         }
     ),
@@ -173,8 +177,19 @@ def test_settings_beside_a_key_stay_where_they_were() -> None:
 
 def test_a_process_that_needs_no_secret_inherits_none() -> None:
     environ = {"RUNPOD_AI_API_KEY": "k", "HF_TOKEN": "k", "AWS_SECRET_ACCESS_KEY": "k", "PATH": "/"}
+    environ |= {"HTTPS_PROXY": "http://u:k@proxy", "DATABASE_URL": "mysql://u:k@h/d"}
     assert without_secrets(environ) == {"PATH": "/"}
     assert "SECRET" not in str(without_secrets(KEYS))
+
+
+def test_addresses_without_credentials_and_those_of_others_stay_for_the_engine() -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "HTTPS_PROXY": "http://u:k@proxy",
+        "DEPLOYMENT_CONFIG_JSON": '{"tp_size":2}',
+    }
+    assert take_keys(environ) == {}
+    assert len(environ) == 3
 
 
 @pytest.mark.parametrize("flag", ["--api-key", "--admin-api-key", "--hf-token"])
@@ -188,6 +203,9 @@ def test_a_key_on_the_command_line_is_warned_of(flag: str) -> None:
 def test_a_key_within_another_value_of_the_command_line_is_warned_of() -> None:
     (warning,) = load(flags("--store-url", "postgresql://u:SECRET@h/db"), {}).warnings
     assert warning.startswith("--store-url: every user of this machine can read it")
+    address = flags("--otel-exporter-otlp-endpoint", "http://u:SECRET@h")
+    (warning,) = load(address, {}).warnings
+    assert warning.startswith("--otel-exporter-otlp-endpoint: every user of this machine can read")
     password = flags("--engine-arg", "ssl_keyfile_password=SECRET")
     (warning,) = load(password, {"SSL_KEYFILE": __file__, "SSL_CERTFILE": __file__}).warnings
     assert warning.startswith("--engine-arg ssl_keyfile_password: every user")

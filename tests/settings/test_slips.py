@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from app.errors import ConfigError
@@ -69,12 +71,44 @@ def test_numbers_may_have_a_letter(name: str, text: str, field: str, value: int)
             "ENGINE: must be 'sglang', 'sglang-public' or 'scripted', not 'sgland'",
         ),
         ({"API_KEY": "[1"}, "API_KEY: "),
+        ({"ENGINE_ARGS": "[]"}, "ENGINE_ARGS: must be a JSON object"),
     ],
 )
 def test_a_wrong_value_is_shown(environ: dict[str, str], line: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load({}, environ)
     assert line in str(refused.value)
+
+
+DEEP = "[" * 50_000
+NESTED = '{"x":' * 40 + "1" + "}" * 40
+
+
+@pytest.mark.parametrize("deep", [DEEP, NESTED], ids=["that no parser reads", "that one does"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ENGINE_ARGS", "DEPLOYMENT_CONFIG_JSON", "DEFAULT_SAMPLING", "CONFIG_OVERRIDES",
+        "SPECULATIVE_CONFIG", "LORA_MODULES",
+    ],
+)  # fmt: skip
+def test_json_that_is_nested_too_deep_is_one_line(name: str, deep: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load({}, {name: deep})
+    assert str(refused.value) == f"{name}: has more than 32 levels".replace("JSON:", "JSON")
+
+
+def test_lists_and_flags_of_others_that_are_nested_too_deep_are_one_line() -> None:
+    for environ in (
+        {"API_KEY": DEEP},
+        {"LIMIT_MM_PER_PROMPT": NESTED},
+        {"VLLM_EXTRA_ARGS": f"--speculative-config {DEEP}"},
+        {"VLLM_EXTRA_ARGS": f"--speculative-config.x {DEEP}"},
+        {"SGLANG_EXTRA_ARGS": f"--preferred-sampling-params {DEEP}"},
+        {"DEPLOYMENT_CONFIG_JSON": f'{{"engine_args": {NESTED}}}'},
+    ):
+        with contextlib.suppress(ConfigError):
+            load({}, environ)
 
 
 def test_a_wrong_value_is_not_shown_if_it_may_be_a_secret() -> None:

@@ -172,33 +172,64 @@ def test_the_environment_wins_over_an_env_file_which_wins_over_a_config_file(fol
 
 @pytest.mark.parametrize(
     ("mode", "why"),
-    [(0o666, "every user can change it"), (0o660, "its group can change it")],
+    [(0o666, "every user can change it"), (0o664, "its group can change it")],
 )
-def test_an_env_file_that_others_could_have_written_is_not_read(
+def test_an_env_file_that_others_could_have_written_stops_the_start(
     folder: Path, mode: int, why: str
 ) -> None:
-    path = write(folder / ".env", "PORT=2\n", mode=mode)
-    loaded = load({}, {})
-    assert loaded.settings.port == 8000
-    assert loaded.warnings == [f".env is not read: {why}; ENV_FILE names it"]
-    assert load({}, {"ENV_FILE": path}).settings.port == 2
+    path = write(folder / ".env", "API_KEY=k\n", mode=mode)
+    assert refusal() == (
+        f".env is not read: {why}: chmod go-w .env, or ENV_FILE=.env trusts it "
+        "(ENV_FILE= reads none)"
+    )
+    assert load({}, {"ENV_FILE": path}).settings.api_key
+    assert not load({}, {"ENV_FILE": ""}).settings.api_key
+    (folder / ".env").chmod(0o644)
+    assert load({}, {}).settings.api_key
 
 
-def test_an_env_file_that_nobody_asked_for_and_that_cannot_be_read_is_a_warning(
+def test_an_env_file_of_another_user_stops_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder / ".env", "API_KEY=k\n")
+    (folder / ".env").chmod(0o644)
+    if os.geteuid() == 0:
+        os.chown(folder / ".env", 12345, 12345)
+    monkeypatch.setattr("app.settings.files.os.geteuid", lambda: 54321)
+    assert "it belongs to another user; ENV_FILE=.env trusts it" in refusal()
+
+
+def test_an_env_file_that_nobody_asked_for_and_that_cannot_be_read_stops_the_start(
     folder: Path,
 ) -> None:
-    path = write(folder / "elsewhere.env", "PORT=2\n")
+    path = write(folder / "elsewhere.env", "API_KEY=k\n")
     (folder / ".env").symlink_to(path)
-    assert load({}, {}).warnings == [
-        ".env is not read: .env cannot be read: it is a link; ENV_FILE names it"
-    ]
-    assert load({}, {"ENV_FILE": ".env"}).settings.port == 2
+    assert refusal() == (
+        ".env is not read: .env cannot be read: it is a link; ENV_FILE=.env trusts it "
+        "(ENV_FILE= reads none)"
+    )
+    assert load({}, {"ENV_FILE": ".env"}).settings.api_key
+    for target in ("nowhere", ".env"):
+        (folder / ".env").unlink()
+        (folder / ".env").symlink_to(target)
+        assert "it is a link" in refusal()
     (folder / ".env").unlink()
-    for content, why in ((b"PORT=\xff", "is not UTF-8"), (b"PORT=2\0", "is not text")):
+    os.mkfifo(folder / ".env")  # as 1Password has it
+    assert "is no file" in refusal()
+    (folder / ".env").unlink()
+    for content, why in ((b"API_KEY=\xff", "is not UTF-8"), (b"API_KEY=k\0", "is not text")):
         write(folder / ".env", content)
-        (warning,) = load({}, {}).warnings
-        assert why in warning
+        assert why in refusal()
+        assert refusal().endswith("(ENV_FILE= reads none)")
         assert why in refusal(ENV_FILE=".env")
+
+
+def test_a_folder_or_a_device_in_the_place_of_an_env_file_is_none(folder: Path) -> None:
+    (folder / ".env").mkdir()  # as `python -m venv .env` makes it
+    assert load({}, {}).warnings == []
+    (folder / ".env").rmdir()
+    (folder / ".env").symlink_to("/dev/null")  # stands for a device that is mounted there
+    assert load({}, {}).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -207,6 +238,8 @@ def test_an_env_file_that_nobody_asked_for_and_that_cannot_be_read_is_a_warning(
         ("PORT=1\n\nAPI_KEY sk-SECRET\n", "line 3: it is not NAME=value"),
         ("API_KEY='sk-SECRET\n", "line 1: it is not NAME=value"),
         ("API_KEY\n", "line 1: it is not NAME=value"),
+        ("PORT=1\nPORT:2", "line 2: it is not NAME=value"),
+        ("api-key:sk-SECRET=\n", "line 1: it is not NAME=value"),
         ("API_KEY=a\nPORT=1\nAPI_KEY=sk-SECRET\n", "line 3: API_KEY is there twice"),
         ("API_KEY_FILE=/x\n", "line 1: API_KEY_FILE says where settings are read from"),
         ("PORT=1\nSECRETS_DIR=/x\n", "line 2: SECRETS_DIR says where settings are read from"),
@@ -238,10 +271,42 @@ def test_no_env_file_is_read_if_none_is_wanted_and_a_wanted_one_must_be_there(
 
 
 def test_an_env_file_that_sets_nothing_here_is_mentioned_if_it_was_asked_for(folder: Path) -> None:
-    path = write(folder / ".env", "API_KEYS=x\n")
+    path = write(folder / ".env", "HF_HOME=x\n")
     assert load({}, {}).warnings == []
     (line,) = load({}, {"ENV_FILE": path}).warnings
-    assert line.startswith(f"{path} sets nothing here; API_KEYS of it is no setting")
+    assert line.startswith(f"{path} sets nothing here; HF_HOME of it is no setting")
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "meant"),
+    [
+        ("api_key=sk-SECRET", "api_key", "API_KEY"),
+        ("API-KEY=sk-SECRET", "API-KEY", "API_KEY"),
+        ("API_KEYS=sk-SECRET", "API_KEYS", "API_KEY"),
+        ("api-keys=sk-SECRET", "api-keys", "API_KEY"),
+        ('"API_KEY"=sk-SECRET', '"API_KEY"', "API_KEY"),
+        ("$API_KEY=sk-SECRET", "$API_KEY", "API_KEY"),
+        ("API_KEYS:sk-SECRET=x", "API_KEYS", "API_KEY"),
+        ("api_key_file=/x", "api_key_file", "API_KEY_FILE"),
+        ("hf_token=sk-SECRET", "hf_token", "HF_TOKEN"),
+    ],
+)
+def test_a_name_of_an_env_file_that_is_nearly_a_setting_is_warned_of(
+    folder: Path, line: str, name: str, meant: str
+) -> None:
+    write(folder / ".env", f"{line}\n")
+    assert load({}, {}).warnings == [
+        f".env {name} is no setting and has no effect; did you mean {meant}?"
+    ]
+    write(folder / ".env", f"PORT=81\n{line}\n")
+    told, slip = load({}, {}).warnings
+    assert (f"{name} of it is no setting" in told, "did you mean" in slip) == (True, True)
+    assert "SECRET" not in told
+
+
+def test_names_of_an_env_file_that_are_other_programs_are_no_slips(folder: Path) -> None:
+    write(folder / ".env", "OPENAI_API_KEY=x\nHF_TOKENS=x\nDEBUG=1\nAPI_KEYS=\nOTHER\n")
+    assert load({}, {}).warnings == []
 
 
 # -- secrets -------------------------------------------------------------------------------------
