@@ -305,6 +305,27 @@ async def test_an_engine_that_does_not_say_its_load_is_asked_once(
     assert sample["kv"][1] > 0
 
 
+async def test_the_queue_is_of_requests_however_many_sequences_each_has() -> None:
+    goes_on = asyncio.Event()
+
+    class Busy(ScriptedEngine):
+        async def loads(self) -> list[Load]:
+            return [Load(0, 8, 0, 128, 4096, 0.0, 0)]  # each choice is a sequence
+
+    bounds = {"MAX_CONCURRENCY": "8", "MAX_SEQUENCES_PER_REQUEST": "8"}
+    async with serve(Busy(goes_on, "x"), **bounds) as running:
+        asking = [asyncio.create_task(running.chat(n=8)) for _ in range(8)]
+        await eventually(lambda: running.serving.gauges().waiting == 7)
+        async with watch(running) as watcher:
+            *_, (_, sample) = await watcher.events(3)
+        metrics = (await running.client.get("/metrics")).text
+        goes_on.set()
+        assert {answer.status_code for answer in await asyncio.gather(*asking)} == {200}
+        assert running.serving.gauges().waiting == 0
+    assert (sample["point"][2:4], sample["running"]) == ([8, 7], 8)
+    assert "serve_waiting_requests 7.0" in metrics
+
+
 async def test_a_watcher_leaves_when_the_server_drains() -> None:
     async with serve(ScriptedEngine("x")) as running:
         async with watch(running) as watcher:

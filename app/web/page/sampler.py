@@ -47,6 +47,7 @@ class Point(msgspec.Struct, frozen=True, array_like=True):
     tokens_per_s: float
     in_flight: int
     waiting: int
+    """Requests without a place in the engine; what waits inside of it is `queued` of the sample."""
     ttft_s: float | None
     """The mean of this second's."""
     inter_token_s: float | None
@@ -159,6 +160,7 @@ class Sampler:
             **self._phase(),
             "point": point,
             "running": sum(load.running for load in loads),
+            "queued": sum(load.waiting for load in loads),
             "kv": [sum(load.used_tokens for load in loads), sum(load.max_tokens for load in loads)],
             "lag_s": serving.gauges().lag_s,
             "recent_s": round(now - self._readings[0][0]),
@@ -193,13 +195,13 @@ class Sampler:
     def _point(
         self, now: float, before: tuple[float, Figures] | None, figures: Figures, loads: list[Load]
     ) -> Point:
-        in_flight = self._serving.gauges().in_flight
+        gauges = self._serving.gauges()
         running = sum(load.running for load in loads)
         past = before[1] if before is not None else figures
         # The engine knows its rate, but not before its first dozens of steps. Tokens are counted
         # when their request ends, so a second has many or none of them.
         engines = sum(load.tokens_per_s for load in loads) if running else 0.0
-        back = min(len(self._readings), _COUNTED_OVER if in_flight else 2)
+        back = min(len(self._readings), _COUNTED_OVER if gauges.in_flight else 2)
         since, earlier = self._readings[-back]
         seconds = max(now - since, INTERVAL_S)
         counted = (figures.completion_tokens - earlier.completion_tokens) / seconds
@@ -207,8 +209,8 @@ class Sampler:
         return Point(
             at_ms=round(time.time() * 1e3),
             tokens_per_s=round(engines or counted, 1),
-            in_flight=in_flight,
-            waiting=max(0, in_flight - running) if loads else in_flight,
+            in_flight=gauges.in_flight,
+            waiting=gauges.waiting,
             ttft_s=figures.ttft.since(past.ttft).shown()["mean"],
             inter_token_s=figures.inter_token.since(past.inter_token).shown()["mean"],
             cached=figures.share_cached(past),
