@@ -16,12 +16,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.engine.base import Load
+from app.life import load_reading
 from app.lifecycle import Phase
 from app.web.page import sampler
 from app.web.page.figures import Figures, Spread
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import PLAIN, Running, eventually, serve
 from tests.web.test_health_check import free_port
+from tests.web.test_sglang_routes import Mute
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 STATIC = Path(__file__).parents[2] / "app" / "web" / "page" / "static"
@@ -270,26 +272,11 @@ async def test_one_who_comes_as_the_last_one_leaves_is_served(
             assert names[-3:] == ["sample"] * 3
 
 
-class Mute(ScriptedEngine):
-    """Says its load only while `says` is set."""
-
-    def __init__(self) -> None:
-        super().__init__("x")
-        self.asked = 0
-        self.says = asyncio.Event()
-        self.says.set()
-
-    async def loads(self) -> list[Load]:
-        self.asked += 1
-        await self.says.wait()
-        return await super().loads()
-
-
 async def test_an_engine_that_does_not_say_its_load_is_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sampler, "INTERVAL_S", 0.01)
-    monkeypatch.setattr(sampler, "_LOADS_S", 0.05)
+    monkeypatch.setattr(load_reading, "LONGEST_S", 0.05)
     engine = Mute()
     async with serve(engine) as running:
         engine.asked = 0  # the start has asked, too

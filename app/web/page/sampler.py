@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 import msgspec
 import orjson
 
-from app.engine.base import Engine, Load
+from app.engine.base import Load
 from app.errors import Draining, EngineDied, Overloaded, Unavailable
 from app.types import Json
 from app.version import version
@@ -29,9 +29,6 @@ from app.web.state import Serving
 INTERVAL_S = 1.0
 MOST_WATCHERS = 32
 """Of one process."""
-_LOADS_S = 2.0
-"""For the engine to say its load. A scheduler that was stopped while it wrote its own blocks the
-thread that reads it for ever."""
 _RECENT_S = 60
 """Percentiles and shares are those of the last minute, if it has any."""
 _COUNTED_OVER = 10
@@ -62,8 +59,6 @@ class Sampler:
         self._watchers = 0
         self._task: asyncio.Task[None] | None = None
         self._next: asyncio.Future[bytes | None] | None = None
-        self._asked: asyncio.Future[list[Load]] | None = None
-        """The engine's load, while it is being read."""
         self._phase_changed = asyncio.Event()
         serving.lifecycle.listeners.append(lambda _: self._phase_changed.set())
         self._points: deque[Point] = deque(maxlen=_GRAPH_SAMPLES)
@@ -142,8 +137,7 @@ class Sampler:
     async def _sample(self) -> Json:
         serving = self._serving
         lifecycle = serving.lifecycle
-        engine = serving.host.engine
-        loads = await self._loads(engine) if engine is not None and not lifecycle.ended else []
+        loads = await self._loads() if not lifecycle.ended else []
         figures, errors = await asyncio.to_thread(
             lambda: (Figures.read(), serving.recent_errors.last())
         )
@@ -179,18 +173,11 @@ class Sampler:
             "errors": errors,
         }
 
-    async def _loads(self, engine: Engine) -> list[Load]:
-        """Of each replica; none if they are not known in time. A reading that is late goes on, and
-        there is no second one beside it, whoever watches."""
-        wait_s = 0.0
-        if self._asked is None:
-            self._asked, wait_s = asyncio.ensure_future(_known_loads(engine)), _LOADS_S
-        asked = self._asked
-        done, _ = await asyncio.wait({asked}, timeout=wait_s)
-        if not done:
-            return []
-        self._asked = None
-        return asked.result()
+    async def _loads(self) -> list[Load]:
+        """Of each replica; none while they are not known."""
+        with suppress(Unavailable):  # the engine is asleep, about to end, or does not answer
+            return await self._serving.host.loads()
+        return []
 
     def _point(
         self, now: float, before: tuple[float, Figures] | None, figures: Figures, loads: list[Load]
@@ -256,12 +243,6 @@ class Sampler:
                 "sampling": info.default_sampling,
             }
         return about
-
-
-async def _known_loads(engine: Engine) -> list[Load]:
-    with suppress(Unavailable):  # asleep, or about to end
-        return await engine.loads()
-    return []
 
 
 def _spreads(recent: Json, ever: Json) -> Json:
