@@ -266,14 +266,17 @@ async def test_a_file_that_is_missing_again_is_told_again(
         so_far = len(looked)
         await eventually(lambda: len(looked) > so_far + 3)
 
+    def move(path: Path, to: Path) -> None:
+        path.rename(to)
+
     monkeypatch.setattr(Tls, "_look", watched)
     with capture_logs() as lines:
         async with serve(ScriptedEngine("hi"), client_tls=authority.client(), **files):
             for times in (1, 2):
-                certificate.rename(away)
+                move(certificate, away)
                 await several_looks()
                 assert _events(lines).count("certificates: the old ones stay in force") == times
-                away.rename(certificate)
+                move(away, certificate)
                 await several_looks()
     assert "certificates were read again" not in _events(lines)
 
