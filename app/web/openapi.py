@@ -94,7 +94,10 @@ def document(app: FastAPI, settings: Settings) -> Json:
         schemas[body.__name__] = schema
     for path, item in described["paths"].items():
         for method, operation in item.items():
-            _complete(operation, f"{method.upper()} {path}", path)
+            route = f"{method.upper()} {path}"
+            if path == settings.health_path and answers.of(route) is None:
+                route = "GET /ping"
+            _complete(operation, route, path)
     _add_security(described, settings)
     return described
 
