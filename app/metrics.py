@@ -130,6 +130,11 @@ class _GaugeCollector(Collector):
         yield GaugeMetricFamily(
             "serve_in_flight_requests", "Requests in flight, waiting or running.", gauges.in_flight
         )
+        yield GaugeMetricFamily(
+            "serve_waiting_requests",
+            "Of these, those that wait for a place in the engine.",
+            gauges.waiting,
+        )
         phase = GaugeMetricFamily("serve_phase", "1 for the phase it is in.", labels=["phase"])
         for each_phase in Phase:
             phase.add_metric([each_phase], float(each_phase is self._lifecycle.phase))

@@ -31,6 +31,11 @@ class Sequences:
         """In the engine."""
         return self.capacity - self._kept - self.free
 
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that wait for room and have nothing in the engine."""
+        return len(self.waiting.get(0, ()))
+
     def close(self) -> None:
         """Admit no sequence until `open`; those in the engine go on."""
         self._kept += self.capacity

@@ -188,6 +188,8 @@ class Gauges(msgspec.Struct, frozen=True):
     """Current values of one serving process, or of all together."""
 
     in_flight: int
+    waiting: int
+    """Of them, those that wait for a place in the engine and have none there."""
     lag_s: float
     worst_lag_s: float
     """Since the last scrape."""
@@ -226,6 +228,7 @@ class LocalGauges:
         silent_s = self._silent_s()
         return Gauges(
             in_flight=self._gate.in_flight,
+            waiting=self._gate.sequences.waiting_requests,
             lag_s=self._lag.last_s,
             worst_lag_s=self._lag.worst_s,
             longest_silence_s=silent_s,

@@ -30,7 +30,7 @@ from app.stats import Gauges
 class Source:
     def gauges(self):
         from app.metric_files import series_lost
-        return Gauges(0, 0.0, 0.0, 0.0, 0.0, 0, series_lost())
+        return Gauges(0, 0, 0.0, 0.0, 0.0, 0.0, 0, series_lost())
     def scraped(self): pass
 def count(times):
     for no in range(5000):

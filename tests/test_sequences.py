@@ -49,6 +49,23 @@ async def test_the_request_that_has_the_fewest_is_next() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_a_request_waits_only_while_it_has_nothing_in_the_engine() -> None:
+    sequences, end, log = Sequences(4, share=3), asyncio.Event(), list[str]()
+    first, second = sequences.of_one_request(), sequences.of_one_request()
+    tasks = [asyncio.create_task(_hold(first, 3, end, log, "first")) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert sequences.waiting_requests == 0  # it has a part, though more of it waits
+    tasks += [asyncio.create_task(_hold(second, 2, end, log, "second")) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert sequences.waiting_requests == 1
+    for task in tasks[3:]:
+        task.cancel()
+    await asyncio.wait(tasks[3:])
+    assert sequences.waiting_requests == 0
+    end.set()
+    await asyncio.gather(*tasks[:3])
+
+
 @given(st.data())
 def test_whatever_is_cancelled_the_room_comes_back_and_no_request_starves(
     data: st.DataObject,

@@ -11,12 +11,13 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from app.adapters.registry import Adapters
-from app.engine.base import Engine, EngineLost, Launched, Starting
+from app.engine.base import Engine, EngineLost, Launched, Load, Starting
 from app.errors import ConfigError, InvalidRequest, ServeError, StartError
 from app.events import fold
 from app.gate import Gate
 from app.generation.model import ServedModel
 from app.life.heap import freeze_heap
+from app.life.load_reading import LoadReading
 from app.life.progress import ACTIVITIES, progress_of
 from app.life.stall import stalled
 from app.life.waiting import first_of
@@ -73,6 +74,7 @@ class ModelHost:
         """As in `Gauges`, of the whole server: where another process is answered, the engine does
         not hang, though a request of this one may wait for its turn."""
         self.engine: Engine | None = None
+        self._load_reading = LoadReading(self._read_loads)
         self.model: ServedModel | None = None
         self.context_length: int | None = None
         """Tokens that the model takes, in whichever process; known once it is ready."""
@@ -86,6 +88,13 @@ class ModelHost:
     def silent_s(self) -> float:
         """Seconds since the engine last answered, while it has work."""
         return self.engine.silent_s() if self.engine is not None else 0.0
+
+    async def loads(self) -> list[Load]:
+        """The load of each replica. Raises Unavailable, after two seconds at the latest."""
+        return await self._load_reading.loads()
+
+    async def _read_loads(self) -> list[Load]:
+        return await self.engine.loads() if self.engine is not None else []
 
     def start(self) -> None:
         if not self._quiet:
@@ -230,6 +239,7 @@ class ModelHost:
 
     async def _bound_share(self, engine: Engine) -> None:
         """What one request may have in the engine, by what the engine runs at a time."""
+        # Not `self.loads`: a start may wait for the engine, and must know this.
         running = sum(load.max_running for load in await engine.loads())
         sequences = self._gate.sequences
         if running:

@@ -88,7 +88,8 @@ def _renderer(style: Style, colors: bool) -> Any:
 _OF_SEVERAL_LINES = ("event", "exception", "stack")
 """Fields that may have line breaks: what they say is the program's or a library's."""
 _INDENT = " " * 4
-"""Of the further lines of a library's text: what a client sent must not pass for a line."""
+"""Of the further lines of a library's text, and of all lines of a traceback, whose last ones are a
+library's: what a client sent must not pass for a line."""
 
 
 def _printable(event: EventDict) -> EventDict:
@@ -99,6 +100,9 @@ def _printable(event: EventDict) -> EventDict:
             text = "".join([c if c.isprintable() or c in kept else _escaped(c) for c in value])
             is_foreign = name == "event" and event.get("logger", NAME) != NAME
             event[name] = text.replace("\n", f"\n{_INDENT}") if is_foreign else text
+    for name in ("exception", "stack"):
+        if name in event:
+            event[name] = _INDENT + str(event[name]).replace("\n", f"\n{_INDENT}")
     return event
 
 

@@ -25,8 +25,7 @@ _NOT_SHOWN = frozenset(
 
 
 def document_line(event: EventDict) -> str:
-    """A line with all that it says; what follows a traceback's first line stands on lines of its
-    own, as logging's own formatter has it."""
+    """A line with all that it says; a traceback stands on lines of its own, which are indented."""
     at = datetime.fromisoformat(event["timestamp"]).astimezone()
     line = (
         f"{at:%Y-%m-%d %H:%M:%S},{at.microsecond // 1000:03} - {event['logger']} - "

@@ -1,6 +1,6 @@
 """Traces of requests, as the rest of the program sees them. Off, `Tracing` is None.
 
-    RequestScope | job ─ Tracing.begin ─ Span ─────────────── Span.end ─> otlp.py, in a thread
+    Traced | job ─────── Tracing.begin ─ Span ─────────────── Span.end ─> otlp.py, in a thread
                                           └ logs.trace_id, `carried`: in the request's context
 
 Only otlp.py imports opentelemetry, and only where a collector is set.

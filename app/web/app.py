@@ -19,7 +19,7 @@ from app.settings.catalogue import Settings
 from app.types import Json
 from app.web import admin, files, openapi, probes, resources, sglang_routes
 from app.web.generation import Generation
-from app.web.middleware import Authentication, HealthPort, RequestScope, Shortcut
+from app.web.middleware import Authentication, HealthPort, RequestScope, Shortcut, Traced
 from app.web.page import routes as page
 from app.web.page.sampler import Sampler
 from app.web.responses import error_response
@@ -45,6 +45,8 @@ def create_app(serving: Serving) -> ASGIApp:
     """
     settings = serving.settings
     app: ASGIApp = Shortcut(_api(serving), {d.path: Generation(d, serving) for d in DIALECTS})
+    if serving.tracing is not None:
+        app = Traced(app, serving.tracing)
     if settings.api_key:
         app = Authentication(app, settings)
     if settings.cors_origins:
@@ -57,7 +59,8 @@ def create_app(serving: Serving) -> ASGIApp:
         )
     if settings.health_port is not None:
         app = HealthPort(app, settings)
-    return RequestScope(app, settings, serving.tracing, serving.recent_errors)
+    traced = serving.tracing is not None
+    return RequestScope(app, settings, serving.recent_errors, traced=traced)
 
 
 def description(settings: Settings) -> Json:

@@ -1,7 +1,7 @@
 """Pure ASGI middleware, around every request.
 
-RequestScope ─ (HealthPort) ─ (CORS) ─ Authentication ─ Shortcut ─┬─ dialects
-                                                                  └─ FastAPI's routes
+RequestScope ─ (HealthPort) ─ (CORS) ─ (Authentication) ─ (Traced) ─ Shortcut ─┬─ dialects
+                                                                               └─ FastAPI's routes
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from app.recent_errors import RecentErrors
 from app.settings.catalogue import Settings
 from app.settings.declare import Secrets
 from app.stats import RequestStats, milliseconds
-from app.tracing.spans import OPERATIONS, Ending, Span, Tracing
+from app.tracing.spans import OPERATIONS, Ending, Tracing
 from app.web.page.paths import BASE, EVENTS, FILES_ROUTE, ICON, OPEN_PREFIX
 from app.web.responses import error_response
 
@@ -49,17 +49,17 @@ class RequestScope:
     `scope["state"]` carries: `engine_id`, the id inside the engine; `request_id`, the client's or
     the same; `owner`, as of a dialect's `Call`; `stats`; `log_fields`, which a dialect adds to the
     end line; `send`, the server's own; `head_only`: the answer's body is left out; and, once they
-    are known, `route`, `status`, `ended_by`, `error`, `error_code`. The server has added
+    are known, `route`, `status`, `ended_by`, `error`, `error_code` and `span`. The server has added
     `connection`.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, tracing: Tracing | None, errors: RecentErrors
+        self, app: ASGIApp, settings: Settings, errors: RecentErrors, *, traced: bool
     ) -> None:
+        """`traced`: requests have spans, which `Traced` begins."""
         self._app = app
-        self._tracing = tracing
         self._server_timing = settings.server_timing
-        self._timed = settings.server_timing or tracing is not None
+        self._timed = settings.server_timing or traced
         self._region = settings.hathora_region.encode()
         self._quiet = _PROBES | {settings.health_path}
         self._errors = errors
@@ -92,7 +92,6 @@ class RequestScope:
         client = scope["client"][0] if scope.get("client") else None
         write_line = log.debug if path in self._quiet or path[_BEGIN] == OPEN_PREFIX else log.info
         token = logs.request_id.set(request_id)
-        span = self._span(scope, arrived) if self._tracing is not None else None
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -120,17 +119,10 @@ class RequestScope:
             if not state["status"]:
                 await _failed(scope)(scope, receive, send_with_headers)
         finally:
-            self._finish(scope, arrived, client, write_line, span)
+            self._finish(scope, arrived, client, write_line)
             logs.request_id.reset(token)
             # Break the reference cycle through `send`, so that it is freed without a GC pass.
             state.clear()
-
-    def _span(self, scope: Scope, arrived: float) -> Span | None:
-        """None: nothing is generated for it."""
-        operation = OPERATIONS.get(scope["path"]) if scope["method"] == "POST" else None
-        if operation is None or self._tracing is None:
-            return None
-        return self._tracing.begin(operation, scope["path"], scope["headers"], arrived)
 
     def _explained(
         self, stats: RequestStats, took_s: float, *, cache: bool
@@ -141,14 +133,7 @@ class RequestScope:
         if cache and stats.prompt_tokens is not None:
             yield b"x-prompt-cache", stats.cache_header()
 
-    def _finish(
-        self,
-        scope: Scope,
-        arrived: float,
-        client: str | None,
-        write_line: Any,
-        span: Span | None,
-    ) -> None:
+    def _finish(self, scope: Scope, arrived: float, client: str | None, write_line: Any) -> None:
         state = scope["state"]
         duration_s = time.perf_counter() - arrived
         stats: RequestStats = state["stats"]
@@ -178,8 +163,8 @@ class RequestScope:
                 ended_by=state.get("ended_by"), error=(state.get("error") or "")[:300] or None
             ),
         )
-        if span is not None:
-            span.end(_ending(scope))
+        if "span" in state:
+            state["span"].end(_ending(scope))
 
 
 def _failed(scope: Scope) -> Response:
@@ -284,6 +269,26 @@ class HealthPort:
                 error = RouteNotFound("Only the health routes answer on this port.")
                 await error_response(error, scope)(scope, receive, send)
                 return
+        await self._app(scope, receive, send)
+
+
+class Traced:
+    """Begins the span of a request that generates; RequestScope ends it.
+
+    Behind all that refuses requests by where they come from: a client without a key that names a
+    trace must not fill the exporter's queue, nor write that trace's id into the log.
+    """
+
+    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
+        self._app = app
+        self._tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path, state = scope["path"], scope["state"]
+            if (operation := OPERATIONS.get(path)) is not None:
+                arrived = state["stats"].arrived
+                state["span"] = self._tracing.begin(operation, path, scope["headers"], arrived)
         await self._app(scope, receive, send)
 
 

@@ -95,7 +95,10 @@ def document(app: FastAPI, settings: Settings) -> Json:
         _add_bounds(schemas[body.__name__], bounds)
     for path, item in described["paths"].items():
         for method, operation in item.items():
-            _complete(operation, f"{method.upper()} {path}", path)
+            route = f"{method.upper()} {path}"
+            if path == settings.health_path and answers.of(route) is None:
+                route = "GET /ping"
+            _complete(operation, route, path)
     _add_security(described, settings)
     return described
 

@@ -114,7 +114,10 @@ async def readyz(request: Request) -> Response:
     )
 
 
-@router.get("/ping", summary="RunPod's load balancer: 204 loading, 200 ready")
+_LOADING: dict[int | str, Json] = {204: {"description": "The model is loading."}}
+
+
+@router.get("/ping", summary="RunPod's load balancer: 204 loading, 200 ready", responses=_LOADING)
 async def ping(request: Request) -> Response:
     lifecycle = serving_of(request).lifecycle
     phase, ready = lifecycle.phase, lifecycle.ready
@@ -137,7 +140,9 @@ def add_health_path(app: FastAPI, path: str | None, taken: Collection[str]) -> N
             f"HEALTH_CHECK_PATH={path}: this route does not say whether the model is ready; take "
             "/ping"
         )
-    app.add_api_route(path, ping, methods=["GET"], summary="As /ping: HEALTH_CHECK_PATH")
+    app.add_api_route(
+        path, ping, methods=["GET"], summary="As /ping: HEALTH_CHECK_PATH", responses=_LOADING
+    )
 
 
 @router.get("/metrics", summary="Prometheus metrics")

@@ -63,7 +63,7 @@ def _tokenizer_path(options: Json, info: EngineInfo) -> Any:
 async def server_info(request: Request) -> Response:
     serving = serving_of(request)
     engine, model = serving.loaded()
-    loads = await engine.loads()
+    loads = await serving.host.loads()
     options = engine.options()
     max_running = sum(load.max_running for load in loads)
     return _lenient_json(
@@ -91,7 +91,7 @@ async def loads(request: Request) -> Response:
     serving = serving_of(request)
     engine, _ = serving.loaded()
     rank = _rank(request)
-    selected = [load for load in await engine.loads() if rank in (None, load.replica)]
+    selected = [load for load in await serving.host.loads() if rank in (None, load.replica)]
     return json_response(
         {
             "timestamp": datetime.now(UTC).isoformat(),
@@ -106,7 +106,8 @@ async def loads(request: Request) -> Response:
 
 @router.get("/get_load", summary="The same for SGLang's router")
 async def get_load(request: Request) -> Response:
-    engine, _ = serving_of(request).loaded()
+    serving = serving_of(request)
+    serving.loaded()
     return json_response(
         [
             {
@@ -115,7 +116,7 @@ async def get_load(request: Request) -> Response:
                 "num_waiting_reqs": load.waiting,
                 "num_tokens": load.used_tokens,
             }
-            for load in await engine.loads()
+            for load in await serving.host.loads()
         ]
     )
 

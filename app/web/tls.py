@@ -50,7 +50,9 @@ class Tls:
             await asyncio.sleep(_LOOK_S)
             try:
                 now = await asyncio.to_thread(self._look)
-                if now == before != self._seen:
+                if now == self._seen:
+                    self._logged = ""  # what failed is over: the same again is another failure
+                elif now == before:
                     await self._read_again(now)
                 before = now
             except ConfigError as error:

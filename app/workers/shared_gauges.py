@@ -17,7 +17,7 @@ from pathlib import Path
 from app.stats import Gauges, GaugeSource
 
 _NAME = "gauges"
-_COLUMNS = 7
+_COLUMNS = 8
 _BYTES = 8
 
 
@@ -40,6 +40,7 @@ class SharedGauges:
         gauges = own.gauges()
         row = (
             gauges.in_flight,
+            gauges.waiting,
             gauges.lag_s,
             gauges.worst_lag_s,
             gauges.longest_silence_s,
@@ -53,12 +54,13 @@ class SharedGauges:
     def gauges(self) -> Gauges:
         """Of all processes together: sums of counts, and the longest durations."""
         cells = self._cells.tolist()[1:]
-        in_flight, lag_s, worst_s, silences, dropped, series_lost, _ = (
+        in_flight, waiting, lag_s, worst_s, silences, dropped, series_lost, _ = (
             cells[column::_COLUMNS] for column in range(_COLUMNS)
         )
         with_work = [silence for silence in silences if silence]
         return Gauges(
             in_flight=int(sum(in_flight)),
+            waiting=int(sum(waiting)),
             lag_s=max(lag_s),
             worst_lag_s=max(worst_s),
             longest_silence_s=max(silences),

@@ -109,8 +109,8 @@ except ValueError:
 print("from a library\\x1b[2J")
 """
     out = output(tmp_path, program, LOG_FORMAT="console", LOG_FILE="serve.log")
-    assert " error sglang: failed\nTraceback" in out
-    assert "\nValueError: broken\n" in out
+    assert " error sglang: failed\n    Traceback" in out
+    assert "\n    ValueError: broken\n" in out
     assert " output: from a library\\x1b[2J" in out
     file = [json.loads(line) for line in (tmp_path / "serve.log").read_text().splitlines()]
     assert [line["event"] for line in file[-2:]] == ["failed", "from a library\x1b[2J"]

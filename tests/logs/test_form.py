@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.logs.form import Form
+from app.logs.form import NAME, Form
 
 CONSOLE = Form("console", colors=False)
 
@@ -52,7 +52,41 @@ def test_a_librarys_text_does_not_forge_a_line(style: str, of_child: bool) -> No
     assert all(each.startswith("    ") for each in rest)
 
 
+FORGED = "13:00:00 ready on http://evil"
+
+
+def _raised() -> Any:
+    try:
+        raise ValueError(f"client said\n{FORGED}")
+    except ValueError as error:
+        return type(error), error, error.__traceback__
+
+
+@pytest.mark.parametrize("style", ["console", "text"])
+@pytest.mark.parametrize("exc_info", [_raised(), (*_raised()[:2], None)])
+def test_an_exceptions_text_does_not_forge_a_line(style: str, exc_info: Any) -> None:
+    record = logging.LogRecord("sglang", logging.ERROR, "", 0, "failed", None, exc_info)
+    first, *rest = Form(style, colors=False).text(record).splitlines()  # type: ignore[arg-type]
+    assert first.endswith("failed")
+    assert rest[-1] == f"    {FORGED}"
+    assert all(each.startswith("    ") for each in rest)
+
+
+@pytest.mark.parametrize("style", ["console", "text"])
+@pytest.mark.parametrize("field", ["exception", "stack"])
+@pytest.mark.parametrize("logger", [NAME, "sglang"])
+@pytest.mark.parametrize("said", [FORGED, f"ValueError: client said\n{FORGED}"])
+def test_no_line_below_another_begins_at_its_margin(
+    style: str, field: str, logger: str, said: str
+) -> None:
+    at = "2026-11-27T13:03:12Z"
+    line = {"event": "failed", "level": "error", "logger": logger, "timestamp": at, field: said}
+    first, *rest = Form(style, colors=False).text(line).splitlines()  # type: ignore[arg-type]
+    assert first.endswith("failed")
+    assert rest == [f"    {each}" for each in said.splitlines()]
+
+
 def test_an_exceptions_text_loses_its_escapes() -> None:
     line = {"event": "failed", "level": "error", "exception": "Traceback\n  ValueError: \x1b[2J"}
     text = CONSOLE.text(line)
-    assert "Traceback\n  ValueError: \\x1b[2J" in text
+    assert "    Traceback\n      ValueError: \\x1b[2J" in text

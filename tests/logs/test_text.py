@@ -56,7 +56,7 @@ def test_the_documents_lines_are_these(line: dict[str, Any], message: str) -> No
         ({"event": "exiting", "level": "error", "reason": "gone", "code": 70},
          "serve_hathora - ERROR - exiting: reason=gone, code=70"),
         ({"event": "failed", "level": "error", "exception": "Traceback\n  x\nValueError: 7"},
-         "serve_hathora - ERROR - failed\nTraceback\n  x\nValueError: 7"),
+         "serve_hathora - ERROR - failed\n    Traceback\n      x\n    ValueError: 7"),
         ({"event": "request started", **ASKED, "path": "/a\n2025 - forged"},
          "serve_hathora - INFO - [127.0.0.1] POST /a\\n2025 - forged - Request started"),
         ({"event": "ready", "url": "http://0.0.0.0:8000/v1", "model": "m", "context_length": None,

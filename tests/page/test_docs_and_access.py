@@ -103,3 +103,65 @@ def test_with_a_key_the_description_has_a_button_for_it_and_sends_it(
     page.click("text=Try it out")
     page.click("text=Execute")
     page.wait_for_selector(".live-responses-table >> text=max_model_len")
+
+
+def with_script(opened: Opened, url: str, script: str, *, faulty: bool = False) -> Any:
+    """The page, with a script that runs before its own."""
+    page = opened("about:blank", faulty=faulty)
+    page.add_init_script(script)
+    page.goto(url)
+    return page
+
+
+@pytest.mark.parametrize(
+    ("pasted", "named"), [("right\u200b", "U+200B"), ("\u201cright", "U+201C")]
+)
+def test_a_key_that_no_header_can_have_is_refused_by_its_character(
+    opened: Opened, served: Served, pasted: str, named: str
+) -> None:
+    page = opened(served(saying("x"), API_KEY="right").url)
+    page.wait_for_selector("#key-form:not([hidden])")
+    page.fill("#key", pasted)
+    page.press("#key", "Enter")
+    page.wait_for_selector(f"#notice:has-text('{named}')")
+    page.fill("#key", "right\ufeff ")
+    page.press("#key", "Enter")
+    page.wait_for_selector("#phase[data-kind=good]")
+    assert not page.is_visible("#notice")
+
+
+def test_a_browser_that_keeps_nothing_of_the_site_shows_the_page(
+    opened: Opened, served: Served
+) -> None:
+    blocked = """Object.defineProperty(window, "sessionStorage", {
+        get() { throw new DOMException("Access is denied.", "SecurityError"); }
+    });"""
+    page = with_script(opened, served(saying("fine"), API_KEY="right").url, blocked)
+    page.wait_for_selector("#key-form:not([hidden])")
+    page.fill("#key", "right")
+    page.press("#key", "Enter")
+    page.wait_for_selector("#phase[data-kind=good]")
+    page.fill("#text", "go")
+    page.press("#text", "Enter")
+    page.wait_for_selector(".message.assistant:not(.streaming) .body:has-text('fine')")
+    page.click("#new-chat")
+    page.wait_for_selector(".message", state="detached")
+
+
+def test_a_fault_of_the_page_is_shown_as_it_is(opened: Opened, served: Served) -> None:
+    broken = """const parse = JSON.parse;
+    JSON.parse = (text) => {
+        if (text.includes('"point"')) throw new TypeError("figures of no kind");
+        return parse(text);
+    };"""
+    page = with_script(opened, served(saying("x")).url, broken, faulty=True)
+    page.wait_for_selector("#notice:has-text('figures of no kind')")
+    assert "does not answer" not in page.inner_text("#notice")
+
+
+def test_a_server_that_is_gone_does_not_answer(opened: Opened, served: Served) -> None:
+    server = served(saying("x"))
+    page = opened(server.url, faulty=True)
+    page.wait_for_selector("#phase[data-kind=good]")
+    server.stop()
+    page.wait_for_selector("#notice:has-text('The server does not answer. Trying again.')")

@@ -19,12 +19,14 @@ from structlog.testing import capture_logs
 
 from app.errors import ConfigError, EngineDied
 from app.logs import setup as logs
+from app.recent_errors import RecentErrors
 from app.tracing import otlp
 from app.tracing.opening import tracing_of
-from app.tracing.spans import carried
+from app.tracing.spans import OPERATIONS, carried
 from tests.support.collector import Collector, Seen, collecting
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import Running, eventually, serve, settings
+from tests.web.test_health_check import free_port
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSET, ERROR = 0, 2
@@ -233,6 +235,43 @@ async def test_requests_that_generate_nothing_have_no_span() -> None:
         await running.client.get("/v1/chat/completions")
         await running.chat()
         span = await only(collector)
+    assert span.name.startswith("chat")
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}])
+async def test_a_request_without_a_key_has_no_span_whatever_trace_it_names(
+    headers: dict[str, str],
+) -> None:
+    traces: list[str | None] = []
+    noted = RecentErrors.note
+
+    def note(self: RecentErrors, **fields: Any) -> None:
+        traces.append(logs.trace_id.get())
+        noted(self, **fields)
+
+    asked = {"json": {"model": "default", "prompt": "hi"}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecentErrors, "note", note)
+        async with traced(API_KEY="right") as (running, collector):
+            for path in OPERATIONS:
+                sent = {**headers, "traceparent": PARENT}
+                answer = await running.client.post(path, headers=sent, **asked)
+                assert answer.status_code == 401
+            key = {"authorization": "Bearer right"}
+            await running.client.post("/v1/completions", headers=key, **asked)
+            span = await only(collector)
+    assert set(traces) == {None}
+    assert span.attributes["http.response.status_code"] == 200
+
+
+async def test_a_request_to_the_health_port_has_no_span() -> None:
+    port = free_port()
+    async with traced(PORT_HEALTH=str(port)) as (running, collector):
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        answer = await running.client.post(url, headers={"traceparent": PARENT})
+        await running.chat()
+        span = await only(collector)
+    assert answer.status_code == 404
     assert span.name.startswith("chat")
 
 

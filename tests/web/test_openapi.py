@@ -13,6 +13,7 @@ from openapi_spec_validator import validate
 from app.dialects.body import read
 from app.dialects.routes import DIALECTS, RESOURCES
 from app.dialects.schemas import schemas_of
+from app.lifecycle import Phase
 from app.settings.bounds import Bounds
 from app.types import Json
 from app.web import answers
@@ -252,6 +253,33 @@ async def test_real_frames_are_as_they_are_described(path: str, more: Json) -> N
     for frame in frames:
         validator(document, content["schema"]).validate(frame)
     validator(document, schema).validate(whole.json())
+
+
+@pytest.mark.parametrize("path", ["/ping", "/healthz", "/health", "/readyz", "/livez"])
+@pytest.mark.parametrize("phase", [Phase.LOADING, Phase.READY, Phase.DRAINING, Phase.DEAD])
+async def test_answers_of_probes_in_any_phase_are_as_they_are_described(
+    path: str, phase: Phase
+) -> None:
+    loading = phase is Phase.LOADING
+    async with serve(
+        None if loading else ScriptedEngine("a"), ready=not loading, HEALTH_CHECK_PATH="/healthz"
+    ) as running:
+        if not loading:
+            running.lifecycle.enter(phase)
+        document = (await running.client.get("/openapi.json")).json()
+        answer = await running.client.get(path)
+    responses = document["paths"][path]["get"]["responses"]
+    described = responses[str(answer.status_code)]
+    if answer.content:
+        schema = described["content"]["application/json"]["schema"]
+        assert schema == {
+            "$ref": "#/components/schemas/" + ("Health" if path == "/health" else "Probe")
+        }
+        validator(document, schema).validate(answer.json())
+    else:
+        assert "content" not in described
+    assert ("204" in responses) == (path in ("/ping", "/healthz"))
+    assert not {"4XX", "5XX"} & responses.keys()
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/models/none"])

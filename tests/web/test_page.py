@@ -16,12 +16,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.engine.base import Load
+from app.life import load_reading
 from app.lifecycle import Phase
 from app.web.page import sampler
 from app.web.page.figures import Figures, Spread
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import PLAIN, Running, eventually, serve
 from tests.web.test_health_check import free_port
+from tests.web.test_sglang_routes import Mute
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 STATIC = Path(__file__).parents[2] / "app" / "web" / "page" / "static"
@@ -287,26 +289,11 @@ async def test_one_who_comes_as_the_last_one_leaves_is_served(
             assert names[-3:] == ["sample"] * 3
 
 
-class Mute(ScriptedEngine):
-    """Says its load only while `says` is set."""
-
-    def __init__(self) -> None:
-        super().__init__("x")
-        self.asked = 0
-        self.says = asyncio.Event()
-        self.says.set()
-
-    async def loads(self) -> list[Load]:
-        self.asked += 1
-        await self.says.wait()
-        return await super().loads()
-
-
 async def test_an_engine_that_does_not_say_its_load_is_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sampler, "INTERVAL_S", 0.01)
-    monkeypatch.setattr(sampler, "_LOADS_S", 0.05)
+    monkeypatch.setattr(load_reading, "LONGEST_S", 0.05)
     engine = Mute()
     async with serve(engine) as running:
         engine.asked = 0  # the start has asked, too
@@ -320,6 +307,27 @@ async def test_an_engine_that_does_not_say_its_load_is_asked_once(
         async with watch(running) as watcher:
             *_, (_, sample) = await watcher.events(5)
     assert sample["kv"][1] > 0
+
+
+async def test_the_queue_is_of_requests_however_many_sequences_each_has() -> None:
+    goes_on = asyncio.Event()
+
+    class Busy(ScriptedEngine):
+        async def loads(self) -> list[Load]:
+            return [Load(0, 8, 0, 128, 4096, 0.0, 0)]  # each choice is a sequence
+
+    bounds = {"MAX_CONCURRENCY": "8", "MAX_SEQUENCES_PER_REQUEST": "8"}
+    async with serve(Busy(goes_on, "x"), **bounds) as running:
+        asking = [asyncio.create_task(running.chat(n=8)) for _ in range(8)]
+        await eventually(lambda: running.serving.gauges().waiting == 7)
+        async with watch(running) as watcher:
+            *_, (_, sample) = await watcher.events(3)
+        metrics = (await running.client.get("/metrics")).text
+        goes_on.set()
+        assert {answer.status_code for answer in await asyncio.gather(*asking)} == {200}
+        assert running.serving.gauges().waiting == 0
+    assert (sample["point"][2:4], sample["running"]) == ([8, 7], 8)
+    assert "serve_waiting_requests 7.0" in metrics
 
 
 async def test_a_watcher_leaves_when_the_server_drains() -> None:

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from app.engine.base import Load
+from app.life import load_reading
 from app.lifecycle import Phase
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import eventually, serve
@@ -74,6 +76,55 @@ async def test_loads_have_both_of_sglangs_formats():
     assert short == [{"dp_rank": 0, "num_reqs": 1, "num_waiting_reqs": 0, "num_tokens": 16}]
     assert none["loads"] == []
     assert wrong.status_code == 400
+
+
+class Mute(ScriptedEngine):
+    """Says its load only while `says` is set."""
+
+    def __init__(self) -> None:
+        super().__init__("x")
+        self.asked = 0
+        self.says = asyncio.Event()
+        self.says.set()
+
+    async def loads(self) -> list[Load]:
+        self.asked += 1
+        await self.says.wait()
+        return await super().loads()
+
+
+async def test_an_engine_that_does_not_say_its_load_is_busy_and_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(load_reading, "LONGEST_S", 0.05)
+    engine = Mute()
+    async with serve(engine) as running:
+        engine.asked = 0  # the start has asked, too
+        engine.says.clear()
+        for _ in range(2):
+            paths = ["/v1/loads", "/get_load", "/server_info", "/get_server_info"] * 4
+            answers = await asyncio.gather(*map(running.client.get, paths))
+            for answer in answers:
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+                assert answer.json()["error"]["code"] == "server_is_overloaded"
+        assert engine.asked == 1
+        engine.says.set()
+        for path in paths:
+            assert (await running.client.get(path)).status_code == 200
+
+
+async def test_a_client_that_leaves_does_not_end_the_reading_of_the_others() -> None:
+    engine = Mute()
+    async with serve(engine) as running:
+        engine.asked = 0
+        engine.says.clear()
+        leaving, staying = (asyncio.create_task(running.serving.host.loads()) for _ in range(2))
+        await eventually(lambda: engine.asked == 1)
+        leaving.cancel()
+        await asyncio.wait({leaving})
+        engine.says.set()
+        assert [load.replica for load in await staying] == [0]
+        assert engine.asked == 1
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from app.workers.shared_gauges import SharedGauges
 def _local_gauges(requests: int, lag_s: float, silent_s: float) -> LocalGauges:
     lifecycle, lag = Lifecycle(), LoopLag()
     lifecycle.enter(Phase.READY)
-    gate = Gate(lifecycle, max_running=9, max_waiting=0)
+    gate = Gate(lifecycle, max_running=9, max_waiting=0, max_share=9)
     for _ in range(requests):
         gate.admit().arrive()
+        gate.sequences.enter(gate.sequences.of_one_request(), gate.sequences.share)
     lag.note(lag_s)
     lag.note(0.0)
     return LocalGauges(gate, lag, lambda: silent_s)
@@ -29,6 +30,8 @@ async def test_shared_gauges_are_sums_of_counts_and_the_longest_durations(tmp_pa
     ):
         each.publish(_local_gauges(requests, lag_s, silent_s))
     gauges = shared[0].gauges()
+    # In each process one request has all the room.
+    assert gauges.waiting == 3
     assert (gauges.in_flight, gauges.worst_lag_s, gauges.lag_s) == (5, 0.7, 0.0)
     # The third process has no request in flight, so its silence does not count.
     assert (gauges.longest_silence_s, gauges.shortest_silence_s) == (9.0, 4.0)

@@ -147,7 +147,7 @@ class Pulse:
 
 async def read_loads(reader: Any) -> Sequence[Any]:
     """The snapshot of each replica. A scheduler that was stopped while it wrote holds its lock for
-    ever, so it is taken beside the event loop."""
+    ever, so it is taken beside the event loop. `Pulse` waits so; requests have LoadReading."""
     if hasattr(reader, "poll"):  # a socket, which belongs to one thread
         return list(reader.read_all())
     return list(await asyncio.to_thread(reader.read_all))

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 import msgspec
 import orjson
 
-from app.engine.base import Engine, Load
+from app.engine.base import Load
 from app.errors import Draining, EngineDied, Overloaded, Unavailable
 from app.types import Json
 from app.version import version
@@ -29,9 +29,6 @@ from app.web.state import Serving
 INTERVAL_S = 1.0
 MOST_WATCHERS = 32
 """Of one process."""
-_LOADS_S = 2.0
-"""For the engine to say its load. A scheduler that was stopped while it wrote its own blocks the
-thread that reads it for ever."""
 _RECENT_S = 60
 """Percentiles and shares are those of the last minute, if it has any."""
 _COUNTED_OVER = 10
@@ -47,6 +44,7 @@ class Point(msgspec.Struct, frozen=True, array_like=True):
     tokens_per_s: float
     in_flight: int
     waiting: int
+    """Requests without a place in the engine; what waits inside of it is `queued` of the sample."""
     ttft_s: float | None
     """The mean of this second's."""
     inter_token_s: float | None
@@ -61,8 +59,6 @@ class Sampler:
         self._watchers = 0
         self._task: asyncio.Task[None] | None = None
         self._next: asyncio.Future[bytes | None] | None = None
-        self._asked: asyncio.Future[list[Load]] | None = None
-        """The engine's load, while it is being read."""
         self._phase_changed = asyncio.Event()
         serving.lifecycle.listeners.append(lambda _: self._phase_changed.set())
         self._points: deque[Point] = deque(maxlen=_GRAPH_SAMPLES)
@@ -141,8 +137,7 @@ class Sampler:
     async def _sample(self) -> Json:
         serving = self._serving
         lifecycle = serving.lifecycle
-        engine = serving.host.engine
-        loads = await self._loads(engine) if engine is not None and not lifecycle.ended else []
+        loads = await self._loads() if not lifecycle.ended else []
         figures, errors = await asyncio.to_thread(
             lambda: (Figures.read(), serving.recent_errors.last())
         )
@@ -159,6 +154,7 @@ class Sampler:
             **self._phase(),
             "point": point,
             "running": sum(load.running for load in loads),
+            "queued": sum(load.waiting for load in loads),
             "kv": [sum(load.used_tokens for load in loads), sum(load.max_tokens for load in loads)],
             "lag_s": serving.gauges().lag_s,
             "recent_s": round(now - self._readings[0][0]),
@@ -177,29 +173,22 @@ class Sampler:
             "errors": errors,
         }
 
-    async def _loads(self, engine: Engine) -> list[Load]:
-        """The load of each replica; none if the engine does not report it in time. A reading that
-        takes longer goes on, and no second one is started until it has ended."""
-        wait_s = 0.0
-        if self._asked is None:
-            self._asked, wait_s = asyncio.ensure_future(_known_loads(engine)), _LOADS_S
-        asked = self._asked
-        done, _ = await asyncio.wait({asked}, timeout=wait_s)
-        if not done:
-            return []
-        self._asked = None
-        return asked.result()
+    async def _loads(self) -> list[Load]:
+        """Of each replica; none while they are not known."""
+        with suppress(Unavailable):  # the engine is asleep, about to end, or does not answer
+            return await self._serving.host.loads()
+        return []
 
     def _point(
         self, now: float, before: tuple[float, Figures] | None, figures: Figures, loads: list[Load]
     ) -> Point:
-        in_flight = self._serving.gauges().in_flight
+        gauges = self._serving.gauges()
         running = sum(load.running for load in loads)
         past = before[1] if before is not None else figures
         # The engine knows its rate, but not before its first dozens of steps. Tokens are counted
         # when their request ends, so a second has many or none of them.
         engines = sum(load.tokens_per_s for load in loads) if running else 0.0
-        back = min(len(self._readings), _COUNTED_OVER if in_flight else 2)
+        back = min(len(self._readings), _COUNTED_OVER if gauges.in_flight else 2)
         since, earlier = self._readings[-back]
         seconds = max(now - since, INTERVAL_S)
         counted = (figures.completion_tokens - earlier.completion_tokens) / seconds
@@ -207,8 +196,8 @@ class Sampler:
         return Point(
             at_ms=round(time.time() * 1e3),
             tokens_per_s=round(engines or counted, 1),
-            in_flight=in_flight,
-            waiting=max(0, in_flight - running) if loads else in_flight,
+            in_flight=gauges.in_flight,
+            waiting=gauges.waiting,
             ttft_s=figures.ttft.since(past.ttft).shown()["mean"],
             inter_token_s=figures.inter_token.since(past.inter_token).shown()["mean"],
             cached=figures.share_cached(past),
@@ -254,12 +243,6 @@ class Sampler:
                 "sampling": info.default_sampling,
             }
         return about
-
-
-async def _known_loads(engine: Engine) -> list[Load]:
-    with suppress(Unavailable):  # asleep, or about to end
-        return await engine.loads()
-    return []
 
 
 def _spreads(recent: Json, ever: Json) -> Json:

@@ -19,7 +19,7 @@ from app.errors import ConfigError
 from app.settings.catalogue import Settings
 from app.web import connection, tls
 from app.web.listening import bind
-from app.web.tls import read
+from app.web.tls import Tls, read
 from tests.support.certificates import Authority
 from tests.support.raw_client import CHAT, GET, STREAM, RawClient, post
 from tests.support.scripted import ScriptedEngine
@@ -247,6 +247,37 @@ async def test_a_broken_file_keeps_the_old_certificate_and_is_told_once(
             await eventually(lambda: _differs(running.port, context, before))
     told = [each for each in lines if each["event"].startswith("certificates: the old")]
     assert [each["reason"].split(":")[0] for each in told] == ["SSL_KEYFILE", "SSL_CERTFILE"]
+
+
+async def test_a_file_that_is_missing_again_is_told_again(
+    authority: Authority, looks_often: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = authority.issue()
+    certificate = Path(files["SSL_CERTFILE"])
+    away = certificate.with_suffix(".away")
+    looked: list[object] = []
+    look = Tls._look
+
+    def watched(self: Tls) -> list[tuple[int, ...]]:
+        looked.append(found := look(self))
+        return found
+
+    async def several_looks() -> None:
+        so_far = len(looked)
+        await eventually(lambda: len(looked) > so_far + 3)
+
+    def move(path: Path, to: Path) -> None:
+        path.rename(to)
+
+    monkeypatch.setattr(Tls, "_look", watched)
+    with capture_logs() as lines:
+        async with serve(ScriptedEngine("hi"), client_tls=authority.client(), **files):
+            for times in (1, 2):
+                move(certificate, away)
+                await several_looks()
+                assert _events(lines).count("certificates: the old ones stay in force") == times
+                move(away, certificate)
+                await several_looks()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,16 @@
 // The server, as the page asks it. Addresses are relative: the page may lie below a proxy's path.
 
+import { storage } from "./storage.js";
+
 const KEY = "serve-key";
 
 export const key = {
-  get: () => sessionStorage.getItem(KEY) || "",
-  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+  get: () => storage.getItem(KEY) || "",
+  set: (value) => (value ? storage.setItem(KEY, value) : storage.removeItem(KEY)),
 };
+
+// The first character that no header can have, such as one without width that was copied along.
+export const unsendable = (text) => /[^\t\x20-\x7e\x80-\xff]/u.exec(text)?.[0];
 
 export class Refused extends Error {
   constructor(status, message) {
@@ -14,16 +19,23 @@ export class Refused extends Error {
   }
 }
 
+// No answer, or no more of it.
+export class Unreachable extends Error {}
+
 export async function ask(path, { body, signal } = {}) {
   const headers = key.get() ? { authorization: `Bearer ${key.get()}` } : {};
   if (body) headers["content-type"] = "application/json";
-  const response = await fetch(path, {
+  // Made before it is sent: what is wrong with it is no fault of the connection.
+  const request = new Request(path, {
     method: body ? "POST" : "GET",
     headers,
     body: body && JSON.stringify(body),
     signal,
     cache: "no-store",
     credentials: "same-origin",
+  });
+  const response = await fetch(request).catch(() => {
+    throw new Unreachable("The server does not answer.");
   });
   if (!response.ok) throw new Refused(response.status, await messageOf(response));
   return response;
@@ -47,7 +59,9 @@ export async function* serverSentEvents(response) {
   let data = [];
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch(() => {
+        throw new Unreachable("The connection to the server was lost.");
+      });
       if (done) return;
       const text = rest + value;
       let from = 0;
@@ -108,7 +122,9 @@ export class Watch {
           this.on.refused();
           return;
         }
-        this.on.lost(error instanceof Refused ? error.message : "The server does not answer.");
+        if (error instanceof Unreachable) this.on.lost("The server does not answer.");
+        else this.on.lost(error.message);
+        if (!(error instanceof Unreachable || error instanceof Refused)) console.error(error);
       }
       if (this.running) await this.sleep(wait * (0.75 + Math.random() / 2));
     }
@@ -133,8 +149,8 @@ export class Watch {
       const response = await ask("ui/events", { signal: this.abort.signal });
       for await (const [name, data] of serverSentEvents(response)) {
         alive();
-        arrived();
         if (data !== null) this.on[name]?.(JSON.parse(data));
+        arrived();
       }
     } finally {
       clearTimeout(silent);

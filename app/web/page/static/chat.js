@@ -4,6 +4,7 @@ import { ask, key, serverSentEvents } from "./api.js";
 import { $, button, codeBlock, element } from "./dom.js";
 import { MessageView } from "./message.js";
 import { MOST_STORED, asCurl, asPython, body, parseTools } from "./request.js";
+import { storage } from "./storage.js";
 
 const STORED = "serve-chat";
 const SAVE_MS = 1500;
@@ -295,19 +296,19 @@ export class Chat {
       const text = JSON.stringify({ messages, options });
       if (text.length > MOST_STORED) continue;
       try {
-        sessionStorage.setItem(STORED, text);
+        storage.setItem(STORED, text);
         return;
       } catch {
         // No room: with less of it there may be.
       }
     }
-    sessionStorage.removeItem(STORED);
+    storage.removeItem(STORED);
   }
 
   restore() {
     let stored;
     try {
-      stored = JSON.parse(sessionStorage.getItem(STORED) ?? "{}");
+      stored = JSON.parse(storage.getItem(STORED) ?? "{}");
     } catch {
       return; // of another release
     }

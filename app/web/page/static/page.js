@@ -1,6 +1,6 @@
 // The page: its two views, its key, and the events of the server that feed them.
 
-import { Watch, key } from "./api.js";
+import { Watch, key, unsendable } from "./api.js";
 import { Chat } from "./chat.js";
 import { $ } from "./dom.js";
 import { State } from "./state.js";
@@ -63,7 +63,14 @@ const watch = new Watch({
 
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  key.set($("key").value.trim());
+  const typed = $("key").value.trim();
+  const odd = unsendable(typed);
+  if (odd) {
+    const name = odd.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+    notice(`The key has a character that cannot be sent (U+${name}). Copy it again, without what surrounds it.`);
+    return;
+  }
+  key.set(typed);
   notice("");
   watch.start();
 });

@@ -31,7 +31,7 @@ const [AT, TOKENS, IN_FLIGHT, WAITING, TTFT, BETWEEN, CACHED, USED] = [0, 1, 2, 
 
 const FIGURES = [
   ["Tokens per second", TOKENS, ({ point }, recent) => [one.format(point[TOKENS]), `most in 5 min ${one.format(recent[TOKENS])}`]],
-  ["In flight", IN_FLIGHT, ({ point, running }) => [whole.format(point[IN_FLIGHT]), `${whole.format(running)} sequences in the engine`]],
+  ["In flight", IN_FLIGHT, ({ point, running, queued }) => [whole.format(point[IN_FLIGHT]), `${whole.format(running)} sequences in the engine${queued ? `, ${whole.format(queued)} wait there` : ""}`]],
   ["Queue", WAITING, ({ point }, recent) => [whole.format(point[WAITING]), `most in 5 min ${whole.format(recent[WAITING])}`]],
   ["Time to first token", TTFT, ({ ttft }) => spread(ttft)],
   ["Between tokens", BETWEEN, ({ between }) => spread(between)],
