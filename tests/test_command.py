@@ -97,6 +97,10 @@ def test_the_settings_are_rows_below_a_head_or_json_or_only_those_that_are_set(
     }
 
 
+def test_where_nothing_is_set_that_is_said(run: Any) -> None:
+    assert run("settings", "--set") == (0, "every setting has its default\n", "")
+
+
 def test_settings_that_nobody_reads_to_the_end_are_no_error() -> None:
     program = f"{sys.executable} {ROOT}/serve_hathora.py settings"
     command = f"{program} | head -1; echo ${{PIPESTATUS[0]}}"
@@ -152,6 +156,13 @@ def test_the_description_of_the_api_needs_no_server_and_starts_nothing(
         ("ser", ["serve"]),
         ("--tensor", ["--tensor-parallel-size"]),
         ("--log-level ''", ["debug", "info", "warning", "error"]),
+        ("check --p", ["--port"]),
+        ("check --served", []),
+        ("settings --set", ["--set", "--settings-file"]),
+        ("bench --str", ["--streams"]),
+        ("runpod --served", ["--served-model-name"]),
+        ("completion ''", ["bash", "zsh"]),
+        ("help al", ["all"]),
     ],
 )
 def test_bash_completes_flags_modes_and_the_words_that_a_setting_takes(

@@ -7,7 +7,6 @@ It serves nothing and starts no engine; of this program's settings it takes the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -32,7 +31,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "skipped": "dim", "fail": "bold r
 def main(argv: Sequence[str]) -> int:
     """0: all as it should be; 1: a check failed, or no server answers. Raises ConfigError for
     wrong usage."""
-    options = _arguments(argv)
+    options = target.parsed(parser_of(), argv)
     shown_url = str(options.base_url).rstrip("/")
     with target.client_of(options) as client:
         try:
@@ -84,11 +83,11 @@ def _summary(rows: Sequence[Row]) -> str:
     return f"{len(rows) - count['skipped']} checks, {verdict}" + (f" ({also})" if also else "")
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+def parser_of() -> Parser:
     parser = Parser(
         prog="serve-hathora check",
         description="Ask a running server what its clients ask of it. Exit code 0: all is as it "
         "should be; 1: a check failed.",
     )
     target.add_arguments(parser)
-    return target.parsed(parser, argv)
+    return parser

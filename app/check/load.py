@@ -54,7 +54,7 @@ class LoadFailed(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """0; 1: no server answers, or a request failed. Raises ConfigError for wrong usage."""
-    options = _arguments(argv)
+    options = target.parsed(parser_of(), argv)
     if importlib.util.find_spec("sglang") is None:
         print("bench: SGLang is not installed here, whose load client is used", file=sys.stderr)
         return 1
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+def parser_of() -> Parser:
     assert __doc__ is not None
     parser = Parser(prog="serve-hathora bench", description=__doc__.splitlines()[0])
     target.add_arguments(parser)
@@ -88,7 +88,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--svg", type=Path, default=Path("bench.svg"), help="the picture; default: bench.svg"
     )
     parser.add_argument("--seed", type=int, default=1)
-    return target.parsed(parser, argv)
+    return parser
 
 
 def _number(text: str) -> int:

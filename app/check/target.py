@@ -19,6 +19,7 @@ _CONNECT_TIMEOUT_S = 5.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--base-url", type=_base_url, metavar="URL", help="default: localhost, PORT or UDS")
+    add("--port", type=_port, metavar="N", help="of a server on this machine; default: PORT")
     add("--uds", metavar="PATH", help="ask on this unix socket")
     add("--ca", metavar="FILE", help="trust the authorities of this PEM file, too (https)")
     add("--cert", metavar="FILE", help="show this certificate (PEM), if the server wants one")
@@ -38,11 +39,14 @@ def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     except ConfigError as error:  # another server may be asked: go on without them
         print(f"the settings here are not used: {error}", file=sys.stderr)
         own = load({}, {"ENV_FILE": "", "SECRETS_DIR": ""}).settings
+    if options.port is not None and (options.base_url or options.uds) is not None:
+        parser.error("--port stands alone: --base-url and --uds say where, too")
     if options.base_url is None:
         tls = own.ssl_certfile is not None and options.uds is None
         scheme = "https" if tls else "http"
-        options.base_url = _base_url(f"{scheme}://localhost:{own.port or 8000}")
-        options.uds = options.uds or own.uds
+        options.base_url = _base_url(f"{scheme}://localhost:{options.port or own.port or 8000}")
+        if options.port is None:
+            options.uds = options.uds or own.uds
     if options.key is not None and options.cert is None:
         parser.error("--key needs --cert")
     _check_scheme(parser, options)
@@ -101,6 +105,12 @@ def _base_url(text: str) -> httpx.URL:
     if not known or url.userinfo or url.query:
         raise argparse.ArgumentTypeError("must be http(s)://host[:port][/path]")
     return url.copy_with(path=url.path.rstrip("/").removesuffix("/v1") or "/", fragment=None)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError("must be from 1 to 65535")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Literal, get_args, get_origin
 
-from app.command.flags import MODES, PROGRAM
+from app.command.flags import MODES, OWN_FLAGS, PROGRAM, WITH_VERDICT
 from app.errors import ConfigError
 from app.settings.catalogue import Settings
 from app.settings.command_line import SHORT, add_arguments
@@ -31,9 +31,34 @@ def show(words: Sequence[str]) -> int:
 
 def _described() -> argparse.ArgumentParser:
     """What can be completed: modes, flags, and the words and files that values may be."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, allow_abbrev=False)
+    _add_settings(parser)
+    modes = parser.add_subparsers(dest="mode")
+    for mode, text in MODES.items():
+        _add_flags(modes.add_parser(mode, help=text, add_help=False, allow_abbrev=False), mode)
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser, mode: str) -> None:
+    """What may follow a mode."""
+    if mode == "completion":
+        parser.add_argument("shell", choices=_SHELLS)
+    elif mode == "help":
+        parser.add_argument("topic", nargs="?", choices=("all", *MODES))
+    elif mode in WITH_VERDICT:
+        from app.check import command, load
+
+        for action in (command if mode == "check" else load).parser_of()._actions:
+            parser._add_action(action)
+    elif mode != "version":
+        for flag, text in OWN_FLAGS.get(mode, ()):
+            parser.add_argument(flag, action="store_true", help=text)
+        _add_settings(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     import shtab
 
-    parser = argparse.ArgumentParser(prog=PROGRAM, allow_abbrev=False)
     add_arguments(parser)
     for short, flag in SHORT.items():
         parser.add_argument(short, dest=short, help=f"as {flag}", metavar="VALUE")
@@ -46,8 +71,6 @@ def _described() -> argparse.ArgumentParser:
             action.choices = words
         elif action.dest.endswith(("-path", "-file", "-dir", "-folder", "config")):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-    parser.add_argument("mode", nargs="?", choices=list(MODES))
-    return parser
 
 
 def _words(field: str) -> list[str]:

@@ -27,6 +27,9 @@ def settings(flags: dict[str, Any]) -> int:
         shown = {name: {"value": value, "from": origin} for name, value, origin in rows}
         print(json.dumps(shown, indent=2))
         return 0
+    if not rows:
+        print("every setting has its default")
+        return 0
     rows = [_HEAD, *rows]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:

@@ -240,9 +240,9 @@ def settings_file(path: str, said_by: str | None) -> Source:
     for key, value in files.read_mapping(files.path_of(path, origin), origin).items():
         name = _SHORT.get(key, key).upper().replace("-", "_")
         if name not in known or name in _places():
-            raise ConfigError(f"{origin}: {path}: {_unknown(key, name, known)}")
+            raise ConfigError(f"{path}: {_unknown(key, name, known)}")
         if values.setdefault(name, value) != value:
-            raise ConfigError(f"{origin}: {path} has {name.lower()} twice; keep one")
+            raise ConfigError(f"{path} has {name.lower()} twice; keep one")
     return Source(values, f"{path} {{}}")
 
 

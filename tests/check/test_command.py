@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse
 
-from app.check import command
+from app.check import command, target
 from app.cli import main
 from app.command.flags import WITH_VERDICT
 from app.errors import ConfigError
@@ -37,7 +37,7 @@ async def test_an_unreachable_server_is_one_line(capsys: pytest.CaptureFixture[s
     [
         ["--base-url", "ftp://here"], ["--base-url", "http://user:secret@here"],
         ["--base-url", "http://here:99999"], ["--timeout", "0"], ["--timeout", "nan"],
-        ["--api-key", "sec\nret"], ["--no-such-flag"],
+        ["--api-key", "sec\nret"], ["--no-such-flag"], ["--port", "0"], ["--port", "http"],
     ],
 )  # fmt: skip
 def test_wrong_usage_is_one_line_without_secrets(arguments: list[str]) -> None:
@@ -121,6 +121,15 @@ async def _unread(*words: str) -> tuple[int, bytes]:
 def test_the_port_and_the_key_come_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "8123")
     monkeypatch.setenv("API_KEY", "first,second")
-    options = command._arguments([])
+    options = target.parsed(command.parser_of(), [])
     assert str(options.base_url) == "http://localhost:8123/"
     assert options.api_key == "first"
+
+
+def test_a_port_of_this_machine_may_be_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UDS", "/run/s")
+    options = target.parsed(command.parser_of(), ["--port", "8702"])
+    assert (str(options.base_url), options.uds) == ("http://localhost:8702/", None)
+    for other in (["--base-url", "http://here"], ["--uds", "/run/s"]):
+        with pytest.raises(ConfigError, match="--port stands alone"):
+            target.parsed(command.parser_of(), ["--port", "8702", *other])
