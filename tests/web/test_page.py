@@ -77,6 +77,15 @@ async def test_ui_false_switches_the_page_off_and_leaves_the_docs() -> None:
         root = await running.client.get("/", headers=BROWSER)
         watching = await running.client.get("/ui/events")
         docs = await running.client.get("/docs")
+        known = await running.client.get("/docs", headers={"if-none-match": docs.headers["etag"]})
+    async with serve(ScriptedEngine("x")) as running:
+        # It is another document: with the page there is a way to it.
+        with_page = await running.client.get(
+            "/docs", headers={"if-none-match": docs.headers["etag"]}
+        )
+    assert 'href="./"' in with_page.text
+    assert 'href="./"' not in docs.text
+    assert known.status_code == 304
     assert root.json()["phase"] == "ready"
     assert watching.status_code == 404
     assert docs.status_code == 200

@@ -25,7 +25,8 @@ async def docs(request: Request) -> Response:
     slashes = len(asked) - len(asked.rstrip(b"/"))
     if slashes:  # below it the document's relative addresses would lead nowhere
         return RedirectResponse("../" * slashes + DOCS[1:], 308)
-    return files.document("docs/index.html", request)
+    with_page = request.app.state.serving.settings.ui
+    return files.document(files.DESCRIPTION if with_page else files.ALONE, request)
 
 
 @router.get(ICON)
