@@ -55,6 +55,22 @@ def test_the_figures_are_those_of_the_metrics(opened: Opened, served: Served) ->
 
 
 def _all_posts(metrics: str) -> int:
+def test_the_time_to_the_first_token_of_one_request_is_its_own(
+    opened: Opened, served: Served
+) -> None:
+    server = served(saying(0.3, "x"))
+    page = opened(f"{server.url}#state")
+    figure(page, "In flight", r"\b0\b")
+    assert chat(server) == [200]
+    figure(
+        page, "Time to first token", r"^Time to first token\n+3\d\d ms\n+1 request · last minute"
+    )
+    assert chat(server) == [200]
+    figure(page, "Time to first token", r"\b3\d\d ms\n+mean of 2 requests · last minute")
+    assert set(chat(server, 10)) == {200}
+    figure(page, "Time to first token", r"≈ \d+ ms\n+p99 ≈ \d+ ms · last minute")
+
+
     counts = re.findall(r'serve_requests_total{.*method="(?:POST|DELETE)".*} ([\d.]+)', metrics)
     return int(sum(map(float, counts)))
 

@@ -381,5 +381,14 @@ def test_a_quantile_lies_between_the_bounds_of_its_bucket() -> None:
     assert spread.quantile(0.99) == pytest.approx(0.2)
     assert Spread({0.1: 0.0, float("inf"): 3.0}, 9.0).quantile(0.5) == 0.1
     assert Spread({}, 0.0).shown() == {"p50": None, "p99": None, "mean": None, "count": 0}
+    assert Spread({1.0: 0.0, 2.5: 10.0}, 18.0).shown()["p50"] == 1.75
     later = Spread({0.1: 51.0, 0.2: 49.0, 1.0: 4.0, float("inf"): 0.0}, 15.0)
     assert later.since(spread).shown()["count"] == 4
+
+
+def test_a_few_observations_have_a_mean_and_no_percentiles() -> None:
+    # A bucket is as wide as 2.5 to 5 s: between its bounds one request may be anywhere.
+    one = Spread({2.5: 0.0, 5.0: 1.0}, 2.6)
+    assert one.shown() == {"p50": None, "p99": None, "mean": 2.6, "count": 1}
+    nine = Spread({2.5: 5.0, 5.0: 4.0}, 20.0)
+    assert nine.shown()["p50"] is None

@@ -14,10 +14,13 @@ export const seconds = (value) =>
   value === null || value === undefined ? "–" : value < 0.0995 ? `${one.format(value * 1e3)} ms` : value < 1 ? `${whole.format(value * 1e3)} ms` : `${one.format(value)} s`;
 const percent = (share) => (share === null || share === undefined ? "–" : `${one.format(100 * share)} %`);
 const bytes = (count) => (count < 1e9 ? `${whole.format(count / 1e6)} MB` : `${one.format(count / 1e9)} GB`);
-const spread = ({ p50, p99, recent, count }) => [
-  seconds(p50),
-  count ? `p99 ${seconds(p99)} · ${recent ? "last minute" : "since the start"}` : "no request yet",
-];
+// Percentiles are estimates; of a few requests there is the mean only, which is exact.
+function spread({ p50, p99, mean, recent, count }) {
+  if (!count) return [seconds(null), "no request yet"];
+  const since = recent ? "last minute" : "since the start";
+  if (p50 !== null) return [`≈ ${seconds(p50)}`, `p99 ≈ ${seconds(p99)} · ${since}`];
+  return [seconds(mean), `${count === 1 ? "1 request" : `mean of ${count} requests`} · ${since}`];
+}
 
 function duration(value) {
   const [days, hours, minutes] = [value / 86400, (value / 3600) % 24, (value / 60) % 60].map(Math.floor);
