@@ -38,7 +38,7 @@ export class Chat {
     });
     $("stop").addEventListener("click", () => this.stop());
     $("new-chat").addEventListener("click", () => this.clear());
-    $("show-request").addEventListener("click", () => this.showRequest(this.drafted()));
+    $("show-request").addEventListener("click", () => this.showDrafted());
     $("close-request").addEventListener("click", () => $("request").close());
     $("sampling").addEventListener("input", () => this.optionsChanged());
     $("sampling").addEventListener("submit", (event) => event.preventDefault());
@@ -121,7 +121,7 @@ export class Chat {
     const view = new MessageView(message, name, {
       edit: (each) => this.edit(each),
       retry: (each) => this.retry(each),
-      request: (each) => this.showRequest(this.messages.slice(0, this.views.indexOf(each))),
+      request: (each) => this.showRequest("The request of this answer", this.sentFor(each)),
       results: (each, texts) => this.results(each, texts),
     });
     view.drawn = () => this.follow();
@@ -177,7 +177,8 @@ export class Chat {
   }
 
   async answer() {
-    const request = body(this.messages, this.options, this.model);
+    const asked = { options: this.options, model: this.model };
+    const request = body(this.messages, asked.options, asked.model);
     const message = { role: "assistant", model: this.model, content: "", reasoning: "", calls: [] };
     const view = this.push(message);
     view.root.classList.add("streaming");
@@ -194,6 +195,7 @@ export class Chat {
     message.seconds = (performance.now() - began) / 1e3;
     view.finish();
     if (message.calls.length && !message.fault && !message.stopped) view.askForResults();
+    view.asked = asked;
     if (this.answering === abort) this.answering = null;
     this.busy(false);
     this.follow();
@@ -272,15 +274,24 @@ export class Chat {
     $("attached").hidden = !items.length;
   }
 
-  // The conversation with what stands in the field.
-  drafted() {
+  // What would be sent now; with an empty field what was sent last.
+  showDrafted() {
     const content = $("text").value;
-    const draft = content.trim() || !this.messages.length ? [{ role: "user", content: content || "Hello!", pictures: this.pictures }] : [];
-    return [...this.messages, ...draft];
+    const last = this.views.findLast(({ message }) => message.role === "assistant");
+    const isEmpty = !content.trim() && !this.pictures.length;
+    if (isEmpty && last) return this.showRequest("The last request", this.sentFor(last));
+    const draft = { role: "user", content: isEmpty ? "Hello!" : content, pictures: this.pictures };
+    this.showRequest(isEmpty ? "An example" : "This message", body([...this.messages, draft], this.options, this.model));
   }
 
-  showRequest(messages) {
-    const request = body(messages, this.options, this.model);
+  // The request of an answer. A reload keeps the options of the last one only.
+  sentFor(view) {
+    const { options, model } = view.asked ?? this;
+    return body(this.messages.slice(0, this.views.indexOf(view)), options, model);
+  }
+
+  showRequest(what, request) {
+    $("request-title").textContent = `${what} as code`;
     const base = new URL(".", location.href.split("#")[0]).href;
     const wantsKey = Boolean(key.get());
     $("as-curl").replaceChildren(codeBlock(asCurl(request, base, wantsKey), "sh").block);

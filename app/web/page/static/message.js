@@ -83,7 +83,7 @@ export class MessageView {
     this.actions.replaceChildren(
       button("Try again", () => this.on.retry(this)),
       copyButton(() => message.content || ""),
-      button("Request", () => this.on.request(this)),
+      button("Its request", () => this.on.request(this)),
     );
   }
 
