@@ -114,6 +114,58 @@ def test_an_edit_is_not_sent_into_an_answer_and_is_not_lost(opened: Opened, serv
     answered(page, "x")
     assert page.locator(".message").count() == 2
     assert len(engine.calls) == 3
+def test_enter_during_an_answer_says_once_that_the_model_still_answers(
+    opened: Opened, served: Served
+) -> None:
+    page = opened(served(saying("half ", asyncio.Event())).url)
+    ask(page, "go")
+    page.wait_for_selector(f"{ANSWER}.streaming > .body:has-text('half')")
+    page.evaluate(
+        """() => {
+          window.changes = 0;
+          const seen = new MutationObserver((all) => (window.changes += all.length));
+          seen.observe(document.querySelector("#said"), { childList: true, characterData: true });
+        }"""
+    )
+    for _ in range(3):
+        ask(page, "and then")
+    assert page.is_visible("#said:has-text('The model still answers')")
+    assert page.input_value("#text") == "and then"
+    assert page.evaluate("window.changes") == 1
+    page.click("#stop")
+    page.wait_for_selector(f"{ANSWER}:not(.streaming)")
+    assert not page.is_visible("text=still answers")
+
+
+def test_enter_on_a_server_that_is_not_ready_says_so(opened: Opened, served: Served) -> None:
+    page = opened(served(None, ready=False).url)
+    page.wait_for_selector("#phase[data-kind=busy]")
+    ask(page, "go")
+    assert page.is_visible("#said:has-text('The model is not ready')")
+    assert page.input_value("#text") == "go"
+
+
+def test_an_answer_begins_right_below_its_question_and_nothing_moves_at_its_end(
+    opened: Opened, served: Served
+) -> None:
+    def top(selector: str) -> float:
+        at: float = page.locator(selector).first.bounding_box()["y"]
+        return at
+
+    page = opened(served(saying("half ", asyncio.Event())).url)
+    ask(page, "go")
+    page.wait_for_selector(f"{ANSWER}.streaming > .body:has-text('half')")
+    began = top(f"{ANSWER} > .body")
+    copy = page.locator(".message.user .actions button", has_text="Copy")
+    assert copy.is_visible()
+    assert copy.is_enabled()
+    assert page.is_disabled(".message.user button:has-text('Edit')")
+    page.click("#stop")
+    page.wait_for_selector(f"{ANSWER}:not(.streaming)")
+    assert top(f"{ANSWER} > .body") == began
+    assert page.is_enabled(".message.user button:has-text('Edit')")
+
+
 
 
 def test_thinking_is_folded_and_not_sent_back(opened: Opened, served: Served) -> None:

@@ -105,7 +105,7 @@ export class Chat {
 
   send() {
     const content = $("text").value;
-    if (this.answering || $("send").disabled || (!content.trim() && !this.pictures.length)) return;
+    if ((!content.trim() && !this.pictures.length) || this.refusesNow()) return;
     this.push({ role: "user", content, pictures: this.pictures });
     this.pictures = [];
     this.showAttached();
@@ -120,6 +120,14 @@ export class Chat {
     const name = message.role === "user" ? "You" : message.role === "tool" ? `Result of ${message.name}` : message.model || this.model;
     const view = new MessageView(message, name, {
       edit: (each) => this.edit(each),
+  // Nothing can be sent now; says why.
+  refusesNow() {
+    if (this.answering) this.say("The model still answers.", { seen: true });
+    else if ($("send").disabled) this.say(`${$("text").placeholder}.`, { seen: true });
+    else return false;
+    return true;
+  }
+
       retry: (each) => this.retry(each),
       request: (each) => this.showRequest("The request of this answer", this.sentFor(each)),
       results: (each, texts) => this.results(each, texts),
@@ -143,7 +151,7 @@ export class Chat {
     if (this.answering) return;
     view.edit((text) => {
       if (text === null) return $("text").focus();
-      if (this.answering || $("send").disabled) return false;
+      if (this.refusesNow()) return false;
       const { pictures } = view.message;
       this.cutAt(this.views.indexOf(view));
       this.push({ role: "user", content: text, pictures });
@@ -153,13 +161,13 @@ export class Chat {
   }
 
   retry(view) {
-    if (this.answering || $("send").disabled) return;
+    if (this.refusesNow()) return;
     this.cutAt(this.views.indexOf(view));
     this.answer();
   }
 
   results(view, texts) {
-    if (this.answering || $("send").disabled || view !== this.views.at(-1)) return false;
+    if (this.refusesNow() || view !== this.views.at(-1)) return false;
     view.message.calls.forEach(({ id, name }, no) => this.push({ role: "tool", id, name, content: texts[no] }));
     this.answer();
     return true;
@@ -240,11 +248,14 @@ export class Chat {
   busy(busy) {
     $("stop").hidden = !busy;
     $("send").hidden = busy;
-    document.body.classList.toggle("busy", busy);
+    // What would change the conversation; the rest, such as Copy, works meanwhile.
+    for (const each of $("log").querySelectorAll(".turn")) each.disabled = busy;
   }
 
-  say(text) {
-    $("said").textContent = text;
+  // To those who hear the page; `seen`: to all. The same text once more would be read out again.
+  say(text, { seen = false } = {}) {
+    $("said").classList.toggle("hidden", !seen);
+    if ($("said").textContent !== text) $("said").textContent = text;
   }
 
   // Stays at the end of the conversation, unless the user has scrolled away from it.
@@ -260,7 +271,7 @@ export class Chat {
       try {
         this.pictures.push(await smaller(file));
       } catch {
-        this.say(`${file.name} is no picture that this browser can read.`);
+        this.say(`${file.name} is no picture that this browser can read.`, { seen: true });
       }
     }
     this.showAttached();
