@@ -7,8 +7,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from app.types import Picture, Text
 from tests.page.server import CALL, Answers, Background, saying, until
 from tests.support.scripted import ScriptedEngine
@@ -308,28 +306,6 @@ def test_everything_is_done_by_keyboard(opened: Opened, served: Served) -> None:
     page.keyboard.press("Enter")
     answered(page, "fine")
     assert page.inner_text(".message.user .body") == "one\ntwo"
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_scrolling_to_the_side(
-    opened: Opened, served: Served, scheme: str
-) -> None:
-    table = "| a | b |\n|---|---|\n" + f"| {'x' * 90} | {'y' * 90} |\n\n```\n{'z' * 300}\n```\n"
-    page = opened(
-        served(saying(table)).url,
-        viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True,
-    )  # fmt: skip
-    ask(page, "a wide answer with_a_very_long_word_" + "w" * 200)
-    page.wait_for_selector(f"{ANSWER}:not(.streaming) table")
-    for view in ("chat", "state"):
-        page.click(f"#to-{view}")
-        width = page.evaluate("document.documentElement.scrollWidth")
-        assert width <= 360, view
-    page.click("#to-chat")
-    box = page.locator("#send").bounding_box()
-    assert box["y"] + box["height"] <= 740
-    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert ground == ("rgb(20, 21, 24)" if scheme == "dark" else "rgb(251, 251, 249)")
 
 
 def test_a_model_that_makes_vectors_takes_no_questions(opened: Opened, served: Served) -> None:

@@ -141,7 +141,14 @@ export class State {
     $("errors").hidden = !errors.length;
     $("errors").tBodies[0].replaceChildren(
       ...errors.map(({ at, status, code, route, id }) =>
-        element("tr", {}, ...[new Date(at * 1e3).toLocaleTimeString(), status === 200 ? "200, then failed" : String(status), route, code, id].map((text) => element("td", {}, text))),
+        element(
+          "tr",
+          {},
+          ...[new Date(at * 1e3).toLocaleTimeString(), status === 200 ? "200, then failed" : String(status), route].map((text) => element("td", {}, text)),
+          // On a phone, which has no room for the table's head.
+          element("td", { "data-name": "Code" }, code),
+          element("td", { "data-name": "Request id" }, id),
+        ),
       ),
     );
   }
