@@ -112,6 +112,8 @@ def test_an_edit_is_not_sent_into_an_answer_and_is_not_lost(opened: Opened, serv
     answered(page, "x")
     assert page.locator(".message").count() == 2
     assert len(engine.calls) == 3
+
+
 def test_enter_during_an_answer_says_once_that_the_model_still_answers(
     opened: Opened, served: Served
 ) -> None:
@@ -162,8 +164,6 @@ def test_an_answer_begins_right_below_its_question_and_nothing_moves_at_its_end(
     page.wait_for_selector(f"{ANSWER}:not(.streaming)")
     assert top(f"{ANSWER} > .body") == began
     assert page.is_enabled(".message.user button:has-text('Edit')")
-
-
 
 
 def test_thinking_is_folded_and_not_sent_back(opened: Opened, served: Served) -> None:
@@ -280,6 +280,7 @@ def test_a_lost_connection_is_said(opened: Opened, served: Served) -> None:
     server.stop()
     page.wait_for_selector(f"{ANSWER} .fault:not([hidden])")
     page.wait_for_selector("#phase:has-text('no connection')")
+    assert "no connection" in page.get_attribute("#text", "placeholder").lower()
 
 
 def test_everything_is_done_by_keyboard(opened: Opened, served: Served) -> None:

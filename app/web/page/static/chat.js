@@ -58,23 +58,36 @@ export class Chat {
   }
 
   // What the server is: `about` of its events.
-  serverIs(about) {
+  serverIs(about, phase) {
     this.about = about;
     const { model, names } = about;
     $("attach").hidden = !model?.pictures;
-    this.ready(about);
+    this.ready(about, phase);
     const defaults = model?.sampling ?? {};
     for (const name of ["temperature", "top_p"])
       $("sampling").elements[name].placeholder = defaults[name] ?? "1";
     this.listModels(names);
   }
 
-  ready({ ready, phase, model }) {
+  // `phase`: as the head shows it.
+  ready({ ready, model }, phase) {
     const able = ready && !model?.embeds;
     $("send").disabled = !able && !this.answering;
-    $("text").placeholder = model?.embeds
+    this.describe(model?.embeds
       ? "This model makes vectors and writes no text"
-      : ready ? "Message" : `The model is not ready (${phase})`;
+      : ready ? "Message" : `The model is not ready (${phase})`);
+  }
+
+  // Sending stays as possible as it was: what watches the server may fail alone, behind a proxy.
+  unreachable() {
+    this.describe("No connection to the server");
+  }
+
+  describe(field) {
+    const before = $("text").placeholder;
+    if (field === before) return;
+    $("text").placeholder = field;
+    if ($("said").textContent === `${before}.`) this.say(""); // it is no longer so
   }
 
   async listModels(names) {
@@ -114,12 +127,6 @@ export class Chat {
     this.answer();
   }
 
-  push(message) {
-    // The conversation goes on: with the results, or without them.
-    for (const form of $("log").querySelectorAll(".results")) form.remove();
-    const name = message.role === "user" ? "You" : message.role === "tool" ? `Result of ${message.name}` : message.model || this.model;
-    const view = new MessageView(message, name, {
-      edit: (each) => this.edit(each),
   // Nothing can be sent now; says why.
   refusesNow() {
     if (this.answering) this.say("The model still answers.", { seen: true });
@@ -128,6 +135,12 @@ export class Chat {
     return true;
   }
 
+  push(message) {
+    // The conversation goes on: with the results, or without them.
+    for (const form of $("log").querySelectorAll(".results")) form.remove();
+    const name = message.role === "user" ? "You" : message.role === "tool" ? `Result of ${message.name}` : message.model || this.model;
+    const view = new MessageView(message, name, {
+      edit: (each) => this.edit(each),
       retry: (each) => this.retry(each),
       request: (each) => this.showRequest("The request of this answer", this.sentFor(each)),
       results: (each, texts) => this.results(each, texts),
@@ -189,6 +202,7 @@ export class Chat {
     const request = body(this.messages, asked.options, asked.model);
     const message = { role: "assistant", model: this.model, content: "", reasoning: "", calls: [] };
     const view = this.push(message);
+    view.asked = asked;
     view.root.classList.add("streaming");
     const abort = (this.answering = new AbortController());
     this.busy(true);
@@ -203,7 +217,6 @@ export class Chat {
     message.seconds = (performance.now() - began) / 1e3;
     view.finish();
     if (message.calls.length && !message.fault && !message.stopped) view.askForResults();
-    view.asked = asked;
     if (this.answering === abort) this.answering = null;
     this.busy(false);
     this.follow();

@@ -77,10 +77,10 @@ export class State {
       ...facts.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
       element("dt", {}, "Up for"), (this.uptime = element("dd")),
     );
-    this.phase(about);
+    return this.phase(about);
   }
 
-  // Phase, and how far the start is.
+  // Phase, and how far the start is. Returns its word in the head.
   phase({ phase, asleep, reason, uptime_s: uptime, took_s: took, fetched, ready }) {
     const pill = $("phase");
     pill.textContent = asleep ? "asleep" : phase;
@@ -92,6 +92,7 @@ export class State {
     this.notice = starts
       ? `${PHASES[phase]}: ${whole.format(took[`${phase}_s`] ?? 0)} s${fetched ? `, ${bytes(fetched[0])} of ${bytes(fetched[1])}` : ""}`
       : reason || (asleep && !ready ? "The engine sleeps until the operator wakes it." : "");
+    return pill.textContent;
   }
 
   start({ phase, took, fetched, reason }) {
@@ -117,11 +118,12 @@ export class State {
     this.points.push(sample.point);
     const oldest = sample.point[AT] - GRAPH_MS;
     this.points.splice(0, this.points.findIndex((point) => point[AT] >= oldest));
-    this.phase(sample);
+    const phase = this.phase(sample);
     this.newest = sample;
     if (!$("state").hidden) this.show();
     const { point } = sample;
     $("glance").textContent = `${whole.format(point[IN_FLIGHT])} in flight · ${one.format(point[TOKENS])} tokens/s`;
+    return phase;
   }
 
   show() {
