@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from app.types import Picture, Text
-from tests.page.server import CALL, Answers, Background, saying, until
+from tests.page.server import CALL, SAID, Answers, Background, said, saying, until
 from tests.support.scripted import ScriptedEngine
 
 Opened = Callable[..., Any]
@@ -129,19 +129,19 @@ def test_enter_during_an_answer_says_once_that_the_model_still_answers(
     )
     for _ in range(3):
         ask(page, "and then")
-    assert page.is_visible("#said:has-text('The model still answers')")
+    assert said(page) == "The model still answers."
     assert page.input_value("#text") == "and then"
     assert page.evaluate("window.changes") == 1
     page.click("#stop")
     page.wait_for_selector(f"{ANSWER}:not(.streaming)")
-    assert not page.is_visible("text=still answers")
+    assert said(page) == ""
 
 
 def test_enter_on_a_server_that_is_not_ready_says_so(opened: Opened, served: Served) -> None:
     page = opened(served(None, ready=False).url)
     page.wait_for_selector("#phase[data-kind=busy]")
     ask(page, "go")
-    assert page.is_visible("#said:has-text('The model is not ready')")
+    assert said(page).startswith("The model is not ready")
     assert page.input_value("#text") == "go"
 
 
@@ -250,6 +250,14 @@ def test_a_picture_is_sent_to_a_model_that_takes_them(opened: Opened, served: Se
     parts = engine.chats[0].messages[0].parts
     assert [type(part) for part in parts] == [Picture, Text]
     assert page.locator(".message.user .pictures img").count() == 1
+
+
+def test_a_file_that_is_no_picture_is_named_to_all(opened: Opened, served: Served) -> None:
+    page = opened(served(saying("x", takes_pictures=True, picture_marker="\ufffc")).url)
+    page.wait_for_selector("#attach:not([hidden])")
+    file = {"name": "odd.png", "mimeType": "image/png", "buffer": b"no picture"}
+    page.set_input_files("#file", files=[file])
+    page.wait_for_selector(f"{SAID}:has-text('odd.png is no picture')")
 
 
 def test_a_model_without_pictures_offers_none(opened: Opened, served: Served) -> None:

@@ -10,6 +10,7 @@ import pytest
 from app.errors import InvalidRequest
 from tests.page.server import Answers, Background, saying
 from tests.page.test_chat import ANSWER, ask
+from tests.page.test_docs_and_access import violations
 from tests.page.test_state import chat
 
 Opened = Callable[..., Any]
@@ -84,12 +85,14 @@ def test_a_model_with_the_longest_name_leaves_room_for_the_phase(
 
 def test_a_phone_shows_an_error_with_its_code_and_id(opened: Opened, served: Served) -> None:
     server = served(Answers(lambda _: [InvalidRequest("no", code="an_odd_and_long_code")]))
-    page = opened(f"{server.url}#state", **PHONE)
+    page = opened(f"{server.url}#state", **PHONE, faulty=True)
     assert chat(server) == [400]
     page.wait_for_selector("#errors tbody tr")
     page.evaluate("document.querySelector('#errors').scrollIntoView({block: 'center'})")
     for cell in range(1, 6):
         assert is_whole(page, f"#errors tbody td:nth-child({cell})"), cell
+    pytest.importorskip("axe_playwright_python")
+    assert violations(page) == []
 
 
 @pytest.mark.parametrize("touch", [True, False])
