@@ -58,7 +58,8 @@ test-page-short: ARGS += -k "not megabyte"
 test-page-short: test-page  ## without the megabytes of text: all of the page that CI tests
 
 pictures: $(LIGHT)/.installed-page  ## take docs/page-chat.png and docs/page-state.png in Chromium
-	$(LIGHT)/bin/python -m tests.page.pictures $(ARGS)
+	folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && \
+	PROMETHEUS_MULTIPROC_DIR="$$folder" $(LIGHT)/bin/python -m tests.page.pictures $(ARGS)
 
 test-full: $(FULL)/.installed-dev  ## the tests that need SGLang installed, but no engine
 	$(FULL)/bin/python -m pytest -n 2 --dist worksteal -m "full and not live and not agents and not images" $(ARGS)

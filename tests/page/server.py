@@ -18,6 +18,7 @@ from app.types import ChatPrompt, Grammar
 from tests.support.scripted import ScriptedEngine
 from tests.support.serving import HANGS_S, Running, serve
 
+SAID = "#said:not(.hidden)"
 CALL = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'
 
 
@@ -70,6 +71,12 @@ def until(page: Any, expression: str) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(20)
+
+
+def said(page: Any) -> str:
+    """What the chat says of itself to all, not to screen readers only."""
+    text: str = page.inner_text(SAID) if page.is_visible(SAID) else ""
+    return text
 
 
 class Background:

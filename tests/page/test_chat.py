@@ -7,10 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from app.types import Picture, Text
-from tests.page.server import CALL, Answers, Background, saying, until
+from tests.page.server import CALL, SAID, Answers, Background, said, saying, until
 from tests.support.scripted import ScriptedEngine
 
 Opened = Callable[..., Any]
@@ -116,6 +114,58 @@ def test_an_edit_is_not_sent_into_an_answer_and_is_not_lost(opened: Opened, serv
     assert len(engine.calls) == 3
 
 
+def test_enter_during_an_answer_says_once_that_the_model_still_answers(
+    opened: Opened, served: Served
+) -> None:
+    page = opened(served(saying("half ", asyncio.Event())).url)
+    ask(page, "go")
+    page.wait_for_selector(f"{ANSWER}.streaming > .body:has-text('half')")
+    page.evaluate(
+        """() => {
+          window.changes = 0;
+          const seen = new MutationObserver((all) => (window.changes += all.length));
+          seen.observe(document.querySelector("#said"), { childList: true, characterData: true });
+        }"""
+    )
+    for _ in range(3):
+        ask(page, "and then")
+    assert said(page) == "The model still answers."
+    assert page.input_value("#text") == "and then"
+    assert page.evaluate("window.changes") == 1
+    page.click("#stop")
+    page.wait_for_selector(f"{ANSWER}:not(.streaming)")
+    assert said(page) == ""
+
+
+def test_enter_on_a_server_that_is_not_ready_says_so(opened: Opened, served: Served) -> None:
+    page = opened(served(None, ready=False).url)
+    page.wait_for_selector("#phase[data-kind=busy]")
+    ask(page, "go")
+    assert said(page).startswith("The model is not ready")
+    assert page.input_value("#text") == "go"
+
+
+def test_an_answer_begins_right_below_its_question_and_nothing_moves_at_its_end(
+    opened: Opened, served: Served
+) -> None:
+    def top(selector: str) -> float:
+        at: float = page.locator(selector).first.bounding_box()["y"]
+        return at
+
+    page = opened(served(saying("half ", asyncio.Event())).url)
+    ask(page, "go")
+    page.wait_for_selector(f"{ANSWER}.streaming > .body:has-text('half')")
+    began = top(f"{ANSWER} > .body")
+    copy = page.locator(".message.user .actions button", has_text="Copy")
+    assert copy.is_visible()
+    assert copy.is_enabled()
+    assert page.is_disabled(".message.user button:has-text('Edit')")
+    page.click("#stop")
+    page.wait_for_selector(f"{ANSWER}:not(.streaming)")
+    assert top(f"{ANSWER} > .body") == began
+    assert page.is_enabled(".message.user button:has-text('Edit')")
+
+
 def test_thinking_is_folded_and_not_sent_back(opened: Opened, served: Served) -> None:
     engine = saying("<think>", "hm, ", "hm", "</think>", "Yes.")
     page = opened(served(engine).url)
@@ -173,32 +223,10 @@ def test_the_options_reach_the_engine_and_an_empty_one_is_left_out(
     answered(page, "x")
     _, sampling, _, _ = engine.calls[0]
     assert (sampling.temperature, sampling.max_tokens, sampling.seed) == (0.25, 7, 11)
-    page.click(f"{ANSWER} button:has-text('Request')")
+    page.click(f"{ANSWER} button:has-text('Its request')")
     shown = page.inner_text("#as-curl pre")
     assert '"temperature": 0.25' in shown
     assert "top_p" not in shown
-
-
-def test_the_request_as_curl_and_as_python_is_right(opened: Opened, served: Served) -> None:
-    import ast
-    import shlex
-
-    page = opened(served(saying("x"), SERVED_MODEL_NAME="tiny").url)
-    page.wait_for_selector("#phase[data-kind=good]")
-    text = 'it\'s "quoted" \\ and $HOME `x` 🌦 \u2028 end\nline'
-    page.fill("#text", text)
-    page.click("#show-request")
-    command = shlex.split(page.evaluate("document.querySelector('#as-curl code').textContent"))
-    body = json.loads(command[command.index("-d") + 1])
-    assert body["messages"] == [{"role": "user", "content": text}]
-    tree = ast.parse(page.evaluate("document.querySelector('#as-python code').textContent"))
-    (create,) = (
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".create")
-    )
-    fields = {each.arg: ast.literal_eval(each.value) for each in create.keywords}
-    assert fields == {"model": "tiny", "messages": body["messages"], "stream": True}
 
 
 PIXEL = (
@@ -222,6 +250,14 @@ def test_a_picture_is_sent_to_a_model_that_takes_them(opened: Opened, served: Se
     parts = engine.chats[0].messages[0].parts
     assert [type(part) for part in parts] == [Picture, Text]
     assert page.locator(".message.user .pictures img").count() == 1
+
+
+def test_a_file_that_is_no_picture_is_named_to_all(opened: Opened, served: Served) -> None:
+    page = opened(served(saying("x", takes_pictures=True, picture_marker="\ufffc")).url)
+    page.wait_for_selector("#attach:not([hidden])")
+    file = {"name": "odd.png", "mimeType": "image/png", "buffer": b"no picture"}
+    page.set_input_files("#file", files=[file])
+    page.wait_for_selector(f"{SAID}:has-text('odd.png is no picture')")
 
 
 def test_a_model_without_pictures_offers_none(opened: Opened, served: Served) -> None:
@@ -252,6 +288,7 @@ def test_a_lost_connection_is_said(opened: Opened, served: Served) -> None:
     server.stop()
     page.wait_for_selector(f"{ANSWER} .fault:not([hidden])")
     page.wait_for_selector("#phase:has-text('no connection')")
+    assert "no connection" in page.get_attribute("#text", "placeholder").lower()
 
 
 def test_everything_is_done_by_keyboard(opened: Opened, served: Served) -> None:
@@ -278,28 +315,6 @@ def test_everything_is_done_by_keyboard(opened: Opened, served: Served) -> None:
     page.keyboard.press("Enter")
     answered(page, "fine")
     assert page.inner_text(".message.user .body") == "one\ntwo"
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_scrolling_to_the_side(
-    opened: Opened, served: Served, scheme: str
-) -> None:
-    table = "| a | b |\n|---|---|\n" + f"| {'x' * 90} | {'y' * 90} |\n\n```\n{'z' * 300}\n```\n"
-    page = opened(
-        served(saying(table)).url,
-        viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True,
-    )  # fmt: skip
-    ask(page, "a wide answer with_a_very_long_word_" + "w" * 200)
-    page.wait_for_selector(f"{ANSWER}:not(.streaming) table")
-    for view in ("chat", "state"):
-        page.click(f"#to-{view}")
-        width = page.evaluate("document.documentElement.scrollWidth")
-        assert width <= 360, view
-    page.click("#to-chat")
-    box = page.locator("#send").bounding_box()
-    assert box["y"] + box["height"] <= 740
-    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert ground == ("rgb(20, 21, 24)" if scheme == "dark" else "rgb(251, 251, 249)")
 
 
 def test_a_model_that_makes_vectors_takes_no_questions(opened: Opened, served: Served) -> None:

@@ -32,12 +32,12 @@ print("code")
 """
 
 
-def violations(page: Any) -> list[str]:
+def violations(page: Any, within: str | None = None) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
     # Put in by the debugger's protocol: the page's policy takes no script from elsewhere.
-    response = Axe().run(page).response
-    assert len(response["passes"]) > 10
+    response = Axe().run(page, context=within).response
+    assert len(response["passes"]) > (2 if within else 10)
     found = response["violations"]
     return [
         f"{each['id']}: {each['help']}: {[node['html'][:200] for node in each['nodes'][:4]]}"
@@ -89,6 +89,24 @@ def test_the_description_is_shown_without_the_internet(opened: Opened, served: S
     assert not page.is_visible(".auth-wrapper .authorize")
     page.click("[data-path='/v1/tokenize']")
     page.wait_for_selector(".opblock.is-open >> text=Responses")
+
+
+def test_from_the_description_a_link_and_one_step_back_lead_to_the_chat(
+    opened: Opened, served: Served
+) -> None:
+    pytest.importorskip("axe_playwright_python")
+    page = opened(served(saying("x")).url)
+    page.click("text=API")
+    for path in ("/v1/tokenize", "/v1/completions"):
+        page.click(f"[data-path='{path}']")
+    page.wait_for_selector(".opblock.is-open >> text=Responses")
+    page.go_back()
+    page.wait_for_selector("#phase[data-kind=good]")
+    page.click("text=API")
+    page.wait_for_selector("[data-path='/v1/tokenize']")
+    assert violations(page, "nav") == []
+    page.click("a:has-text('← Chat')")
+    page.wait_for_selector("#phase[data-kind=good]")
 
 
 def test_with_a_key_the_description_has_a_button_for_it_and_sends_it(

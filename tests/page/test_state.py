@@ -19,7 +19,8 @@ import httpx
 import pytest
 
 from app.errors import InvalidRequest
-from tests.page.server import Answers, Background, saying, until
+from app.web.page import sampler
+from tests.page.server import Answers, Background, said, saying, until
 from tests.support import processes
 from tests.support.serving import HANGS_S, PLAIN
 
@@ -52,6 +53,22 @@ def test_the_figures_are_those_of_the_metrics(opened: Opened, served: Served) ->
     figure(page, "Answered", f"^Answered\\n+{_all_posts(answered)}\\b")
     facts = page.inner_text("#facts")
     assert "4,000,000 tokens" in facts
+
+
+def test_the_time_to_the_first_token_of_one_request_is_its_own(
+    opened: Opened, served: Served
+) -> None:
+    server = served(saying(0.3, "x"))
+    page = opened(f"{server.url}#state")
+    figure(page, "In flight", r"\b0\b")
+    assert chat(server) == [200]
+    figure(
+        page, "Time to first token", r"^Time to first token\n+3\d\d ms\n+1 request · last minute"
+    )
+    assert chat(server) == [200]
+    figure(page, "Time to first token", r"\b3\d\d ms\n+mean of 2 requests · last minute")
+    assert set(chat(server, 10)) == {200}
+    figure(page, "Time to first token", r"≈ \d+ ms\n+p99 ≈ \d+ ms · last minute")
 
 
 def _all_posts(metrics: str) -> int:
@@ -129,6 +146,38 @@ def test_the_page_finds_the_server_again_when_it_is_back(opened: Opened) -> None
         servers.enter_context(Background(saying("y"), PORT=port))
         page.wait_for_selector("#phase[data-kind=good]")
         assert not page.is_visible("#notice")
+
+
+def test_the_field_for_a_message_and_the_phase_say_the_same(opened: Opened, served: Served) -> None:
+    server = served(saying("x"))
+    page = opened(server.url, faulty=True)
+    page.wait_for_selector("#phase:has-text('ready')")
+    assert page.get_attribute("#text", "placeholder") == "Message"
+    server.running.lifecycle.asleep = server.running.lifecycle.refuses = True
+    page.wait_for_selector("#phase:has-text('asleep')")
+    assert page.get_attribute("#text", "placeholder") == "The model is not ready (asleep)"
+    page.fill("#text", "go")
+    page.press("#text", "Enter")
+    assert said(page) == "The model is not ready (asleep)."
+    server.running.lifecycle.asleep = server.running.lifecycle.refuses = False
+    page.wait_for_selector("#phase:has-text('ready')")
+    assert said(page) == ""
+    server.stop()
+    page.wait_for_selector("#phase:has-text('no connection')")
+    assert page.get_attribute("#text", "placeholder") == "No connection to the server"
+
+
+def test_a_page_that_may_not_watch_has_a_connection_and_a_chat(
+    opened: Opened, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "MOST_WATCHERS", 0)
+    page = opened(served(saying("fine")).url)
+    page.wait_for_selector("#notice:has-text('0 pages watch this server already')")
+    assert page.inner_text("#phase") == "state unknown"
+    assert page.get_attribute("#text", "placeholder") == "Message"
+    page.fill("#text", "go")
+    page.press("#text", "Enter")
+    page.wait_for_selector(".message.assistant .body:has-text('fine')")
 
 
 @pytest.fixture

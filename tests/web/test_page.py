@@ -94,6 +94,15 @@ async def test_ui_false_switches_the_page_off_and_leaves_the_docs() -> None:
         root = await running.client.get("/", headers=BROWSER)
         watching = await running.client.get("/ui/events")
         docs = await running.client.get("/docs")
+        known = await running.client.get("/docs", headers={"if-none-match": docs.headers["etag"]})
+    async with serve(ScriptedEngine("x")) as running:
+        # It is another document: with the page there is a way to it.
+        with_page = await running.client.get(
+            "/docs", headers={"if-none-match": docs.headers["etag"]}
+        )
+    assert 'href="./"' in with_page.text
+    assert 'href="./"' not in docs.text
+    assert known.status_code == 304
     assert root.json()["phase"] == "ready"
     assert watching.status_code == 404
     assert docs.status_code == 200
@@ -389,5 +398,14 @@ def test_a_quantile_lies_between_the_bounds_of_its_bucket() -> None:
     assert spread.quantile(0.99) == pytest.approx(0.2)
     assert Spread({0.1: 0.0, float("inf"): 3.0}, 9.0).quantile(0.5) == 0.1
     assert Spread({}, 0.0).shown() == {"p50": None, "p99": None, "mean": None, "count": 0}
+    assert Spread({1.0: 0.0, 2.5: 10.0}, 18.0).shown()["p50"] == 1.75
     later = Spread({0.1: 51.0, 0.2: 49.0, 1.0: 4.0, float("inf"): 0.0}, 15.0)
     assert later.since(spread).shown()["count"] == 4
+
+
+def test_a_few_observations_have_a_mean_and_no_percentiles() -> None:
+    # A bucket is as wide as 2.5 to 5 s: between its bounds one request may be anywhere.
+    one = Spread({2.5: 0.0, 5.0: 1.0}, 2.6)
+    assert one.shown() == {"p50": None, "p99": None, "mean": 2.6, "count": 1}
+    nine = Spread({2.5: 5.0, 5.0: 4.0}, 20.0)
+    assert nine.shown()["p50"] is None

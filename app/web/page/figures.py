@@ -1,7 +1,7 @@
 """What the page shows of a server at a moment, from the series of `/metrics`.
 
-Counters become rates between two readings; histograms become percentiles of what was observed
-between them, as PromQL's `histogram_quantile` has them.
+Counters become rates between two readings; histograms become the mean of what was observed between
+them, and percentiles as PromQL's `histogram_quantile` has them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from app.types import Json
 
 _TTFT = "serve_time_to_first_token_seconds"
 _INTER_TOKEN = "serve_inter_token_latency_seconds"  # noqa: S105  # a token of text
+
+
+_FEWEST = 10
+"""Observations that have percentiles. One may be anywhere between the bounds of its bucket, which
+are as far apart as 2.5 and 5 s; the mean of a few is exact."""
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -50,9 +55,10 @@ class Spread(msgspec.Struct, frozen=True):
 
     def shown(self) -> Json:
         count = self.count
+        enough = count >= _FEWEST
         return {
-            "p50": self.quantile(0.5),
-            "p99": self.quantile(0.99),
+            "p50": self.quantile(0.5) if enough else None,
+            "p99": self.quantile(0.99) if enough else None,
             "mean": self.sum / count if count else None,
             "count": int(count),
         }

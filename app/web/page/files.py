@@ -36,6 +36,10 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+_TO_CHAT = '<nav aria-label="Page"><a href="./">← Chat</a></nav>\n'.encode()
+DESCRIPTION = "docs/index.html"
+ALONE = "docs/alone.html"
+"""The description where there is no page."""
 _FOR_EVER = "public, max-age=31536000, immutable"
 
 
@@ -84,15 +88,22 @@ def _digest() -> str:
 
 @cache
 def _read() -> dict[str, File]:
-    """By the path below the folder. Documents have the address of their files put in."""
+    """By the path below the folder. Documents have the address of their files put in, and the one
+    of `/docs` is there with a link to the page and, as ALONE, without."""
     files = {}
     for path in _paths():
         content = path.read_bytes()
         if path.suffix == ".html":
             content = content.replace(b"{files}", f"{OPEN_PREFIX[1:]}{_digest()}".encode())
-        etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        files[path.relative_to(_FOLDER).as_posix()] = File(content, _TYPES[path.suffix], etag)
+        name = path.relative_to(_FOLDER).as_posix()
+        files[name] = _file(content.replace(b"{chat}", _TO_CHAT), path.suffix)
+        if name == DESCRIPTION:
+            files[ALONE] = _file(content.replace(b"{chat}", b""), path.suffix)
     return files
+
+
+def _file(content: bytes, suffix: str) -> File:
+    return File(content, _TYPES[suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
 
 
 def _paths() -> list[Path]:

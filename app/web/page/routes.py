@@ -24,7 +24,8 @@ page_router = APIRouter(include_in_schema=False)
 async def docs(request: Request) -> Response:
     if above := _above(request):  # there the document's relative addresses would lead nowhere
         return RedirectResponse(above + DOCS[1:], 308)
-    return files.document("docs/index.html", request)
+    with_page = serving_of(request).settings.ui
+    return files.document(files.DESCRIPTION if with_page else files.ALONE, request)
 
 
 @router.get(ICON)

@@ -87,7 +87,7 @@ const HIDDEN_MS = 30_000;
 const LONGEST_WAIT_MS = 10_000;
 
 // Watches the server for as long as the page is looked at, through restarts of the server.
-// `on`: about, past, sample (of the server), lost(message), refused() (a key is needed or wrong).
+// `on`: about, past, sample (of the server), lost(message, { answered }), refused() (a key is needed or wrong).
 export class Watch {
   constructor(on) {
     this.on = on;
@@ -113,7 +113,7 @@ export class Watch {
     for (let wait = 500; this.running; wait = Math.min(2 * wait, LONGEST_WAIT_MS)) {
       try {
         await this.once(() => (wait = 500));
-        this.on.lost("The server is going away.");
+        this.on.lost("The server is going away.", { answered: false });
       } catch (error) {
         if (!this.running) return;
         if (error instanceof Refused && error.status === 401) {
@@ -122,9 +122,9 @@ export class Watch {
           this.on.refused();
           return;
         }
-        if (error instanceof Unreachable) this.on.lost("The server does not answer.");
-        else this.on.lost(error.message);
-        if (!(error instanceof Unreachable || error instanceof Refused)) console.error(error);
+        const answered = !(error instanceof Unreachable);
+        this.on.lost(answered ? error.message : "The server does not answer.", { answered });
+        if (answered && !(error instanceof Refused)) console.error(error);
       }
       if (this.running) await this.sleep(wait * (0.75 + Math.random() / 2));
     }

@@ -38,7 +38,7 @@ export class Chat {
     });
     $("stop").addEventListener("click", () => this.stop());
     $("new-chat").addEventListener("click", () => this.clear());
-    $("show-request").addEventListener("click", () => this.showRequest(this.drafted()));
+    $("show-request").addEventListener("click", () => this.showDrafted());
     $("close-request").addEventListener("click", () => $("request").close());
     $("sampling").addEventListener("input", () => this.optionsChanged());
     $("sampling").addEventListener("submit", (event) => event.preventDefault());
@@ -58,23 +58,36 @@ export class Chat {
   }
 
   // What the server is: `about` of its events.
-  serverIs(about) {
+  serverIs(about, phase) {
     this.about = about;
     const { model, names } = about;
     $("attach").hidden = !model?.pictures;
-    this.ready(about);
+    this.ready(about, phase);
     const defaults = model?.sampling ?? {};
     for (const name of ["temperature", "top_p"])
       $("sampling").elements[name].placeholder = defaults[name] ?? "1";
     this.listModels(names);
   }
 
-  ready({ ready, phase, model }) {
+  // `phase`: as the head shows it.
+  ready({ ready, model }, phase) {
     const able = ready && !model?.embeds;
     $("send").disabled = !able && !this.answering;
-    $("text").placeholder = model?.embeds
+    this.describe(model?.embeds
       ? "This model makes vectors and writes no text"
-      : ready ? "Message" : `The model is not ready (${phase})`;
+      : ready ? "Message" : `The model is not ready (${phase})`);
+  }
+
+  // Sending stays as possible as it was: what watches the server may fail alone, behind a proxy.
+  unreachable() {
+    this.describe("No connection to the server");
+  }
+
+  describe(field) {
+    const before = $("text").placeholder;
+    if (field === before) return;
+    $("text").placeholder = field;
+    if ($("said").textContent === `${before}.`) this.say(""); // it is no longer so
   }
 
   async listModels(names) {
@@ -105,13 +118,21 @@ export class Chat {
 
   send() {
     const content = $("text").value;
-    if (this.answering || $("send").disabled || (!content.trim() && !this.pictures.length)) return;
+    if ((!content.trim() && !this.pictures.length) || this.refusesNow()) return;
     this.push({ role: "user", content, pictures: this.pictures });
     this.pictures = [];
     this.showAttached();
     $("text").value = "";
     this.fit();
     this.answer();
+  }
+
+  // Nothing can be sent now; says why.
+  refusesNow() {
+    if (this.answering) this.say("The model still answers.", { seen: true });
+    else if ($("send").disabled) this.say(`${$("text").placeholder}.`, { seen: true });
+    else return false;
+    return true;
   }
 
   push(message) {
@@ -121,7 +142,7 @@ export class Chat {
     const view = new MessageView(message, name, {
       edit: (each) => this.edit(each),
       retry: (each) => this.retry(each),
-      request: (each) => this.showRequest(this.messages.slice(0, this.views.indexOf(each))),
+      request: (each) => this.showRequest("The request of this answer", this.sentFor(each)),
       results: (each, texts) => this.results(each, texts),
     });
     view.drawn = () => this.follow();
@@ -143,7 +164,7 @@ export class Chat {
     if (this.answering) return;
     view.edit((text) => {
       if (text === null) return $("text").focus();
-      if (this.answering || $("send").disabled) return false;
+      if (this.refusesNow()) return false;
       const { pictures } = view.message;
       this.cutAt(this.views.indexOf(view));
       this.push({ role: "user", content: text, pictures });
@@ -153,13 +174,13 @@ export class Chat {
   }
 
   retry(view) {
-    if (this.answering || $("send").disabled) return;
+    if (this.refusesNow()) return;
     this.cutAt(this.views.indexOf(view));
     this.answer();
   }
 
   results(view, texts) {
-    if (this.answering || $("send").disabled || view !== this.views.at(-1)) return false;
+    if (this.refusesNow() || view !== this.views.at(-1)) return false;
     view.message.calls.forEach(({ id, name }, no) => this.push({ role: "tool", id, name, content: texts[no] }));
     this.answer();
     return true;
@@ -177,9 +198,11 @@ export class Chat {
   }
 
   async answer() {
-    const request = body(this.messages, this.options, this.model);
+    const asked = { options: this.options, model: this.model };
+    const request = body(this.messages, asked.options, asked.model);
     const message = { role: "assistant", model: this.model, content: "", reasoning: "", calls: [] };
     const view = this.push(message);
+    view.asked = asked;
     view.root.classList.add("streaming");
     const abort = (this.answering = new AbortController());
     this.busy(true);
@@ -238,11 +261,14 @@ export class Chat {
   busy(busy) {
     $("stop").hidden = !busy;
     $("send").hidden = busy;
-    document.body.classList.toggle("busy", busy);
+    // What would change the conversation; the rest, such as Copy, works meanwhile.
+    for (const each of $("log").querySelectorAll(".turn")) each.disabled = busy;
   }
 
-  say(text) {
-    $("said").textContent = text;
+  // To those who hear the page; `seen`: to all. The same text once more would be read out again.
+  say(text, { seen = false } = {}) {
+    $("said").classList.toggle("hidden", !seen);
+    if ($("said").textContent !== text) $("said").textContent = text;
   }
 
   // Stays at the end of the conversation, unless the user has scrolled away from it.
@@ -258,7 +284,7 @@ export class Chat {
       try {
         this.pictures.push(await smaller(file));
       } catch {
-        this.say(`${file.name} is no picture that this browser can read.`);
+        this.say(`${file.name} is no picture that this browser can read.`, { seen: true });
       }
     }
     this.showAttached();
@@ -272,15 +298,24 @@ export class Chat {
     $("attached").hidden = !items.length;
   }
 
-  // The conversation with what stands in the field.
-  drafted() {
+  // What would be sent now; with an empty field what was sent last.
+  showDrafted() {
     const content = $("text").value;
-    const draft = content.trim() || !this.messages.length ? [{ role: "user", content: content || "Hello!", pictures: this.pictures }] : [];
-    return [...this.messages, ...draft];
+    const last = this.views.findLast(({ message }) => message.role === "assistant");
+    const isEmpty = !content.trim() && !this.pictures.length;
+    if (isEmpty && last) return this.showRequest("The last request", this.sentFor(last));
+    const draft = { role: "user", content: isEmpty ? "Hello!" : content, pictures: this.pictures };
+    this.showRequest(isEmpty ? "An example" : "This message", body([...this.messages, draft], this.options, this.model));
   }
 
-  showRequest(messages) {
-    const request = body(messages, this.options, this.model);
+  // The request of an answer. A reload keeps the options of the last one only.
+  sentFor(view) {
+    const { options, model } = view.asked ?? this;
+    return body(this.messages.slice(0, this.views.indexOf(view)), options, model);
+  }
+
+  showRequest(what, request) {
+    $("request-title").textContent = `${what} as code`;
     const base = new URL(".", location.href.split("#")[0]).href;
     const wantsKey = Boolean(key.get());
     $("as-curl").replaceChildren(codeBlock(asCurl(request, base, wantsKey), "sh").block);

@@ -32,7 +32,7 @@ export class MessageView {
     }
     this.body.append(message.content);
     this.root.append(this.body, this.actions);
-    if (message.role === "user") this.actions.append(button("Edit", () => this.on.edit(this)));
+    if (message.role === "user") this.actions.append(button("Edit", () => this.on.edit(this), { class: "turn" }));
     this.actions.append(copyButton(() => message.content));
   }
 
@@ -81,9 +81,9 @@ export class MessageView {
     this.fault.textContent = message.fault ?? "";
     this.foot.textContent = figures(message);
     this.actions.replaceChildren(
-      button("Try again", () => this.on.retry(this)),
+      button("Try again", () => this.on.retry(this), { class: "turn" }),
       copyButton(() => message.content || ""),
-      button("Request", () => this.on.request(this)),
+      button("Its request", () => this.on.request(this)),
     );
   }
 

@@ -36,19 +36,20 @@ function lock(isLocked) {
 const watch = new Watch({
   about(about) {
     if (locked || $("chat").hidden === $("state").hidden) lock(false);
-    state.about(about);
-    chat.serverIs(about);
+    chat.serverIs(about, state.about(about));
     notice(state.notice);
   },
   past: (points) => state.past(points),
   sample(sample) {
-    state.sample(sample);
-    if (chat.about) chat.ready({ ...chat.about, ready: sample.ready, phase: sample.phase });
+    const phase = state.sample(sample);
+    if (chat.about) chat.ready({ ...chat.about, ready: sample.ready }, phase);
     notice(state.notice);
   },
-  lost(message) {
-    $("phase").textContent = "no connection";
-    $("phase").dataset.kind = "bad";
+  lost(message, { answered }) {
+    // It may answer all else: so many watch it already, or what it sent cannot be read here.
+    $("phase").textContent = answered ? "state unknown" : "no connection";
+    $("phase").dataset.kind = answered ? "unknown" : "bad";
+    if (!answered) chat.unreachable();
     notice(`${message} Trying again.`);
   },
   refused() {

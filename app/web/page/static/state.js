@@ -14,10 +14,13 @@ export const seconds = (value) =>
   value === null || value === undefined ? "–" : value < 0.0995 ? `${one.format(value * 1e3)} ms` : value < 1 ? `${whole.format(value * 1e3)} ms` : `${one.format(value)} s`;
 const percent = (share) => (share === null || share === undefined ? "–" : `${one.format(100 * share)} %`);
 const bytes = (count) => (count < 1e9 ? `${whole.format(count / 1e6)} MB` : `${one.format(count / 1e9)} GB`);
-const spread = ({ p50, p99, recent, count }) => [
-  seconds(p50),
-  count ? `p99 ${seconds(p99)} · ${recent ? "last minute" : "since the start"}` : "no request yet",
-];
+// Percentiles are estimates; of a few requests there is the mean only, which is exact.
+function spread({ p50, p99, mean, recent, count }) {
+  if (!count) return [seconds(null), "no request yet"];
+  const since = recent ? "last minute" : "since the start";
+  if (p50 !== null) return [`≈ ${seconds(p50)}`, `p99 ≈ ${seconds(p99)} · ${since}`];
+  return [seconds(mean), `${count === 1 ? "1 request" : `mean of ${count} requests`} · ${since}`];
+}
 
 function duration(value) {
   const [days, hours, minutes] = [value / 86400, (value / 3600) % 24, (value / 60) % 60].map(Math.floor);
@@ -74,10 +77,10 @@ export class State {
       ...facts.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
       element("dt", {}, "Up for"), (this.uptime = element("dd")),
     );
-    this.phase(about);
+    return this.phase(about);
   }
 
-  // Phase, and how far the start is.
+  // Phase, and how far the start is. Returns its word in the head.
   phase({ phase, asleep, reason, uptime_s: uptime, took_s: took, fetched, ready }) {
     const pill = $("phase");
     pill.textContent = asleep ? "asleep" : phase;
@@ -89,6 +92,7 @@ export class State {
     this.notice = starts
       ? `${PHASES[phase]}: ${whole.format(took[`${phase}_s`] ?? 0)} s${fetched ? `, ${bytes(fetched[0])} of ${bytes(fetched[1])}` : ""}`
       : reason || (asleep && !ready ? "The engine sleeps until the operator wakes it." : "");
+    return pill.textContent;
   }
 
   start({ phase, took, fetched, reason }) {
@@ -114,11 +118,12 @@ export class State {
     this.points.push(sample.point);
     const oldest = sample.point[AT] - GRAPH_MS;
     this.points.splice(0, this.points.findIndex((point) => point[AT] >= oldest));
-    this.phase(sample);
+    const phase = this.phase(sample);
     this.newest = sample;
     if (!$("state").hidden) this.show();
     const { point } = sample;
     $("glance").textContent = `${whole.format(point[IN_FLIGHT])} in flight · ${one.format(point[TOKENS])} tokens/s`;
+    return phase;
   }
 
   show() {
@@ -138,7 +143,14 @@ export class State {
     $("errors").hidden = !errors.length;
     $("errors").tBodies[0].replaceChildren(
       ...errors.map(({ at, status, code, route, id }) =>
-        element("tr", {}, ...[new Date(at * 1e3).toLocaleTimeString(), status === 200 ? "200, then failed" : String(status), route, code, id].map((text) => element("td", {}, text))),
+        element(
+          "tr",
+          {},
+          ...[new Date(at * 1e3).toLocaleTimeString(), status === 200 ? "200, then failed" : String(status), route].map((text) => element("td", {}, text)),
+          // On a phone, which has no room for the table's head.
+          element("td", { "data-name": "Code" }, code),
+          element("td", { "data-name": "Request id" }, id),
+        ),
       ),
     );
   }

@@ -2,7 +2,7 @@
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
-  deepLinking: true,
+  deepLinking: false, // or each operation that is opened is a step of the history
   validatorUrl: null,
   docExpansion: "list",
   defaultModelsExpandDepth: 0,
