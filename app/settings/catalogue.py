@@ -1251,8 +1251,8 @@ class Settings(BaseModel):
         help="File of `NAME=value` lines, of which only settings are taken; the start says which, "
         "and which names are nearly one (`api_key`); a broken line stops the start. So does the "
         "one in the working folder if it cannot be read, is a link (as Kubernetes mounts it), "
-        "belongs to another user, or its group can write it (umask 0002 makes it so): its keys "
-        "would be missing. `ENV_FILE=.env` trusts it as it is. Empty: none is read.",
+        "belongs to another user, or a group of several users can write it: its keys would be "
+        "missing. `ENV_FILE=.env` trusts it as it is. Empty: none is read.",
     )
     secrets_dir: str = SOURCES.setting(
         "/run/secrets",

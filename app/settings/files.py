@@ -6,8 +6,10 @@ A file is a regular one (another may never end, or never begin), UTF-8, and at m
 from __future__ import annotations
 
 import errno
+import grp
 import json
 import os
+import pwd
 import re
 import stat
 import tomllib
@@ -71,11 +73,23 @@ def _untrusted(status: os.stat_result, path: Path) -> str | None:
     """Why a file that no setting names may not be the operator's, and what to do."""
     if status.st_mode & stat.S_IWOTH:
         return f"every user can change it: chmod go-w {path}, or {_TRUSTS}{path} trusts it"
-    if status.st_mode & stat.S_IWGRP:
+    if status.st_mode & stat.S_IWGRP and not _is_this_users_alone(status.st_gid):
         return f"its group can change it: chmod go-w {path}, or {_TRUSTS}{path} trusts it"
     if status.st_uid not in (os.geteuid(), 0):
         return f"it belongs to another user; {_TRUSTS}{path} trusts it"
     return None
+
+
+def _is_this_users_alone(gid: int) -> bool:
+    """A group as Debian and Ubuntu make one for each user; with it come files that it can write."""
+    if os.geteuid() == 0:
+        return False
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    is_theirs = (user.pw_gid, user.pw_name) == (gid, group.gr_name)
+    return is_theirs and set(group.gr_mem) <= {user.pw_name}
 
 
 def read_mapping(path: Path, origin: str) -> dict[str, Any]:

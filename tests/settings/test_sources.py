@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -186,6 +187,26 @@ def test_an_env_file_that_others_could_have_written_stops_the_start(
     assert not load({}, {"ENV_FILE": ""}).settings.api_key
     (folder / ".env").chmod(0o644)
     assert load({}, {}).settings.api_key
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "taken"),
+    [("ann", [], True), ("ann", ["ann"], True), ("ann", ["ben"], False), ("staff", [], False)],
+)
+def test_a_group_of_the_user_alone_may_write_an_env_file(
+    group: str, members: list[str], taken: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(write(folder / ".env", "API_KEY=k\n", mode=0o664))
+    gid, uid = path.stat().st_gid, path.stat().st_uid or 4321
+    monkeypatch.setattr("app.settings.files.os.geteuid", lambda: uid)
+    ann = SimpleNamespace(pw_name="ann", pw_gid=gid)
+    monkeypatch.setattr("app.settings.files.pwd.getpwuid", {uid: ann}.__getitem__)
+    of = SimpleNamespace(gr_name=group, gr_mem=members)
+    monkeypatch.setattr("app.settings.files.grp.getgrgid", {gid: of}.__getitem__)
+    if taken:
+        assert load({}, {}).settings.api_key
+    else:
+        assert "its group can change it" in refusal()
 
 
 def test_an_env_file_of_another_user_stops_the_start(
