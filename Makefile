@@ -251,4 +251,4 @@ lock-clients: $(UV)  ## pin the newest release of every client
 	cd tests/clients/node && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 clean:  ## remove the environments and caches
-	rm -rf $(FULL) $(LIGHT) $(SITE) $(TOOLS) $(CLIENTS_DIR) $(AGENTS_DIR) $(IMAGES_DIR) $(TEMPLATES_DIR) .releases build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(FULL) $(LIGHT) $(SITE) $(TOOLS) .clients .agents .images .templates .releases build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,18 +16,15 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 MANIFEST = "serve-hathora.json"
 MARK = "demo model: "
 """Of what this program says, beside what pip says, for a program that reads both."""
-
-_SAMPLING = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
-"""As SmolLM2's makers use it. At a temperature of 1 so small a model soon speaks nonsense."""
 
 Say = Callable[[str], None]
 Bar = Literal["auto", "raw"]
@@ -46,6 +43,8 @@ class DemoModel:
     wheel_mb: int
     needed_bytes: int
     """The most disk space that making it takes, and some room."""
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    """Added to its generation_config.json, if there is any."""
 
 
 CHAT = DemoModel(
@@ -64,6 +63,8 @@ CHAT = DemoModel(
     ),
     wheel_mb=93,
     needed_bytes=700_000_000,  # wheel 93 MB, GGUF 98 MB, model 273 MB
+    # As its makers use it. At a temperature of 1 so small a model soon speaks nonsense.
+    sampling={"do_sample": True, "temperature": 0.2, "top_p": 0.9},
 )
 EMBEDDING = DemoModel(
     name="all-MiniLM-L6-v2",
@@ -99,13 +100,22 @@ def default_cache() -> Path:
 def find(cache: Path, model: DemoModel = CHAT) -> Path | None:
     """The model's directory if it is complete: made from this wheel, each file at its full size."""
     folder = cache / model.name
+    manifest = _manifest_if_complete(folder, model)
+    return folder if manifest is not None and _samples_so(manifest, model) else None
+
+
+def _manifest_if_complete(folder: Path, model: DemoModel) -> Any:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         sizes = {name: (folder / name).stat().st_size for name in model.files}
         complete = manifest["wheel_sha256"] == model.sha256 and manifest["sizes"] == sizes
     except (OSError, ValueError, KeyError):
         return None
-    return folder if complete else None
+    return manifest if complete else None
+
+
+def _samples_so(manifest: Any, model: DemoModel) -> bool:
+    return bool(manifest.get("sampling", {}) == model.sampling)
 
 
 def ensure(cache: Path, model: DemoModel = CHAT, *, say: Say, bar: Bar = "auto") -> Path:
@@ -121,9 +131,22 @@ def ensure(cache: Path, model: DemoModel = CHAT, *, say: Say, bar: Bar = "auto")
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache, say=say):
-            return find(cache, model) or _prepare(cache, model, say=say, bar=bar)
+            return (
+                find(cache, model)
+                or _of_an_earlier_release(cache, model)
+                or _prepare(cache, model, say=say, bar=bar)
+            )
     except (OSError, ValueError) as error:  # ValueError: a config.json that does not parse
         raise DemoModelError(f"cannot prepare the demo model in {cache}: {_line(error)}") from error
+
+
+def _of_an_earlier_release(cache: Path, model: DemoModel) -> Path | None:
+    """One that only samples otherwise is not fetched again."""
+    folder = cache / model.name
+    if _manifest_if_complete(folder, model) is None:
+        return None
+    _seal(folder, model)
+    return folder
 
 
 @contextmanager
@@ -237,23 +260,26 @@ def _convert(gguf: Path, fresh: Path, *, say: Say) -> None:
         dtype=torch.bfloat16,
     )
     say(f"weights read after {time.monotonic() - start:.0f} s")
-    model.generation_config.update(**_SAMPLING)
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
     say(f"model written after {time.monotonic() - start:.0f} s")
 
 
 def _seal(fresh: Path, model: DemoModel) -> None:
-    """Check what was written, flush it, and write the manifest that find() asks for."""
+    """Check what was written, say how it samples, flush it, and write the manifest that find() asks
+    for."""
     missing = [name for name in model.files if not (fresh / name).is_file()]
     if missing:
         raise DemoModelError(f"converting the demo model did not write {', '.join(missing)}")
     json.loads((fresh / "config.json").read_text())
+    if model.sampling:
+        file = fresh / "generation_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | dict(model.sampling), indent=2))
     for name in model.files:
         with (fresh / name).open("rb") as written:
             os.fsync(written.fileno())
     sizes = {name: (fresh / name).stat().st_size for name in model.files}
-    manifest = {"wheel_sha256": model.sha256, "sizes": sizes}
+    manifest = {"wheel_sha256": model.sha256, "sizes": sizes, "sampling": dict(model.sampling)}
     (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2))
 
 

@@ -88,8 +88,10 @@ def _is_this_users_alone(gid: int) -> bool:
         user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
     except KeyError:
         return False
-    is_theirs = (user.pw_gid, user.pw_name) == (gid, group.gr_name)
-    return is_theirs and set(group.gr_mem) <= {user.pw_name}
+    if (user.pw_gid, user.pw_name) != (gid, group.gr_name):
+        return False
+    others = {each.pw_name for each in pwd.getpwall() if each.pw_gid == gid}
+    return {*group.gr_mem, *others} <= {user.pw_name}
 
 
 def read_mapping(path: Path, origin: str) -> dict[str, Any]:

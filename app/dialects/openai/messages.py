@@ -43,8 +43,8 @@ class TextPart(Body):
 
 class ImageUrl(Body):
     url: Annotated[str, Field(min_length=1)]
-    """The picture as a `data:` URL with base64 (PNG, JPEG, WEBP, GIF), or an `https:` URL at a host
-    in `MEDIA_HOSTS`."""
+    """The picture as a `data:` URL with base64 (PNG, JPEG, WEBP, GIF), or a URL at a host in
+    `MEDIA_HOSTS` (`https:`; with `MEDIA_HTTP` `http:`, too)."""
     detail: Detail | None = None
     """`low` makes the picture at most 512 pixels wide and high; `auto` and `high` leave its
     size."""

@@ -181,7 +181,7 @@ class ResponsesBody(PromptFields, SamplingFields):
             "moderation": (),
             "n": (1,),
             "use_beam_search": (False,),
-            "length_penalty": (1,),
+            "length_penalty": (1.0, 1),
             "early_stopping": (False, "never"),
         }
     )

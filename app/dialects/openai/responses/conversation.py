@@ -133,7 +133,8 @@ class _Turns:
                     self._known_call(item)
             case ClientCallItem():
                 action = orjson.dumps(item.action or item.operation or {}).decode()
-                self._call_ids[item.id or ""] = item.call_id
+                if item.id is not None:
+                    self._call_ids[item.id] = item.call_id
                 self._call(item.call_id, item.type.removesuffix("_call"), action)
             case ResultItem():
                 field = f"{field}.output"

@@ -53,8 +53,8 @@ class PicturePart(Body):
     type: Literal["input_image"]
     """Kind of the part: a picture, for models that take pictures."""
     image_url: Annotated[str, Field(min_length=1)] | None = None
-    """The picture as a `data:` URL with base64 (PNG, JPEG, WEBP, GIF), or an `https:` URL at a host
-    in `MEDIA_HOSTS`. It takes precedence over `file_id`."""
+    """The picture as a `data:` URL with base64 (PNG, JPEG, WEBP, GIF), or a URL at a host in
+    `MEDIA_HOSTS` (`https:`; with `MEDIA_HTTP` `http:`, too). It takes precedence over `file_id`."""
     file_id: Id | None = None
     """Id of a picture from `/v1/files`, uploaded with the same key. In messages only."""
     detail: Detail | None = None
@@ -130,8 +130,8 @@ class MessageItem(Body):
     type: Literal["message"] | None = None
     """Kind of the item: a message, also without this field if it has a `role`."""
     id: Id | None = None
-    """The id that the item was answered with. An item that is kept gets an id of this server, if it
-    has none."""
+    """The id that the item was answered with. A kept item gets an id of this server; in a
+    conversation always a new one."""
     role: Literal["user", "system", "developer", "assistant"]
     """Author of the message."""
     content: _content(Part) | None = None  # type: ignore[valid-type]
@@ -144,8 +144,8 @@ class ReasoningItem(Body):
     type: Literal["reasoning"]
     """Kind of the item: thinking of the model."""
     id: Id | None = None
-    """The id that the item was answered with. An item that is kept gets an id of this server, if it
-    has none."""
+    """The id that the item was answered with. A kept item gets an id of this server; in a
+    conversation always a new one."""
     summary: Annotated[list[Part], _PARTS] | None = None
     """The thinking, if there is neither `content` nor an `encrypted_content` that can be opened."""
     content: Annotated[list[Part], _PARTS] | None = None
@@ -160,8 +160,8 @@ class FunctionCallItem(Body):
     type: Literal["function_call"]
     """Kind of the item: a call of a function."""
     id: Id | None = None
-    """The id that the item was answered with. An item that is kept gets an id of this server, if it
-    has none."""
+    """The id that the item was answered with. A kept item gets an id of this server; in a
+    conversation always a new one."""
     call_id: CallId
     """Id of the call, which the item with its result repeats."""
     name: Name
@@ -180,8 +180,8 @@ class CustomCallItem(Body):
     type: Literal["custom_tool_call"]
     """Kind of the item: a call of a custom tool."""
     id: Id | None = None
-    """The id that the item was answered with. An item that is kept gets an id of this server, if it
-    has none."""
+    """The id that the item was answered with. A kept item gets an id of this server; in a
+    conversation always a new one."""
     call_id: CallId
     """Id of the call, which the item with its result repeats."""
     name: Name
@@ -201,8 +201,8 @@ class ResultItem(Body):
     type: Literal["function_call_output", "custom_tool_call_output"]
     """Kind of the item: the result of a call of a function or a custom tool."""
     id: Id | None = None
-    """The id that the item was answered with. An item that is kept gets an id of this server, if it
-    has none."""
+    """The id that the item was answered with. A kept item gets an id of this server; in a
+    conversation always a new one."""
     call_id: CallId
     """Id of the call that it answers. A result without a call is refused, and a call without a
     result."""
@@ -216,8 +216,8 @@ class ClientCallItem(Body):
     type: Literal["local_shell_call", "shell_call", "apply_patch_call"]
     """Kind of the item: a call of a tool that OpenAI has defined and the client runs."""
     id: Id | None = None
-    """The id that the item was answered with. An item that is kept gets an id of this server, if it
-    has none."""
+    """The id that the item was answered with. A kept item gets an id of this server; in a
+    conversation always a new one."""
     call_id: CallId
     """Id of the call, which the item with its result repeats."""
     action: dict[str, Any] | None = None

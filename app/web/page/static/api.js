@@ -37,18 +37,20 @@ export async function ask(path, { body, signal } = {}) {
   const response = await fetch(request).catch(() => {
     throw new Unreachable("The server does not answer.");
   });
-  if (!response.ok) throw new Refused(response.status, await messageOf(response));
+  if (!response.ok) throw await refusal(response);
   return response;
 }
 
-async function messageOf(response) {
+async function refusal(response) {
+  const { status } = response;
   try {
     const { error } = await response.json();
-    if (typeof error.message === "string") return error.message;
+    if (typeof error.message === "string") return new Refused(status, error.message);
   } catch {
     // A proxy's answer: it has its status only.
   }
-  return `The server answered with status ${response.status}.`;
+  const stands = `The server answered with status ${status}.`;
+  return [502, 503, 504].includes(status) ? new Unreachable(stands) : new Refused(status, stands);
 }
 
 // Server-sent events as [name, data]; a comment is ["", null], a sign of life.

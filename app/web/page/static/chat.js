@@ -12,6 +12,8 @@ const MOST_PICTURES = 4;
 const PICTURE_SIDE = 1280;
 const STARTERS = ["What can you do?", "Write a haiku about a server that starts fast.", "A table of three prime numbers and their squares."];
 
+const LOST = "No connection to the server";
+
 export class Chat {
   constructor() {
     this.messages = [];
@@ -80,7 +82,11 @@ export class Chat {
 
   // Sending stays as possible as it was: what watches the server may fail alone, behind a proxy.
   unreachable() {
-    this.describe("No connection to the server");
+    this.describe(LOST);
+  }
+
+  reachable() {
+    if ($("text").placeholder === LOST) this.describe("Message");
   }
 
   describe(field) {

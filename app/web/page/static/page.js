@@ -49,7 +49,8 @@ const watch = new Watch({
     // It may answer all else: so many watch it already, or what it sent cannot be read here.
     $("phase").textContent = answered ? "state unknown" : "no connection";
     $("phase").dataset.kind = answered ? "unknown" : "bad";
-    if (!answered) chat.unreachable();
+    if (answered) chat.reachable();
+    else chat.unreachable();
     notice(`${message} Trying again.`);
   },
   refused() {

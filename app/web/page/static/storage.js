@@ -11,7 +11,7 @@ function inMemory() {
 
 function ofTheTab() {
   try {
-    return sessionStorage; // throws where site data is blocked
+    return sessionStorage ?? inMemory(); // throws where site data is blocked; null in some apps
   } catch {
     return inMemory();
   }

@@ -179,6 +179,18 @@ def test_a_result_may_name_the_item_of_its_call() -> None:
     assert told == {"a": "shell", "b": "B"}
 
 
+def test_results_without_any_id_answer_the_calls_in_their_order() -> None:
+    made = messages(
+        user("x"),
+        {"type": "local_shell_call", "call_id": "a", "action": {}},
+        {"type": "local_shell_call", "call_id": "b", "action": {}},
+        {"type": "local_shell_call_output", "output": "A"},
+        {"type": "local_shell_call_output", "output": "B"},
+    )  # fmt: skip
+    told = {message.tool_call_id: message.parts[0].text for message in made[2:]}
+    assert told == {"a": "A", "b": "B"}
+
+
 def test_a_call_that_another_server_has_answered_keeps_its_result() -> None:
     item = {"type": "mcp_call", "id": "mcp_1", "name": "f", "arguments": "{}", "output": "42"}
     assert messages(user("x"), item)[-1] == of("tool", "42", tool_call_id="mcp_1")

@@ -213,6 +213,13 @@ async def test_what_is_not_taken_is_named(fields: dict[str, Any], param: str, co
     assert (error["param"], error["code"]) == (param, code)
 
 
+async def test_beam_searchs_values_of_no_effect_are_taken() -> None:
+    async with serve(ScriptedEngine("x"), STORE_URL="off") as running:
+        body = {"model": "default", "input": "hi", "use_beam_search": False,
+                "length_penalty": 1.0, "early_stopping": False}  # fmt: skip
+        assert (await running.client.post(PATH, json=body)).status_code == 200
+
+
 async def test_an_item_by_its_id_is_not_found_where_nothing_is_kept() -> None:
     async with serve(ScriptedEngine("x"), STORE_URL="off") as running:
         answer = await ask(running, [{"role": "user", "content": "x"}, {"id": "rs_1"}])
