@@ -80,7 +80,9 @@ class FilePart(Body):
 
 def _kind(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    return {"image_url": "~image", "file": "~file"}.get(kind, "~text") if kind else "~text"
+    if not isinstance(kind, str):
+        return "~text"
+    return {"image_url": "~image", "file": "~file"}.get(kind, "~text")
 
 
 ContentPart = Annotated[
