@@ -61,27 +61,42 @@ def test_the_time_to_the_first_token_of_one_request_is_its_own(
     server = served(saying(0.3, "x"))
     page = opened(f"{server.url}#state")
     figure(page, "In flight", r"\b0\b")
+    before = _first_tokens(server)
     assert chat(server) == [200]
-    figure(page, "Time to first token", rf"^Time to first token\n+{_mean(server, 1)}\n+1 request")
+    figure(
+        page,
+        "Time to first token",
+        rf"^Time to first token\n+{_mean(server, before, 1)}\n+1 request",
+    )
     assert chat(server) == [200]
-    figure(page, "Time to first token", rf"\n{_mean(server, 2)}\n+mean of 2 requests · last minute")
+    figure(
+        page,
+        "Time to first token",
+        rf"\n{_mean(server, before, 2)}\n+mean of 2 requests · last minute",
+    )
     assert set(chat(server, 10)) == {200}
     shown = r"≈ (\d+ ms|\d\.\d+ s)"
     figure(page, "Time to first token", rf"{shown}\n+p99 {shown} · last minute")
 
 
-def _mean(server: Background, requests: int) -> str:
-    """As the metrics have it once all are in them, and the page writes it."""
-    name, count = "serve_time_to_first_token_seconds", 0.0
-    latest = time.monotonic() + HANGS_S
-    while count != requests:
+def _first_tokens(server: Background) -> tuple[float, float]:
+    """Sum of seconds, and count, by the metrics, which other servers of this process share."""
+    metrics = httpx.get(f"{server.url}metrics", verify=PLAIN).text
+    name = "serve_time_to_first_token_seconds"
+    total, count = (
+        sum(map(float, re.findall(rf"^{name}_{kind}(?:{{.*}})? (.*)$", metrics, re.MULTILINE)))
+        for kind in ("sum", "count")
+    )
+    return total, count
+
+
+def _mean(server: Background, before: tuple[float, float], requests: int) -> str:
+    """Of the requests since then, once all are counted, as the page writes it."""
+    latest, total, count = time.monotonic() + HANGS_S, 0.0, before[1]
+    while count != before[1] + requests:
         assert time.monotonic() < latest
-        metrics = httpx.get(f"{server.url}metrics", verify=PLAIN).text
-        total, count = (
-            sum(map(float, re.findall(rf"^{name}_{kind}(?:{{.*}})? (.*)$", metrics, re.MULTILINE)))
-            for kind in ("sum", "count")
-        )
-    mean_ms = total / count * 1e3
+        total, count = _first_tokens(server)
+    mean_ms = (total - before[0]) / requests * 1e3
     return f"{mean_ms:.0f} ms" if mean_ms < 1000 else f"{mean_ms / 1e3:.1f} s"
 
 
