@@ -123,4 +123,4 @@ def _lock(held: int, folder: Path) -> None:
                 raise ConfigError(
                     f"UDS: another process has locked the folder {folder} for over {_LOCK_S:g} s"
                 ) from None
-        time.sleep(0.02)
+        time.sleep(0.02)  # a lock of another process cannot be waited for with a deadline

@@ -7,7 +7,7 @@ import sys
 
 
 def say(text: str) -> None:
-    """Print it at once; into nothing, once nobody reads stdout any more."""
+    """Print a line at once. After the reader of stdout has closed it, lines are dropped."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -40,6 +40,6 @@ class LoadReading:
 
 
 def _note(reading: asyncio.Future[list[Load]]) -> None:
-    """Nobody may be left to take its error."""
+    """Mark its error as seen: all callers may have timed out, and asyncio would log it."""
     if not reading.cancelled():
         reading.exception()

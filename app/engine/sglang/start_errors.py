@@ -21,7 +21,7 @@ def told_in_a_line(watch: Watch, runtime: RuntimeDir, *, hint: str = "") -> Iter
         yield
     except (StartError, EngineLost):
         raise
-    except Exception as error:
+    except Exception as error:  # SGLang's and model files' may be anything; raised again below
         if (killed := watch.killed()) is not None:
             raise EngineLost(killed) from error
         own = f"{type(error).__name__}: {error}".splitlines()[0][:_MOST_CHARS]
